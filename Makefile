@@ -1,0 +1,54 @@
+# One word for each habit. `make up ARGS="--port 9000"` passes options on.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip --quiet --disable-pip-version-check
+PYTEST_ARGS ?=
+ARGS ?=
+
+.PHONY: up install dev test check format crash lock clean
+
+up: install ## install into .venv, start the platform, ask the model one question, print the answer and its bill
+	@exec $(BIN)/steelyard up $(ARGS)
+
+install: $(VENV)/.installed
+
+$(VENV)/.installed: requirements.lock pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "Steelyard needs Python 3.11 or newer; set PYTHON=…"; exit 1; }
+	@echo "Installing into $(VENV) …"
+	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	@$(PIP) install --require-hashes -r requirements.lock
+	@$(PIP) install --no-deps --editable .
+	@touch $@
+
+dev: $(VENV)/.dev
+
+$(VENV)/.dev: $(VENV)/.installed requirements-dev.lock
+	@echo "Installing the test tools into $(VENV) …"
+	@$(PIP) install --require-hashes -r requirements-dev.lock
+	@touch $@
+
+test: dev ## the whole suite
+	@BIN=$(BIN) sh tests/browser/find-chromium.sh
+	@$(BIN)/python -m pytest $(PYTEST_ARGS)
+
+check: dev ## lint, import contract, types, tidy rules: seconds
+	@$(BIN)/ruff check src tests
+	@$(BIN)/ruff format --check src tests
+	@$(BIN)/lint-imports --no-cache
+	@$(BIN)/mypy
+	@$(BIN)/python -m pytest -q --durations=0 tests/tidy
+
+format: dev
+	@$(BIN)/ruff check --fix src tests
+	@$(BIN)/ruff format src tests
+
+crash: dev ## the long crash campaign
+	@$(BIN)/python -m pytest tests/crash $(PYTEST_ARGS)
+
+lock: ## rewrite the lock files from pyproject.toml (needs uv)
+	uv pip compile --quiet --universal --generate-hashes --no-emit-index-url --no-header --python-version 3.11 pyproject.toml -o requirements.lock
+	uv pip compile --quiet --universal --generate-hashes --no-emit-index-url --no-header --python-version 3.11 --group dev -c requirements.lock pyproject.toml -o requirements-dev.lock
+
+clean:
+	rm -rf $(VENV) dist

@@ -1,0 +1,95 @@
+"""Everything that can go wrong, by whose turn it is to act.
+
+    SteelyardError
+    ├── CallerError        the customer (or operator) must change something; carries status, code, sentence, what to do
+    ├── UpstreamError      an engine or vendor failed; carries retryable
+    ├── BooksError         the books refuse: unbalanced, unknown account, broken journal
+    └── StartError         the platform cannot start; one line for the person at the terminal
+
+Anything else that is raised is a bug. Messages never carry a secret.
+"""
+
+
+class SteelyardError(Exception):
+    """The root; never raised itself."""
+
+
+class CallerError(SteelyardError):
+    """A request that cannot be served as asked.
+
+    `status` is the HTTP status, `code` a stable word for programs, `message` one sentence that says what is wrong and
+    what to do, `param` the field at fault, `retry_after_s` set when waiting helps.
+    """
+
+    def __init__(
+        self, status: int, code: str, message: str, *, param: str | None = None, retry_after_s: int | None = None
+    ) -> None:
+        super().__init__(message)
+        self.status = status
+        self.code = code
+        self.message = message
+        self.param = param
+        self.retry_after_s = retry_after_s
+
+
+class UpstreamError(SteelyardError):
+    """An upstream refused, failed or went away. `status` is its HTTP status, 0 when there was none."""
+
+    def __init__(self, upstream: str, message: str, *, status: int = 0, retryable: bool = False) -> None:
+        super().__init__(message)
+        self.upstream = upstream
+        self.message = message
+        self.status = status
+        self.retryable = retryable
+
+
+class BooksError(SteelyardError):
+    """The books refuse an operation, or found themselves damaged."""
+
+
+class StartError(SteelyardError):
+    """The platform cannot start. The text is one line that says what to do."""
+
+
+def bad_request(message: str, param: str | None = None, code: str = "invalid_request") -> CallerError:
+    """400: the request itself is wrong; `param` names the field."""
+    return CallerError(400, code, message, param=param)
+
+
+def unknown_key() -> CallerError:
+    """401: no key, an unknown key or a revoked one; the three are not told apart."""
+    return CallerError(
+        401, "invalid_api_key", "This API key is unknown or revoked. Send a valid key as 'Authorization: Bearer sk-sy-…'."
+    )
+
+
+def unknown_model(model: str) -> CallerError:
+    """404: nobody offers this model."""
+    return CallerError(
+        404, "model_not_found", f"The model {model!r} does not exist. GET /v1/models lists what you can ask for.",
+        param="model",
+    )
+
+
+def wallet_empty() -> CallerError:
+    """402: the wallet cannot cover even the prompt and one token."""
+    return CallerError(
+        402, "insufficient_quota", "The wallet cannot cover this request. Ask your operator for a top-up, or send less."
+    )
+
+
+def price_missing(model: str) -> CallerError:
+    """503: no tariff in force, so nothing is served (fail closed)."""
+    return CallerError(
+        503, "price_missing", f"The model {model!r} has no price in force. The operator must load one before it is served."
+    )
+
+
+def overloaded(what: str, retry_after_s: int = 1) -> CallerError:
+    """429: a bound is reached; waiting helps."""
+    return CallerError(429, "overloaded", f"{what} Try again in a moment.", retry_after_s=retry_after_s)
+
+
+def unavailable(code: str, message: str, retry_after_s: int = 1) -> CallerError:
+    """503: a part of the platform is away; waiting helps."""
+    return CallerError(503, code, message, retry_after_s=retry_after_s)

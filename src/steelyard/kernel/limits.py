@@ -1,0 +1,36 @@
+"""Every bound of the program by name, units last. A queue, retry, body, page or loop without a line here is a defect."""
+
+# HTTP
+BODY_BYTES_MAX = 10 * 1024 * 1024
+HEADER_BYTES_MAX = 64 * 1024
+MESSAGES_MAX = 10_000
+JSON_DEPTH_MAX = 64
+SEQUENCES_MAX = 16  # `n` of one request
+STOP_SEQUENCES_MAX = 16
+KEEP_ALIVE_S = 75
+DRAIN_S = 20  # running streams get this long after SIGTERM
+
+# the worker
+SLOTS_PER_WORKER = 1024  # requests in flight in one worker; more answer 429
+CONNECTIONS_PER_UPSTREAM_MAX = 256
+UPSTREAM_CONNECT_S = 5
+UPSTREAM_FIRST_BYTE_S = 600
+UPSTREAM_READ_BYTES = 256 * 1024
+TELLER_REPLY_S = 5
+RETRY_AFTER_S = 1
+
+# the journal
+SEGMENT_BYTES = 64 * 1024 * 1024
+FRAME_BYTES_MAX = 64 * 1024
+SYNC_INTERVAL_MS = 5
+
+# the books
+POST_BATCH_MAX = 1000
+POST_INTERVAL_MS = 50
+SOCKET_MESSAGE_BYTES_MAX = 64 * 1024 * 1024
+ACCOUNT_NAME_CHARACTERS_MAX = 200
+
+# pages and tables
+PAGE_ROWS = 50
+PAGE_ROWS_MAX = 1000
+NAME_CHARACTERS_MAX = 64

@@ -1,0 +1,59 @@
+"""What one request used, as disjoint counts.
+
+Owns the buckets and their projections into the dialects' overlapping ones. Every projection re-adds to the same total.
+"""
+
+from enum import StrEnum
+
+import msgspec
+
+
+class Meter(StrEnum):
+    """What a tariff line prices. Token meters belong to price books; `cpu` and `energy` to cost books."""
+
+    INPUT = "input"  # prompt tokens computed afresh
+    CACHED_INPUT = "cached_input"  # prompt tokens read from a cache
+    OUTPUT = "output"  # tokens generated
+    CPU = "cpu"  # nanoseconds of engine CPU time
+    ENERGY = "energy"  # microjoules
+
+
+class Usage(msgspec.Struct, frozen=True, array_like=True):
+    """Disjoint counts of one request: no token stands in two buckets. CPU time in ns, energy in µJ (both estimated)."""
+
+    input: int = 0
+    cached_input: int = 0
+    output: int = 0
+    cpu_ns: int = 0
+    energy_uj: int = 0
+
+    @property
+    def prompt(self) -> int:
+        """Prompt tokens as the OpenAI dialect counts them: cached ones included."""
+        return self.input + self.cached_input
+
+    @property
+    def total(self) -> int:
+        return self.prompt + self.output
+
+    def __add__(self, other: "Usage") -> "Usage":
+        return Usage(
+            self.input + other.input,
+            self.cached_input + other.cached_input,
+            self.output + other.output,
+            self.cpu_ns + other.cpu_ns,
+            self.energy_uj + other.energy_uj,
+        )
+
+    def of(self, meter: Meter) -> int:
+        """The count a tariff line with this meter prices."""
+        return _COUNT[meter](self)
+
+
+_COUNT = {
+    Meter.INPUT: lambda usage: usage.input,
+    Meter.CACHED_INPUT: lambda usage: usage.cached_input,
+    Meter.OUTPUT: lambda usage: usage.output,
+    Meter.CPU: lambda usage: usage.cpu_ns,
+    Meter.ENERGY: lambda usage: usage.energy_uj,
+}

@@ -1,0 +1,238 @@
+"""The frozen records that pass between the stages. No rules here, only shapes.
+
+Times are nanoseconds since 1970 UTC (`_ns`), amounts nano-units of `currency` (`_nano`), prices pico-units. Ids of
+requests are sixteen bytes (see kernel.ids); ids of tenants, keys, models and tariffs are the books' integers.
+"""
+
+from enum import IntEnum, StrEnum
+
+import msgspec
+
+from steelyard.kernel.quantities import Meter, Usage
+
+
+class Record(msgspec.Struct, frozen=True):
+    """A record that travels as a map (sockets, pages, command output)."""
+
+
+class JournalRecord(msgspec.Struct, frozen=True, array_like=True):
+    """A record that travels as an array (journal frames); fields are only ever added at the end."""
+
+
+# --- who asks -----------------------------------------------------------------------------------------------------
+
+
+class Caller(Record):
+    """Who a key stands for."""
+
+    key_id: int
+    project_id: int
+    tenant_id: int
+    tenant: str
+    project: str
+    currency: str
+
+
+# --- what is sold -------------------------------------------------------------------------------------------------
+
+
+class TariffLine(Record):
+    """`pico` pico-units buy `per` of the meter's units; `text` is the price as the source wrote it."""
+
+    meter: Meter
+    text: str
+    pico: int
+    per: int
+
+
+class Tariff(Record):
+    """One dated version of what a model's customers pay (price book) or of what an upstream costs us (cost book).
+
+    `id` is the version that receipts name. `watts_milli` (cost books only) is the modelled power of one busy core.
+    """
+
+    id: int
+    subject: str  # the model's name (price book) or the upstream's (cost book)
+    currency: str
+    effective_from_ns: int
+    lines: tuple[TariffLine, ...]
+    source: str = ""
+    watts_milli: int = 0
+
+
+class Offer(Record):
+    """One model at one upstream."""
+
+    id: int
+    model: str
+    upstream: str
+    address: str  # host:port of the upstream's HTTP listener
+    upstream_model: str  # the name the upstream knows
+    context_tokens: int
+    max_output_tokens: int
+
+
+class Model(Record):
+    """What a customer asks for by name."""
+
+    id: int
+    name: str
+    created_ns: int
+    default_max_tokens: int
+    offers: tuple[Offer, ...]
+
+
+class Snapshot(Record):
+    """All a worker needs to decide without I/O. Replaced as a whole when `version` moves."""
+
+    version: int
+    callers: dict[bytes, Caller]  # SHA-256 of a live key → who it stands for
+    operators: frozenset[bytes]  # SHA-256 of live operator keys
+    models: dict[str, Model]
+    prices: dict[str, tuple[Tariff, ...]]  # model → versions, latest effective_from first
+    costs: dict[str, tuple[Tariff, ...]]  # upstream → versions, latest effective_from first
+
+
+# --- what is asked ------------------------------------------------------------------------------------------------
+
+
+class Order(Record):
+    """One request, stripped of its dialect."""
+
+    request_id: bytes
+    model: str
+    params: dict[str, msgspec.Raw]  # what the upstream is asked, field by field; null fields are absent
+    prompt_tokens_max: int  # no prompt of this text can have more tokens
+    max_tokens: int | None  # output tokens per sequence the customer asked for
+    sequences: int  # `n`
+    stream: bool
+
+
+class Quote(Record):
+    """What the conductor found out before it called: the money set aside and the terms."""
+
+    caller: Caller
+    offer: Offer
+    price: Tariff
+    cost: Tariff
+    hold_nano: int
+    max_tokens: int  # output tokens per sequence that are forwarded
+    lowered: bool  # True when the wallet, not the customer or the model, set max_tokens
+
+
+class Event(Record):
+    """What one sequence of an upstream said in one read. Counts are cumulative for the sequence."""
+
+    text: str = ""
+    usage: Usage = Usage()  # CPU and energy are not filled in here
+    finish: str | None = None  # "stop", "length", …; set once
+    logprobs: msgspec.Raw | None = None  # the dialect's own value, untouched
+
+
+# --- what happened ------------------------------------------------------------------------------------------------
+
+
+class End(StrEnum):
+    """Why a request ended."""
+
+    COMPLETE = "complete"  # the answer was delivered whole
+    CLIENT_GONE = "client_gone"  # the customer hung up; what had left is settled
+    UPSTREAM_ERROR = "upstream_error"  # the upstream failed; what had left is settled
+    REFUSED = "refused"  # the upstream refused the request; nothing was delivered
+    DRAINED = "drained"  # the platform stopped while the answer ran
+    WORKER_DIED = "worker_died"  # settled from the slot after a crash
+
+
+class Kind(IntEnum):
+    """The tag of a journal frame."""
+
+    OPENED = 1
+    CLOSED = 2
+
+
+class Opened(JournalRecord, tag=int(Kind.OPENED)):
+    """A request with a hold, written before the upstream is called."""
+
+    request_id: bytes
+    opened_ns: int
+    slot: int
+    tenant_id: int
+    project_id: int
+    key_id: int
+    model: str
+    upstream: str
+    price_id: int
+    cost_id: int
+    currency: str
+    hold_nano: int
+    max_tokens: int
+    sequences: int
+    stream: bool
+
+
+class Closed(JournalRecord, tag=int(Kind.CLOSED)):
+    """The end of an opened request: what left user space, and why it ended."""
+
+    request_id: bytes
+    closed_ns: int
+    usage: Usage
+    end: str  # an End
+    first_token_ns: int  # from open to the first delivered byte; 0 when nothing was delivered
+    duration_ns: int
+    short_by_one_read: bool = False  # at most one read may have left that is not in `usage` (found after a crash)
+
+
+class Settlement(Record):
+    """One opened and closed request, ready to be rated and posted."""
+
+    opened: Opened
+    closed: Closed
+
+
+class AmountLine(Record):
+    """One line of a receipt: `quantity` of `meter` at `text` per `per` makes `amount_nano`."""
+
+    meter: Meter
+    quantity: int
+    text: str
+    per: int
+    amount_nano: int
+
+
+class Rated(Record):
+    """A settlement with its money. `charge_nano` and `cost_nano` are the sums of their lines."""
+
+    settlement: Settlement
+    charge: tuple[AmountLine, ...]
+    cost: tuple[AmountLine, ...]
+
+    @property
+    def charge_nano(self) -> int:
+        return sum(line.amount_nano for line in self.charge)
+
+    @property
+    def cost_nano(self) -> int:
+        return sum(line.amount_nano for line in self.cost)
+
+
+class Receipt(Record):
+    """What a customer can check. `state` is "open", "provisional" or "posted"; amounts are decimal texts as well as nano."""
+
+    request_id: str
+    state: str
+    model: str
+    opened_at: str
+    closed_at: str | None
+    end: str | None
+    prompt_tokens: int
+    cached_tokens: int
+    output_tokens: int
+    tariff: int
+    currency: str
+    lines: tuple[AmountLine, ...]
+    amount_nano: int
+    amount: str
+    hold_nano: int
+    short_by_one_read: bool = False
+    batch: int | None = None
+    chain: str | None = None  # the hash of the posting batch, hexadecimal

@@ -1,0 +1,1 @@
+"""Tables, transactions and migrations behind SQLAlchemy Core. No rules of money here."""

@@ -1,0 +1,207 @@
+"""The tables. Amounts are int64 nano-units, times int64 nanoseconds since 1970 UTC, request ids sixteen bytes.
+
+Sub-ledger: `usage`. General ledger: `batches` and `entries`. `rollups` is derived from `usage` and can be rebuilt.
+Rows of `tariffs`, `usage`, `batches` and `entries` are never updated or deleted.
+"""
+
+from sqlalchemy import (
+    BigInteger,
+    Boolean,
+    Column,
+    ForeignKey,
+    Index,
+    Integer,
+    LargeBinary,
+    MetaData,
+    String,
+    Table,
+    Text,
+    UniqueConstraint,
+)
+
+metadata = MetaData(
+    naming_convention={
+        "ix": "ix_%(table_name)s_%(column_0_N_name)s",
+        "uq": "uq_%(table_name)s_%(column_0_N_name)s",
+        "fk": "fk_%(table_name)s_%(column_0_name)s",
+        "pk": "pk_%(table_name)s",
+    }
+)
+
+# --- identity -----------------------------------------------------------------------------------------------------
+
+tenants = Table(
+    "tenants",
+    metadata,
+    Column("id", Integer, primary_key=True),
+    Column("name", String(64), nullable=False, unique=True),
+    Column("currency", String(3), nullable=False),
+    Column("created_ns", BigInteger, nullable=False),
+)
+
+projects = Table(
+    "projects",
+    metadata,
+    Column("id", Integer, primary_key=True),
+    Column("tenant_id", ForeignKey("tenants.id"), nullable=False),
+    Column("name", String(64), nullable=False),
+    Column("created_ns", BigInteger, nullable=False),
+    UniqueConstraint("tenant_id", "name"),
+)
+
+keys = Table(
+    "keys",
+    metadata,
+    Column("id", Integer, primary_key=True),
+    Column("project_id", ForeignKey("projects.id")),  # null: an operator key
+    Column("name", String(64), nullable=False),
+    Column("hash", LargeBinary(32), nullable=False, unique=True),
+    Column("shown", String(32), nullable=False),  # prefix and first characters
+    Column("created_ns", BigInteger, nullable=False),
+    Column("revoked_ns", BigInteger),
+)
+
+# --- catalog ------------------------------------------------------------------------------------------------------
+
+models = Table(
+    "models",
+    metadata,
+    Column("id", Integer, primary_key=True),
+    Column("name", String(128), nullable=False, unique=True),
+    Column("created_ns", BigInteger, nullable=False),
+    Column("default_max_tokens", Integer, nullable=False),
+)
+
+offers = Table(
+    "offers",
+    metadata,
+    Column("id", Integer, primary_key=True),
+    Column("model_id", ForeignKey("models.id"), nullable=False),
+    Column("upstream", String(128), nullable=False),
+    Column("address", String(256), nullable=False),
+    Column("upstream_model", String(256), nullable=False),
+    Column("context_tokens", Integer, nullable=False),
+    Column("max_output_tokens", Integer, nullable=False),
+    Column("enabled", Boolean, nullable=False),
+    UniqueConstraint("model_id", "upstream"),
+)
+
+tariffs = Table(
+    "tariffs",
+    metadata,
+    Column("id", Integer, primary_key=True),
+    Column("book", String(8), nullable=False),  # "price" or "cost"
+    Column("subject", String(128), nullable=False),  # model name or upstream name
+    Column("currency", String(3), nullable=False),
+    Column("effective_from_ns", BigInteger, nullable=False),
+    Column("loaded_ns", BigInteger, nullable=False),
+    Column("source", Text, nullable=False),
+    Column("watts_milli", Integer, nullable=False),
+    Column("lines", Text, nullable=False),  # JSON list of TariffLine
+    Index(None, "book", "subject", "effective_from_ns"),
+)
+
+# --- ledger -------------------------------------------------------------------------------------------------------
+
+accounts = Table(
+    "accounts",
+    metadata,
+    Column("id", Integer, primary_key=True),
+    Column("name", String(200), nullable=False),  # "wallet:acme", "revenue:smollm2-135m-instruct", …
+    Column("kind", String(32), nullable=False),  # the part before the colon
+    Column("currency", String(3), nullable=False),
+    Column("tenant_id", ForeignKey("tenants.id")),  # wallets only
+    Column("debit_nano", BigInteger, nullable=False),
+    Column("credit_nano", BigInteger, nullable=False),
+    UniqueConstraint("name", "currency"),
+)
+
+batches = Table(
+    "batches",
+    metadata,
+    Column("id", Integer, primary_key=True),
+    Column("posted_ns", BigInteger, nullable=False),
+    Column("kind", String(16), nullable=False),  # "usage", "topup"
+    Column("note", Text, nullable=False),
+    Column("requests", Integer, nullable=False),
+    Column("previous_hash", LargeBinary(32), nullable=False),
+    Column("hash", LargeBinary(32), nullable=False),
+)
+
+entries = Table(
+    "entries",
+    metadata,
+    Column("id", Integer, primary_key=True),
+    Column("batch_id", ForeignKey("batches.id"), nullable=False, index=True),
+    Column("fact", String(16), nullable=False),  # "charge", "cpu", "energy", "topup"
+    Column("debit_account_id", ForeignKey("accounts.id"), nullable=False, index=True),
+    Column("credit_account_id", ForeignKey("accounts.id"), nullable=False, index=True),
+    Column("currency", String(3), nullable=False),
+    Column("amount_nano", BigInteger, nullable=False),
+)
+
+usage = Table(
+    "usage",
+    metadata,
+    Column("request_id", LargeBinary(16), primary_key=True),
+    Column("batch_id", ForeignKey("batches.id"), nullable=False, index=True),
+    Column("opened_ns", BigInteger, nullable=False),
+    Column("closed_ns", BigInteger, nullable=False, index=True),
+    Column("tenant_id", Integer, nullable=False, index=True),
+    Column("project_id", Integer, nullable=False),
+    Column("key_id", Integer, nullable=False),
+    Column("model", String(128), nullable=False),
+    Column("upstream", String(128), nullable=False),
+    Column("price_id", Integer, nullable=False),
+    Column("cost_id", Integer, nullable=False),
+    Column("currency", String(3), nullable=False),
+    Column("sequences", Integer, nullable=False),
+    Column("stream", Boolean, nullable=False),
+    Column("max_tokens", Integer, nullable=False),
+    Column("input", BigInteger, nullable=False),
+    Column("cached_input", BigInteger, nullable=False),
+    Column("output", BigInteger, nullable=False),
+    Column("cpu_ns", BigInteger, nullable=False),
+    Column("energy_uj", BigInteger, nullable=False),
+    Column("hold_nano", BigInteger, nullable=False),
+    Column("charge_nano", BigInteger, nullable=False),
+    Column("cpu_cost_nano", BigInteger, nullable=False),
+    Column("energy_cost_nano", BigInteger, nullable=False),
+    Column("end", String(16), nullable=False),
+    Column("first_token_ns", BigInteger, nullable=False),
+    Column("duration_ns", BigInteger, nullable=False),
+    Column("short_by_one_read", Boolean, nullable=False),
+)
+
+rollups = Table(
+    "rollups",
+    metadata,
+    Column("grain", String(4), primary_key=True),  # "hour" or "day" (UTC)
+    Column("start_ns", BigInteger, primary_key=True),
+    Column("tenant_id", Integer, primary_key=True),
+    Column("model", String(128), primary_key=True),
+    Column("currency", String(3), primary_key=True),
+    Column("requests", BigInteger, nullable=False),
+    Column("input", BigInteger, nullable=False),
+    Column("cached_input", BigInteger, nullable=False),
+    Column("output", BigInteger, nullable=False),
+    Column("cpu_ns", BigInteger, nullable=False),
+    Column("energy_uj", BigInteger, nullable=False),
+    Column("charge_nano", BigInteger, nullable=False),
+    Column("cost_nano", BigInteger, nullable=False),
+)
+
+watermarks = Table(
+    "watermarks",
+    metadata,
+    Column("journal", String(64), primary_key=True),  # file name of the journal segment's series: "w0-17"
+    Column("segment", Integer, nullable=False),
+    Column("offset", BigInteger, nullable=False),  # first byte of that segment not yet consumed
+)
+
+counters = Table(
+    "counters",
+    metadata,
+    Column("name", String(32), primary_key=True),  # "snapshot", "epoch"
+    Column("value", BigInteger, nullable=False),
+)
