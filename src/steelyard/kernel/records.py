@@ -108,6 +108,16 @@ class Order(Record):
     stream: bool
 
 
+class Terms(Record):
+    """The money set aside for an order, before an offer is chosen."""
+
+    model: Model
+    price: Tariff
+    hold_nano: int
+    max_tokens: int
+    lowered: bool
+
+
 class Quote(Record):
     """What the conductor found out before it called: the money set aside and the terms."""
 
@@ -180,6 +190,13 @@ class Closed(JournalRecord, tag=int(Kind.CLOSED)):
     first_token_ns: int  # from open to the first delivered byte; 0 when nothing was delivered
     duration_ns: int
     short_by_one_read: bool = False  # at most one read may have left that is not in `usage` (found after a crash)
+
+
+class Position(Record, order=True):
+    """A place in a journal series: the first byte not yet read or written."""
+
+    segment: int = 0
+    offset: int = 0
 
 
 class Settlement(Record):

@@ -1,0 +1,156 @@
+"""The settings as one frozen value, and the layout of the data directory.
+
+Read once from `steelyard.toml`, then `STEELYARD_*`, then command options (each beats the one before) and passed down.
+Prices, plans and models are dated data in the books, never settings.
+"""
+
+import os
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import Field, ValidationError
+from pydantic_settings import (
+    BaseSettings,
+    PydanticBaseSettingsSource,
+    SettingsConfigDict,
+    TomlConfigSettingsSource,
+)
+
+from steelyard.kernel import limits
+from steelyard.kernel.errors import StartError
+
+SETTINGS_FILE = "steelyard.toml"
+_SOCKET_PATH_BYTES_MAX = 100  # sun_path holds 108 bytes on Linux, 104 on macOS
+
+
+def _threads() -> int:
+    return max(1, min(8, len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1))
+
+
+class Settings(BaseSettings):
+    """Every setting with its default; `steelyard config show` prints where each value came from."""
+
+    model_config = SettingsConfigDict(
+        env_prefix="STEELYARD_", toml_file=SETTINGS_FILE, frozen=True, extra="forbid", validate_default=True
+    )
+
+    data: Path = Field(Path("steelyard-data"), description="the data directory: books, journals, keys")
+    host: str = Field("127.0.0.1", description="address the public port binds")
+    port: int = Field(8780, ge=1, le=65535, description="the public port")
+    workers: int = Field(1, ge=1, le=64, description="worker processes on the public port")
+    engine: bool = Field(True, description="run a local engine")
+    model: Path | None = Field(None, description="a GGUF file to serve instead of the built-in model")
+    threads: int = Field(default_factory=_threads, ge=1, le=256, description="CPU threads of the engine")
+    slots: int = Field(4, ge=1, le=64, description="sequences the engine decodes at once")
+    context: int = Field(4096, ge=256, le=1_048_576, description="tokens of context per sequence")
+    drain_s: int = Field(limits.DRAIN_S, ge=0, le=3600, description="seconds running streams get at shutdown")
+    log_level: Literal["debug", "info", "warning", "error"] = Field("info", description="least level that is logged")
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,
+        file_secret_settings: PydanticBaseSettingsSource,
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        return init_settings, env_settings, TomlConfigSettingsSource(settings_cls)
+
+    def origins(self, options: dict[str, Any]) -> dict[str, str]:
+        """Setting → "option", "environment", the settings file's name, or "default"."""
+        in_file = TomlConfigSettingsSource(type(self))()
+        found: dict[str, str] = {}
+        for name in type(self).model_fields:
+            if options.get(name) is not None:
+                found[name] = "option"
+            elif f"STEELYARD_{name.upper()}" in {key.upper() for key in os.environ}:
+                found[name] = "environment"
+            elif name in in_file:
+                found[name] = SETTINGS_FILE
+            else:
+                found[name] = "default"
+        return found
+
+
+def load_settings(**options: Any) -> Settings:
+    """The settings with the given command options on top; options that are None do not count.
+
+    Raises StartError naming the setting and what it takes.
+    """
+    try:
+        return Settings(**{name: value for name, value in options.items() if value is not None})
+    except ValidationError as error:
+        first = error.errors()[0]
+        name = ".".join(str(part) for part in first["loc"]) or "settings"
+        raise StartError(f"The setting '{name}' is not usable: {first['msg']}.") from None
+    except ValueError as error:  # broken TOML
+        raise StartError(f"{SETTINGS_FILE} cannot be read: {error}.") from None
+
+
+@dataclass(frozen=True, slots=True)
+class DataDir:
+    """Where everything of one installation lies."""
+
+    root: Path
+
+    @property
+    def lock(self) -> Path:
+        return self.root / "lock"
+
+    @property
+    def database(self) -> Path:
+        return self.root / "steelyard.db"
+
+    @property
+    def journals(self) -> Path:
+        return self.root / "journal"
+
+    @property
+    def energy(self) -> Path:
+        return self.root / "energy"
+
+    @property
+    def logs(self) -> Path:
+        return self.root / "log"
+
+    @property
+    def secret(self) -> Path:
+        return self.root / "secret"
+
+    @property
+    def socket(self) -> Path:
+        """The Unix socket of `books`; a path too long for the kernel moves to a private temporary directory."""
+        direct = self.root.absolute() / "teller.sock"
+        if len(os.fsencode(direct)) <= _SOCKET_PATH_BYTES_MAX:
+            return direct
+        note = self.root / "teller.path"
+        if note.exists():
+            elsewhere = Path(note.read_text(encoding="utf-8"))
+            if elsewhere.is_dir():
+                return elsewhere / "teller.sock"
+        elsewhere = Path(tempfile.mkdtemp(prefix="steelyard-"))
+        note.write_text(str(elsewhere), encoding="utf-8")
+        return elsewhere / "teller.sock"
+
+    def prepare(self) -> None:
+        """Make the directories, readable by the owner only. Raises StartError when that fails."""
+        try:
+            self.root.mkdir(mode=0o700, parents=True, exist_ok=True)
+            for folder in (self.journals, self.energy, self.logs):
+                folder.mkdir(mode=0o700, exist_ok=True)
+        except OSError as error:
+            raise StartError(f"The data directory {self.root} cannot be used: {error.strerror}.") from None
+
+    def read_secret(self) -> bytes:
+        """The 32 bytes that sign console sessions; made on first use, mode 0600."""
+        try:
+            descriptor = os.open(self.secret, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+        except FileExistsError:
+            return self.secret.read_bytes()
+        with os.fdopen(descriptor, "wb") as file:
+            secret = os.urandom(32)
+            file.write(secret)
+        return secret

@@ -1,0 +1,179 @@
+"""One paid request, from key to receipt: the table of contents of the program.
+
+    authenticate → hold → route → call → meter → (rate → post) → receipt
+
+`paid_request` runs in a worker and touches no database; `settle` is its second half and runs in `books`. Nobody else
+calls two stages in a row. Knows no HTTP and no SQL: the customer's side is an `Answer`, the money's side a `Teller`.
+"""
+
+import asyncio
+from collections.abc import Mapping, Sequence
+from contextlib import aclosing
+from dataclasses import dataclass
+from typing import Protocol
+
+from sqlalchemy import Connection
+
+from steelyard.catalog.tariffs import in_force
+from steelyard.identity.keys import authenticate
+from steelyard.kernel.clock import Clock
+from steelyard.kernel.errors import UpstreamError, price_missing, unknown_model, wallet_empty
+from steelyard.kernel.quantities import Usage
+from steelyard.kernel.records import (
+    Caller,
+    End,
+    Event,
+    Order,
+    Position,
+    Quote,
+    Rated,
+    Settlement,
+    Snapshot,
+    Tariff,
+    Terms,
+)
+from steelyard.ledger.posting import post
+from steelyard.metering.meter import Meter, Reading
+from steelyard.rating.rate import affordable_tokens, rate, worst_case_nano
+from steelyard.routing.choose import choose
+from steelyard.upstream.fanout import call
+from steelyard.upstream.protocol import Upstream
+
+STAGES = ("authenticate", "hold", "route", "call", "meter", "rate", "post", "receipt")
+
+
+class Teller(Protocol):
+    """Who sets money aside; `ledger.teller_client` in a worker."""
+
+    @property
+    def snapshot(self) -> Snapshot: ...
+    async def hold(self, request_id: bytes, tenant_id: int, want_nano: int, floor_nano: int) -> int: ...
+    def release(self, request_id: bytes) -> None: ...
+    def closed(self) -> None: ...
+
+
+class Ask(Protocol):
+    """What came in: a credential (or a caller known already) and, once that is accepted, the order."""
+
+    @property
+    def caller(self) -> Caller | None: ...
+    @property
+    def authorization(self) -> str | None: ...
+    async def order(self) -> Order: ...
+
+
+class Answer(Protocol):
+    """What goes out, in the customer's dialect. `send` returns when the piece has left user space."""
+
+    @property
+    def gone(self) -> bool: ...
+    def begin(self, order: Order, quote: Quote) -> None: ...
+    def render(self, sequence: int, event: Event) -> bytes: ...
+    def closing(self, usage: Usage) -> bytes: ...
+    def failing(self, error: UpstreamError) -> bytes: ...
+    async def send(self, piece: bytes) -> None: ...
+
+
+@dataclass(frozen=True, slots=True)
+class House:
+    """What a worker needs to serve."""
+
+    teller: Teller
+    meter: Meter
+    upstreams: Mapping[str, Upstream]
+    clock: Clock
+
+
+async def paid_request(house: House, ask: Ask, answer: Answer) -> Settlement:
+    """Serve one request and return what was opened and closed; raises CallerError or UpstreamError when nothing was sold.
+
+    After the first byte a failure is told inside the answer, and what had left user space is settled.
+    """
+    caller = ask.caller or authenticate(house.teller.snapshot, ask.authorization)
+    order = await ask.order()
+    terms = await hold(house, caller, order)
+    try:
+        quote = route(house, caller, order, terms)
+        reading = house.meter.open(order, quote)
+    except BaseException:
+        house.teller.release(order.request_id)
+        raise
+    end = End.UPSTREAM_ERROR
+    try:
+        answer.begin(order, quote)
+        await relay(house, order, quote, reading, answer)
+        end = End.COMPLETE
+    except UpstreamError as error:
+        end = End.REFUSED if 400 <= error.status < 500 else End.UPSTREAM_ERROR
+        if not reading.started:
+            raise
+        await answer.send(answer.failing(error))
+    except asyncio.CancelledError:
+        end = End.CLIENT_GONE if answer.gone else End.DRAINED
+        if not answer.gone:
+            raise
+    finally:
+        closed = reading.close(end)
+        house.teller.closed()
+    return Settlement(reading.opened, closed)
+
+
+async def hold(house: House, caller: Caller, order: Order) -> Terms:
+    """Set the worst case aside, or as much of it as the wallet covers; then fewer output tokens are forwarded."""
+    snapshot = house.teller.snapshot
+    model = snapshot.models.get(order.model)
+    if model is None:
+        raise unknown_model(order.model)
+    offers = choose(model)
+    price = in_force(snapshot.prices.get(model.name, ()), house.clock.now_ns())
+    if price is None or price.currency != caller.currency:
+        raise price_missing(model.name)
+    prompt = min(order.prompt_tokens_max, max(offer.context_tokens for offer in offers))
+    asked = min(order.max_tokens or model.default_max_tokens, max(offer.max_output_tokens for offer in offers))
+    want = worst_case_nano(price, prompt, asked, order.sequences)
+    floor = worst_case_nano(price, prompt, 1, order.sequences)
+    granted = await house.teller.hold(order.request_id, caller.tenant_id, want, floor)
+    if granted < floor:
+        raise wallet_empty()
+    covered = asked if granted >= want else affordable_tokens(price, prompt, order.sequences, granted)
+    return Terms(model, price, granted, max_tokens=min(asked, covered), lowered=covered < asked)
+
+
+def route(house: House, caller: Caller, order: Order, terms: Terms) -> Quote:
+    """Choose the offer and name its cost tariff; an upstream without one is not used (fail closed)."""
+    offer = choose(terms.model)[0]
+    cost = in_force(house.teller.snapshot.costs.get(offer.upstream, ()), house.clock.now_ns())
+    if cost is None or cost.currency != caller.currency:
+        raise price_missing(order.model)
+    max_tokens = min(terms.max_tokens, offer.max_output_tokens)
+    return Quote(caller, offer, terms.price, cost, terms.hold_nano, max_tokens, terms.lowered)
+
+
+async def relay(house: House, order: Order, quote: Quote, reading: Reading, answer: Answer) -> None:
+    """Call the upstream and pass on what it says. Intend, send, commit: a count never runs ahead of its bytes."""
+    total = Usage()
+    upstream = house.upstreams[quote.offer.upstream]
+    async with aclosing(call(upstream, quote.offer, order, quote.max_tokens)) as events:
+        async for sequence, event, total in events:
+            piece = answer.render(sequence, event)
+            if piece:
+                await _deliver(reading, answer, piece, total)
+    await _deliver(reading, answer, answer.closing(total), total)
+
+
+async def _deliver(reading: Reading, answer: Answer, piece: bytes, usage: Usage) -> None:
+    reading.intend(usage)
+    await answer.send(piece)
+    reading.commit(usage)
+
+
+def settle(
+    connection: Connection,
+    settlements: Sequence[Settlement],
+    tariffs: Mapping[int, Tariff],
+    marks: Mapping[str, Position],
+    clock: Clock,
+) -> list[Rated]:
+    """Rate and post a batch in the caller's transaction, the journals' watermarks with it (exactly once)."""
+    rated = [rate(one, tariffs[one.opened.price_id], tariffs[one.opened.cost_id]) for one in settlements]
+    return post(connection, rated, marks, clock)

@@ -1,0 +1,1 @@
+"""Stage 3: a pure choice among offers. Knows no socket and no clock."""

@@ -1,0 +1,61 @@
+"""Stage 4: call the upstream once per sequence and merge what the sequences say.
+
+An engine's own `n` under-reports usage (measured: n=2, three tokens each, reported as three), so upstreams only ever
+see single sequences and the counts are summed here. Closing the iterator cancels every sequence.
+"""
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import aclosing
+
+from steelyard.kernel.quantities import Usage
+from steelyard.kernel.records import Event, Offer, Order
+from steelyard.upstream.protocol import Upstream
+
+_EVENTS_QUEUED_MAX = 16
+
+
+async def call(
+    upstream: Upstream, offer: Offer, order: Order, max_tokens: int
+) -> AsyncIterator[tuple[int, Event, Usage]]:
+    """Yield (sequence, its event, usage of all sequences so far). Raises UpstreamError as the upstream does."""
+    if order.sequences == 1:
+        async with aclosing(upstream.stream(offer, order.params, max_tokens, order.request_id)) as events:
+            async for event in events:
+                yield 0, event, event.usage
+        return
+    async with aclosing(_merged(upstream, offer, order, max_tokens)) as merged:
+        usages = [Usage()] * order.sequences
+        async for sequence, event in merged:
+            usages[sequence] = event.usage
+            yield sequence, event, sum(usages, Usage())
+
+
+async def _merged(upstream: Upstream, offer: Offer, order: Order, max_tokens: int) -> AsyncIterator[tuple[int, Event]]:
+    queue: asyncio.Queue[tuple[int, Event | None]] = asyncio.Queue(_EVENTS_QUEUED_MAX)
+
+    async def pump(sequence: int) -> None:
+        async with aclosing(upstream.stream(offer, order.params, max_tokens, order.request_id)) as events:
+            async for event in events:
+                await queue.put((sequence, event))
+        await queue.put((sequence, None))
+
+    tasks = [asyncio.ensure_future(pump(sequence)) for sequence in range(order.sequences)]
+    try:
+        running = order.sequences
+        while running:
+            getter = asyncio.ensure_future(queue.get())
+            await asyncio.wait([getter, *(task for task in tasks if not task.done())], return_when="FIRST_COMPLETED")
+            for task in tasks:
+                if task.done() and not task.cancelled() and (error := task.exception()):
+                    getter.cancel()
+                    raise error
+            sequence, event = await getter
+            if event is None:
+                running -= 1
+            else:
+                yield sequence, event
+    finally:
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
