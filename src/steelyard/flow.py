@@ -17,7 +17,7 @@ from sqlalchemy import Connection
 from steelyard.catalog.tariffs import in_force
 from steelyard.identity.keys import authenticate
 from steelyard.kernel.clock import Clock
-from steelyard.kernel.errors import UpstreamError, price_missing, unknown_model, wallet_empty
+from steelyard.kernel.errors import ClientGone, UpstreamError, price_missing, unknown_model, wallet_empty
 from steelyard.kernel.quantities import Usage
 from steelyard.kernel.records import (
     Caller,
@@ -71,7 +71,8 @@ class Answer(Protocol):
     def render(self, sequence: int, event: Event) -> bytes: ...
     def closing(self, usage: Usage) -> bytes: ...
     def failing(self, error: UpstreamError) -> bytes: ...
-    async def send(self, piece: bytes) -> None: ...
+    async def send(self, piece: bytes) -> None:
+        """Raises ClientGone when the connection is lost."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,14 +86,15 @@ class House:
 
 
 async def paid_request(house: House, ask: Ask, answer: Answer) -> Settlement:
-    """Serve one request and return what was opened and closed; raises CallerError or UpstreamError when nothing was sold.
+    """Serve one request and return what was opened and closed.
 
-    After the first byte a failure is told inside the answer, and what had left user space is settled.
+    Raises CallerError or UpstreamError when nothing was sold. After the first byte a failure is told inside the
+    answer, and what had left user space is settled.
     """
     caller = ask.caller or authenticate(house.teller.snapshot, ask.authorization)
     order = await ask.order()
-    terms = await hold(house, caller, order)
     try:
+        terms = await hold(house, caller, order)
         quote = route(house, caller, order, terms)
         reading = house.meter.open(order, quote)
     except BaseException:
@@ -108,6 +110,8 @@ async def paid_request(house: House, ask: Ask, answer: Answer) -> Settlement:
         if not reading.started:
             raise
         await answer.send(answer.failing(error))
+    except ClientGone:
+        end = End.CLIENT_GONE
     except asyncio.CancelledError:
         end = End.CLIENT_GONE if answer.gone else End.DRAINED
         if not answer.gone:

@@ -1,4 +1,4 @@
-"""Errors in the OpenAI dialect's shape: `{"error": {message, type, param, code}}`. Never a traceback, never a secret."""
+"""Errors in the OpenAI dialect's shape: `{"error": {message, type, param, code}}`. Never a traceback or a secret."""
 
 import msgspec
 
@@ -47,3 +47,8 @@ def from_upstream(error: UpstreamError) -> CallerError:
             503, "model_unavailable", "The model is starting or restarting. Try again in a moment.", retry_after_s=2
         )
     return CallerError(502, "upstream_failed", "The model failed before it answered; nothing was charged. Try again.")
+
+
+def internal_error() -> CallerError:
+    """A bug on our side; the log knows it by the request's id."""
+    return CallerError(500, "internal_error", "Something failed on our side. Quote the x-request-id to report it.")

@@ -8,15 +8,16 @@ from collections.abc import Awaitable, Callable, MutableMapping
 from typing import Any
 
 from steelyard.kernel import limits
-from steelyard.kernel.errors import CallerError, bad_request
+from steelyard.kernel.errors import CallerError, ClientGone, bad_request
 
 Scope = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
 Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
 Headers = list[tuple[bytes, bytes]]
 
-DRAINED = "steelyard.drained"
-"""Scope key under which the server leaves a coroutine function that returns when its write buffer is empty."""
+LEFT = "steelyard.left"
+"""Scope key under which our server leaves a coroutine function: it returns when every byte written has left user space
+and raises ClientGone when the connection was lost before."""
 
 
 def header(scope: Scope, name: bytes) -> str | None:
@@ -27,17 +28,13 @@ def header(scope: Scope, name: bytes) -> str | None:
     return None
 
 
-async def _nothing_buffered() -> None:
-    return None
-
-
 class Wire:
-    """One exchange. `gone` turns true when the client hangs up; the task given to `watch` is then cancelled."""
+    """One exchange. `gone` turns true when the client hangs up; the task that called `watch` is then cancelled."""
 
     def __init__(self, scope: Scope, receive: Receive, send: Send) -> None:
         self._receive = receive
         self._send = send
-        self._drained: Callable[[], Awaitable[None]] = scope.get(DRAINED, _nothing_buffered)
+        self._left: Callable[[], Awaitable[None]] | None = scope.get(LEFT)
         self._watcher: asyncio.Task[None] | None = None
         self._declared = header(scope, b"content-length")
         self.started = False
@@ -62,24 +59,35 @@ class Wire:
             if not message.get("more_body", False):
                 return b"".join(pieces)
 
-    def watch(self, task: "asyncio.Task[Any]") -> None:
-        """From now on a hang-up cancels `task`. Call it once the body is read."""
-        self._watcher = asyncio.ensure_future(self._await_hang_up(task))
+    def watch(self) -> None:
+        """From now on a hang-up cancels the current task. Call it once the body is read."""
+        self._watcher = asyncio.ensure_future(self._await_hang_up(asyncio.current_task()))
 
-    async def _await_hang_up(self, task: "asyncio.Task[Any]") -> None:
+    async def _await_hang_up(self, task: "asyncio.Task[Any] | None") -> None:
         while (await self._receive())["type"] != "http.disconnect":
             pass
         self.gone = True
-        task.cancel()
+        if task is not None:
+            task.cancel()
 
     async def start(self, status: int, headers: Headers) -> None:
         self.started = True
         await self._send({"type": "http.response.start", "status": status, "headers": headers})
 
     async def send(self, piece: bytes) -> None:
-        """Send one piece of the body; returns when it has left user space."""
+        """Send one piece of the body; returns when it has left user space. Raises ClientGone when it may not have.
+
+        On a server without the LEFT extension a piece counts as sent once the server has taken it.
+        """
         await self._send({"type": "http.response.body", "body": piece, "more_body": True})
-        await self._drained()
+        try:
+            if self._left is not None:
+                await self._left()
+            elif self.gone:
+                raise ClientGone("the connection is closed")
+        except ClientGone:
+            self.gone = True
+            raise
 
     async def end(self) -> None:
         """End the body. Safe to call when the client is gone."""

@@ -3,6 +3,7 @@
     SteelyardError
     ├── CallerError        the customer (or operator) must change something; carries status, code, sentence, what to do
     ├── UpstreamError      an engine or vendor failed; carries retryable
+    ├── ClientGone         the customer hung up; what had left is settled
     ├── BooksError         the books refuse: unbalanced, unknown account, broken journal
     └── StartError         the platform cannot start; one line for the person at the terminal
 
@@ -43,6 +44,10 @@ class UpstreamError(SteelyardError):
         self.retryable = retryable
 
 
+class ClientGone(SteelyardError):
+    """The customer's connection is lost; the piece being sent may not have left."""
+
+
 class BooksError(SteelyardError):
     """The books refuse an operation, or found themselves damaged."""
 
@@ -59,14 +64,18 @@ def bad_request(message: str, param: str | None = None, code: str = "invalid_req
 def unknown_key() -> CallerError:
     """401: no key, an unknown key or a revoked one; the three are not told apart."""
     return CallerError(
-        401, "invalid_api_key", "This API key is unknown or revoked. Send a valid key as 'Authorization: Bearer sk-sy-…'."
+        401,
+        "invalid_api_key",
+        "This API key is unknown or revoked. Send a valid key as 'Authorization: Bearer sk-sy-…'.",
     )
 
 
 def unknown_model(model: str) -> CallerError:
     """404: nobody offers this model."""
     return CallerError(
-        404, "model_not_found", f"The model {model!r} does not exist. GET /v1/models lists what you can ask for.",
+        404,
+        "model_not_found",
+        f"The model {model!r} does not exist. GET /v1/models lists what you can ask for.",
         param="model",
     )
 
@@ -81,7 +90,9 @@ def wallet_empty() -> CallerError:
 def price_missing(model: str) -> CallerError:
     """503: no tariff in force, so nothing is served (fail closed)."""
     return CallerError(
-        503, "price_missing", f"The model {model!r} has no price in force. The operator must load one before it is served."
+        503,
+        "price_missing",
+        f"The model {model!r} has no price in force. The operator must load one before it is served.",
     )
 
 

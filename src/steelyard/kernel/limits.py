@@ -1,4 +1,4 @@
-"""Every bound of the program by name, units last. A queue, retry, body, page or loop without a line here is a defect."""
+"""Every bound of the program by name, units last. A queue, retry, body or loop without a line here is a defect."""
 
 # HTTP
 BODY_BYTES_MAX = 10 * 1024 * 1024
@@ -34,3 +34,13 @@ ACCOUNT_NAME_CHARACTERS_MAX = 200
 PAGE_ROWS = 50
 PAGE_ROWS_MAX = 1000
 NAME_CHARACTERS_MAX = 64
+
+# the console
+FORM_BYTES_MAX = 256 * 1024
+SESSION_S = 12 * 3600  # a console session ends after this, used or not
+WRONG_KEYS_MAX = 10  # per address within WRONG_KEYS_WINDOW_S; more answer 429
+WRONG_KEYS_WINDOW_S = 60
+WRONG_KEYS_ADDRESSES_MAX = 1024
+PLAYGROUND_TURNS_MAX = 40  # messages of one playground conversation
+PLAYGROUND_ANSWER_TOKENS_MAX = 32_768
+OVERVIEW_ROWS = 5

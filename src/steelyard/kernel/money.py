@@ -47,12 +47,12 @@ def _scaled(text: str, scale: int, what: str) -> int:
 
 
 def nano_from_text(text: str) -> Nano:
-    """An amount such as "12.50" as nano-units. Raises ValueError when it is no number or needs more than nine decimals."""
+    """An amount such as "12.50" as nano-units. Raises ValueError for no number or more than nine decimals."""
     return Nano(_scaled(text, NANO_PER_UNIT, "amount"))
 
 
 def pico_from_text(text: str) -> Pico:
-    """A price such as "0.0028" as pico-units. Raises ValueError when it is no number or needs more than twelve decimals."""
+    """A price such as "0.0028" as pico-units. Raises ValueError for no number or more than twelve decimals."""
     return Pico(_scaled(text, PICO_PER_UNIT, "price"))
 
 

@@ -233,7 +233,7 @@ class Rated(Record):
 
 
 class Receipt(Record):
-    """What a customer can check. `state` is "open", "provisional" or "posted"; amounts are decimal texts as well as nano."""
+    """What a customer can check. `state` is "open", "provisional" or "posted"."""
 
     request_id: str
     state: str

@@ -1,0 +1,163 @@
+"""The public application: the hot URL straight to the flow, everything else through Starlette's router.
+
+Owns the small endpoints (models, receipts, health, metrics) and the last catch of every request. The console and the
+admin API hand their routes in.
+"""
+
+import ipaddress
+from collections.abc import Awaitable, Callable, Sequence
+from typing import Any, Protocol
+
+import msgspec
+import structlog
+from starlette.applications import Starlette
+from starlette.exceptions import HTTPException
+from starlette.requests import Request
+from starlette.responses import RedirectResponse, Response
+from starlette.routing import BaseRoute, Route
+
+from steelyard.flow import House
+from steelyard.gateway.chat import chat_endpoint, id_headers
+from steelyard.gateway.errors import error_body, error_headers, internal_error
+from steelyard.gateway.wire import Receive, Scope, Send
+from steelyard.identity.keys import authenticate, bearer, is_operator
+from steelyard.kernel.clock import NS_PER_S
+from steelyard.kernel.errors import CallerError, unavailable, unknown_key, unknown_model
+from steelyard.kernel.ids import Ids, id_from_text
+from steelyard.kernel.records import Model
+
+log = structlog.get_logger()
+CHAT_PATH = "/v1/chat/completions"
+
+
+class Office(Protocol):
+    """The books' counter: named operations with a payload."""
+
+    @property
+    def connected(self) -> bool: ...
+    async def command(self, op: str, payload: dict[str, Any]) -> Any: ...
+
+
+def json_response(value: object, status: int = 200) -> Response:
+    return Response(msgspec.json.encode(value), status, media_type="application/json")
+
+
+def error_response(error: CallerError) -> Response:
+    headers = {str(k, "latin-1"): str(v, "latin-1") for k, v in error_headers(error)}
+    return Response(error_body(error), error.status, headers)
+
+
+def _model_object(model: Model) -> dict[str, Any]:
+    return {"id": model.name, "object": "model", "created": model.created_ns // NS_PER_S, "owned_by": "steelyard"}
+
+
+class Endpoints:
+    """The endpoints beside the hot one."""
+
+    def __init__(self, house: House, office: Office) -> None:
+        self._house = house
+        self._office = office
+
+    async def models(self, request: Request) -> Response:
+        snapshot = self._house.teller.snapshot
+        authenticate(snapshot, request.headers.get("authorization"))
+        return json_response({"object": "list", "data": [_model_object(model) for model in snapshot.models.values()]})
+
+    async def model(self, request: Request) -> Response:
+        snapshot = self._house.teller.snapshot
+        authenticate(snapshot, request.headers.get("authorization"))
+        name = request.path_params["name"]
+        if name not in snapshot.models:
+            raise unknown_model(name)
+        return json_response(_model_object(snapshot.models[name]))
+
+    async def receipt(self, request: Request) -> Response:
+        """A customer sees his own tenant's receipts; an id of another tenant is unknown to him."""
+        caller = authenticate(self._house.teller.snapshot, request.headers.get("authorization"))
+        try:
+            request_id = id_from_text(request.path_params["request_id"])
+        except ValueError:
+            raise CallerError(404, "receipt_not_found", "There is no receipt with this id.") from None
+        payload = {"request_id": request_id, "tenant_id": caller.tenant_id}
+        return json_response(await self._office.command("receipt", payload))
+
+    async def alive(self, request: Request) -> Response:
+        return json_response({"status": "ok"})
+
+    async def ready(self, request: Request) -> Response:
+        """Ready when money can be held and something can be sold."""
+        if not self._office.connected:
+            raise unavailable("books_unavailable", "The books are not connected.")
+        return json_response({"status": "ok", "models": sorted(self._house.teller.snapshot.models)})
+
+    async def metrics(self, request: Request) -> Response:
+        """Prometheus text: without a key from this machine, elsewhere with the operator's."""
+        if not _is_loopback(request):
+            secret = bearer(request.headers.get("authorization"))
+            if not is_operator(self._house.teller.snapshot, secret):
+                raise unknown_key()
+        text = await self._office.command("metrics", {})
+        return Response(text, media_type="text/plain; version=0.0.4")
+
+    def routes(self) -> list[BaseRoute]:
+        return [
+            Route("/v1/models", self.models),
+            Route("/v1/models/{name:path}", self.model),
+            Route("/v1/receipts/{request_id}", self.receipt),
+            Route("/healthz", self.alive),
+            Route("/readyz", self.ready),
+            Route("/metrics", self.metrics),
+            Route("/", lambda request: RedirectResponse("/console/")),
+        ]
+
+
+def _is_loopback(request: Request) -> bool:
+    try:
+        return request.client is not None and ipaddress.ip_address(request.client.host).is_loopback
+    except ValueError:
+        return False
+
+
+async def _caller_error(request: Request, error: Exception) -> Response:
+    return error_response(error) if isinstance(error, CallerError) else error_response(internal_error())
+
+
+async def _http_error(request: Request, error: Exception) -> Response:
+    status = error.status_code if isinstance(error, HTTPException) else 500
+    if status == 405:
+        found = CallerError(405, "method_not_allowed", f"{request.method} is not possible on {request.url.path}.")
+    elif status == 404:
+        found = CallerError(404, "not_found", f"There is nothing at {request.method} {request.url.path}.")
+    else:
+        found = CallerError(status, "http_error", str(getattr(error, "detail", "")) or "The request failed.")
+    return error_response(found)
+
+
+async def _bug(request: Request, error: Exception) -> Response:
+    log.error("request_failed", path=request.url.path, exc_info=error)
+    return error_response(internal_error())
+
+
+class PublicApp:
+    """The ASGI callable of the public port."""
+
+    def __init__(self, house: House, office: Office, ids: Ids, routes: Sequence[BaseRoute] = ()) -> None:
+        self._chat: Callable[[Scope, Receive, Send], Awaitable[None]] = chat_endpoint(house, ids.next)
+        self._ids = ids
+        self._rest = Starlette(
+            routes=[*Endpoints(house, office).routes(), *routes],
+            exception_handlers={CallerError: _caller_error, HTTPException: _http_error, Exception: _bug},
+        )
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "http" and scope["path"] == CHAT_PATH and scope["method"] == "POST":
+            await self._chat(scope, receive, send)
+            return
+        extra = id_headers(self._ids.next())
+
+        async def send_with_id(message: Any) -> None:
+            if message["type"] == "http.response.start":
+                message["headers"] = [*message["headers"], *extra]
+            await send(message)
+
+        await self._rest(scope, receive, send_with_id)

@@ -1,0 +1,123 @@
+"""POST /v1/chat/completions over ASGI: binds the wire, the dialect and the flow. Decides nothing."""
+
+import asyncio
+from collections.abc import Awaitable, Callable
+
+import structlog
+
+from steelyard.flow import House, paid_request
+from steelyard.gateway.chat_answer import ChatBody, ChatStream
+from steelyard.gateway.chat_request import ChatOrder, parse_chat
+from steelyard.gateway.errors import error_body, error_headers, from_upstream, internal_error
+from steelyard.gateway.wire import Headers, Receive, Scope, Send, Wire, header
+from steelyard.kernel.errors import CallerError, ClientGone, UpstreamError
+from steelyard.kernel.ids import text_from_id
+from steelyard.kernel.quantities import Usage
+from steelyard.kernel.records import Caller, Event, Order, Quote
+
+log = structlog.get_logger()
+
+
+class ChatExchange:
+    """One exchange as the flow sees it: Ask and Answer in one, because the body decides the answer's form."""
+
+    caller: Caller | None = None
+    _parsed: ChatOrder
+    _form: ChatStream | ChatBody
+
+    def __init__(self, wire: Wire, authorization: str | None, request_id: bytes, created_ns: int) -> None:
+        self._wire = wire
+        self.authorization = authorization
+        self._request_id = request_id
+        self._created_ns = created_ns
+        self._headers: Headers = []
+
+    async def order(self) -> Order:
+        body = await self._wire.body()
+        self._wire.watch()
+        self._parsed = parse_chat(body, self._request_id)
+        order = self._parsed.order
+        if order.stream:
+            self._form = ChatStream(order, self._created_ns, self._parsed.include_usage)
+        else:
+            self._form = ChatBody(order, self._created_ns)
+        return order
+
+    @property
+    def gone(self) -> bool:
+        return self._wire.gone
+
+    def begin(self, order: Order, quote: Quote) -> None:
+        if quote.lowered:
+            self._headers.append((b"x-steelyard-max-tokens-lowered", str(quote.max_tokens).encode()))
+        if self._parsed.ignored:
+            names = ",".join(self._parsed.ignored)[:512]
+            self._headers.append((b"x-steelyard-ignored", names.encode("ascii", "replace")))
+
+    def render(self, sequence: int, event: Event) -> bytes:
+        return self._form.render(sequence, event)
+
+    def closing(self, usage: Usage) -> bytes:
+        return self._form.closing(usage)
+
+    def failing(self, error: UpstreamError) -> bytes:
+        return self._form.failing(error)
+
+    async def send(self, piece: bytes) -> None:
+        if not self._wire.started:
+            headers = [(b"content-type", self._form.content_type), *id_headers(self._request_id), *self._headers]
+            if isinstance(self._form, ChatStream):
+                headers += [(b"cache-control", b"no-cache"), (b"x-accel-buffering", b"no")]
+            else:
+                headers.append((b"content-length", str(len(piece)).encode()))
+            await self._wire.start(200, headers)
+        await self._wire.send(piece)
+
+
+def id_headers(request_id: bytes) -> Headers:
+    """The request's id under the name each family of clients reads."""
+    text = text_from_id(request_id).encode()
+    return [(b"x-request-id", text), (b"request-id", text)]
+
+
+def chat_endpoint(house: House, next_id: Callable[[], bytes]) -> Callable[[Scope, Receive, Send], Awaitable[None]]:
+    """The ASGI callable of the hot URL."""
+
+    async def serve(scope: Scope, receive: Receive, send: Send) -> None:
+        wire = Wire(scope, receive, send)
+        request_id = next_id()
+        exchange = ChatExchange(wire, header(scope, b"authorization"), request_id, house.clock.now_ns())
+        try:
+            await paid_request(house, exchange, exchange)
+            wire.unwatch()
+            if not wire.gone:
+                await wire.end()
+        except CallerError as error:
+            await refuse(wire, error, request_id)
+        except UpstreamError as error:
+            log.warning("upstream_failed", request=text_from_id(request_id), status=error.status, reason=error.message)
+            await refuse(wire, from_upstream(error), request_id)
+        except ClientGone:
+            return
+        except asyncio.CancelledError:
+            if not wire.gone:
+                raise
+        except Exception:
+            log.exception("request_failed", request=text_from_id(request_id))
+            await refuse(wire, internal_error(), request_id)
+        finally:
+            wire.unwatch()
+
+    return serve
+
+
+async def refuse(wire: Wire, error: CallerError, request_id: bytes) -> None:
+    """An error answer; nothing was sold."""
+    wire.unwatch()
+    if wire.gone or wire.started:
+        return
+    body = error_body(error)
+    length = (b"content-length", str(len(body)).encode())
+    await wire.start(error.status, [*error_headers(error), *id_headers(request_id), length])
+    await wire.send(body)
+    await wire.end()

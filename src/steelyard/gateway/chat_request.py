@@ -1,0 +1,205 @@
+"""POST /v1/chat/completions: from the customer's JSON to an Order.
+
+Owns validation: every error names the field. `null` means absent. What this platform cannot carry over is refused by
+name; what it does not know is left out and named to the caller. Decides nothing about money or routes.
+"""
+
+from typing import Annotated, Any, Literal
+
+import msgspec
+from msgspec import Meta, Raw
+
+from steelyard.kernel import limits
+from steelyard.kernel.errors import CallerError, bad_request
+from steelyard.kernel.records import Order
+
+_TEMPLATE_TOKENS = 256  # a chat template's own text, at most
+_MESSAGE_TOKENS = 16  # the marks a template puts around one message, at most
+
+Penalty = Annotated[float, Meta(ge=-2, le=2)]
+Stop = Annotated[list[Annotated[str, Meta(min_length=1)]], Meta(max_length=limits.STOP_SEQUENCES_MAX)]
+
+
+class TextPart(msgspec.Struct, tag="text"):
+    text: str
+
+
+class Message(msgspec.Struct):
+    """One turn. A content list may hold text parts only: the models served here read nothing else yet."""
+
+    role: Literal["system", "developer", "user", "assistant"]
+    content: str | list[TextPart] | None = None
+    name: str | None = None
+    tool_calls: list[Any] | None = None
+    function_call: Any = None
+
+
+class JsonSchema(msgspec.Struct):
+    schema: dict[str, Any]
+    name: str | None = None
+    strict: bool | None = None
+    description: str | None = None
+
+
+class ResponseFormat(msgspec.Struct):
+    type: Literal["text", "json_object", "json_schema"]
+    json_schema: JsonSchema | None = None
+
+
+class StreamOptions(msgspec.Struct):
+    include_usage: bool | None = None
+    include_obfuscation: bool | None = None
+
+
+class ChatRequest(msgspec.Struct, kw_only=True):
+    """The fields we read. Ranges are the OpenAI dialect's, the engine's own samplers included."""
+
+    model: Annotated[str, Meta(min_length=1)]
+    messages: Annotated[list[Message], Meta(min_length=1, max_length=limits.MESSAGES_MAX)]
+    max_tokens: Annotated[int, Meta(ge=1, le=2**31 - 1)] | None = None
+    max_completion_tokens: Annotated[int, Meta(ge=1, le=2**31 - 1)] | None = None
+    n: Annotated[int, Meta(ge=1, le=limits.SEQUENCES_MAX)] | None = None
+    stream: bool | None = None
+    stream_options: StreamOptions | None = None
+    response_format: ResponseFormat | None = None
+    stop: str | Stop | None = None
+    seed: Annotated[int, Meta(ge=-(2**63), le=2**63 - 1)] | None = None
+    temperature: Annotated[float, Meta(ge=0, le=2)] | None = None
+    top_p: Annotated[float, Meta(ge=0, le=1)] | None = None
+    top_k: Annotated[int, Meta(ge=0, le=1_000_000)] | None = None
+    min_p: Annotated[float, Meta(ge=0, le=1)] | None = None
+    typical_p: Annotated[float, Meta(ge=0, le=1)] | None = None
+    presence_penalty: Penalty | None = None
+    frequency_penalty: Penalty | None = None
+    repeat_penalty: Annotated[float, Meta(gt=0, le=10)] | None = None
+    repeat_last_n: Annotated[int, Meta(ge=-1, le=1_000_000)] | None = None
+    dry_multiplier: Annotated[float, Meta(ge=0, le=100)] | None = None
+    dry_base: Annotated[float, Meta(ge=1, le=100)] | None = None
+    dry_allowed_length: Annotated[int, Meta(ge=0, le=1_000_000)] | None = None
+    xtc_probability: Annotated[float, Meta(ge=0, le=1)] | None = None
+    xtc_threshold: Annotated[float, Meta(ge=0, le=1)] | None = None
+    mirostat: Annotated[int, Meta(ge=0, le=2)] | None = None
+    mirostat_tau: Annotated[float, Meta(ge=0, le=100)] | None = None
+    mirostat_eta: Annotated[float, Meta(ge=0, le=1)] | None = None
+    logit_bias: dict[str, Annotated[float, Meta(ge=-100, le=100)]] | None = None
+    logprobs: bool | None = None
+    top_logprobs: Annotated[int, Meta(ge=0, le=20)] | None = None
+
+
+_READ_HERE = frozenset(
+    {"model", "messages", "max_tokens", "max_completion_tokens", "n", "stream", "stream_options", "response_format"}
+)
+_FORWARDED = frozenset(ChatRequest.__struct_fields__) - _READ_HERE
+_REFUSED = {
+    "tools": "tool calling",
+    "functions": "function calling",
+    "function_call": "function calling",
+    "audio": "audio output",
+    "prediction": "predicted outputs",
+    "web_search_options": "web search",
+    "grammar": "raw grammars; use response_format",
+}
+_HARMLESS = frozenset(
+    {"user", "metadata", "store", "service_tier", "safety_identifier", "prompt_cache_key", "parallel_tool_calls"}
+)
+_request_decoder = msgspec.json.Decoder(ChatRequest)
+_fields_decoder = msgspec.json.Decoder(dict[str, Raw])
+_NULL = b"null"
+
+
+class ChatOrder(msgspec.Struct, frozen=True):
+    """The order and what only the answer's dialect needs."""
+
+    order: Order
+    include_usage: bool
+    ignored: tuple[str, ...]  # fields we do not know, for a header
+
+
+def parse_chat(body: bytes, request_id: bytes) -> ChatOrder:
+    """Raises CallerError 400 that names the field at fault."""
+    try:
+        fields = {name: raw for name, raw in _fields_decoder.decode(body).items() if bytes(raw) != _NULL}
+        request = _request_decoder.decode(body)
+    except msgspec.ValidationError as error:
+        raise _field_error(str(error)) from None
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        raise bad_request(f"The body is not valid JSON: {error}.", code="invalid_json") from None
+    except RecursionError:
+        raise bad_request("The body is nested too deeply.", code="invalid_json") from None
+    _refuse(fields)
+    if request.stream_options is not None and not request.stream:
+        raise bad_request("'stream_options' is only allowed when 'stream' is true.", "stream_options")
+    if request.top_logprobs and not request.logprobs:
+        raise bad_request("'top_logprobs' needs 'logprobs': true.", "top_logprobs")
+    messages = [_plain(message, place) for place, message in enumerate(request.messages)]
+    params = {name: raw for name, raw in fields.items() if name in _FORWARDED}
+    params["messages"] = Raw(msgspec.json.encode(messages))
+    if (form := _response_format(request.response_format, fields)) is not None:
+        params["response_format"] = form
+    order = Order(
+        request_id=request_id,
+        model=request.model,
+        params=params,
+        prompt_tokens_max=_prompt_tokens_max(messages),
+        max_tokens=request.max_completion_tokens or request.max_tokens,
+        sequences=request.n or 1,
+        stream=bool(request.stream),
+    )
+    include_usage = bool(request.stream_options and request.stream_options.include_usage)
+    known = _READ_HERE | _FORWARDED | _HARMLESS | {"tool_choice", "modalities"}
+    return ChatOrder(order, include_usage, tuple(sorted(set(fields) - known)))
+
+
+def _field_error(text: str) -> CallerError:
+    """msgspec says `Expected …, got … - at `$.field[0].x``; keep the sentence, lift the path into `param`."""
+    sentence, _, place = text.partition(" - at `$")
+    path = place.rstrip("`").lstrip(".")
+    if not path and "missing required field" in sentence:
+        path = sentence.rpartition("field ")[2].strip("`")
+    where = f"'{path}': " if path else ""
+    return bad_request(f"{where}{sentence}.", path or None)
+
+
+def _refuse(fields: dict[str, Raw]) -> None:
+    for name, what in _REFUSED.items():
+        if name in fields and bytes(fields[name]).strip() not in {b"[]", b"{}"}:
+            raise bad_request(f"'{name}' is not supported: the models served here do not offer {what}.", name)
+    choice = fields.get("tool_choice")
+    if choice is not None and bytes(choice) not in {b'"none"', b'"auto"'}:
+        raise bad_request(
+            "'tool_choice' is not supported: the models served here do not offer tool calling.", "tool_choice"
+        )
+    modalities = fields.get("modalities")
+    if modalities is not None and bytes(modalities).replace(b" ", b"") != b'["text"]':
+        raise bad_request("'modalities' may only be [\"text\"] for the models served here.", "modalities")
+
+
+def _plain(message: Message, place: int) -> dict[str, str]:
+    """A message as every chat template takes it: role and text."""
+    content = message.content
+    if isinstance(content, list):
+        content = "".join(part.text for part in content)
+    if message.tool_calls or message.function_call is not None:
+        raise bad_request(
+            "Tool calls are not supported: the models served here do not offer them.", f"messages[{place}].tool_calls"
+        )
+    if content is None:
+        raise bad_request(f"'messages[{place}].content' is missing.", f"messages[{place}].content")
+    role = "system" if message.role == "developer" else message.role
+    return {"role": role, "content": content}
+
+
+def _response_format(form: ResponseFormat | None, fields: dict[str, Raw]) -> Raw | None:
+    if form is None or form.type == "text":
+        return None
+    if form.type == "json_schema" and form.json_schema is None:
+        raise bad_request(
+            "'response_format.json_schema' is missing for type json_schema.", "response_format.json_schema"
+        )
+    return fields["response_format"]
+
+
+def _prompt_tokens_max(messages: list[dict[str, str]]) -> int:
+    """No byte-level tokenizer makes more tokens than bytes; the template's marks come on top."""
+    text = sum(len(message["content"].encode()) for message in messages)
+    return text + _MESSAGE_TOKENS * len(messages) + _TEMPLATE_TOKENS
