@@ -10,7 +10,6 @@ import asyncio
 from collections.abc import Mapping, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass
-from typing import Protocol
 
 from sqlalchemy import Connection
 
@@ -22,16 +21,15 @@ from steelyard.kernel.quantities import Usage
 from steelyard.kernel.records import (
     Caller,
     End,
-    Event,
     Order,
     Position,
     Quote,
     Rated,
     Settlement,
-    Snapshot,
     Tariff,
     Terms,
 )
+from steelyard.kernel.roles import Answer, Ask, Teller
 from steelyard.ledger.posting import post
 from steelyard.metering.meter import Meter, Reading
 from steelyard.rating.rate import affordable_tokens, rate, worst_case_nano
@@ -40,39 +38,6 @@ from steelyard.upstream.fanout import call
 from steelyard.upstream.protocol import Upstream
 
 STAGES = ("authenticate", "hold", "route", "call", "meter", "rate", "post", "receipt")
-
-
-class Teller(Protocol):
-    """Who sets money aside; `ledger.teller_client` in a worker."""
-
-    @property
-    def snapshot(self) -> Snapshot: ...
-    async def hold(self, request_id: bytes, tenant_id: int, want_nano: int, floor_nano: int) -> int: ...
-    def release(self, request_id: bytes) -> None: ...
-    def closed(self) -> None: ...
-
-
-class Ask(Protocol):
-    """What came in: a credential (or a caller known already) and, once that is accepted, the order."""
-
-    @property
-    def caller(self) -> Caller | None: ...
-    @property
-    def authorization(self) -> str | None: ...
-    async def order(self) -> Order: ...
-
-
-class Answer(Protocol):
-    """What goes out, in the customer's dialect. `send` returns when the piece has left user space."""
-
-    @property
-    def gone(self) -> bool: ...
-    def begin(self, order: Order, quote: Quote) -> None: ...
-    def render(self, sequence: int, event: Event) -> bytes: ...
-    def closing(self, usage: Usage) -> bytes: ...
-    def failing(self, error: UpstreamError) -> bytes: ...
-    async def send(self, piece: bytes) -> None:
-        """Raises ClientGone when the connection is lost."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,0 +1,43 @@
+"""The parties around a paid request, as Protocols: who sets money aside, what comes in, what goes out.
+
+Shapes only. `flow.py` talks to them; workers, the playground and the tests each bring their own.
+"""
+
+from typing import Protocol
+
+from steelyard.kernel.errors import UpstreamError
+from steelyard.kernel.quantities import Usage
+from steelyard.kernel.records import Caller, Event, Order, Quote, Snapshot
+
+
+class Teller(Protocol):
+    """Who sets money aside; `ledger.teller_client` in a worker."""
+
+    @property
+    def snapshot(self) -> Snapshot: ...
+    async def hold(self, request_id: bytes, tenant_id: int, want_nano: int, floor_nano: int) -> int: ...
+    def release(self, request_id: bytes) -> None: ...
+    def closed(self) -> None: ...
+
+
+class Ask(Protocol):
+    """What came in: a credential (or a caller known already) and, once that is accepted, the order."""
+
+    @property
+    def caller(self) -> Caller | None: ...
+    @property
+    def authorization(self) -> str | None: ...
+    async def order(self) -> Order: ...
+
+
+class Answer(Protocol):
+    """What goes out, in the customer's dialect. `send` returns when the piece has left user space."""
+
+    @property
+    def gone(self) -> bool: ...
+    def begin(self, order: Order, quote: Quote) -> None: ...
+    def render(self, sequence: int, event: Event) -> bytes: ...
+    def closing(self, usage: Usage) -> bytes: ...
+    def failing(self, error: UpstreamError) -> bytes: ...
+    async def send(self, piece: bytes) -> None:
+        """Raises ClientGone when the connection is lost."""
