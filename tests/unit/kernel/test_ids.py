@@ -36,7 +36,7 @@ def test_text_and_back() -> None:
     assert id_from_text(text_from_id(value)) == value
     assert id_from_text(value.hex()) == value
     for broken in ("", "req_", "req_zz", "req_00ff"):
-        with pytest.raises(ValueError, match=r""):
+        with pytest.raises(ValueError):
             id_from_text(broken)
 
 
@@ -53,6 +53,5 @@ def test_a_secret_shows_only_its_beginning() -> None:
 
 def test_every_letter_of_a_secret_is_equally_likely() -> None:
     """Bytes beyond the last whole multiple of the alphabet are thrown away, so no letter is favoured."""
-    stream = iter(range(256))
-    assert "z" in new_secret("", lambda n: bytes(next(stream, 0) for _ in range(n)))
+    assert new_secret("", lambda n: bytes([216, 215] * (n // 2))) == "z" * 32
     assert new_secret("", lambda n: bytes([255, 0] * (n // 2))) == "0" * 32

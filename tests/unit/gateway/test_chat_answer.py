@@ -1,0 +1,73 @@
+import json
+
+from msgspec import Raw
+
+from steelyard.gateway.chat_answer import ChatBody, ChatStream
+from steelyard.kernel.errors import UpstreamError
+from steelyard.kernel.quantities import Usage
+from steelyard.kernel.records import Event, Order
+
+USAGE = Usage(input=4, cached_input=6, output=3)
+
+
+def order(sequences: int = 1) -> Order:
+    return Order(bytes(range(16)), "m", {}, 100, None, sequences, True)
+
+
+def events(piece: bytes) -> list[dict]:
+    lines = [line for line in piece.decode().split("\n\n") if line]
+    assert all(line.startswith("data: ") for line in lines)
+    return [json.loads(line[6:]) if line != "data: [DONE]" else {"done": True} for line in lines]
+
+
+def test_a_stream_greets_speaks_finishes_and_counts_once() -> None:
+    stream = ChatStream(order(), 5_000_000_000, include_usage=True)
+    seen = events(stream.render(0, Event("Hé\n")) + stream.render(0, Event("", finish="stop")) + stream.closing(USAGE))
+    deltas = [e["choices"][0]["delta"] for e in seen[:3]]
+    assert deltas == [{"role": "assistant", "content": ""}, {"content": "Hé\n"}, {}]
+    assert [e["usage"] for e in seen[:3]] == [None] * 3
+    assert seen[2]["choices"][0]["finish_reason"] == "stop"
+    assert seen[3]["choices"] == []
+    assert seen[3]["usage"]["prompt_tokens"] == 10
+    assert seen[4] == {"done": True}
+    assert {e["id"] for e in seen[:4]} == {"chatcmpl-000102030405060708090a0b0c0d0e0f"}
+    assert {e["created"] for e in seen[:4]} == {5}
+
+
+def test_usage_is_not_shown_unless_asked_for() -> None:
+    stream = ChatStream(order(), 0, include_usage=False)
+    seen = events(stream.render(0, Event("x", finish="length")) + stream.closing(USAGE))
+    assert all("usage" not in e for e in seen)
+    assert seen[-1] == {"done": True}
+
+
+def test_every_sequence_greets_for_itself() -> None:
+    stream = ChatStream(order(2), 0, include_usage=False)
+    seen = events(stream.render(1, Event("b")) + stream.render(0, Event("a")))
+    assert [(e["choices"][0]["index"], e["choices"][0]["delta"]) for e in seen] == [
+        (1, {"role": "assistant", "content": ""}),
+        (1, {"content": "b"}),
+        (0, {"role": "assistant", "content": ""}),
+        (0, {"content": "a"}),
+    ]
+
+
+def test_a_failure_mid_stream_is_an_error_event_without_the_upstreams_words() -> None:
+    stream = ChatStream(order(), 0, include_usage=False)
+    (error,) = events(stream.failing(UpstreamError("local", "secret path /x")))
+    assert error["error"]["code"] == "upstream_failed"
+    assert "secret" not in json.dumps(error)
+
+
+def test_a_body_is_sent_once_with_all_sequences() -> None:
+    body = ChatBody(order(2), 0)
+    logprobs = Raw(b'{"content":[{"token":"a"}]}')
+    assert body.render(0, Event("He", logprobs=logprobs)) == b""
+    assert body.render(1, Event("Yo", finish="length")) == b""
+    assert body.render(0, Event("y", finish="stop", logprobs=logprobs)) == b""
+    answer = json.loads(body.closing(USAGE))
+    assert [c["message"]["content"] for c in answer["choices"]] == ["Hey", "Yo"]
+    assert [c["finish_reason"] for c in answer["choices"]] == ["stop", "length"]
+    assert answer["choices"][0]["logprobs"] == {"content": [{"token": "a"}, {"token": "a"}]}
+    assert answer["choices"][1]["logprobs"] is None
+    assert answer["usage"]["total_tokens"] == 13
