@@ -133,7 +133,7 @@ entries = Table(
     metadata,
     Column("id", Integer, primary_key=True),
     Column("batch_id", ForeignKey("batches.id"), nullable=False, index=True),
-    Column("fact", String(16), nullable=False),  # "charge", "cpu", "energy", "topup"
+    Column("fact", String(16), nullable=False),  # a ledger.accounts.Fact
     Column("debit_account_id", ForeignKey("accounts.id"), nullable=False, index=True),
     Column("credit_account_id", ForeignKey("accounts.id"), nullable=False, index=True),
     Column("currency", String(3), nullable=False),
@@ -204,4 +204,15 @@ counters = Table(
     metadata,
     Column("name", String(32), primary_key=True),  # "snapshot", "epoch"
     Column("value", BigInteger, nullable=False),
+)
+
+topups = Table(
+    "topups",
+    metadata,
+    Column("id", Integer, primary_key=True),
+    Column("tenant_id", ForeignKey("tenants.id"), nullable=False),
+    Column("batch_id", ForeignKey("batches.id"), nullable=False),
+    Column("amount_nano", BigInteger, nullable=False),
+    Column("idempotency_key", String(128)),  # a repeated key answers the first batch
+    UniqueConstraint("tenant_id", "idempotency_key"),
 )

@@ -1,0 +1,106 @@
+"""The chart of accounts, as data: each kind of account, its normal side and meaning, and each fact that is posted.
+
+Knows no database. `docs/explain/ledger.md` carries these tables and is tested against them.
+"""
+
+from enum import StrEnum
+from typing import NamedTuple
+
+from steelyard.kernel import limits
+from steelyard.kernel.errors import BooksError
+
+
+class Side(StrEnum):
+    """The side on which an account of this kind grows."""
+
+    DEBIT = "debit"
+    CREDIT = "credit"
+
+
+class AccountKind(NamedTuple):
+    """One kind of account. `part` says what follows the colon of its name; empty when there is only one."""
+
+    name: str
+    part: str
+    side: Side
+    sort: str
+    meaning: str
+
+
+WALLET = AccountKind(
+    "wallet", "tenant", Side.CREDIT, "liability", "Prepaid money of a tenant that he has not used up. Never below zero."
+)
+CASH = AccountKind("cash", "", Side.DEBIT, "asset", "Money received for top-ups.")
+REVENUE = AccountKind("revenue", "model", Side.CREDIT, "income", "What customers were charged for a model.")
+OVERRUN = AccountKind(
+    "overrun", "tenant", Side.DEBIT, "expense", "The part of a charge above its hold: we bear it, not the wallet."
+)
+EXPENSE_CPU = AccountKind(
+    "expense-cpu", "upstream", Side.DEBIT, "expense", "Engine CPU time used, at the cost book's rate per CPU-hour."
+)
+EXPENSE_ENERGY = AccountKind(
+    "expense-energy", "upstream", Side.DEBIT, "expense", "Energy used (estimated), at the cost book's price per kWh."
+)
+CLEARING_AMORTISATION = AccountKind(
+    "clearing-amortisation",
+    "",
+    Side.CREDIT,
+    "liability",
+    "Machine time charged to requests, to clear against purchases.",
+)
+CLEARING_ENERGY = AccountKind(
+    "clearing-energy", "", Side.CREDIT, "liability", "Energy charged to requests, to clear against the power bill."
+)
+
+CHART: tuple[AccountKind, ...] = (
+    WALLET,
+    CASH,
+    REVENUE,
+    OVERRUN,
+    EXPENSE_CPU,
+    EXPENSE_ENERGY,
+    CLEARING_AMORTISATION,
+    CLEARING_ENERGY,
+)
+KINDS = {kind.name: kind for kind in CHART}
+
+
+class Fact(StrEnum):
+    """What an entry records."""
+
+    TOPUP = "topup"
+    CHARGE = "charge"
+    OVERRUN = "overrun"
+    CPU = "cpu"
+    ENERGY = "energy"
+
+
+PAIRS: dict[Fact, tuple[AccountKind, AccountKind]] = {
+    Fact.TOPUP: (CASH, WALLET),
+    Fact.CHARGE: (WALLET, REVENUE),
+    Fact.OVERRUN: (OVERRUN, REVENUE),
+    Fact.CPU: (EXPENSE_CPU, CLEARING_AMORTISATION),
+    Fact.ENERGY: (EXPENSE_ENERGY, CLEARING_ENERGY),
+}
+"""The accounts each fact debits and credits."""
+
+
+def account_name(kind: AccountKind, part: str = "") -> str:
+    """`wallet:acme`, or `cash` for a kind that has only one account."""
+    name = f"{kind.name}:{part}" if kind.part else kind.name
+    if bool(kind.part) != bool(part) or len(name) > limits.ACCOUNT_NAME_CHARACTERS_MAX:
+        raise BooksError(f"{name!r} is not a name in the chart of accounts")
+    return name
+
+
+def kind_of(name: str) -> AccountKind:
+    """The kind of the account with that name. Raises BooksError when the chart has none."""
+    kind = KINDS.get(name.partition(":")[0])
+    if kind is None:
+        raise BooksError(f"the chart of accounts has no {name!r}")
+    return kind
+
+
+def balance_nano(kind: AccountKind, debit_nano: int, credit_nano: int) -> int:
+    """The balance on the account's normal side."""
+    return credit_nano - debit_nano if kind.side is Side.CREDIT else debit_nano - credit_nano

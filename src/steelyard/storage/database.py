@@ -1,0 +1,94 @@
+"""Opens the books' SQLite file and brings its schema up to date.
+
+Owns the pragmas (WAL, synchronous=FULL) and explicit transactions: a writer takes the write lock when it begins, so a
+transaction never fails half-way for want of it. Knows no table. Packaged migrations run on `migrate`.
+"""
+
+import sqlite3
+from collections.abc import Callable
+from pathlib import Path
+from urllib.parse import quote
+
+from alembic import command
+from alembic.config import Config
+from alembic.runtime.migration import MigrationContext
+from alembic.script import ScriptDirectory
+from sqlalchemy import Connection, Engine, create_engine, event
+from sqlalchemy.exc import DatabaseError
+from sqlalchemy.pool import ConnectionPoolEntry, QueuePool
+
+from steelyard.kernel.errors import StartError
+
+_BUSY_TIMEOUT_MS = 5000
+_MIGRATIONS = Path(__file__).parent / "migrations"
+
+
+def open_database(path: Path, *, readonly: bool = False) -> Engine:
+    """An engine over the file at `path`; a writer creates it. Raises StartError when it cannot be opened."""
+    engine = create_engine("sqlite://", creator=_opener(path, readonly), poolclass=QueuePool, pool_size=2)
+    _listen(engine, readonly)
+    try:
+        with engine.connect():
+            pass
+    except DatabaseError as error:
+        engine.dispose()
+        raise StartError(_sentence(path, error)) from None
+    return engine
+
+
+def _opener(path: Path, readonly: bool) -> Callable[[], sqlite3.Connection]:
+    address = f"file:{quote(str(path.absolute()))}?mode={'ro' if readonly else 'rwc'}"
+
+    def connect() -> sqlite3.Connection:
+        return sqlite3.connect(address, uri=True, isolation_level=None, check_same_thread=False)
+
+    return connect
+
+
+def _listen(engine: Engine, readonly: bool) -> None:
+    begin = "BEGIN" if readonly else "BEGIN IMMEDIATE"
+
+    def set_pragmas(connection: sqlite3.Connection, _entry: ConnectionPoolEntry) -> None:
+        connection.execute(f"PRAGMA busy_timeout={_BUSY_TIMEOUT_MS}")
+        connection.execute("PRAGMA foreign_keys=ON")
+        if not readonly:
+            connection.execute("PRAGMA journal_mode=WAL")
+            connection.execute("PRAGMA synchronous=FULL")
+
+    def begin_explicitly(connection: Connection) -> None:
+        connection.exec_driver_sql(begin)
+
+    event.listen(engine, "connect", set_pragmas)
+    event.listen(engine, "begin", begin_explicitly)
+
+
+def migrate(engine: Engine) -> None:
+    """Run the packaged migrations that are missing. Refuses a file that a newer version wrote."""
+    settings = Config()
+    settings.set_main_option("script_location", str(_MIGRATIONS).replace("%", "%%"))
+    settings.set_main_option("path_separator", "os")
+    scripts = ScriptDirectory.from_config(settings)
+    known = {revision.revision for revision in scripts.walk_revisions()}
+    try:
+        with engine.begin() as connection:
+            current = MigrationContext.configure(connection).get_current_heads()
+            if not set(current) <= known:
+                raise StartError(
+                    "The books were written by a newer Steelyard. Install that version, or use another --data."
+                )
+            if set(current) != set(scripts.get_heads()):
+                settings.attributes["connection"] = connection
+                command.upgrade(settings, "head")
+    except DatabaseError as error:
+        raise StartError(_sentence(Path(str(engine.url.database or "steelyard.db")), error)) from None
+
+
+def _sentence(path: Path, error: DatabaseError) -> str:
+    reason = str(error.orig)
+    if "full" in reason:
+        return f"The disk is full: {path.name} cannot be written. Free some space and start again."
+    if "locked" in reason:
+        return f"{path.name} is locked by another program. Stop it and start again."
+    if "readonly" in reason:
+        return f"{path.name} is not writable. Check who owns the data directory."
+    return f"{path.name} cannot be opened as the books' database: {reason}."

@@ -1,0 +1,105 @@
+"""The database file: pragmas, migrations that build exactly the tables, and refusals in one clear line."""
+
+from pathlib import Path
+
+import pytest
+from alembic.autogenerate import compare_metadata
+from alembic.runtime.migration import MigrationContext
+from sqlalchemy import Connection, Engine, event, text
+from sqlalchemy.exc import OperationalError
+
+from steelyard.kernel.errors import StartError
+from steelyard.storage.database import migrate, open_database
+from steelyard.storage.tables import metadata
+
+
+def _schema(engine: Engine) -> dict[str, list[str]]:
+    """Every table and index with its clauses; their order within a table means nothing."""
+    with engine.connect() as connection:
+        rows = connection.execute(
+            text("SELECT name, sql FROM sqlite_master WHERE sql IS NOT NULL AND name <> 'alembic_version'")
+        )
+        return {row.name: sorted(line.strip(" \t,") for line in row.sql.splitlines()) for row in rows}
+
+
+def test_migrations_build_exactly_the_tables(tmp_path: Path) -> None:
+    migrated, created = open_database(tmp_path / "a.db"), open_database(tmp_path / "b.db")
+    migrate(migrated)
+    metadata.create_all(created)
+    assert _schema(migrated) == _schema(created)
+    with migrated.connect() as connection:
+        assert compare_metadata(MigrationContext.configure(connection), metadata) == []
+    migrated.dispose()
+    created.dispose()
+
+
+def test_migrating_twice_changes_nothing(tmp_path: Path) -> None:
+    engine = open_database(tmp_path / "a.db")
+    migrate(engine)
+    before = _schema(engine)
+    migrate(engine)
+    assert _schema(engine) == before
+    engine.dispose()
+
+
+def test_writer_is_durable_and_checks_foreign_keys(tmp_path: Path) -> None:
+    engine = open_database(tmp_path / "a.db")
+    with engine.connect() as connection:
+        pragmas = {
+            name: connection.exec_driver_sql(f"PRAGMA {name}").scalar_one()
+            for name in ("journal_mode", "synchronous", "foreign_keys", "busy_timeout")
+        }
+    assert pragmas == {"journal_mode": "wal", "synchronous": 2, "foreign_keys": 1, "busy_timeout": 5000}
+    engine.dispose()
+
+
+def test_a_path_with_special_characters_opens(tmp_path: Path) -> None:
+    path = tmp_path / "50% of? 帐#"
+    path.mkdir()
+    engine = open_database(path / "a.db")
+    migrate(engine)
+    assert (path / "a.db").exists()
+    engine.dispose()
+
+
+def test_a_reader_cannot_write(tmp_path: Path) -> None:
+    writer = open_database(tmp_path / "a.db")
+    migrate(writer)
+    reader = open_database(tmp_path / "a.db", readonly=True)
+    with reader.begin() as connection, pytest.raises(OperationalError, match="readonly"):
+        connection.execute(text("INSERT INTO counters VALUES ('epoch', 1)"))
+    reader.dispose()
+    writer.dispose()
+
+
+def test_a_newer_schema_is_refused(tmp_path: Path) -> None:
+    engine = open_database(tmp_path / "a.db")
+    migrate(engine)
+    with engine.begin() as connection:
+        connection.execute(text("UPDATE alembic_version SET version_num = '9999'"))
+    with pytest.raises(StartError, match="newer Steelyard"):
+        migrate(engine)
+    engine.dispose()
+
+
+def test_a_file_that_is_no_database_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "a.db").write_bytes(b"not a database at all, only some text" * 100)
+    with pytest.raises(StartError, match=r"a\.db cannot be opened"):
+        open_database(tmp_path / "a.db")
+
+
+def test_a_missing_file_is_refused_for_reading(tmp_path: Path) -> None:
+    with pytest.raises(StartError):
+        open_database(tmp_path / "a.db", readonly=True)
+
+
+def test_a_full_disk_is_one_clear_line(tmp_path: Path) -> None:
+    engine = open_database(tmp_path / "a.db")
+
+    @event.listens_for(engine, "begin")
+    def few_pages(connection: Connection) -> None:
+        connection.exec_driver_sql("PRAGMA max_page_count=3")
+
+    with pytest.raises(StartError, match="disk is full"):
+        migrate(engine)
+    engine.dispose()
