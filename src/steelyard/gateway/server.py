@@ -5,6 +5,7 @@ Without it up to 64 KiB of an answer would be billed and die with the process.
 """
 
 import socket
+from collections.abc import Callable
 from typing import Any
 
 import uvicorn
@@ -48,8 +49,21 @@ def public_socket(host: str, port: int) -> socket.socket:
     return listener
 
 
-def server(app: Any, drain_s: int) -> uvicorn.Server:
-    """A uvicorn server that logs nothing per request and drains running answers for `drain_s` seconds."""
+class PublicServer(uvicorn.Server):
+    """Calls `on_ready` once it accepts connections."""
+
+    def __init__(self, config: uvicorn.Config, on_ready: Callable[[], None]) -> None:
+        super().__init__(config)
+        self._on_ready = on_ready
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        await super().startup(sockets)
+        if self.started:
+            self._on_ready()
+
+
+def public_server(app: Any, drain_s: int, on_ready: Callable[[], None]) -> PublicServer:
+    """A server that logs nothing per request and drains running answers for `drain_s` seconds."""
     config = uvicorn.Config(
         app,
         http=ExactProtocol,
@@ -59,10 +73,8 @@ def server(app: Any, drain_s: int) -> uvicorn.Server:
         access_log=False,
         log_config=None,
         server_header=False,
-        date_header=True,
         proxy_headers=False,
-        backlog=2048,
         timeout_keep_alive=limits.KEEP_ALIVE_S,
         timeout_graceful_shutdown=drain_s,
     )
-    return uvicorn.Server(config)
+    return PublicServer(config, on_ready)

@@ -5,7 +5,7 @@ delivered when the page comes back for the next one. The project chosen on the p
 """
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 
 import msgspec
 
@@ -129,5 +129,3 @@ async def play(house: House, office: Office, order: PlayOrder, request_id: bytes
             exchange.gone = True
             request.cancel()
             await asyncio.wait([request])
-
-

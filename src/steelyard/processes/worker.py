@@ -1,11 +1,10 @@
 """The worker process: the public port.
 
-Puts the rooms together (teller client, meter, upstreams, gateway, console, admin API) and serves until SIGTERM or until
-its parent is gone. Owns no rule. Prints `ready` once it answers; one line on stderr and a code ≠ 0 when it cannot start.
+Puts the rooms together (teller client, meter, upstreams, gateway, console, admin API) and serves until SIGTERM or
+until its parent is gone. Owns no rule. Prints `ready` once it answers; one line on stderr when it cannot start.
 """
 
 import argparse
-import asyncio
 import errno
 import os
 import signal
@@ -21,17 +20,17 @@ import structlog
 import uvicorn
 import uvloop
 from sqlalchemy import Connection, Engine
+from steelyard.gateway.admin import admin_routes
 
 from steelyard.config import DataDir
-from steelyard.console.app import console_app
+from steelyard.console.app import console_routes
 from steelyard.console.play import PlayEvent, PlayOrder
 from steelyard.flow import House
-from steelyard.gateway.admin import admin_routes
 from steelyard.gateway.app import PublicApp
-from steelyard.gateway.server import public_socket, server
+from steelyard.gateway.server import public_server, public_socket
 from steelyard.kernel import limits
 from steelyard.kernel.clock import Clock, SystemClock
-from steelyard.kernel.errors import StartError
+from steelyard.kernel.errors import SteelyardError
 from steelyard.kernel.ids import Ids
 from steelyard.kernel.records import Snapshot
 from steelyard.ledger.teller_client import TellerClient
@@ -83,34 +82,66 @@ class PageHouse:
 
 
 async def run(data: DataDir, listener: socket.socket, worker: int, drain_s: int) -> None:
-    """Serve until stopped. Raises StartError when the books or the journal cannot be had."""
+    """Serve until stopped. Raises StartError or BooksError when the books or the journal cannot be had."""
     clock = SystemClock()
     ids = Ids(clock)
     teller = TellerClient()
     await teller.connect(data.socket, worker)
     directory = data.journals / teller.series
     journal = Journal.create(directory)
+    meter = Meter(journal, Slots.create(directory / "slots", limits.SLOTS_PER_WORKER), clock, EnergyClocks(data.energy))
+    pool = Pool()
+    engine = open_database(data.database, readonly=True)
     try:
-        meter = Meter(journal, journal.slots, clock, EnergyClocks(data.energy))
-        pool = Pool()
         upstream = LlamaCpp(LOCAL_UPSTREAM, pool, os.environ.get(ENGINE_KEY, ""))
         house = House(teller, meter, {LOCAL_UPSTREAM: upstream}, clock)
-        engine = open_database(data.database, readonly=True)
         pages = PageHouse(house, teller, engine, ids, data.read_secret())
-        routes = [*admin_routes(pages), *console_app(pages).routes]
-        running = server(PublicApp(house, teller, ids, routes), drain_s)
-        announce = asyncio.ensure_future(_announce(running))
+        app = PublicApp(house, teller, ids, [*admin_routes(pages), *console_routes(pages)])
+        running = public_server(app, drain_s, on_ready=lambda: print("ready", flush=True))
+        stop_with_parent(running)
         await running.serve(sockets=[listener])
-        announce.cancel()
-        await pool.close()
-        engine.dispose()
     finally:
-        journal.close()
-        teller.closed()
+        await pool.close()
+        meter.close()
         await teller.close()
+        engine.dispose()
 
 
-async def _announce(running: uvicorn.Server) -> None:
-    while not running.started:
-        await asyncio.sleep(0.005)
-    print("ready", flush=True)
+def stop_with_parent(running: uvicorn.Server) -> None:
+    """The parent holds our standard input open; its end means that the parent is gone."""
+
+    def wait() -> None:
+        sys.stdin.buffer.read()
+        running.should_exit = True
+
+    threading.Thread(target=wait, name="parent", daemon=True).start()
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(prog="steelyard-worker", description=__doc__)
+    parser.add_argument("--data", type=Path, required=True)
+    parser.add_argument("--host", default="127.0.0.1")
+    parser.add_argument("--port", type=int, default=8780)
+    parser.add_argument("--worker", type=int, default=0)
+    parser.add_argument("--drain", type=int, default=limits.DRAIN_S)
+    arguments = parser.parse_args()
+    # uvicorn takes these signals over while it serves and raises them again when it has drained
+    signal.signal(signal.SIGTERM, lambda *_: None)
+    signal.signal(signal.SIGINT, lambda *_: None)
+    try:
+        listener = public_socket(arguments.host, arguments.port)
+    except OSError as error:
+        taken = error.errno == errno.EADDRINUSE
+        reason = "is taken by another program" if taken else f"cannot be used: {error.strerror}"
+        print(f"Port {arguments.port} on {arguments.host} {reason}.", file=sys.stderr)
+        return 2
+    try:
+        uvloop.run(run(DataDir(arguments.data), listener, arguments.worker, arguments.drain))
+    except SteelyardError as error:
+        print(error, file=sys.stderr)
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
