@@ -1,0 +1,108 @@
+"""What a request cost the engine: CPU time and, from it, energy. Both are estimates and labelled so.
+
+Owns the clock file: two u64 words, the engine's CPU time in all and per running sequence. The engine ticks it, workers
+read the second word when a request opens and closes. It never goes back: a restarted engine counts on in the same file.
+"""
+
+import mmap
+import os
+import time
+from collections.abc import Callable
+from pathlib import Path
+from urllib.parse import quote
+
+from steelyard.kernel.money import divide_half_even
+from steelyard.metering.disk import Disk
+
+_BYTES = 16
+_TOTAL, _PER_SEQUENCE = 0, 1
+_SYSTEM_DISK = Disk()
+
+
+def clock_path(directory: Path, upstream: str) -> Path:
+    """Where an upstream's clock lives under the energy directory."""
+    return directory / f"{quote(upstream, safe='')}.clock"
+
+
+def energy_uj(cpu_ns: int, watts_milli: int) -> int:
+    """Microjoules that `cpu_ns` of busy core take at this power: ns × mW is 1e-12 J."""
+    return divide_half_even(cpu_ns * watts_milli, 1_000_000)
+
+
+class CpuClock:
+    """The engine's side. `cpu_ns` tells the CPU time its process has used so far."""
+
+    def __init__(self, path: Path, cpu_ns: Callable[[], int] = time.process_time_ns) -> None:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        try:
+            _SYSTEM_DISK.allocate(fd, _BYTES)
+            self._map = mmap.mmap(fd, _BYTES)
+        finally:
+            os.close(fd)
+        self._words = memoryview(self._map).cast("Q")
+        self._cpu_ns = cpu_ns
+        self._last_ns = cpu_ns()
+
+    def tick(self, active: int) -> None:
+        """Add the CPU time since the last tick, shared among the `active` running sequences."""
+        now_ns = self._cpu_ns()
+        used_ns = max(0, now_ns - self._last_ns)
+        self._last_ns = now_ns
+        self._words[_TOTAL] += used_ns
+        self._words[_PER_SEQUENCE] += used_ns // max(1, active)
+
+    def close(self) -> None:
+        self._words.release()
+        self._map.close()
+
+
+class EnergyGauge:
+    """One upstream's clock as a request sees it. Without a clock (a vendor's upstream) it stands at 0 for good."""
+
+    def __init__(self, words: memoryview | None) -> None:
+        self._words = words
+
+    def per_sequence_ns(self) -> int:
+        return 0 if self._words is None else self._words[_PER_SEQUENCE]
+
+
+class EnergyClocks:
+    """The worker's side: the clocks of all upstreams, mapped once each."""
+
+    def __init__(self, directory: Path) -> None:
+        self._directory = directory
+        self._gauges: dict[str, EnergyGauge] = {}
+        self._maps: list[tuple[memoryview, mmap.mmap]] = []
+
+    def gauge(self, upstream: str) -> EnergyGauge:
+        """The clock to read at open and at close. One that appears in between is not used: its past is not ours."""
+        gauge = self._gauges.get(upstream)
+        return gauge if gauge is not None else self._mapped(upstream)
+
+    def per_sequence_ns(self, upstream: str) -> int:
+        """CPU time per running sequence so far; 0 when the upstream has no clock."""
+        return self.gauge(upstream).per_sequence_ns()
+
+    def close(self) -> None:
+        self._gauges.clear()
+        for words, mapped in self._maps:
+            words.release()
+            mapped.close()
+        self._maps.clear()
+
+    def _mapped(self, upstream: str) -> EnergyGauge:
+        try:
+            fd = os.open(clock_path(self._directory, upstream), os.O_RDONLY | os.O_CLOEXEC)
+        except OSError:
+            return EnergyGauge(None)
+        try:
+            if os.fstat(fd).st_size < _BYTES:
+                return EnergyGauge(None)
+            mapped = mmap.mmap(fd, _BYTES, access=mmap.ACCESS_READ)
+        finally:
+            os.close(fd)
+        words = memoryview(mapped).cast("Q")
+        self._maps.append((words, mapped))
+        gauge = self._gauges[upstream] = EnergyGauge(words)
+        return gauge

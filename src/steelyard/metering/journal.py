@@ -1,0 +1,249 @@
+"""The writer of a journal series: append-only, pre-allocated, one process per series.
+
+Owns the segments and the syncer thread; `append` belongs to one thread. Knows nothing of what the records are worth.
+A record is in the page cache when `append` returns (survives kill -9) and on the medium when `synced` has passed it
+(survives power loss; books never read further, I8). After a failed write or sync nothing more is accepted.
+"""
+
+import asyncio
+import contextlib
+import os
+import threading
+from pathlib import Path
+
+from steelyard.kernel import limits
+from steelyard.kernel.errors import BooksError
+from steelyard.kernel.records import Closed, Opened, Position
+from steelyard.metering.disk import Disk, sync_directory
+from steelyard.metering.frames import HEADER_BYTES, frame_from, segment_header, segment_path, segments
+from steelyard.metering.lock import SeriesLock
+
+_SYSTEM_DISK = Disk()
+
+
+class Journal:
+    """Made by `create`. Use from one thread; the syncer inside has its own."""
+
+    def __init__(self, directory: Path, lock: SeriesLock, segment: int, segment_bytes: int, disk: Disk) -> None:
+        self._directory = directory
+        self._lock = lock
+        self._segment_bytes = segment_bytes
+        self._disk = disk
+        self._segment = segment
+        self._fd = self._new_segment(segment)
+        self._offset = HEADER_BYTES
+        self._open_requests = 0
+        self._failed = False
+        self._closed = False
+        self._retired: list[tuple[int, int]] = []  # rotated segments the syncer still has to finish: (fd, end)
+        self._turn = threading.Lock()  # guards (segment, fd, offset, retired) while a rotation changes them together
+        self._syncing = threading.Lock()
+        self._dirty = threading.Event()
+        self._stopping = threading.Event()
+        self._waiters: list[tuple[Position, asyncio.AbstractEventLoop, asyncio.Future[None]]] = []
+        self._synced = Position(segment, HEADER_BYTES)
+        lock.publish(self._synced)
+        self._syncer = threading.Thread(target=self._sync_when_dirty, name=f"syncer-{directory.name}", daemon=True)
+        self._syncer.start()
+
+    @classmethod
+    def create(
+        cls, directory: Path, *, segment_bytes: int = limits.SEGMENT_BYTES, disk: Disk = _SYSTEM_DISK
+    ) -> "Journal":
+        """Begin a series, or continue one whose writer is dead in a fresh segment (never behind a torn tail).
+
+        Raises BooksError when another writer lives or the disk has no room for a segment.
+        """
+        try:
+            directory.mkdir(parents=True, exist_ok=True)
+            lock = SeriesLock.take(directory)
+        except OSError as error:
+            raise BooksError(f"cannot open the journal {directory.name}: {error.strerror}") from error
+        try:
+            before = segments(directory)
+            if before:  # what the dead writer left in the page cache must be durable before we publish past it
+                _sync_path(segment_path(directory, before[-1]), disk)
+            return cls(directory, lock, before[-1] + 1 if before else 0, segment_bytes, disk)
+        except OSError as error:
+            lock.release()
+            raise BooksError(f"cannot open the journal {directory.name}: {error.strerror}") from error
+
+    @property
+    def failed(self) -> bool:
+        return self._failed
+
+    @property
+    def end(self) -> Position:
+        """The first byte not yet written."""
+        return Position(self._segment, self._offset)
+
+    @property
+    def synced(self) -> Position:
+        """Everything before this position is on the medium."""
+        return self._synced
+
+    def append(self, record: Opened | Closed) -> None:
+        """Write one record. Raises BooksError and leaves no trace of it when that fails.
+
+        An open needs room for its own close and for those of all requests still open, so that on a full disk the
+        opens are refused first and every request under way can still be closed in space allocated long before.
+        """
+        frame = frame_from(record)
+        size = len(frame)
+        opening = isinstance(record, Opened)
+        reserved = (self._open_requests + 1) * limits.CLOSED_FRAME_BYTES_MAX if opening else 0
+        if self._failed or self._closed or size > limits.FRAME_BYTES_MAX:
+            raise BooksError(f"the journal {self._directory.name} takes no more records")
+        if self._offset + size + reserved > self._segment_bytes:
+            self._rotate(HEADER_BYTES + size + reserved)
+        self._write(frame, size)
+        self._offset += size
+        if opening:
+            self._open_requests += 1
+        elif self._open_requests:
+            self._open_requests -= 1
+        if not self._dirty.is_set():
+            self._dirty.set()
+
+    def sync(self) -> None:
+        """Return when all that was appended is on the medium. Raises BooksError when the disk says no."""
+        with self._syncing:
+            if self._failed:
+                raise BooksError(f"the journal {self._directory.name} has failed")
+            with self._turn:
+                fd, end, retired = self._fd, Position(self._segment, self._offset), self._retired
+                self._retired = []
+            try:
+                for old_fd, old_end in retired:
+                    self._finish_segment(old_fd, old_end)
+                self._disk.sync(fd)
+            except OSError as error:
+                # A second fsync may succeed although the kernel has dropped the pages, so there is no second one.
+                self._failed = True
+                self._wake(None)
+                raise BooksError(f"the journal {self._directory.name} cannot sync: {error.strerror}") from error
+            self._synced = end
+            self._lock.publish(end)
+            self._wake(end)
+
+    async def wait_synced(self) -> None:
+        """Wait until all that was appended before this call is on the medium. Raises BooksError when it never will."""
+        end = self.end
+        loop = asyncio.get_running_loop()
+        future: asyncio.Future[None] = loop.create_future()
+        with self._turn:
+            if self._synced >= end:
+                return
+            if self._failed:
+                raise BooksError(f"the journal {self._directory.name} has failed")
+            self._waiters.append((end, loop, future))
+        self._dirty.set()
+        await future
+
+    def close(self) -> None:
+        """Sync, publish, cut the unused tail off, let the series go. Safe to call twice and after a failure."""
+        if self._closed:
+            return
+        self._closed = True
+        self._stopping.set()
+        self._dirty.set()
+        self._syncer.join()
+        with contextlib.suppress(BooksError):
+            self.sync()
+        for fd, _ in self._retired:
+            os.close(fd)
+        if not self._failed:
+            os.ftruncate(self._fd, self._offset)
+        os.close(self._fd)
+        self._lock.release()
+
+    def _write(self, frame: bytes, size: int) -> None:
+        try:
+            written = self._disk.pwrite(self._fd, frame, self._offset)
+        except OSError as error:
+            self._fail(0)
+            raise BooksError(f"the journal {self._directory.name} cannot write: {error.strerror}") from error
+        if written != size:
+            self._fail(written)
+            raise BooksError(f"the journal {self._directory.name} cannot write: {written} of {size} bytes fitted")
+
+    def _fail(self, torn_bytes: int) -> None:
+        """Wipe what a short write left, so that no reader meets half a frame; were that refused, its CRC is wrong."""
+        self._failed = True
+        if torn_bytes:
+            with contextlib.suppress(OSError):
+                self._disk.pwrite(self._fd, bytes(torn_bytes), self._offset)
+        self._wake(None)
+
+    def _rotate(self, need_bytes: int) -> None:
+        if need_bytes > self._segment_bytes:
+            raise BooksError(f"a segment of {self._segment_bytes} bytes is too small for {need_bytes}")
+        try:
+            fd = self._new_segment(self._segment + 1)
+        except OSError as error:  # the old segment stays usable: closes still have their reserved room in it
+            raise BooksError(f"the journal {self._directory.name} cannot grow: {error.strerror}") from error
+        with self._turn:
+            self._retired.append((self._fd, self._offset))
+            self._segment, self._fd, self._offset = self._segment + 1, fd, HEADER_BYTES
+
+    def _new_segment(self, segment: int) -> int:
+        """A pre-allocated segment under its final name, made durable before it is used."""
+        path = segment_path(self._directory, segment)
+        fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+        try:
+            self._disk.allocate(fd, self._segment_bytes)
+            header = segment_header(self._directory.name, segment)
+            if self._disk.pwrite(fd, header, 0) != HEADER_BYTES:
+                raise OSError(28, "no room for the segment header")
+            self._disk.sync(fd)
+            sync_directory(self._directory)
+        except OSError:
+            os.close(fd)
+            path.unlink()
+            raise
+        return fd
+
+    def _finish_segment(self, fd: int, end: int) -> None:
+        """A rotated segment is cut to its data: a zero length in it is then damage, not an end."""
+        try:
+            os.ftruncate(fd, end)
+            self._disk.sync(fd)
+        finally:
+            os.close(fd)
+
+    def _sync_when_dirty(self) -> None:
+        while not self._stopping.is_set():
+            self._dirty.wait()
+            self._dirty.clear()
+            if self._failed:
+                return
+            with contextlib.suppress(BooksError):  # `failed` is set, and every append and waiter hears of it
+                self.sync()
+            self._stopping.wait(limits.SYNC_INTERVAL_MS / 1000)
+
+    def _wake(self, end: Position | None) -> None:
+        """Tell those who wait: up to `end` is durable, or (None) nothing more will be."""
+        with self._turn:
+            waiting = self._waiters
+            self._waiters = [waiter for waiter in waiting if end is not None and waiter[0] > end]
+        for wanted, loop, future in waiting:
+            if end is None or wanted <= end:
+                with contextlib.suppress(RuntimeError):  # its loop has closed: nobody waits any more
+                    loop.call_soon_threadsafe(_resolve, future, end is not None)
+
+
+def _resolve(future: "asyncio.Future[None]", durable: bool) -> None:
+    if future.done():
+        return
+    if durable:
+        future.set_result(None)
+    else:
+        future.set_exception(BooksError("the journal has failed"))
+
+
+def _sync_path(path: Path, disk: Disk) -> None:
+    fd = os.open(path, os.O_RDWR | os.O_CLOEXEC)
+    try:
+        disk.sync(fd)
+    finally:
+        os.close(fd)

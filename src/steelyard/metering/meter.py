@@ -1,0 +1,171 @@
+"""What the conductor uses: one reading per request in flight, from open record to close record.
+
+Owns the pairing of journal and slots (open: slot, then record; close: record, then slot) and the worker's count of
+requests in flight. Knows no prices. Invariant I6: usage in a close record has left user space, every token of it.
+"""
+
+from steelyard.kernel.clock import Clock
+from steelyard.kernel.errors import BooksError, overloaded, unavailable
+from steelyard.kernel.quantities import Usage
+from steelyard.kernel.records import Closed, End, Opened, Order, Quote
+from steelyard.metering.energy import EnergyClocks, EnergyGauge, energy_uj
+from steelyard.metering.journal import Journal
+from steelyard.metering.slots import Slots
+
+_NOTHING = Usage()
+
+
+class Meter:
+    """One per worker and epoch."""
+
+    def __init__(self, journal: Journal, slots: Slots, clock: Clock, energy: EnergyClocks) -> None:
+        self._journal = journal
+        self._slots = slots
+        self._clock = clock
+        self._energy = energy
+        self._retired = False
+        self._last_ns = 0
+        self._in_flight = 0
+
+    @property
+    def in_flight(self) -> int:
+        """Requests opened and not closed."""
+        return self._in_flight
+
+    @property
+    def failed(self) -> bool:
+        """The journal takes nothing more: the worker must be replaced, its successor settles from the slots."""
+        return self._journal.failed
+
+    def open(self, order: Order, quote: Quote) -> "Reading":
+        """Put the request on record before the upstream is called.
+
+        Raises CallerError `overloaded` when no slot is free, `journal_failed` when the record cannot be written and
+        `draining` after `retire`; then nothing was opened.
+        """
+        if self._retired:
+            raise unavailable("draining", "This worker is stopping.")
+        slot = self._slots.claim(order.request_id, quote.cost.watts_milli)
+        if slot is None:
+            raise overloaded(f"All {self._slots.count} places for running requests are taken.")
+        opened = Opened(
+            request_id=order.request_id,
+            opened_ns=self.now_ns(),
+            slot=slot,
+            tenant_id=quote.caller.tenant_id,
+            project_id=quote.caller.project_id,
+            key_id=quote.caller.key_id,
+            model=order.model,
+            upstream=quote.offer.upstream,
+            price_id=quote.price.id,
+            cost_id=quote.cost.id,
+            currency=quote.price.currency,
+            hold_nano=quote.hold_nano,
+            max_tokens=quote.max_tokens,
+            sequences=order.sequences,
+            stream=order.stream,
+        )
+        try:
+            self._journal.append(opened)
+        except BooksError as error:
+            self._slots.free(slot)
+            raise unavailable("journal_failed", "The journal takes no new requests; nothing was charged.") from error
+        self._in_flight += 1
+        return Reading(self, opened, self._energy.gauge(opened.upstream), quote.cost.watts_milli)
+
+    def retire(self) -> None:
+        """Open nothing more; readings under way go on to their close."""
+        self._retired = True
+
+    def close(self) -> None:
+        """Let journal, slots and clocks go. Requests still in flight are left to recovery."""
+        self._retired = True
+        self._journal.close()
+        self._slots.close()
+        self._energy.close()
+
+    def now_ns(self) -> int:
+        """Wall time that never steps back within this journal."""
+        self._last_ns = max(self._last_ns, self._clock.now_ns())
+        return self._last_ns
+
+
+class Reading:
+    """One request in flight. `intend`, send, `commit` for every piece; `close` once."""
+
+    def __init__(self, meter: Meter, opened: Opened, gauge: EnergyGauge, watts_milli: int) -> None:
+        self.opened = opened
+        self.delivered = _NOTHING  # tokens that have left user space, summed over the sequences
+        self.started = False  # a piece was handed to the connection: the answer's head can no longer change
+        self._meter = meter
+        self._slots = meter._slots
+        self._monotonic_ns = meter._clock.monotonic_ns
+        self._opened_mono_ns = self._monotonic_ns()
+        self._gauge = gauge
+        self._opened_cpu_ns = gauge.per_sequence_ns()
+        self._watts_milli = watts_milli
+        self._intended = _NOTHING
+        self._first_token_ns = 0
+        self._closed: Closed | None = None
+
+    @property
+    def request_id(self) -> bytes:
+        return self.opened.request_id
+
+    def intend(self, usage: Usage) -> None:
+        """Before the send: cumulative counts over all sequences, the piece about to be sent included."""
+        self._slots.intend(self.opened.slot, usage.output, usage.input, usage.cached_input, self._cpu_ns())
+        self._intended = usage
+        self.started = True
+
+    def commit(self, usage: Usage) -> None:
+        """After the piece has left user space. `usage` is what was intended; anything else is a bug of the caller."""
+        if usage is not self._intended and usage != self._intended:
+            raise ValueError(f"committed {usage}, but {self._intended} was intended")
+        elapsed_ns = self._monotonic_ns() - self._opened_mono_ns
+        if not self._first_token_ns:
+            self._first_token_ns = max(1, elapsed_ns)
+            self._slots.first_token(self.opened.slot, self._first_token_ns)
+        self._slots.commit(self.opened.slot, elapsed_ns)
+        self.delivered = usage
+
+    def close(self, end: End) -> Closed:
+        """Write the close record and free the slot. The second call returns the first one's record.
+
+        When the journal refuses, the slot stays claimed and keeps the counts: recovery settles them after this worker.
+        """
+        if self._closed is not None:
+            return self._closed
+        opened = self.opened
+        cpu_ns = self._cpu_ns()
+        self._closed = Closed(
+            request_id=opened.request_id,
+            closed_ns=self._meter.now_ns(),
+            usage=settled_usage(self.delivered, end, cpu_ns, self._watts_milli),
+            end=end.value,
+            first_token_ns=self._first_token_ns,
+            duration_ns=self._monotonic_ns() - self._opened_mono_ns,
+            short_by_one_read=self._intended != self.delivered,
+        )
+        self._meter._in_flight -= 1
+        try:
+            self._meter._journal.append(self._closed)
+        except BooksError:
+            return self._closed
+        self._slots.free(opened.slot)
+        return self._closed
+
+    def _cpu_ns(self) -> int:
+        return max(0, self._gauge.per_sequence_ns() - self._opened_cpu_ns) * self.opened.sequences
+
+
+def settled_usage(delivered: Usage, end: End, cpu_ns: int, watts_milli: int) -> Usage:
+    """What a close record carries: the delivered tokens, and what they cost us.
+
+    An answer that was cut before its first output token is worth nothing to the customer, so its prompt is not
+    counted either; our own CPU time and energy were spent all the same.
+    """
+    energy = energy_uj(cpu_ns, watts_milli)
+    if delivered.output == 0 and end is not End.COMPLETE:
+        return Usage(cpu_ns=cpu_ns, energy_uj=energy)
+    return Usage(delivered.input, delivered.cached_input, delivered.output, cpu_ns, energy)

@@ -1,0 +1,137 @@
+"""The reader of journal series: what `books` tails, and what recovery scans.
+
+Owns following the segments and deciding where trustworthy bytes end. Writes nothing. Never passes the published synced
+position of a living writer (I8); of a dead one it takes every frame that is whole.
+"""
+
+import os
+from pathlib import Path
+
+from steelyard.kernel import limits
+from steelyard.kernel.errors import BooksError
+from steelyard.kernel.records import Closed, Opened, Position, Record
+from steelyard.metering.frames import (
+    HEADER_BYTES,
+    PREFIX,
+    length_is_possible,
+    record_from,
+    segment_header,
+    segment_path,
+    segments,
+)
+from steelyard.metering.lock import is_held, synced
+
+__all__ = ["Batch", "is_held", "read", "series", "synced"]
+
+
+class Batch(Record, frozen=True):
+    """What one read found. Fewer records than asked for means that there are no more to be had now.
+
+    `torn`: a segment ended in bytes that are no whole record (its writer died in mid-write, or the file is damaged).
+    """
+
+    records: list[Opened | Closed]
+    end: Position
+    torn: bool = False
+
+
+def series(journal: Path) -> list[Path]:
+    """The directories of all series under the journal directory, by name."""
+    return sorted(path for path in journal.iterdir() if path.is_dir()) if journal.is_dir() else []
+
+
+def read(directory: Path, position: Position, *, until: Position | None, max_records: int) -> Batch:
+    """Up to `max_records` records from `position`, following the rotation of segments.
+
+    `until` bounds the read; None means all that can be trusted: the synced position of a living writer, every whole
+    frame of a dead one. Raises BooksError when synced bytes of a living writer are damaged or a segment is missing.
+    """
+    if until is None and is_held(directory):
+        until = synced(directory)
+    records: list[Opened | Closed] = []
+    torn = False
+    while until is None or position < until:
+        last = until is not None and until.segment == position.segment
+        bound = until.offset if until is not None and last else None
+        start = max(position.offset, HEADER_BYTES)
+        path = segment_path(directory, position.segment)
+        try:
+            fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+        except FileNotFoundError:
+            if any(number > position.segment for number in segments(directory)):
+                raise BooksError(f"the segment {path.name} of the journal {directory.name} is missing") from None
+            break
+        try:
+            scan = _Scan(fd, start, bound)
+            if not scan.header_is(directory.name, position.segment):
+                scan.torn = True
+            else:
+                scan.take(records, max_records)
+        finally:
+            os.close(fd)
+        position = Position(position.segment, scan.offset)
+        if scan.torn and last:
+            raise BooksError(f"the journal {directory.name} is damaged at {path.name}, byte {scan.offset}")
+        if last or len(records) >= max_records:
+            break
+        if not segment_path(directory, position.segment + 1).exists():
+            return Batch(records, position, torn or scan.torn)
+        torn = torn or scan.torn
+        position = Position(position.segment + 1, HEADER_BYTES)
+    return Batch(records, position, torn)
+
+
+class _Scan:
+    """One pass over a segment from `offset`, ending at `bound`, at the end of the data or at damage."""
+
+    def __init__(self, fd: int, offset: int, bound: int | None) -> None:
+        self._fd = fd
+        self._size = os.fstat(fd).st_size
+        self._bound = self._size if bound is None else bound
+        self.offset = offset
+        self.torn = bound is not None and bound > self._size
+
+    def header_is(self, series: str, segment: int) -> bool:
+        return os.pread(self._fd, HEADER_BYTES, 0) == segment_header(series, segment)
+
+    def take(self, records: list[Opened | Closed], max_records: int) -> None:
+        """Append whole records; `offset` ends behind the last of them."""
+        while len(records) < max_records and self.offset < self._bound:
+            want = min(limits.JOURNAL_READ_BYTES, self._bound - self.offset)
+            chunk = os.pread(self._fd, want, self.offset)
+            used = self._take_chunk(memoryview(chunk), records, max_records)
+            self.offset += used
+            if self.torn or len(records) >= max_records:
+                return
+            if used == 0:  # no frame is whole: the zeros behind the data, or a frame cut by the end of the file
+                self.torn = any(chunk) or self._any_byte_from(self.offset + len(chunk))
+                return
+
+    def _take_chunk(self, chunk: memoryview, records: list[Opened | Closed], max_records: int) -> int:
+        """Bytes used up. A frame that the chunk cuts is left for the next one."""
+        at, size = 0, len(chunk)
+        room = max_records - len(records)
+        while room and size - at >= PREFIX.size:
+            length, crc = PREFIX.unpack_from(chunk, at)
+            body = at + PREFIX.size
+            if not length_is_possible(length):
+                self.torn = length != 0
+                break
+            if body + length > size:
+                break
+            record = record_from(chunk[body : body + length], crc)
+            if record is None:
+                self.torn = True
+                break
+            records.append(record)
+            at = body + length
+            room -= 1
+        return at
+
+    def _any_byte_from(self, offset: int) -> bool:
+        while offset < self._bound:
+            chunk = os.pread(self._fd, min(limits.JOURNAL_READ_BYTES, self._bound - offset), offset)
+            if not chunk or any(chunk):
+                return True
+            offset += len(chunk)
+        return False
