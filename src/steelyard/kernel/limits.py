@@ -15,7 +15,13 @@ SLOTS_PER_WORKER = 1024  # requests in flight in one worker; more answer 429
 CONNECTIONS_PER_UPSTREAM_MAX = 256
 UPSTREAM_CONNECT_S = 5
 UPSTREAM_FIRST_BYTE_S = 600
-UPSTREAM_READ_BYTES = 256 * 1024
+UPSTREAM_READ_BYTES = 256 * 1024  # unread answer bytes of one connection before its upstream has to wait
+UPSTREAM_WAITERS_MAX = 1024  # requests waiting for a free connection to one upstream
+UPSTREAM_SILENCE_S = 120  # between two reads of an answer; the engine sends a sign of life every 30 s
+UPSTREAM_IDLE_S = 4  # an idle connection is closed before the engine (5 s) does it
+UPSTREAM_SWEEP_S = 1
+UPSTREAM_ERROR_BYTES_MAX = 64 * 1024
+SSE_EVENT_BYTES_MAX = 1024 * 1024
 TELLER_REPLY_S = 5
 RETRY_AFTER_S = 1
 
@@ -32,11 +38,26 @@ POST_BATCH_MAX = 1000
 POST_INTERVAL_MS = 50
 SOCKET_MESSAGE_BYTES_MAX = 64 * 1024 * 1024
 ACCOUNT_NAME_CHARACTERS_MAX = 200
+TELLER_CONNECT_S = 30  # a worker that has not met the books by then does not start
+COMMAND_REPLY_S = 120  # `verify` reads every row
+COMMANDS_PENDING_MAX = 256  # per connection; more answer 429
+RECONNECT_DELAYS_MS = (10, 20, 50, 100, 200)  # the last one repeats
+CLOSED_AWAITED_MS = 250  # a short wallet waits this long for closes announced but not yet synced
+WORKERS_AWAITED_MS = 5000  # after a restart, no hold is given before the living workers have told theirs
+BOOKS_RETRY_MS = (50, 200, 1000, 5000)  # database locked or disk full; the last one repeats
+BOOKS_SEGMENT_BYTES = 1024 * 1024  # the books' own journal holds closes of recovered requests only
 
 # pages and tables
 PAGE_ROWS = 50
 PAGE_ROWS_MAX = 1000
 NAME_CHARACTERS_MAX = 64
+
+# the price book
+PRICE_FILE_BYTES_MAX = 4 * 1024 * 1024
+PRICE_FILE_COMPLAINTS_MAX = 20
+PRICE_PER_TOKEN_MAX = 100  # currency units; a mistaken `per` shows, and a worst case fits int64
+WATTS_PER_CORE_MAX = 1000
+SUBJECT_CHARACTERS_MAX = 128  # names of models and upstreams
 
 # the console
 FORM_BYTES_MAX = 256 * 1024
