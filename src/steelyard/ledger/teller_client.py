@@ -1,0 +1,222 @@
+"""The worker's side of the teller's socket: holds, releases, commands, and a snapshot that is kept fresh.
+
+Owns one persistent connection, its reconnecting, and the list of holds the worker has, which is told again on every
+reconnect so that none is lost or doubled. Decides nothing: without books no hold is given (fail closed).
+"""
+
+import asyncio
+import contextlib
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import msgspec
+import structlog
+
+from steelyard.kernel import limits
+from steelyard.kernel.errors import CallerError, StartError, unavailable
+from steelyard.kernel.records import Snapshot
+from steelyard.ledger import wire
+
+log = structlog.get_logger()
+_NO_SNAPSHOT = Snapshot(0, {}, frozenset(), {}, {}, {})
+_SWEEP_S = 1.0
+
+
+def _books_away() -> CallerError:
+    return unavailable("books_unavailable", "The books are not reachable, so nothing is served. Try again in a moment.")
+
+
+class _Question(NamedTuple):
+    future: "asyncio.Future[msgspec.Raw]"
+    deadline_s: float
+
+
+class _ClientLink(wire.Link):
+    """The connection: questions by number, and what books push."""
+
+    def __init__(self, on_push: Callable[[str, msgspec.Raw], None]) -> None:
+        super().__init__()
+        self._on_push = on_push
+        self._questions: dict[int, _Question] = {}
+        self._next = 1
+        self.gone: asyncio.Future[None] = self._loop.create_future()
+        self._sweeper = self._loop.call_later(_SWEEP_S, self._sweep)
+
+    def ask(self, op: str, payload: object, patience_s: float) -> "asyncio.Future[msgspec.Raw]":
+        future: asyncio.Future[msgspec.Raw] = self._loop.create_future()
+        if not self.alive:
+            future.set_exception(_books_away())
+            return future
+        number, self._next = self._next, self._next + 1
+        self.send(number, op, payload)
+        self._questions[number] = _Question(future, self._loop.time() + patience_s)
+        return future
+
+    def on_message(self, number: int, op: str, payload: msgspec.Raw) -> None:
+        if number == wire.NOTICE:
+            self._on_push(op, payload)
+            return
+        question = self._questions.pop(number, None)
+        if question is None or question.future.done():
+            return
+        if op == wire.OK:
+            question.future.set_result(payload)
+        else:
+            question.future.set_exception(wire.error_from(payload))
+
+    def on_gone(self) -> None:
+        self._sweeper.cancel()
+        for question in self._questions.values():
+            if not question.future.done():
+                question.future.set_exception(_books_away())
+        self._questions.clear()
+        if not self.gone.done():
+            self.gone.set_result(None)
+
+    def _sweep(self) -> None:
+        """One timer for all questions: a time-out for each would cost more than the question."""
+        now_s = self._loop.time()
+        for number, question in list(self._questions.items()):
+            if question.deadline_s < now_s:
+                del self._questions[number]
+                if not question.future.done():
+                    question.future.set_exception(_books_away())
+        self._sweeper = self._loop.call_later(_SWEEP_S, self._sweep)
+
+
+class TellerClient:
+    """One per process. `epoch` and `series` name the journal this worker writes; they survive a restart of books."""
+
+    def __init__(self) -> None:
+        self.epoch = 0
+        self.series = ""
+        self.snapshot = _NO_SNAPSHOT
+        self.fenced = asyncio.Event()
+        """Set when books have settled this worker's journal as dead: the process must end and start anew."""
+        self._worker: int | None = None
+        self._path = Path()
+        self._link: _ClientLink | None = None
+        self._keeper: asyncio.Task[None] | None = None
+        self._holds: dict[bytes, wire.Held] = {}
+
+    @property
+    def connected(self) -> bool:
+        return self._link is not None and self._link.alive
+
+    @property
+    def open_holds(self) -> int:
+        return len(self._holds)
+
+    async def connect(
+        self, socket_path: Path, worker: int | None, *, patience_s: float = limits.TELLER_CONNECT_S
+    ) -> None:
+        """Connect and say hello; from then on reconnect by itself. `worker` None: only commands.
+
+        Raises StartError when books do not answer within `patience_s`.
+        """
+        self._path, self._worker = socket_path, worker
+        greeted = asyncio.get_running_loop().create_future()
+        self._keeper = asyncio.create_task(self._keep_connected(greeted))
+        try:
+            async with asyncio.timeout(patience_s):
+                await greeted
+        except TimeoutError:
+            await self.close()
+            raise StartError("The books do not answer. See the log of the books process.") from None
+        except BaseException:
+            await self.close()
+            raise
+
+    async def close(self) -> None:
+        """End the connection. Holds this worker still has are released by books once its journal is settled."""
+        if self._keeper is not None:
+            self._keeper.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await self._keeper
+            self._keeper = None
+        if self._link is not None:
+            self._link.close()
+            await self._link.gone
+            self._link = None
+
+    async def hold(self, request_id: bytes, tenant_id: int, want_nano: int, floor_nano: int) -> int:
+        """Set money aside: between `floor` and `want`, or 0 when refused. Raises CallerError 503 without books."""
+        link = self._link
+        if link is None or not link.alive:
+            raise _books_away()
+        try:
+            ask = wire.HoldAsk(request_id, tenant_id, want_nano, floor_nano)
+            answer = await link.ask("hold", ask, limits.TELLER_REPLY_S)
+        except BaseException:  # cancelled or given up: whatever books granted meanwhile goes back
+            link.send(wire.NOTICE, "release", request_id)
+            raise
+        granted = wire.decode_count(answer)
+        if granted:
+            self._holds[request_id] = wire.Held(request_id, tenant_id, granted)
+        return granted
+
+    def release(self, request_id: bytes) -> None:
+        """Give back a hold that never led to an opened request."""
+        self._holds.pop(request_id, None)
+        if self._link is not None:
+            self._link.send(wire.NOTICE, "release", request_id)
+
+    def closed(self) -> None:
+        """Tell books that a request was closed in the journal."""
+        if self._link is not None:
+            self._link.send(wire.NOTICE, "closed", 1)
+
+    async def command(self, op: str, payload: dict[str, Any]) -> Any:
+        """Have books carry out a command of the office. Raises its CallerError, or 503 without books."""
+        link = self._link
+        if link is None:
+            raise _books_away()
+        return wire.decode_any(await link.ask(op, payload, limits.COMMAND_REPLY_S))
+
+    async def _keep_connected(self, greeted: "asyncio.Future[None]") -> None:
+        attempt = 0
+        loop = asyncio.get_running_loop()
+        while True:
+            try:
+                _, link = await loop.create_unix_connection(lambda: _ClientLink(self._on_push), str(self._path))
+                await self._greet(link)
+                attempt = 0
+                if not greeted.done():
+                    greeted.set_result(None)
+                await link.gone
+                self._link = None
+                log.warning("books_lost")
+            except CallerError as error:
+                if error.code == "stale_epoch":
+                    log.error("worker_fenced", series=self.series)
+                    self.fenced.set()
+                    return
+            except OSError:
+                pass
+            delay_ms = limits.RECONNECT_DELAYS_MS[min(attempt, len(limits.RECONNECT_DELAYS_MS) - 1)]
+            attempt += 1
+            await asyncio.sleep(delay_ms / 1000)
+
+    async def _greet(self, link: _ClientLink) -> None:
+        hello = wire.Hello(self._worker, os.getpid(), self.epoch, self.series, tuple(self._holds.values()))
+        try:
+            welcome = wire.decode_welcome(await link.ask("hello", hello, limits.TELLER_REPLY_S))
+        except BaseException:
+            link.abort()
+            raise
+        self.epoch, self.series = welcome.epoch, welcome.series
+        self._take_snapshot(welcome.snapshot)
+        self._link = link
+
+    def _on_push(self, op: str, payload: msgspec.Raw) -> None:
+        if op == "snapshot":
+            self._take_snapshot(wire.decode_snapshot(payload))
+        elif op == "settled":
+            for request_id in wire.decode_ids(payload):
+                self._holds.pop(request_id, None)
+
+    def _take_snapshot(self, snapshot: Snapshot) -> None:
+        if snapshot.version >= self.snapshot.version:  # a push may overtake the welcome
+            self.snapshot = snapshot

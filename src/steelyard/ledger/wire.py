@@ -1,0 +1,176 @@
+"""The teller's socket: frames and messages between a worker (or the command line) and `books`.
+
+    frame     u32 length (little-endian), then a msgpack array [id, op, payload]
+    question  id > 0; answered by [id, "ok", payload] or [id, "error", Refusal]
+    notice    id = 0; never answered ("release", "closed" to books; "snapshot", "settled" to workers)
+
+Owns encoding and write batching (one write for each turn of the loop). Knows no wallet.
+"""
+
+import asyncio
+from typing import Any
+
+import msgspec
+
+from steelyard.kernel import limits
+from steelyard.kernel.errors import BooksError, CallerError
+from steelyard.kernel.records import JournalRecord, Record, Snapshot
+
+NOTICE = 0
+OK = "ok"
+ERROR = "error"
+
+
+class Held(JournalRecord, frozen=True):
+    """A hold as a worker remembers it."""
+
+    request_id: bytes
+    tenant_id: int
+    amount_nano: int
+
+
+class Hello(Record, frozen=True):
+    """The first message. `worker` None: not a worker, only commands. `epoch` and `series` when it had them before."""
+
+    worker: int | None
+    pid: int
+    epoch: int = 0
+    series: str = ""
+    holds: tuple[Held, ...] = ()
+
+
+class Welcome(Record, frozen=True):
+    """The answer to Hello."""
+
+    epoch: int
+    series: str
+    snapshot: Snapshot
+
+
+class HoldAsk(JournalRecord, frozen=True):
+    """The payload of "hold"."""
+
+    request_id: bytes
+    tenant_id: int
+    want_nano: int
+    floor_nano: int
+
+
+class Refusal(Record, frozen=True):
+    """A CallerError on the wire."""
+
+    status: int
+    code: str
+    message: str
+    param: str | None = None
+    retry_after_s: int | None = None
+
+
+_encode = msgspec.msgpack.Encoder().encode
+_decode_message = msgspec.msgpack.Decoder(tuple[int, str, msgspec.Raw]).decode
+decode_hold = msgspec.msgpack.Decoder(HoldAsk).decode
+decode_hello = msgspec.msgpack.Decoder(Hello).decode
+decode_welcome = msgspec.msgpack.Decoder(Welcome).decode
+decode_snapshot = msgspec.msgpack.Decoder(Snapshot).decode
+decode_ids = msgspec.msgpack.Decoder(tuple[bytes, ...]).decode
+decode_id = msgspec.msgpack.Decoder(bytes).decode
+decode_count = msgspec.msgpack.Decoder(int).decode
+decode_refusal = msgspec.msgpack.Decoder(Refusal).decode
+decode_object = msgspec.msgpack.Decoder(dict[str, Any]).decode
+decode_any = msgspec.msgpack.Decoder().decode
+
+
+def frame(number: int, op: str, payload: object) -> bytes:
+    """One message as it stands on the wire. Raises BooksError when it is beyond the bound."""
+    body = _encode((number, op, payload))
+    if len(body) > limits.SOCKET_MESSAGE_BYTES_MAX:
+        raise BooksError(f"a {op} message of {len(body)} bytes is too large for the socket")
+    return len(body).to_bytes(4, "little") + body
+
+
+def refusal(error: CallerError) -> Refusal:
+    return Refusal(error.status, error.code, error.message, error.param, error.retry_after_s)
+
+
+def error_from(payload: bytes | msgspec.Raw) -> CallerError:
+    """The CallerError behind an "error" answer."""
+    said = decode_refusal(payload)
+    return CallerError(said.status, said.code, said.message, param=said.param, retry_after_s=said.retry_after_s)
+
+
+class Link(asyncio.Protocol):
+    """One end of a connection. Subclasses say what to do with a message and when the other end is gone."""
+
+    def __init__(self) -> None:
+        self._loop = asyncio.get_running_loop()
+        self._transport: asyncio.Transport | None = None
+        self._received = bytearray()
+        self._unsent: list[bytes] = []
+
+    def on_message(self, number: int, op: str, payload: msgspec.Raw) -> None:
+        raise NotImplementedError
+
+    def on_gone(self) -> None:
+        raise NotImplementedError
+
+    @property
+    def alive(self) -> bool:
+        return self._transport is not None and not self._transport.is_closing()
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        assert isinstance(transport, asyncio.Transport)  # noqa: S101 - a stream transport, by the way it is made
+        self._transport = transport
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._transport = None
+        self._unsent.clear()
+        self.on_gone()
+
+    def data_received(self, data: bytes) -> None:
+        received = self._received
+        received += data
+        at, size = 0, len(received)
+        view = memoryview(received)
+        try:
+            while size - at >= 4:
+                length = int.from_bytes(view[at : at + 4], "little")
+                if length > limits.SOCKET_MESSAGE_BYTES_MAX:
+                    self.abort()
+                    break
+                end = at + 4 + length
+                if end > size:
+                    break
+                number, op, payload = _decode_message(bytes(view[at + 4 : end]))
+                at = end
+                self.on_message(number, op, payload)
+        except msgspec.MsgspecError:  # whoever speaks another language is not heard further
+            self.abort()
+        finally:
+            view.release()
+            del received[:at]
+
+    def send(self, number: int, op: str, payload: object) -> None:
+        """Send with everything else of this turn of the loop. A dead connection swallows it."""
+        if not self._unsent:
+            self._loop.call_soon(self._flush)
+        self._unsent.append(frame(number, op, payload))
+
+    def _flush(self) -> None:
+        unsent, self._unsent = self._unsent, []
+        transport = self._transport
+        if transport is None or transport.is_closing() or not unsent:
+            return
+        if transport.get_write_buffer_size() > limits.SOCKET_MESSAGE_BYTES_MAX:  # the other end reads nothing any more
+            transport.abort()
+            return
+        transport.write(b"".join(unsent))
+
+    def close(self) -> None:
+        """Send what is unsent and close."""
+        self._flush()
+        if self._transport is not None:
+            self._transport.close()
+
+    def abort(self) -> None:
+        if self._transport is not None:
+            self._transport.abort()
