@@ -22,6 +22,7 @@ UPSTREAM_IDLE_S = 4  # an idle connection is closed before the engine (5 s) does
 UPSTREAM_SWEEP_S = 1
 UPSTREAM_ERROR_BYTES_MAX = 64 * 1024
 SSE_EVENT_BYTES_MAX = 1024 * 1024
+GGUF_TEXT_BYTES_MAX = 1024 * 1024  # one text in a model file's metadata; chat templates are the longest
 TELLER_REPLY_S = 5
 RETRY_AFTER_S = 1
 

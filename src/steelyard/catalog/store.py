@@ -1,0 +1,217 @@
+"""Models, offers and tariff versions in the database.
+
+Every function works in the caller's transaction. A tariff version is never edited or deleted: other numbers for the
+same subject and date become a version of their own that counts from then on. Knows no wallet and no worker.
+"""
+
+from collections.abc import Iterable
+
+import msgspec
+from sqlalchemy import Connection, Row, insert, select, update
+
+from steelyard.catalog.price_file import COST, PRICE, TariffDraft, check_subject
+from steelyard.catalog.tariffs import newest
+from steelyard.kernel.errors import CallerError, bad_request
+from steelyard.kernel.records import Model, Offer, Record, Tariff, TariffLine
+from steelyard.storage import tables
+
+TariffsBySubject = dict[str, tuple[Tariff, ...]]
+
+
+class Registration(Record, frozen=True):
+    """A model at an upstream, as whoever starts the upstream knows it."""
+
+    name: str
+    upstream: str
+    address: str  # host:port
+    upstream_model: str
+    context_tokens: int
+    max_output_tokens: int
+    default_max_tokens: int
+
+
+class Loaded(Record, frozen=True):
+    """What loading a price file did."""
+
+    inserted: tuple[Tariff, ...]
+    unchanged: int
+
+
+class SnapshotParts(Record, frozen=True):
+    """The catalog's share of a kernel.records.Snapshot."""
+
+    models: dict[str, Model]
+    prices: TariffsBySubject
+    costs: TariffsBySubject
+
+
+def load_price_file(connection: Connection, drafts: Iterable[TariffDraft], now_ns: int) -> Loaded:
+    """Insert the drafts that differ from the version now counting for their subject and date."""
+    standing = {book: tariffs_by_subject(connection, book) for book in (PRICE, COST)}
+    inserted: list[Tariff] = []
+    unchanged = 0
+    for draft in drafts:
+        versions = standing[draft.book].get(draft.subject, ())
+        same_date = [version for version in versions if version.effective_from_ns == draft.effective_from_ns]
+        if same_date and _says_the_same(draft, max(same_date, key=newest)):
+            unchanged += 1
+            continue
+        tariff = _insert_tariff(connection, draft, now_ns)
+        inserted.append(tariff)
+        standing[draft.book][draft.subject] = (tariff, *versions)
+    return Loaded(tuple(inserted), unchanged)
+
+
+def tariffs_by_subject(connection: Connection, book: str) -> TariffsBySubject:
+    """Every version of a book, by model ("price") or upstream ("cost"); the one that counts first stands first."""
+    found: dict[str, list[Tariff]] = {}
+    columns = tables.tariffs.c
+    for row in connection.execute(select(tables.tariffs).where(columns.book == book)):
+        found.setdefault(row.subject, []).append(tariff_of(row))
+    return {subject: tuple(sorted(found[subject], key=newest, reverse=True)) for subject in sorted(found)}
+
+
+def tariffs_by_id(connection: Connection, tariff_ids: Iterable[int] | None = None) -> dict[int, Tariff]:
+    """Versions of both books by id: these, or all of them."""
+    query = select(tables.tariffs)
+    if tariff_ids is not None:
+        query = query.where(tables.tariffs.c.id.in_(set(tariff_ids)))
+    return {row.id: tariff_of(row) for row in connection.execute(query)}
+
+
+def register_model(connection: Connection, registration: Registration, now_ns: int) -> Model:
+    """Make sure the model and its offer stand as registered; doing it again changes only what differs.
+
+    Raises CallerError 400 when a field cannot be what it says.
+    """
+    _check(registration)
+    columns = tables.models.c
+    model_id = connection.execute(select(columns.id).where(columns.name == registration.name)).scalar_one_or_none()
+    if model_id is None:
+        row = {
+            "name": registration.name,
+            "created_ns": now_ns,
+            "default_max_tokens": registration.default_max_tokens,
+        }
+        model_id = connection.execute(insert(tables.models).values(row).returning(columns.id)).scalar_one()
+    else:
+        connection.execute(
+            update(tables.models)
+            .where(columns.id == model_id)
+            .values(default_max_tokens=registration.default_max_tokens)
+        )
+    _put_offer(connection, model_id, registration)
+    return models(connection)[registration.name]
+
+
+def models(connection: Connection) -> dict[str, Model]:
+    """Every model by name, with its enabled offers in the order they came."""
+    offers: dict[int, list[Offer]] = {}
+    columns = tables.offers.c
+    query = (
+        select(tables.offers, tables.models.c.name.label("model"))
+        .join(tables.models, tables.models.c.id == columns.model_id)
+        .where(columns.enabled)
+        .order_by(columns.id)
+    )
+    for row in connection.execute(query):
+        offers.setdefault(row.model_id, []).append(
+            Offer(
+                id=row.id,
+                model=row.model,
+                upstream=row.upstream,
+                address=row.address,
+                upstream_model=row.upstream_model,
+                context_tokens=row.context_tokens,
+                max_output_tokens=row.max_output_tokens,
+            )
+        )
+    return {
+        row.name: Model(row.id, row.name, row.created_ns, row.default_max_tokens, tuple(offers.get(row.id, ())))
+        for row in connection.execute(select(tables.models).order_by(tables.models.c.id))
+    }
+
+
+def snapshot_parts(connection: Connection) -> SnapshotParts:
+    """What workers need of the catalog. A model that nobody serves at the moment is left out."""
+    offered = {name: model for name, model in models(connection).items() if model.offers}
+    return SnapshotParts(offered, tariffs_by_subject(connection, PRICE), tariffs_by_subject(connection, COST))
+
+
+def tariff_of(row: Row[tuple[object, ...]]) -> Tariff:
+    """The record behind a row of `tariffs`."""
+    return Tariff(
+        id=row.id,
+        subject=row.subject,
+        currency=row.currency,
+        effective_from_ns=row.effective_from_ns,
+        lines=msgspec.json.decode(row.lines, type=tuple[TariffLine, ...]),
+        source=row.source,
+        watts_milli=row.watts_milli,
+    )
+
+
+def _says_the_same(draft: TariffDraft, version: Tariff) -> bool:
+    return (draft.currency, set(draft.lines), draft.watts_milli, draft.source) == (
+        version.currency,
+        set(version.lines),
+        version.watts_milli,
+        version.source,
+    )
+
+
+def _insert_tariff(connection: Connection, draft: TariffDraft, now_ns: int) -> Tariff:
+    row = {
+        "book": draft.book,
+        "subject": draft.subject,
+        "currency": draft.currency,
+        "effective_from_ns": draft.effective_from_ns,
+        "loaded_ns": now_ns,
+        "source": draft.source,
+        "watts_milli": draft.watts_milli,
+        "lines": msgspec.json.encode(draft.lines).decode(),
+    }
+    inserted = connection.execute(insert(tables.tariffs).values(row).returning(tables.tariffs.c.id))
+    return Tariff(
+        id=inserted.scalar_one(),
+        subject=draft.subject,
+        currency=draft.currency,
+        effective_from_ns=draft.effective_from_ns,
+        lines=draft.lines,
+        source=draft.source,
+        watts_milli=draft.watts_milli,
+    )
+
+
+def _put_offer(connection: Connection, model_id: int, registration: Registration) -> None:
+    columns = tables.offers.c
+    values = {
+        "address": registration.address,
+        "upstream_model": registration.upstream_model,
+        "context_tokens": registration.context_tokens,
+        "max_output_tokens": registration.max_output_tokens,
+        "enabled": True,
+    }
+    key = {"model_id": model_id, "upstream": registration.upstream}
+    changed = connection.execute(
+        update(tables.offers)
+        .where(columns.model_id == model_id, columns.upstream == registration.upstream)
+        .values(values)
+    )
+    if not changed.rowcount:
+        connection.execute(insert(tables.offers).values(key | values))
+
+
+def _check(registration: Registration) -> None:
+    for field in ("name", "upstream", "address", "upstream_model"):
+        text = getattr(registration, field)
+        if not text:
+            raise bad_request(f"'{field}' must not be empty.", field)
+        check_subject(text, lambda sentence, field=field: _refused(field, sentence))  # type: ignore[misc]
+    for field in ("context_tokens", "max_output_tokens", "default_max_tokens"):
+        if getattr(registration, field) < 1:
+            raise bad_request(f"'{field}' must be at least 1.", field)
+
+
+def _refused(field: str, sentence: str) -> CallerError:
+    return bad_request(f"'{field}' {sentence}.", field)

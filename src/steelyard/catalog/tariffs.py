@@ -1,0 +1,29 @@
+"""Which tariff version counts at a moment, and whether it prices everything that can be used.
+
+Pure functions of records. Versions are never edited: of two with the same date the one loaded later counts.
+"""
+
+from collections.abc import Collection, Iterable
+
+from steelyard.kernel.quantities import Meter
+from steelyard.kernel.records import Tariff
+
+PRICE_NEEDS = frozenset({Meter.INPUT, Meter.CACHED_INPUT, Meter.OUTPUT})
+"""A model is only served while all of these have a price; an explicit 0 is one."""
+COST_NEEDS = frozenset({Meter.CPU, Meter.ENERGY})
+
+
+def in_force(versions: Iterable[Tariff], at_ns: int) -> Tariff | None:
+    """The version that prices a request opened at `at_ns`, or None when there is none yet."""
+    begun = (version for version in versions if version.effective_from_ns <= at_ns)
+    return max(begun, key=newest, default=None)
+
+
+def complete(tariff: Tariff, needs: Collection[Meter]) -> bool:
+    """Whether the tariff prices every one of `needs`."""
+    return set(needs) <= {line.meter for line in tariff.lines}
+
+
+def newest(version: Tariff) -> tuple[int, int]:
+    """The order of versions: by date, then by when they were loaded."""
+    return version.effective_from_ns, version.id

@@ -1,0 +1,1 @@
+"""Usage × tariff → amounts. Pure integers: no storage, no clock, no float."""

@@ -1,0 +1,99 @@
+"""Rating against exact rationals, for any tariff and any usage."""
+
+from fractions import Fraction
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from steelyard.kernel.quantities import Meter, Usage
+from steelyard.kernel.records import Closed, End, Opened, Settlement, Tariff, TariffLine
+from steelyard.rating.rate import affordable_tokens, charge_of, cost_of, rate, worst_case_nano
+
+PICO_PER_NANO = 1000
+pers = st.sampled_from([1, 1_000, 1_000_000, 3_600_000_000_000, 7])
+picos = st.one_of(st.integers(0, 5000), st.integers(0, 10**13), st.sampled_from([500, 1500, 2500, 500_000]))
+counts = st.one_of(st.integers(0, 10), st.integers(0, 10**6))
+small = st.integers(0, 300)
+
+
+def tariffs(meters: tuple[Meter, ...], tariff_id: int) -> st.SearchStrategy[Tariff]:
+    lines = st.tuples(*(st.builds(TariffLine, st.just(meter), st.just("?"), picos, pers) for meter in meters))
+    return lines.map(lambda some: Tariff(tariff_id, "s", "CNY", 0, tuple(some)))
+
+
+prices = tariffs((Meter.INPUT, Meter.CACHED_INPUT, Meter.OUTPUT), 1)
+costs = tariffs((Meter.CPU, Meter.ENERGY), 2)
+usages = st.builds(Usage, counts, counts, counts, st.integers(0, 10**13), st.integers(0, 10**13))
+
+
+def exact(usage: Usage, line: TariffLine) -> Fraction:
+    return Fraction(usage.of(line.meter) * line.pico, line.per * PICO_PER_NANO)
+
+
+def settlement(usage: Usage) -> Settlement:
+    opened = Opened(bytes(16), 0, 0, 1, 1, 1, "m", "local", 1, 2, "CNY", 0, 1, 1, False)
+    return Settlement(opened, Closed(bytes(16), 1, usage, End.COMPLETE, 1, 1))
+
+
+@given(usages, prices, costs)
+def test_each_line_is_the_exact_amount_rounded_half_even(usage: Usage, price: Tariff, cost: Tariff) -> None:
+    rated = rate(settlement(usage), price, cost)
+    lines = {line.meter: line for line in rated.charge + rated.cost}
+    assert set(lines) == {meter for meter in Meter if usage.of(meter)}
+    for priced in price.lines + cost.lines:
+        if priced.meter in lines:
+            wanted, amount = exact(usage, priced), lines[priced.meter].amount_nano
+            assert abs(amount - wanted) <= Fraction(1, 2)
+            if abs(amount - wanted) == Fraction(1, 2):
+                assert amount % 2 == 0
+            assert amount == round(wanted)  # Fraction rounds ties to even
+    assert rated.charge_nano == sum(line.amount_nano for line in rated.charge)
+    assert rated.cost_nano == sum(line.amount_nano for line in rated.cost)
+
+
+@given(usages, prices, costs)
+def test_rating_again_gives_the_same(usage: Usage, price: Tariff, cost: Tariff) -> None:
+    first, again = rate(settlement(usage), price, cost), rate(settlement(usage), price, cost)
+    assert first == again
+    assert (charge_of(usage, price), cost_of(usage, cost)) == (first.charge, first.cost)
+
+
+@given(prices, small, small, st.integers(1, 4), st.data())
+def test_worst_case_covers_every_charge_within_its_bounds(
+    price: Tariff, prompt: int, output: int, sequences: int, data: st.DataObject
+) -> None:
+    fresh = data.draw(st.integers(0, prompt * sequences))
+    cached = data.draw(st.integers(0, prompt * sequences - fresh))
+    out = data.draw(st.integers(0, output * sequences))
+    charged = sum(line.amount_nano for line in charge_of(Usage(fresh, cached, out), price))
+    assert charged <= worst_case_nano(price, prompt, output, sequences)
+
+
+@given(prices, small, small, st.integers(1, 4))
+def test_worst_case_is_at_most_two_nano_above_the_dearest_use(
+    price: Tariff, prompt: int, output: int, sequences: int
+) -> None:
+    fresh, cached, out = price.lines
+    dearest = max(exact(Usage(input=prompt * sequences), fresh), exact(Usage(cached_input=prompt * sequences), cached))
+    wanted = dearest + exact(Usage(output=output * sequences), out)
+    assert wanted <= worst_case_nano(price, prompt, output, sequences) <= wanted + 2
+
+
+@given(prices, small, st.integers(1, 4), st.integers(0, 10**13))
+def test_affordable_tokens_is_the_most_that_money_covers(
+    price: Tariff, prompt: int, sequences: int, money_nano: int
+) -> None:
+    tokens = affordable_tokens(price, prompt, sequences, money_nano)
+    if tokens < 0:
+        assert tokens == -1
+        assert worst_case_nano(price, prompt, 0, sequences) > money_nano
+        return
+    assert worst_case_nano(price, prompt, tokens, sequences) <= money_nano
+    if price.lines[2].pico:
+        assert worst_case_nano(price, prompt, tokens + 1, sequences) > money_nano
+
+
+@given(prices, small, small, st.integers(1, 4))
+def test_what_the_worst_case_costs_affords_its_tokens(price: Tariff, prompt: int, output: int, sequences: int) -> None:
+    hold_nano = worst_case_nano(price, prompt, output, sequences)
+    assert affordable_tokens(price, prompt, sequences, hold_nano) >= output

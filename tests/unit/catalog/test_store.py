@@ -1,0 +1,127 @@
+"""The catalog in the database: versions are added and never edited; models are registered again at each start."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import msgspec
+import pytest
+from sqlalchemy import Connection, select, update
+
+from steelyard.catalog.demo import demo_price_text
+from steelyard.catalog.price_file import COST, PRICE, parse_price_file
+from steelyard.catalog.store import (
+    Loaded,
+    Registration,
+    load_price_file,
+    models,
+    register_model,
+    snapshot_parts,
+    tariffs_by_id,
+    tariffs_by_subject,
+)
+from steelyard.catalog.tariffs import in_force
+from steelyard.kernel.errors import CallerError
+from steelyard.storage import tables
+from steelyard.storage.database import migrate, open_database
+
+NOW_NS = 1_790_000_000 * 10**9
+SMOL = Registration("smollm2-135m-instruct", "local", "127.0.0.1:9001", "smol.gguf", 4096, 4000, 512)
+
+
+@pytest.fixture
+def books(tmp_path: Path) -> Iterator[Connection]:
+    engine = open_database(tmp_path / "steelyard.db")
+    migrate(engine)
+    with engine.begin() as connection:
+        yield connection
+    engine.dispose()
+
+
+def load(books: Connection, text: str) -> Loaded:
+    return load_price_file(books, parse_price_file(text).tariffs, NOW_NS)
+
+
+def test_loading_twice_inserts_once(books: Connection) -> None:
+    first, second = load(books, demo_price_text()), load(books, demo_price_text())
+    assert ([t.subject for t in first.inserted], first.unchanged) == (["smollm2-135m-instruct", "local"], 0)
+    assert second == Loaded((), 2)
+
+
+def test_what_is_stored_is_what_was_loaded(books: Connection) -> None:
+    inserted = load(books, demo_price_text()).inserted
+    assert tariffs_by_id(books) == {tariff.id: tariff for tariff in inserted}
+    assert tariffs_by_id(books, [inserted[0].id, 99]) == {inserted[0].id: inserted[0]}
+    assert tariffs_by_subject(books, PRICE) == {"smollm2-135m-instruct": (inserted[0],)}
+    assert tariffs_by_subject(books, COST) == {"local": (inserted[1],)}
+    assert inserted[1].watts_milli == 8000
+    assert set(books.execute(select(tables.tariffs.c.loaded_ns)).scalars()) == {NOW_NS}
+
+
+def test_other_numbers_supersede_and_nothing_is_edited(books: Connection) -> None:
+    (old, _) = load(books, demo_price_text()).inserted
+    cheaper = demo_price_text().replace('output = "1.50"', 'output = "1.20"')
+    loaded = load(books, cheaper)
+    assert ([t.subject for t in loaded.inserted], loaded.unchanged) == ([old.subject], 1)
+    versions = tariffs_by_subject(books, PRICE)[old.subject]
+    assert versions == (loaded.inserted[0], old)
+    assert in_force(versions, NOW_NS) == loaded.inserted[0]
+    back = load(books, demo_price_text())  # the first numbers again are a third version
+    assert len(back.inserted) == 1
+    assert back.inserted[0].id > loaded.inserted[0].id
+    assert in_force(tariffs_by_subject(books, PRICE)[old.subject], NOW_NS) == back.inserted[0]
+
+
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [('"8"', '"9"'), ("a small server", "a big server"), ('currency = "CNY"', 'currency = "USD"')],
+)
+def test_every_difference_makes_a_version(books: Connection, old: str, new: str) -> None:
+    load(books, demo_price_text())
+    assert load(books, demo_price_text().replace(old, new)).inserted
+
+
+def test_a_later_date_stands_before_an_earlier_one(books: Connection) -> None:
+    text = demo_price_text()
+    (now, _) = load(books, text).inserted
+    (later,) = load(books, text[: text.index("[[cost]]")].replace("2026-01-01", "2028-01-01")).inserted
+    (early,) = load(books, text[: text.index("[[cost]]")].replace("2026-01-01", "2025-01-01")).inserted
+    assert tariffs_by_subject(books, PRICE)[now.subject] == (later, now, early)
+
+
+def test_a_model_registered_again_gets_its_new_address(books: Connection) -> None:
+    first = register_model(books, SMOL, NOW_NS)
+    moved = msgspec.structs.replace(SMOL, address="127.0.0.1:9002", default_max_tokens=256)
+    again = register_model(books, moved, NOW_NS + 1)
+    assert (again.id, again.created_ns, again.default_max_tokens) == (first.id, NOW_NS, 256)
+    assert [offer.id for offer in again.offers] == [offer.id for offer in first.offers]
+    assert again.offers[0].address == "127.0.0.1:9002"
+    assert models(books) == {SMOL.name: again}
+
+
+def test_a_model_may_have_several_offers_in_the_order_they_came(books: Connection) -> None:
+    register_model(books, SMOL, NOW_NS)
+    model = register_model(books, msgspec.structs.replace(SMOL, upstream="far"), NOW_NS)
+    assert [(offer.upstream, offer.model) for offer in model.offers] == [("local", SMOL.name), ("far", SMOL.name)]
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [("name", ""), ("name", "a\nb"), ("upstream", "x" * 129), ("address", " x"), ("context_tokens", 0)],
+)
+def test_a_registration_that_cannot_be_is_refused(books: Connection, field: str, value: object) -> None:
+    with pytest.raises(CallerError) as caught:
+        register_model(books, msgspec.structs.replace(SMOL, **{field: value}), NOW_NS)
+    assert (caught.value.status, caught.value.param) == (400, field)
+    assert models(books) == {}
+
+
+def test_the_snapshot_leaves_out_what_nobody_serves(books: Connection) -> None:
+    load(books, demo_price_text())
+    register_model(books, SMOL, NOW_NS)
+    parts = snapshot_parts(books)
+    assert list(parts.models) == [SMOL.name]
+    assert list(parts.prices) == [SMOL.name]
+    assert list(parts.costs) == ["local"]
+    books.execute(update(tables.offers).values(enabled=False))
+    assert snapshot_parts(books).models == {}
+    assert models(books)[SMOL.name].offers == ()

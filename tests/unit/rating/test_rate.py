@@ -1,0 +1,163 @@
+"""Rating: one line per meter, rounded once; nothing without a price; bounds that hold."""
+
+import msgspec
+import pytest
+
+from steelyard.kernel.errors import BooksError
+from steelyard.kernel.money import INT64_MAX
+from steelyard.kernel.quantities import Meter, Usage
+from steelyard.kernel.records import Closed, End, Opened, Settlement, Tariff, TariffLine
+from steelyard.rating.rate import affordable_tokens, charge_of, cost_of, rate, worst_case_nano
+
+HOUR_NS = 3_600_000_000_000
+PRICE = Tariff(
+    id=1,
+    subject="m",
+    currency="CNY",
+    effective_from_ns=0,
+    lines=(
+        TariffLine(Meter.INPUT, "0.50", 500_000_000_000, 1_000_000),
+        TariffLine(Meter.CACHED_INPUT, "0.05", 50_000_000_000, 1_000_000),
+        TariffLine(Meter.OUTPUT, "1.50", 1_500_000_000_000, 1_000_000),
+    ),
+)
+COST = Tariff(
+    id=2,
+    subject="local",
+    currency="CNY",
+    effective_from_ns=0,
+    lines=(
+        TariffLine(Meter.CPU, "0.10", 100_000_000_000, HOUR_NS),
+        TariffLine(Meter.ENERGY, "0.60", 600_000_000_000, HOUR_NS),
+    ),
+    watts_milli=8000,
+)
+
+
+def settlement(usage: Usage, *, price_id: int = 1, cost_id: int = 2, currency: str = "CNY") -> Settlement:
+    opened = Opened(
+        request_id=bytes(16),
+        opened_ns=0,
+        slot=0,
+        tenant_id=1,
+        project_id=1,
+        key_id=1,
+        model="m",
+        upstream="local",
+        price_id=price_id,
+        cost_id=cost_id,
+        currency=currency,
+        hold_nano=10**9,
+        max_tokens=100,
+        sequences=1,
+        stream=True,
+    )
+    return Settlement(opened, Closed(bytes(16), 1, usage, End.COMPLETE, 1, 1))
+
+
+def tariff(*lines: tuple[Meter, int, int]) -> Tariff:
+    return msgspec.structs.replace(PRICE, lines=tuple(TariffLine(m, str(pico), pico, per) for m, pico, per in lines))
+
+
+def test_a_typical_question_has_the_charge_and_cost_of_the_price_file() -> None:
+    rated = rate(settlement(Usage(input=16, output=10, cpu_ns=300_000_000, energy_uj=2_400_000)), PRICE, COST)
+    assert [(line.meter, line.amount_nano) for line in rated.charge] == [(Meter.INPUT, 8000), (Meter.OUTPUT, 15000)]
+    assert [(line.meter, line.amount_nano) for line in rated.cost] == [(Meter.CPU, 8333), (Meter.ENERGY, 400)]
+    assert (rated.charge_nano, rated.cost_nano) == (23_000, 8_733)
+
+
+def test_a_line_says_what_was_counted_and_at_what_price() -> None:
+    (line,) = charge_of(Usage(cached_input=3), PRICE)
+    assert (line.quantity, line.text, line.per, line.amount_nano) == (3, "0.05", 1_000_000, 150)
+
+
+def test_ties_go_to_the_even_nano() -> None:
+    halves = tariff((Meter.INPUT, 500, 1), (Meter.CACHED_INPUT, 0, 1), (Meter.OUTPUT, 0, 1))
+    assert [charge_of(Usage(input=n), halves)[0].amount_nano for n in (1, 2, 3, 5)] == [0, 1, 2, 2]
+
+
+def test_an_explicit_zero_price_makes_a_line_of_zero() -> None:
+    free = tariff((Meter.INPUT, 0, 1), (Meter.CACHED_INPUT, 0, 1), (Meter.OUTPUT, 0, 1))
+    assert [line.amount_nano for line in charge_of(Usage(input=5, output=7), free)] == [0, 0]
+
+
+def test_nothing_used_makes_no_line() -> None:
+    assert charge_of(Usage(), PRICE) == ()
+    assert cost_of(Usage(), COST) == ()
+
+
+@pytest.mark.parametrize("meter", [Meter.INPUT, Meter.CACHED_INPUT, Meter.OUTPUT])
+def test_a_count_without_a_price_is_refused(meter: Meter) -> None:
+    holed = msgspec.structs.replace(PRICE, lines=tuple(line for line in PRICE.lines if line.meter != meter))
+    with pytest.raises(BooksError, match=meter.value):
+        charge_of(Usage(input=1, cached_input=1, output=1), holed)
+    with pytest.raises(BooksError, match="no price"):
+        worst_case_nano(holed, 1, 1, 1)
+
+
+@pytest.mark.parametrize("meter", [Meter.CPU, Meter.ENERGY])
+def test_a_cost_without_a_rate_is_refused(meter: Meter) -> None:
+    holed = msgspec.structs.replace(COST, lines=tuple(line for line in COST.lines if line.meter != meter))
+    with pytest.raises(BooksError, match=meter.value):
+        cost_of(Usage(cpu_ns=1, energy_uj=1), holed)
+
+
+def test_a_meter_the_book_does_not_know_is_refused() -> None:
+    with pytest.raises(BooksError, match="does not know"):
+        charge_of(Usage(input=1), msgspec.structs.replace(PRICE, lines=(*PRICE.lines, COST.lines[0])))
+
+
+def test_a_meter_priced_twice_is_refused() -> None:
+    with pytest.raises(BooksError, match="twice"):
+        charge_of(Usage(input=1), msgspec.structs.replace(PRICE, lines=PRICE.lines + PRICE.lines))
+
+
+@pytest.mark.parametrize("line", [TariffLine(Meter.INPUT, "-1", -1, 1), TariffLine(Meter.INPUT, "1", 1, 0)])
+def test_a_broken_line_is_refused(line: TariffLine) -> None:
+    with pytest.raises(BooksError, match="broken"):
+        charge_of(Usage(input=1), msgspec.structs.replace(PRICE, lines=(line,)))
+
+
+def test_a_negative_count_is_refused() -> None:
+    with pytest.raises(BooksError, match="negative"):
+        charge_of(Usage(output=-1), PRICE)
+    with pytest.raises(BooksError, match="negative"):
+        worst_case_nano(PRICE, -1, 1, 1)
+    with pytest.raises(BooksError, match="negative"):
+        worst_case_nano(PRICE, 1, -1, 1)
+    with pytest.raises(BooksError, match="sequence"):
+        affordable_tokens(PRICE, 1, 0, 1)
+
+
+def test_an_amount_no_account_can_hold_is_refused() -> None:
+    with pytest.raises(BooksError, match="more than an account"):
+        charge_of(Usage(output=INT64_MAX), tariff((Meter.OUTPUT, 10**12, 1)))
+
+
+@pytest.mark.parametrize("wrong", [{"price_id": 9}, {"cost_id": 9}, {"currency": "USD"}])
+def test_only_the_tariffs_of_the_opening_rate_a_request(wrong: dict[str, object]) -> None:
+    with pytest.raises(BooksError):
+        rate(settlement(Usage(input=1), **wrong), PRICE, COST)  # type: ignore[arg-type]
+
+
+def test_worst_case_takes_the_dearer_input_price_once_per_sequence() -> None:
+    assert worst_case_nano(PRICE, 100, 10, 3) == 3 * (100 * 500 + 10 * 1500)
+    dear_cache = tariff((Meter.INPUT, 10**6, 1), (Meter.CACHED_INPUT, 3 * 10**6, 1), (Meter.OUTPUT, 10**6, 1))
+    assert worst_case_nano(dear_cache, 100, 0, 1) == 300_000
+
+
+def test_worst_case_covers_two_input_lines_that_are_both_rounded_up() -> None:
+    """One token each at 1.5 nano is 3 exactly, but the lines round to 2 + 2."""
+    price = tariff((Meter.INPUT, 1500, 1), (Meter.CACHED_INPUT, 1500, 1), (Meter.OUTPUT, 0, 1))
+    charged = sum(line.amount_nano for line in charge_of(Usage(input=1, cached_input=1), price))
+    assert charged == 4 == worst_case_nano(price, 2, 0, 1)
+
+
+def test_affordable_tokens_at_the_edges() -> None:
+    assert affordable_tokens(PRICE, 100, 1, 49_999) == -1
+    assert affordable_tokens(PRICE, 100, 1, 50_000) == 0
+    assert affordable_tokens(PRICE, 100, 1, 51_499) == 0
+    assert affordable_tokens(PRICE, 100, 1, 51_500) == 1
+    assert affordable_tokens(PRICE, 100, 2, 2 * 51_500 + 2_999) == 1
+    free = tariff((Meter.INPUT, 10**6, 1), (Meter.CACHED_INPUT, 0, 1), (Meter.OUTPUT, 0, 1))
+    assert affordable_tokens(free, 1, 1, 1000) == INT64_MAX
