@@ -1,0 +1,227 @@
+"""The public port over real sockets: framing, hang-ups, back-pressure; upstream and teller are fakes."""
+
+import asyncio
+import json
+import socket
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import pytest
+from tests.fakes.parties import KEY, FakeTeller, ScriptedUpstream, words
+
+from steelyard.flow import House
+from steelyard.gateway.app import PublicApp
+from steelyard.gateway.server import public_server, public_socket
+from steelyard.kernel import limits
+from steelyard.kernel.clock import SystemClock
+from steelyard.kernel.errors import UpstreamError
+from steelyard.kernel.ids import Ids
+from steelyard.kernel.quantities import Usage
+from steelyard.kernel.records import Closed, Event, Position
+from steelyard.metering.energy import EnergyClocks
+from steelyard.metering.journal import Journal
+from steelyard.metering.meter import Meter
+from steelyard.metering.reader import read
+from steelyard.metering.slots import Slots
+
+HELLO = {"model": "m", "messages": [{"role": "user", "content": "Hello"}], "max_tokens": 20}
+
+
+class FakeOffice:
+    connected = True
+
+    async def command(self, op: str, payload: dict) -> object:
+        return {"metrics": "steelyard_up 1\n"}[op]
+
+
+class Site:
+    """A served PublicApp, its journal, and raw connections to it."""
+
+    def __init__(self, folder: Path, upstream: ScriptedUpstream) -> None:
+        self.clock = SystemClock()
+        self.journal = Journal.create(folder / "w0-1", segment_bytes=1 << 20)
+        self.meter = Meter(self.journal, Slots.create(folder / "w0-1" / "slots", 64), self.clock, EnergyClocks(folder))
+        self.teller = FakeTeller()
+        self.house = House(self.teller, self.meter, {"fake": upstream}, self.clock)
+        self.folder = folder / "w0-1"
+        self.port = 0
+
+    @asynccontextmanager
+    async def open(self) -> AsyncIterator["Site"]:
+        listener = public_socket("127.0.0.1", 0)
+        self.port = listener.getsockname()[1]
+        ready = asyncio.Event()
+        server = public_server(PublicApp(self.house, FakeOffice(), Ids(self.clock)), 2, ready.set)
+        task = asyncio.ensure_future(server._serve([listener]))
+        await ready.wait()
+        try:
+            yield self
+        finally:
+            server.should_exit = True
+            await task
+            self.meter.close()
+
+    def closed(self) -> list[Closed]:
+        self.journal.sync()
+        batch = read(self.folder, Position(0, 0), until=self.journal.end, max_records=1000)
+        return [record for record in batch.records if isinstance(record, Closed)]
+
+    async def until(self, condition: Callable[[], object], what: str) -> None:
+        async with asyncio.timeout(10):
+            while not condition():
+                await asyncio.sleep(0.005)
+
+    async def ask(self, raw: bytes) -> bytes:
+        """Send bytes, close our half, return all that comes back."""
+        reader, writer = await asyncio.open_connection("127.0.0.1", self.port)
+        writer.write(raw)
+        answer = await asyncio.wait_for(reader.read(), 10)
+        writer.close()
+        await writer.wait_closed()
+        return answer
+
+
+def request(body: bytes, *headers: str, path: str = "/v1/chat/completions", last: bool = True) -> bytes:
+    lines = [
+        f"POST {path} HTTP/1.1",
+        "host: x",
+        f"authorization: Bearer {KEY}",
+        f"content-length: {len(body)}",
+        *(["connection: close"] if last else []),
+        *headers,
+    ]
+    return "\r\n".join(lines).encode() + b"\r\n\r\n" + body
+
+
+def chat(**fields: object) -> bytes:
+    return json.dumps({**HELLO, **fields}).encode()
+
+
+def status_of(answer: bytes) -> int:
+    return int(answer.split(b" ", 2)[1])
+
+
+def body_of(answer: bytes) -> dict:
+    return json.loads(answer.split(b"\r\n\r\n", 1)[1])
+
+
+async def test_a_body_and_a_stream_are_served_and_recorded(tmp_path: Path) -> None:
+    async with Site(tmp_path, ScriptedUpstream(words("Hel", "lo"))).open() as site:
+        answer = await site.ask(request(chat()))
+        assert status_of(answer) == 200
+        assert body_of(answer)["choices"][0]["message"]["content"] == "Hello"
+        assert b"\r\nx-request-id: req_" in answer
+        streamed = await site.ask(request(chat(stream=True)))
+        assert streamed.count(b"data: ") == 5
+        assert b"[DONE]" in streamed and streamed.endswith(b"0\r\n\r\n")
+        assert [c.usage.output for c in site.closed()] == [2, 2]
+
+
+async def test_requests_are_pipelined_on_one_connection(tmp_path: Path) -> None:
+    async with Site(tmp_path, ScriptedUpstream(words("x"))).open() as site:
+        answer = await site.ask(request(chat(), last=False) * 3 + request(chat()))
+        assert answer.count(b"HTTP/1.1 200 OK") == 4
+        assert len(site.closed()) == 4
+
+
+@pytest.mark.parametrize(
+    ("raw", "status"),
+    [
+        (request(b"{}", last=True).replace(b"content-length: 2", b"content-length: 999999999"), 413),
+        (request(b"{"), 400),
+        (request(b"{}"), 400),
+        (request(chat(model="other")), 404),
+        (b"GET /v1/chat/completions HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n", 404),
+        (b"GET /healthz HTTP/1.0\r\n\r\n", 200),
+        (b"HEAD /healthz HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n", 200),
+        (b"GET /metrics HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n", 200),
+        (b"GET /v1/models HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n", 401),
+        (b"nonsense\r\n\r\n", 400),
+    ],
+)
+async def test_every_request_gets_its_status(tmp_path: Path, raw: bytes, status: int) -> None:
+    async with Site(tmp_path, ScriptedUpstream(words("x"))).open() as site:
+        assert status_of(await site.ask(raw)) == status
+        assert site.closed() == []
+
+
+async def test_an_endless_chunked_body_is_cut_off(tmp_path: Path) -> None:
+    async with Site(tmp_path, ScriptedUpstream(words("x"))).open() as site:
+        reader, writer = await asyncio.open_connection("127.0.0.1", site.port)
+        head = f"POST /v1/chat/completions HTTP/1.1\r\nhost: x\r\nauthorization: Bearer {KEY}\r\n"
+        writer.write(head.encode() + b"transfer-encoding: chunked\r\n\r\n")
+        piece = b"100000\r\n" + b" " * 0x100000 + b"\r\n"
+        for _ in range(limits.BODY_BYTES_MAX // 0x100000 + 1):
+            writer.write(piece)
+        answer = await asyncio.wait_for(reader.readline(), 10)
+        assert b"413" in answer
+        writer.close()
+        assert site.closed() == []
+
+
+async def test_a_hang_up_in_mid_stream_cancels_the_upstream_and_settles(tmp_path: Path) -> None:
+    gate = asyncio.Event()
+
+    class Gated(ScriptedUpstream):
+        async def stream(self, *arguments):  # type: ignore[no-untyped-def]
+            async for event in super().stream(*arguments):
+                yield event
+                if event.text == "b":
+                    await gate.wait()
+
+    upstream = Gated(words("a", "b", "c"))
+    async with Site(tmp_path, upstream).open() as site:
+        reader, writer = await asyncio.open_connection("127.0.0.1", site.port)
+        writer.write(request(chat(stream=True)))
+        async with asyncio.timeout(10):
+            seen = b""
+            while b'"b"' not in seen:
+                seen += await reader.read(1000)
+        writer.close()
+        await site.until(site.closed, "the close record")
+        (closed,) = site.closed()
+        assert closed.end == "client_gone"
+        assert closed.usage == Usage(10, 0, 2, closed.usage.cpu_ns, closed.usage.energy_uj)
+        assert upstream.running == 0
+
+
+async def test_a_reader_who_stops_reading_is_not_billed_for_what_we_still_hold(tmp_path: Path) -> None:
+    """Kernel buffers fill; what stays in our own process does not count as delivered."""
+    piece = "x" * 65536
+    script = [Event(piece, Usage(10, 0, place)) for place in range(1, 2001)]
+    upstream = ScriptedUpstream(script)
+    async with Site(tmp_path, upstream).open() as site:
+        raw = socket.socket()
+        raw.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        raw.setblocking(False)
+        loop = asyncio.get_running_loop()
+        await loop.sock_connect(raw, ("127.0.0.1", site.port))
+        await loop.sock_sendall(raw, request(chat(stream=True)))
+        received = len(await loop.sock_recv(raw, 1000))
+        await site.until(lambda: upstream.running == 1, "the upstream to run")
+        await asyncio.sleep(0.2)  # long enough for the buffers to fill; more time changes nothing
+        assert upstream.running == 1, "the upstream is held back, not drained into memory"
+        raw.close()
+        await site.until(site.closed, "the close record")
+        (closed,) = site.closed()
+        assert closed.end == "client_gone"
+        assert 0 < closed.usage.output < 200
+        assert received > 0
+
+
+async def test_an_upstream_failure_is_a_clear_error_without_its_words(tmp_path: Path) -> None:
+    async with Site(tmp_path, ScriptedUpstream([UpstreamError("fake", "stack at /secret")])).open() as site:
+        answer = await site.ask(request(chat()))
+        assert status_of(answer) == 502
+        assert b"secret" not in answer
+        assert site.closed()[0].usage.total == 0
+
+
+async def test_a_bug_is_a_500_with_a_request_id(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    async with Site(tmp_path, ScriptedUpstream([RuntimeError("boom")])).open() as site:
+        answer = await site.ask(request(chat()))
+        assert status_of(answer) == 500
+        assert b"boom" not in answer
+        assert body_of(answer)["error"]["code"] == "internal_error"
+        assert len(site.closed()) == 1
