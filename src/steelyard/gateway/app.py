@@ -1,7 +1,7 @@
 """The public application: the hot URL straight to the flow, everything else through Starlette's router.
 
-Owns the small endpoints (models, receipts, health, metrics) and the last catch of every request. The console and the
-admin API hand their routes in.
+Owns the small endpoints (models, receipts, health, metrics) and the last catch of every request. The admin API hands
+its routes in, the console comes as a whole under /console.
 """
 
 import ipaddress
@@ -15,6 +15,7 @@ from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import RedirectResponse, Response
 from starlette.routing import BaseRoute, Route
+from starlette.types import ASGIApp
 
 from steelyard.flow import House
 from steelyard.gateway.chat import chat_endpoint, id_headers
@@ -28,6 +29,7 @@ from steelyard.kernel.records import Model
 
 log = structlog.get_logger()
 CHAT_PATH = "/v1/chat/completions"
+PAGES_PATH = "/console/"
 
 
 class Office(Protocol):
@@ -107,7 +109,7 @@ class Endpoints:
             Route("/healthz", self.alive),
             Route("/readyz", self.ready),
             Route("/metrics", self.metrics),
-            Route("/", lambda request: RedirectResponse("/console/")),
+            Route("/", lambda request: RedirectResponse("/console")),
         ]
 
 
@@ -141,9 +143,12 @@ async def _bug(request: Request, error: Exception) -> Response:
 class PublicApp:
     """The ASGI callable of the public port."""
 
-    def __init__(self, house: House, office: Office, ids: Ids, routes: Sequence[BaseRoute] = ()) -> None:
+    def __init__(
+        self, house: House, office: Office, ids: Ids, *, routes: Sequence[BaseRoute] = (), pages: ASGIApp | None = None
+    ) -> None:
         self._chat: Callable[[Scope, Receive, Send], Awaitable[None]] = chat_endpoint(house, ids.next)
         self._ids = ids
+        self._pages = pages
         self._rest = Starlette(
             routes=[*Endpoints(house, office).routes(), *routes],
             exception_handlers={CallerError: _caller_error, HTTPException: _http_error, Exception: _bug},
@@ -160,4 +165,7 @@ class PublicApp:
                 message["headers"] = [*message["headers"], *extra]
             await send(message)
 
-        await self._rest(scope, receive, send_with_id)
+        if self._pages is not None and (scope["path"] + "/").startswith(PAGES_PATH):
+            await self._pages(scope, receive, send_with_id)
+        else:
+            await self._rest(scope, receive, send_with_id)

@@ -5,7 +5,7 @@ delivered when the page comes back for the next one. The project chosen on the p
 """
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator
 
 import msgspec
 
@@ -95,7 +95,7 @@ class PlayExchange:
         return Bill(self._usage, total, lines, self._quote.price.currency)
 
 
-async def play(house: House, office: Office, order: PlayOrder, request_id: bytes) -> AsyncIterator[PlayEvent]:
+async def play(house: House, office: Office, order: PlayOrder, request_id: bytes) -> AsyncGenerator[PlayEvent, None]:
     """Run the order and yield its events; closing the iterator hangs up and settles what was handed over."""
     try:
         exchange = PlayExchange(payer(house.teller.snapshot, order.project_id), order, request_id)

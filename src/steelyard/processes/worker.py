@@ -11,7 +11,7 @@ import signal
 import socket
 import sys
 import threading
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncGenerator, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -20,12 +20,12 @@ import structlog
 import uvicorn
 import uvloop
 from sqlalchemy import Connection, Engine
-from steelyard.gateway.admin import admin_routes
 
 from steelyard.config import DataDir
-from steelyard.console.app import console_routes
+from steelyard.console.app import console_app
 from steelyard.console.play import PlayEvent, PlayOrder
 from steelyard.flow import House
+from steelyard.gateway.admin import admin_routes
 from steelyard.gateway.app import PublicApp
 from steelyard.gateway.server import public_server, public_socket
 from steelyard.kernel import limits
@@ -77,7 +77,7 @@ class PageHouse:
     async def command(self, op: str, payload: dict[str, Any]) -> Any:
         return await self._teller.command(op, payload)
 
-    def play(self, order: PlayOrder) -> AsyncIterator[PlayEvent]:
+    def play(self, order: PlayOrder) -> AsyncGenerator[PlayEvent, None]:
         return play(self._house, self._teller, order, self._ids.next())
 
 
@@ -96,7 +96,7 @@ async def run(data: DataDir, listener: socket.socket, worker: int, drain_s: int)
         upstream = LlamaCpp(LOCAL_UPSTREAM, pool, os.environ.get(ENGINE_KEY, ""))
         house = House(teller, meter, {LOCAL_UPSTREAM: upstream}, clock)
         pages = PageHouse(house, teller, engine, ids, data.read_secret())
-        app = PublicApp(house, teller, ids, [*admin_routes(pages), *console_routes(pages)])
+        app = PublicApp(house, teller, ids, routes=admin_routes(pages), pages=console_app(pages))
         running = public_server(app, drain_s, on_ready=lambda: print("ready", flush=True))
         stop_with_parent(running)
         await running.serve(sockets=[listener])

@@ -5,7 +5,7 @@ see single sequences and the counts are summed here. Closing the iterator cancel
 """
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator
 from contextlib import aclosing
 
 from steelyard.kernel.quantities import Usage
@@ -17,7 +17,7 @@ _EVENTS_QUEUED_MAX = 16
 
 async def call(
     upstream: Upstream, offer: Offer, order: Order, max_tokens: int
-) -> AsyncIterator[tuple[int, Event, Usage]]:
+) -> AsyncGenerator[tuple[int, Event, Usage], None]:
     """Yield (sequence, its event, usage of all sequences so far). Raises UpstreamError as the upstream does."""
     if order.sequences == 1:
         async with aclosing(upstream.stream(offer, order.params, max_tokens, order.request_id)) as events:
@@ -31,7 +31,9 @@ async def call(
             yield sequence, event, sum(usages, Usage())
 
 
-async def _merged(upstream: Upstream, offer: Offer, order: Order, max_tokens: int) -> AsyncIterator[tuple[int, Event]]:
+async def _merged(
+    upstream: Upstream, offer: Offer, order: Order, max_tokens: int
+) -> AsyncGenerator[tuple[int, Event], None]:
     queue: asyncio.Queue[tuple[int, Event | None]] = asyncio.Queue(_EVENTS_QUEUED_MAX)
 
     async def pump(sequence: int) -> None:
