@@ -25,7 +25,7 @@ class ExactProtocol(HttpToolsProtocol):
 
     def on_message_begin(self) -> None:
         super().on_message_begin()
-        self.scope[LEFT] = self._left  # type: ignore[typeddict-unknown-key]
+        self.scope[LEFT] = self._left  # type: ignore[literal-required]
 
     async def _left(self) -> None:
         if self.flow.write_paused:

@@ -21,6 +21,7 @@ UPSTREAM_SILENCE_S = 120  # between two reads of an answer; the engine sends a s
 UPSTREAM_IDLE_S = 4  # an idle connection is closed before the engine (5 s) does it
 UPSTREAM_SWEEP_S = 1
 UPSTREAM_ERROR_BYTES_MAX = 64 * 1024
+ENGINE_HTTP_THREADS = 520  # more than two workers can keep busy: a health check never queues behind answers
 SSE_EVENT_BYTES_MAX = 1024 * 1024
 GGUF_TEXT_BYTES_MAX = 1024 * 1024  # one text in a model file's metadata; chat templates are the longest
 TELLER_REPLY_S = 5

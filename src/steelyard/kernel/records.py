@@ -22,7 +22,7 @@ class JournalRecord(msgspec.Struct, frozen=True, array_like=True):
 # --- who asks -----------------------------------------------------------------------------------------------------
 
 
-class Caller(Record):
+class Caller(Record, frozen=True):
     """Who a key stands for."""
 
     key_id: int
@@ -36,7 +36,7 @@ class Caller(Record):
 # --- what is sold -------------------------------------------------------------------------------------------------
 
 
-class TariffLine(Record):
+class TariffLine(Record, frozen=True):
     """`pico` pico-units buy `per` of the meter's units; `text` is the price as the source wrote it."""
 
     meter: Meter
@@ -45,7 +45,7 @@ class TariffLine(Record):
     per: int
 
 
-class Tariff(Record):
+class Tariff(Record, frozen=True):
     """One dated version of what a model's customers pay (price book) or of what an upstream costs us (cost book).
 
     `id` is the version that receipts name. `watts_milli` (cost books only) is the modelled power of one busy core.
@@ -60,7 +60,7 @@ class Tariff(Record):
     watts_milli: int = 0
 
 
-class Offer(Record):
+class Offer(Record, frozen=True):
     """One model at one upstream."""
 
     id: int
@@ -72,7 +72,7 @@ class Offer(Record):
     max_output_tokens: int
 
 
-class Model(Record):
+class Model(Record, frozen=True):
     """What a customer asks for by name."""
 
     id: int
@@ -82,7 +82,7 @@ class Model(Record):
     offers: tuple[Offer, ...]
 
 
-class Snapshot(Record):
+class Snapshot(Record, frozen=True):
     """All a worker needs to decide without I/O. Replaced as a whole when `version` moves."""
 
     version: int
@@ -96,7 +96,7 @@ class Snapshot(Record):
 # --- what is asked ------------------------------------------------------------------------------------------------
 
 
-class Order(Record):
+class Order(Record, frozen=True):
     """One request, stripped of its dialect."""
 
     request_id: bytes
@@ -108,7 +108,7 @@ class Order(Record):
     stream: bool
 
 
-class Terms(Record):
+class Terms(Record, frozen=True):
     """The money set aside for an order, before an offer is chosen."""
 
     model: Model
@@ -118,7 +118,7 @@ class Terms(Record):
     lowered: bool
 
 
-class Quote(Record):
+class Quote(Record, frozen=True):
     """What the conductor found out before it called: the money set aside and the terms."""
 
     caller: Caller
@@ -130,7 +130,7 @@ class Quote(Record):
     lowered: bool  # True when the wallet, not the customer or the model, set max_tokens
 
 
-class Event(Record):
+class Event(Record, frozen=True):
     """What one sequence of an upstream said in one read. Counts are cumulative for the sequence."""
 
     text: str = ""
@@ -160,7 +160,7 @@ class Kind(IntEnum):
     CLOSED = 2
 
 
-class Opened(JournalRecord, tag=int(Kind.OPENED)):
+class Opened(JournalRecord, frozen=True, tag=int(Kind.OPENED)):
     """A request with a hold, written before the upstream is called."""
 
     request_id: bytes
@@ -180,7 +180,7 @@ class Opened(JournalRecord, tag=int(Kind.OPENED)):
     stream: bool
 
 
-class Closed(JournalRecord, tag=int(Kind.CLOSED)):
+class Closed(JournalRecord, frozen=True, tag=int(Kind.CLOSED)):
     """The end of an opened request: what left user space, and why it ended."""
 
     request_id: bytes
@@ -192,21 +192,21 @@ class Closed(JournalRecord, tag=int(Kind.CLOSED)):
     short_by_one_read: bool = False  # at most one read may have left that is not in `usage` (found after a crash)
 
 
-class Position(Record, order=True):
+class Position(Record, frozen=True, order=True):
     """A place in a journal series: the first byte not yet read or written."""
 
     segment: int = 0
     offset: int = 0
 
 
-class Settlement(Record):
+class Settlement(Record, frozen=True):
     """One opened and closed request, ready to be rated and posted."""
 
     opened: Opened
     closed: Closed
 
 
-class AmountLine(Record):
+class AmountLine(Record, frozen=True):
     """One line of a receipt: `quantity` of `meter` at `text` per `per` makes `amount_nano`."""
 
     meter: Meter
@@ -216,7 +216,7 @@ class AmountLine(Record):
     amount_nano: int
 
 
-class Rated(Record):
+class Rated(Record, frozen=True):
     """A settlement with its money. `charge_nano` and `cost_nano` are the sums of their lines."""
 
     settlement: Settlement
@@ -232,7 +232,7 @@ class Rated(Record):
         return sum(line.amount_nano for line in self.cost)
 
 
-class Receipt(Record):
+class Receipt(Record, frozen=True):
     """What a customer can check. `state` is "open", "provisional" or "posted"."""
 
     request_id: str
