@@ -7,6 +7,7 @@ A record is in the page cache when `append` returns (survives kill -9) and on th
 
 import asyncio
 import contextlib
+import errno
 import os
 import threading
 from pathlib import Path
@@ -36,8 +37,11 @@ class Journal:
         self._failed = False
         self._closed = False
         self._retired: list[tuple[int, int]] = []  # rotated segments the syncer still has to finish: (fd, end)
+        self._spare: int | None = None  # the next segment, allocated ahead of need by the syncer
+        self._spare_refused = False
         self._turn = threading.Lock()  # guards (segment, fd, offset, retired) while a rotation changes them together
         self._syncing = threading.Lock()
+        self._growing = threading.Lock()  # guards the making of segments, the spare one above all
         self._dirty = threading.Event()
         self._stopping = threading.Event()
         self._waiters: list[tuple[Position, asyncio.AbstractEventLoop, asyncio.Future[None]]] = []
@@ -152,6 +156,9 @@ class Journal:
             self.sync()
         for fd, _ in self._retired:
             os.close(fd)
+        if self._spare is not None:
+            os.close(self._spare)
+            segment_path(self._directory, self._segment + 1).unlink()
         if not self._failed:
             os.ftruncate(self._fd, self._offset)
         os.close(self._fd)
@@ -178,13 +185,28 @@ class Journal:
     def _rotate(self, need_bytes: int) -> None:
         if need_bytes > self._segment_bytes:
             raise BooksError(f"a segment of {self._segment_bytes} bytes is too small for {need_bytes}")
-        try:
-            fd = self._new_segment(self._segment + 1)
-        except OSError as error:  # the old segment stays usable: closes still have their reserved room in it
-            raise BooksError(f"the journal {self._directory.name} cannot grow: {error.strerror}") from error
-        with self._turn:
-            self._retired.append((self._fd, self._offset))
-            self._segment, self._fd, self._offset = self._segment + 1, fd, HEADER_BYTES
+        with self._growing:
+            try:
+                fd = self._new_segment(self._segment + 1) if self._spare is None else self._spare
+            except OSError as error:  # the old segment stays usable: closes still have their reserved room in it
+                raise BooksError(f"the journal {self._directory.name} cannot grow: {error.strerror}") from error
+            with self._turn:
+                self._retired.append((self._fd, self._offset))
+                self._segment, self._fd, self._offset = self._segment + 1, fd, HEADER_BYTES
+            self._spare, self._spare_refused = None, False
+
+    def _grow_ahead(self) -> None:
+        """Allocate the next segment in the syncer, so that the rotation costs the requests nothing.
+
+        It is also the reserve that carries the platform on when the disk fills up. A refusal is no failure yet.
+        """
+        with self._growing:
+            if self._spare is not None or self._spare_refused or 2 * self._offset < self._segment_bytes:
+                return
+            try:
+                self._spare = self._new_segment(self._segment + 1)
+            except OSError:
+                self._spare_refused = True
 
     def _new_segment(self, segment: int) -> int:
         """A pre-allocated segment under its final name, made durable before it is used."""
@@ -194,7 +216,7 @@ class Journal:
             self._disk.allocate(fd, self._segment_bytes)
             header = segment_header(self._directory.name, segment)
             if self._disk.pwrite(fd, header, 0) != HEADER_BYTES:
-                raise OSError(28, "no room for the segment header")
+                raise OSError(errno.ENOSPC, "no room for the segment header")
             self._disk.sync(fd)
             sync_directory(self._directory)
         except OSError:
@@ -219,6 +241,7 @@ class Journal:
                 return
             with contextlib.suppress(BooksError):  # `failed` is set, and every append and waiter hears of it
                 self.sync()
+                self._grow_ahead()
             self._stopping.wait(limits.SYNC_INTERVAL_MS / 1000)
 
     def _wake(self, end: Position | None) -> None:

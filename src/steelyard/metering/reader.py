@@ -63,9 +63,7 @@ def read(directory: Path, position: Position, *, until: Position | None, max_rec
             break
         try:
             scan = _Scan(fd, start, bound)
-            if not scan.header_is(directory.name, position.segment):
-                scan.torn = True
-            else:
+            if scan.begins(directory.name, position.segment):
                 scan.take(records, max_records)
         finally:
             os.close(fd)
@@ -91,8 +89,13 @@ class _Scan:
         self.offset = offset
         self.torn = bound is not None and bound > self._size
 
-    def header_is(self, series: str, segment: int) -> bool:
-        return os.pread(self._fd, HEADER_BYTES, 0) == segment_header(series, segment)
+    def begins(self, series: str, segment: int) -> bool:
+        """Whether this is the segment it should be. A blank one was being made when its writer died."""
+        header = os.pread(self._fd, HEADER_BYTES, 0)
+        if header == segment_header(series, segment):
+            return True
+        self.torn = self.torn or not _is_blank(header)
+        return False
 
     def take(self, records: list[Opened | Closed], max_records: int) -> None:
         """Append whole records; `offset` ends behind the last of them."""
@@ -104,7 +107,7 @@ class _Scan:
             if self.torn or len(records) >= max_records:
                 return
             if used == 0:  # no frame is whole: the zeros behind the data, or a frame cut by the end of the file
-                self.torn = any(chunk) or self._any_byte_from(self.offset + len(chunk))
+                self.torn = not _is_blank(chunk) or self._any_byte_from(self.offset + len(chunk))
                 return
 
     def _take_chunk(self, chunk: memoryview, records: list[Opened | Closed], max_records: int) -> int:
@@ -131,7 +134,13 @@ class _Scan:
     def _any_byte_from(self, offset: int) -> bool:
         while offset < self._bound:
             chunk = os.pread(self._fd, min(limits.JOURNAL_READ_BYTES, self._bound - offset), offset)
-            if not chunk or any(chunk):
+            if not chunk:  # its writer has just cut the unused tail off
+                return False
+            if not _is_blank(chunk):
                 return True
             offset += len(chunk)
         return False
+
+
+def _is_blank(chunk: bytes) -> bool:
+    return chunk.count(0) == len(chunk)

@@ -12,6 +12,7 @@ A commit is therefore one store that makes all counts of a bank valid at once, a
 Whenever the process dies, the committed bank is whole and was delivered whole: never over, at most one read short.
 """
 
+import errno
 import mmap
 import os
 from pathlib import Path
@@ -88,7 +89,7 @@ class Slots:
             disk.allocate(fd, _size(count))
             header = b"".join(word.to_bytes(8, "little") for word in (_MAGIC, _VERSION, count, _SLOT_WORDS))
             if disk.pwrite(fd, header, 0) != len(header):
-                raise OSError(28, "no room for the header")
+                raise OSError(errno.ENOSPC, "no room for the header")
         except OSError as error:
             os.close(fd)
             path.unlink()

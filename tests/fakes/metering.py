@@ -1,0 +1,80 @@
+"""What metering's tests need: a disk that fails on command, and records made from small numbers."""
+
+import errno
+import threading
+
+from steelyard.kernel.quantities import Usage
+from steelyard.kernel.records import Caller, Closed, End, Offer, Opened, Order, Quote, Tariff
+from steelyard.metering.disk import Disk
+
+
+class FaultyDisk(Disk):
+    """The machine's disk until told otherwise."""
+
+    def __init__(self) -> None:
+        self.full = False  # nothing more can be allocated
+        self.bytes_left: int | None = None  # a pwrite stores at most this many bytes, then ENOSPC
+        self.sync_fails = False
+        self.syncs = 0
+        self.may_sync = threading.Event()
+        self.may_sync.set()
+
+    def allocate(self, fd: int, size: int) -> None:
+        if self.full:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        super().allocate(fd, size)
+
+    def pwrite(self, fd: int, data: bytes, offset: int) -> int:
+        if self.bytes_left is None:
+            return super().pwrite(fd, data, offset)
+        if self.bytes_left == 0:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        written = super().pwrite(fd, data[: self.bytes_left], offset)
+        self.bytes_left -= written
+        return written
+
+    def sync(self, fd: int) -> None:
+        assert self.may_sync.wait(30)
+        self.syncs += 1
+        if self.sync_fails:
+            raise OSError(errno.EIO, "Input/output error")
+        super().sync(fd)
+
+
+def request_id(number: int) -> bytes:
+    return number.to_bytes(16, "big")
+
+
+def opened(number: int, *, slot: int = 0, model: str = "m", opened_ns: int = 1_000) -> Opened:
+    return Opened(
+        request_id=request_id(number),
+        opened_ns=opened_ns,
+        slot=slot,
+        tenant_id=1,
+        project_id=1,
+        key_id=1,
+        model=model,
+        upstream="local",
+        price_id=1,
+        cost_id=2,
+        currency="CNY",
+        hold_nano=10**6,
+        max_tokens=64,
+        sequences=1,
+        stream=True,
+    )
+
+
+def closed(number: int, output: int = 1) -> Closed:
+    return Closed(request_id(number), 2_000, Usage(10, 0, output), End.COMPLETE.value, 5, 9)
+
+
+def order(number: int, sequences: int = 1) -> Order:
+    return Order(request_id(number), "m", {}, 100, None, sequences, True)
+
+
+def quote(watts_milli: int = 0) -> Quote:
+    price, cost = Tariff(1, "m", "CNY", 0, ()), Tariff(2, "local", "CNY", 0, (), watts_milli=watts_milli)
+    return Quote(
+        Caller(1, 1, 1, "t", "p", "CNY"), Offer(1, "m", "local", "h:1", "m", 99, 99), price, cost, 10**6, 64, False
+    )

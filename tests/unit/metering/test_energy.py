@@ -1,0 +1,83 @@
+"""The engine's clock: shares, restarts, absence."""
+
+from pathlib import Path
+
+import pytest
+
+from steelyard.metering.energy import CpuClock, EnergyClocks, clock_path, energy_uj
+
+
+class Cpu:
+    """CPU time that passes when told to."""
+
+    def __init__(self, ns: int = 0) -> None:
+        self.ns = ns
+
+    def __call__(self) -> int:
+        return self.ns
+
+
+def test_cpu_time_is_shared_among_the_running_sequences(tmp_path: Path) -> None:
+    cpu = Cpu(5_000)  # spent on loading the model: nobody's
+    clock = CpuClock(clock_path(tmp_path, "local"), cpu)
+    clocks = EnergyClocks(tmp_path)
+    assert clocks.per_sequence_ns("local") == 0
+    cpu.ns += 1_000
+    clock.tick(4)
+    assert clocks.per_sequence_ns("local") == 250
+    cpu.ns += 1_000
+    clock.tick(0)  # an idle engine: no request reads the difference
+    assert clocks.per_sequence_ns("local") == 1_250
+    clocks.close()
+    clock.close()
+
+
+def test_a_restarted_engine_counts_on(tmp_path: Path) -> None:
+    cpu = Cpu()
+    clock = CpuClock(clock_path(tmp_path, "local"), cpu)
+    clocks = EnergyClocks(tmp_path)
+    cpu.ns += 900
+    clock.tick(1)
+    assert clocks.per_sequence_ns("local") == 900
+    clock.close()
+    again = CpuClock(clock_path(tmp_path, "local"), cpu := Cpu(3))
+    assert clocks.per_sequence_ns("local") == 900
+    cpu.ns += 100
+    again.tick(1)
+    assert clocks.per_sequence_ns("local") == 1_000  # through the mapping made before the restart
+    clocks.close()
+    again.close()
+
+
+def test_a_missing_clock_reads_zero_and_is_found_when_it_appears(tmp_path: Path) -> None:
+    clocks = EnergyClocks(tmp_path / "energy")
+    assert clocks.per_sequence_ns("local") == 0
+    early = clocks.gauge("local")
+    cpu = Cpu()
+    clock = CpuClock(clock_path(tmp_path / "energy", "local"), cpu)
+    cpu.ns += 70
+    clock.tick(1)
+    assert clocks.per_sequence_ns("local") == 70
+    assert early.per_sequence_ns() == 0  # a request opened before does not inherit the engine's past
+    clocks.close()
+    clock.close()
+
+
+def test_an_upstream_name_cannot_leave_the_directory(tmp_path: Path) -> None:
+    assert clock_path(tmp_path, "../../etc/x").parent == tmp_path
+    assert clock_path(tmp_path, "local").name == "local.clock"
+
+
+@pytest.mark.parametrize(
+    ("cpu_ns", "watts_milli", "expected"),
+    [
+        (1_000_000_000, 10_000, 10_000_000),  # one second at ten watts: ten joules
+        (0, 10_000, 0),
+        (50, 10_000, 0),  # half a microjoule, ties to even
+        (150, 10_000, 2),
+        (250, 10_000, 2),
+        (10**15, 10**6, 10**15),
+    ],
+)
+def test_energy_is_time_times_power(cpu_ns: int, watts_milli: int, expected: int) -> None:
+    assert energy_uj(cpu_ns, watts_milli) == expected

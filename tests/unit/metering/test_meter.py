@@ -1,0 +1,176 @@
+"""Readings: what a close record says, and what happens when a part refuses."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+from tests.fakes.metering import FaultyDisk, order, quote, request_id
+
+from steelyard.kernel.clock import NS_PER_S, ManualClock
+from steelyard.kernel.errors import CallerError
+from steelyard.kernel.quantities import Usage
+from steelyard.kernel.records import Closed, End, Opened, Position
+from steelyard.metering.energy import CpuClock, EnergyClocks, clock_path
+from steelyard.metering.journal import Journal
+from steelyard.metering.meter import Meter
+from steelyard.metering.reader import read
+from steelyard.metering.slots import Slots
+
+
+@dataclass
+class Desk:
+    """A meter with everything around it under the test's control."""
+
+    directory: Path
+    disk: FaultyDisk
+    slots: Slots
+    clock: ManualClock
+    meter: Meter
+    engine: CpuClock
+    cpu: list[int]
+
+    def records(self) -> list[Opened | Closed]:
+        return read(self.directory, Position(), until=None, max_records=10**6).records
+
+
+@pytest.fixture
+def desk(tmp_path: Path) -> Iterator[Desk]:
+    disk, clock, cpu = FaultyDisk(), ManualClock(), [0]
+    engine = CpuClock(clock_path(tmp_path / "energy", "local"), lambda: cpu[0])
+    journal = Journal.create(tmp_path / "w0-1", segment_bytes=1 << 16, disk=disk)
+    slots = Slots.create(tmp_path / "w0-1" / "slots", 2)
+    meter = Meter(journal, slots, clock, EnergyClocks(tmp_path / "energy"))
+    yield Desk(tmp_path / "w0-1", disk, slots, clock, meter, engine, cpu)
+    meter.close()
+    engine.close()
+
+
+def test_a_whole_answer_is_closed_with_all_it_used(desk: Desk) -> None:
+    reading = desk.meter.open(order(1, sequences=2), quote(watts_milli=10_000))
+    assert desk.meter.in_flight == 1
+    assert not reading.started
+    desk.clock.advance(300)
+    reading.intend(Usage(20, 5, 1))
+    assert reading.started
+    assert reading.delivered == Usage()
+    reading.commit(Usage(20, 5, 1))
+    desk.cpu[0] += NS_PER_S
+    desk.engine.tick(2)
+    desk.clock.advance(700)
+    reading.intend(Usage(20, 5, 8))
+    reading.commit(Usage(20, 5, 8))
+    assert reading.delivered == Usage(20, 5, 8)
+    record = reading.close(End.COMPLETE)
+    assert record == Closed(
+        request_id=request_id(1),
+        closed_ns=desk.clock.now_ns(),
+        usage=Usage(20, 5, 8, cpu_ns=NS_PER_S, energy_uj=10_000_000),  # half a second for each of two sequences
+        end="complete",
+        first_token_ns=300,
+        duration_ns=1_000,
+    )
+    assert desk.meter.in_flight == 0
+    assert desk.slots.free_count == 2
+    desk.meter.close()
+    assert desk.records() == [reading.opened, record]
+
+
+def test_close_is_idempotent(desk: Desk) -> None:
+    reading = desk.meter.open(order(1), quote())
+    first = reading.close(End.CLIENT_GONE)
+    assert reading.close(End.COMPLETE) is first
+    assert desk.meter.in_flight == 0
+    desk.meter.close()
+    assert len(desk.records()) == 2
+
+
+def test_a_piece_that_was_not_drained_is_not_charged_and_flagged(desk: Desk) -> None:
+    reading = desk.meter.open(order(1), quote())
+    reading.intend(Usage(20, 0, 3))
+    reading.commit(Usage(20, 0, 3))
+    reading.intend(Usage(20, 0, 4))
+    record = reading.close(End.CLIENT_GONE)
+    assert record.usage == Usage(20, 0, 3)
+    assert record.short_by_one_read
+
+
+@pytest.mark.parametrize(("end", "prompt"), [(End.CLIENT_GONE, 0), (End.UPSTREAM_ERROR, 0), (End.COMPLETE, 20)])
+def test_an_answer_cut_before_its_first_token_is_worth_nothing(desk: Desk, end: End, prompt: int) -> None:
+    reading = desk.meter.open(order(1), quote(watts_milli=1_000))
+    desk.cpu[0] += 1_000_000
+    desk.engine.tick(1)
+    reading.intend(Usage(20, 0, 0))  # the role chunk: text of no token
+    reading.commit(Usage(20, 0, 0))
+    assert reading.close(end).usage == Usage(prompt, 0, 0, cpu_ns=1_000_000, energy_uj=1_000)
+
+
+def test_nothing_delivered_is_closed_with_nothing(desk: Desk) -> None:
+    record = desk.meter.open(order(1), quote()).close(End.REFUSED)
+    assert record.usage == Usage()
+    assert record.first_token_ns == 0
+    assert not record.short_by_one_read
+
+
+def test_committing_something_else_than_intended_is_a_bug(desk: Desk) -> None:
+    reading = desk.meter.open(order(1), quote())
+    reading.intend(Usage(20, 0, 1))
+    with pytest.raises(ValueError, match="intended"):
+        reading.commit(Usage(20, 0, 2))
+    assert reading.close(End.UPSTREAM_ERROR).usage == Usage()
+
+
+def test_more_requests_than_slots_are_told_to_wait(desk: Desk) -> None:
+    readings = [desk.meter.open(order(number), quote()) for number in (1, 2)]
+    with pytest.raises(CallerError) as refusal:
+        desk.meter.open(order(3), quote())
+    assert (refusal.value.status, refusal.value.code) == (429, "overloaded")
+    readings[0].close(End.COMPLETE)
+    assert desk.meter.open(order(3), quote()).opened.slot == readings[0].opened.slot
+
+
+def test_a_failed_journal_opens_nothing_and_keeps_the_slots_of_the_running(desk: Desk) -> None:
+    """Pitfall 6: new paid requests are refused, running streams finish on their slots."""
+    reading = desk.meter.open(order(1), quote())
+    reading.intend(Usage(20, 0, 3))
+    reading.commit(Usage(20, 0, 3))
+    desk.disk.bytes_left = 10
+    with pytest.raises(CallerError) as refusal:
+        desk.meter.open(order(2), quote())
+    assert (refusal.value.status, refusal.value.code) == (503, "journal_failed")
+    assert desk.meter.failed
+    assert desk.slots.free_count == 1
+    record = reading.close(End.COMPLETE)
+    assert record.usage == Usage(20, 0, 3)
+    assert desk.meter.in_flight == 0
+    assert desk.slots.free_count == 1  # not given back: recovery reads it
+    assert desk.slots.read_slot(reading.opened.slot).committed == Usage(20, 0, 3)
+
+
+def test_a_retired_meter_lets_the_running_finish(desk: Desk) -> None:
+    reading = desk.meter.open(order(1), quote())
+    desk.meter.retire()
+    with pytest.raises(CallerError) as refusal:
+        desk.meter.open(order(2), quote())
+    assert refusal.value.code == "draining"
+    reading.close(End.DRAINED)
+    desk.meter.close()
+    assert len(desk.records()) == 2
+
+
+def test_the_wall_clock_may_step_back_but_the_journal_does_not(desk: Desk) -> None:
+    """Pitfall 11."""
+    first = desk.meter.open(order(1), quote())
+    desk.clock._now_ns -= 3600 * NS_PER_S
+    desk.clock._monotonic_ns += 50
+    second = desk.meter.open(order(2), quote())
+    record = first.close(End.COMPLETE)
+    assert second.opened.opened_ns >= first.opened.opened_ns
+    assert record.closed_ns >= first.opened.opened_ns
+    assert record.duration_ns == 50
+
+
+def test_an_upstream_without_a_clock_costs_no_cpu(desk: Desk) -> None:
+    (desk.directory.parent / "energy" / "local.clock").unlink()
+    reading = desk.meter.open(order(1), quote(watts_milli=1_000))
+    assert reading.close(End.COMPLETE).usage == Usage()

@@ -1,0 +1,161 @@
+"""After a crash: from the files alone, never over, flagged when short."""
+
+from pathlib import Path
+
+import pytest
+from tests.fakes.metering import closed, opened, order, quote, request_id
+
+from steelyard.kernel.clock import ManualClock
+from steelyard.kernel.errors import BooksError
+from steelyard.kernel.quantities import Usage
+from steelyard.kernel.records import Closed, End, Opened, Position
+from steelyard.metering.energy import CpuClock, EnergyClocks, clock_path
+from steelyard.metering.journal import Journal
+from steelyard.metering.meter import Meter
+from steelyard.metering.reader import read
+from steelyard.metering.recovery import recover
+from steelyard.metering.slots import Slots
+
+CLOCK = ManualClock()
+
+
+def series(tmp_path: Path) -> tuple[Journal, Slots]:
+    directory = tmp_path / "w0-1"
+    journal = Journal.create(directory, segment_bytes=1 << 16)
+    return journal, Slots.create(directory / "slots", 4)
+
+
+def unclosed(directory: Path) -> list[Opened]:
+    found: dict[bytes, Opened] = {}
+    for record in read(directory, Position(), until=None, max_records=10**6).records:
+        if isinstance(record, Opened):
+            found[record.request_id] = record
+        else:
+            found.pop(record.request_id, None)
+    return list(found.values())
+
+
+def recovered(tmp_path: Path) -> list[Closed]:
+    return recover(tmp_path / "w0-1", unclosed(tmp_path / "w0-1"), CLOCK)
+
+
+def test_an_interrupted_request_is_settled_at_its_committed_counts(tmp_path: Path) -> None:
+    cpu = [0]
+    engine = CpuClock(clock_path(tmp_path / "energy", "local"), lambda: cpu[0])
+    journal, slots = series(tmp_path)
+    clock = ManualClock()
+    meter = Meter(journal, slots, clock, EnergyClocks(tmp_path / "energy"))
+    done = meter.open(order(1), quote())
+    running = meter.open(order(2), quote(watts_milli=10_000))
+    clock.advance(40)
+    running.intend(Usage(20, 0, 1))
+    running.commit(Usage(20, 0, 1))
+    done.close(End.COMPLETE)
+    cpu[0] += 1_000_000
+    engine.tick(1)
+    clock.advance(60)
+    running.intend(Usage(20, 0, 7))
+    running.commit(Usage(20, 0, 7))
+    running.intend(Usage(20, 0, 9))
+    meter.close()  # the process ends here
+    engine.close()
+    [record] = recovered(tmp_path)
+    assert record == Closed(
+        request_id=request_id(2),
+        closed_ns=max(CLOCK.now_ns(), running.opened.opened_ns),
+        usage=Usage(20, 0, 7, cpu_ns=1_000_000, energy_uj=10_000),
+        end="worker_died",
+        first_token_ns=40,
+        duration_ns=100,
+        short_by_one_read=True,
+    )
+    assert recovered(tmp_path) == [record]  # killed in recovery and run again: the same
+
+
+@pytest.mark.parametrize("intended", [False, True])
+def test_zero_tokens_delivered_are_charged_nothing(tmp_path: Path, intended: bool) -> None:
+    journal, slots = series(tmp_path)
+    slots.claim(request_id(1))
+    journal.append(opened(1, slot=0))
+    slots.intend(0, output=0, input=20, cached=0)
+    slots.commit(0)  # the role chunk
+    if intended:
+        slots.intend(0, output=1, input=20, cached=0)
+    journal.close()
+    slots.close()
+    [record] = recovered(tmp_path)
+    assert record.usage == Usage()
+    assert record.short_by_one_read == intended
+
+
+def test_a_slot_that_went_on_to_another_request_says_nothing(tmp_path: Path) -> None:
+    """Pitfall 8: the request id in the slot decides."""
+    journal, slots = series(tmp_path)
+    journal.append(opened(1, slot=0))
+    slots.claim(request_id(2))
+    journal.append(opened(2, slot=0))
+    slots.intend(0, output=5, input=20, cached=0)
+    slots.commit(0)
+    journal.close()
+    slots.close()
+    first, second = recovered(tmp_path)
+    assert (first.request_id, first.usage, first.short_by_one_read) == (request_id(1), Usage(), True)
+    assert (second.request_id, second.usage, second.short_by_one_read) == (request_id(2), Usage(20, 0, 5), False)
+
+
+def test_the_close_in_the_journal_wins_over_the_slot(tmp_path: Path) -> None:
+    """Pitfall 8: killed between the close record and the freeing of the slot."""
+    journal, slots = series(tmp_path)
+    slots.claim(request_id(1))
+    journal.append(opened(1, slot=0))
+    slots.intend(0, output=5, input=20, cached=0)
+    slots.commit(0)
+    journal.append(closed(1))
+    journal.close()
+    slots.close()
+    assert recovered(tmp_path) == []
+
+
+def test_a_freed_slot_still_settles_a_close_that_was_lost(tmp_path: Path) -> None:
+    """Power loss: the slot's page reached the medium, the close record did not."""
+    journal, slots = series(tmp_path)
+    slots.claim(request_id(1))
+    journal.append(opened(1, slot=0))
+    slots.intend(0, output=5, input=20, cached=0)
+    slots.commit(0)
+    slots.free(0)
+    journal.close()
+    slots.close()
+    [record] = recovered(tmp_path)
+    assert record.usage == Usage(20, 0, 5)
+
+
+def test_without_a_slot_file_nothing_is_charged_and_the_record_says_so(tmp_path: Path) -> None:
+    journal, slots = series(tmp_path)
+    journal.append(opened(1, slot=0))
+    journal.append(opened(2, slot=99))
+    journal.close()
+    slots.close()
+    assert [record.short_by_one_read for record in recovered(tmp_path)] == [True, True]
+    (tmp_path / "w0-1" / "slots").write_bytes(b"")
+    assert [record.usage for record in recovered(tmp_path)] == [Usage(), Usage()]
+    (tmp_path / "w0-1" / "slots").unlink()
+    assert [record.usage for record in recovered(tmp_path)] == [Usage(), Usage()]
+
+
+def test_a_living_writer_is_never_recovered(tmp_path: Path) -> None:
+    """A stopped process is alive: it may wake up and go on writing."""
+    journal, slots = series(tmp_path)
+    journal.append(opened(1))
+    with pytest.raises(BooksError, match="still has a writer"):
+        recover(tmp_path / "w0-1", [opened(1)], CLOCK)
+    journal.close()
+    slots.close()
+
+
+def test_a_request_does_not_end_before_it_began(tmp_path: Path) -> None:
+    journal, slots = series(tmp_path)
+    journal.append(opened(1, opened_ns=CLOCK.now_ns() + 10))
+    journal.close()
+    slots.close()
+    assert recovered(tmp_path)[0].closed_ns == CLOCK.now_ns() + 10

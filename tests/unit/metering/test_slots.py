@@ -1,0 +1,181 @@
+"""The flight recorder: order of stores, reuse, damage, full disks."""
+
+from pathlib import Path
+
+import pytest
+from tests.fakes.metering import FaultyDisk, request_id
+
+from steelyard.kernel.errors import BooksError
+from steelyard.kernel.quantities import Usage
+from steelyard.metering.slots import CLAIMED, FREE, Slots
+
+
+def test_a_claimed_cell_carries_the_request_and_no_counts(tmp_path: Path) -> None:
+    slots = Slots.create(tmp_path / "slots", 4)
+    index = slots.claim(b"\xff" * 16, watts_milli=11_000)
+    assert index is not None
+    state = slots.read_slot(index)
+    assert (state.state, state.request_id, state.watts_milli) == (CLAIMED, b"\xff" * 16, 11_000)
+    assert state.intended == state.committed == Usage()
+    assert not state.short_by_one_read
+    slots.close()
+
+
+def test_counts_are_committed_only_after_the_send(tmp_path: Path) -> None:
+    """Pitfalls 1 and 2: a kill between intent and commit leaves the earlier counts, and shows."""
+    slots = Slots.create(tmp_path / "slots", 4)
+    index = slots.claim(request_id(1))
+    assert index is not None
+    slots.intend(index, output=1, input=20, cached=5, cpu_ns=100)
+    state = slots.read_slot(index)
+    assert state.committed == Usage()
+    assert state.intended == Usage(20, 5, 1, 100)
+    assert state.short_by_one_read
+    slots.first_token(index, 7)
+    slots.commit(index, last_ns=9)
+    state = slots.read_slot(index)
+    assert state.committed == state.intended == Usage(20, 5, 1, 100)
+    assert (state.first_token_ns, state.last_ns, state.short_by_one_read) == (7, 9, False)
+    slots.intend(index, output=4, input=20, cached=5, cpu_ns=200)
+    state = slots.read_slot(index)
+    assert state.committed == Usage(20, 5, 1, 100)
+    assert state.intended == Usage(20, 5, 4, 200)
+    slots.close()
+
+
+def test_every_single_store_leaves_a_whole_bank(tmp_path: Path) -> None:
+    """Pitfall 3: the process may die between any two stores; the committed counts always belong together."""
+    slots = Slots.create(tmp_path / "slots", 1)
+    index = slots.claim(request_id(1))
+    assert index is not None
+    seen: list[Usage] = []
+
+    class Watched:
+        """Looks at the cell after every store, as a reader after a kill at that point would."""
+
+        def __init__(self, words: memoryview) -> None:
+            self.words = words
+
+        def __getitem__(self, at: int | slice) -> int | memoryview:
+            return self.words[at]
+
+        def __setitem__(self, at: int, value: int) -> None:
+            self.words[at] = value
+            slots._words = self.words
+            seen.append(slots.read_slot(0).committed)
+            slots._words = self  # type: ignore[assignment]
+
+    words = slots._words
+    slots._words = Watched(words)  # type: ignore[assignment]
+    for count in range(1, 6):
+        slots.intend(index, output=count, input=count * 3, cached=count * 5)
+        sent_before = len(seen)
+        assert all(usage.output < count for usage in seen)  # never ahead of the send
+        slots.commit(index)
+        assert len(seen) > sent_before
+    slots._words = words
+    assert len(seen) >= 5 * 6
+    assert all((usage.input, usage.cached_input) == (usage.output * 3, usage.output * 5) for usage in seen)
+    assert seen[-1].output == 5
+    slots.close()
+
+
+def test_an_intent_that_changes_no_count_is_not_short(tmp_path: Path) -> None:
+    slots = Slots.create(tmp_path / "slots", 1)
+    slots.claim(request_id(1))
+    slots.intend(0, output=3, input=20, cached=0, cpu_ns=1)
+    slots.commit(0)
+    slots.intend(0, output=3, input=20, cached=0, cpu_ns=2)  # the closing piece carries no new token
+    assert not slots.read_slot(0).short_by_one_read
+    slots.close()
+
+
+def test_two_intents_without_a_commit_keep_the_committed_bank(tmp_path: Path) -> None:
+    slots = Slots.create(tmp_path / "slots", 1)
+    slots.claim(request_id(1))
+    slots.intend(0, output=1, input=20, cached=0)
+    slots.commit(0)
+    for output in (2, 3, 4):
+        slots.intend(0, output=output, input=20, cached=0)
+        assert slots.read_slot(0).committed == Usage(20, 0, 1)
+    slots.commit(0)
+    assert slots.read_slot(0).committed == Usage(20, 0, 4)
+    slots.close()
+
+
+def test_a_reused_cell_forgets_the_earlier_request(tmp_path: Path) -> None:
+    """Pitfall 8."""
+    slots = Slots.create(tmp_path / "slots", 1)
+    slots.claim(request_id(1))
+    slots.intend(0, output=9, input=9, cached=9)
+    slots.commit(0, last_ns=5)
+    slots.first_token(0, 4)
+    slots.free(0)
+    assert slots.read_slot(0).state == FREE
+    assert slots.read_slot(0).committed == Usage(9, 9, 9)  # still readable should the close record be lost
+    assert slots.claim(request_id(2)) == 0
+    state = slots.read_slot(0)
+    assert state.request_id == request_id(2)
+    assert (state.committed, state.intended, state.first_token_ns, state.last_ns) == (Usage(), Usage(), 0, 0)
+    slots.close()
+
+
+def test_a_full_house_claims_nothing(tmp_path: Path) -> None:
+    slots = Slots.create(tmp_path / "slots", 3)
+    taken = {slots.claim(request_id(number)) for number in range(3)}
+    assert taken == {0, 1, 2}
+    assert slots.claim(request_id(9)) is None
+    slots.free(1)
+    assert slots.claim(request_id(9)) == 1
+    slots.close()
+
+
+def test_the_file_has_its_space_from_the_start(tmp_path: Path) -> None:
+    """Pitfall 5: a sparse mapping on a full disk kills the process."""
+    slots = Slots.create(tmp_path / "slots", 1024)
+    slots.close()
+    status = (tmp_path / "slots").stat()
+    assert status.st_blocks * 512 >= status.st_size > 1024 * 128
+
+
+def test_a_full_disk_is_a_clean_refusal(tmp_path: Path) -> None:
+    disk = FaultyDisk()
+    disk.full = True
+    with pytest.raises(BooksError, match="No space left"):
+        Slots.create(tmp_path / "slots", 4, disk=disk)
+    assert not (tmp_path / "slots").exists()
+    slots = Slots.create(tmp_path / "slots", 4)
+    with pytest.raises(BooksError, match="exists"):
+        Slots.create(tmp_path / "slots", 4)
+    slots.close()
+
+
+def test_another_process_sees_what_was_stored(tmp_path: Path) -> None:
+    slots = Slots.create(tmp_path / "slots", 4)
+    index = slots.claim(request_id(5))
+    assert index is not None
+    slots.intend(index, output=2, input=7, cached=1)
+    slots.commit(index)
+    seen = Slots.open(tmp_path / "slots")
+    assert seen.read_slot(index) == slots.read_slot(index)
+    with pytest.raises(TypeError):
+        seen.commit(index)
+    seen.close()
+    slots.close()
+
+
+@pytest.mark.parametrize("content", [b"", b"x" * 7, bytes(128), b"x" * 4096])
+def test_a_damaged_file_is_refused(tmp_path: Path, content: bytes) -> None:
+    (tmp_path / "slots").write_bytes(content)
+    with pytest.raises(BooksError):
+        Slots.open(tmp_path / "slots")
+
+
+def test_a_cut_or_missing_file_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(BooksError):
+        Slots.open(tmp_path / "slots")
+    Slots.create(tmp_path / "slots", 4).close()
+    whole = (tmp_path / "slots").read_bytes()
+    (tmp_path / "slots").write_bytes(whole[:-8])
+    with pytest.raises(BooksError):
+        Slots.open(tmp_path / "slots")
