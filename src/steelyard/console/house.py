@@ -1,0 +1,32 @@
+"""What the console needs from the process that serves it. A Protocol; the worker and the tests each bring their own."""
+
+from collections.abc import AsyncGenerator
+from contextlib import AbstractContextManager
+from typing import Protocol
+
+from sqlalchemy import Connection
+
+from steelyard.console.play import PlayEvent, PlayOrder
+from steelyard.kernel.clock import Clock
+from steelyard.kernel.records import Snapshot
+
+
+class ConsoleHouse(Protocol):
+    """`books` is opened in a thread of the server's pool, never in the event loop; the connection only reads."""
+
+    @property
+    def clock(self) -> Clock: ...
+
+    @property
+    def secret(self) -> bytes:
+        """At least 32 random bytes that all workers share; signs sessions and forms."""
+        ...
+
+    @property
+    def snapshot(self) -> Snapshot: ...
+
+    def books(self) -> AbstractContextManager[Connection]: ...
+
+    def play(self, order: PlayOrder) -> AsyncGenerator[PlayEvent, None]:
+        """An async generator; closing it hangs up, and what had been handed over is settled."""
+        ...
