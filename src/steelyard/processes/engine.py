@@ -1,0 +1,210 @@
+"""The engine: llama.cpp behind its own HTTP listener on 127.0.0.1, one process per local model.
+
+Owns the engine's settings, its chat template, its energy clock and its end: it leaves on SIGTERM and when its parent
+is gone. Only the holder of the key in the environment may ask it, so no local user gets past the meter. Knows no
+customer, price or journal.
+"""
+
+import argparse
+import ctypes
+import json
+import os
+import re
+import select
+import signal
+import socket
+import stat
+import sys
+import threading
+import time
+from pathlib import Path
+from types import FrameType
+from typing import TYPE_CHECKING
+
+from steelyard.kernel import limits
+from steelyard.kernel.errors import StartError
+from steelyard.upstream.gguf import GgufFile, read_gguf
+
+if TYPE_CHECKING:
+    import xllamacpp
+
+HOST = "127.0.0.1"
+KEY_VARIABLE = "STEELYARD_ENGINE_KEY"
+UNUSABLE = 2
+"""Exit code when a start cannot succeed without somebody changing something; one line on stderr says what."""
+
+_CHATML = (
+    "{% for message in messages %}"
+    "{{ '<|im_start|>' + message['role'] + '\n' + message['content'] + '<|im_end|>' + '\n' }}"
+    "{% endfor %}{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}"
+)
+"""ChatML as such. SmolLM2's own template adds a system text of its own, under which the small model answers plain
+questions wrongly (measured: the capital of France in gibberish; with this one every engine says Paris)."""
+
+_TICK_S = 0.02
+_BUSY_CPU_NS = (
+    2_000_000  # CPU time per tick below which nothing is being decoded (an idle process was seen at < 0.3 ms)
+)
+_BATCH_TOKENS = 512  # prompt tokens per step: what a new prompt may delay running answers
+_PROMPT_CACHE_MIB = 256  # prefixes that no slot holds any more
+_PR_SET_PDEATHSIG = 1
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run until told to stop; the exit code."""
+    options = _options(arguments)
+    parent = os.getppid()
+    _die_with_parent(parent)
+    try:
+        key = os.environ.pop(options.api_key_env, "")
+        if not key:
+            raise StartError(f"The engine needs its key in the environment variable {options.api_key_env}.")
+        file = read_gguf(options.model)
+        context = min(options.context, file.context_tokens or options.context)
+        _refuse_taken(options.port)
+        with _Stop() as stop:
+            server = _serve(options, file, key, context)
+            ticker = threading.Thread(target=_tick, args=(server, options, stop), name="energy", daemon=True)
+            ticker.start()
+            address = server.listening_address.removeprefix("http://")
+            told = {"address": address, "model": file.model_name, "context_tokens": context, "slots": options.slots}
+            print("ready", json.dumps(told), flush=True)
+            stop.wait()
+            ticker.join(_TICK_S * 10)
+    except StartError as error:
+        print(error, file=sys.stderr, flush=True)
+        return UNUSABLE
+    sys.stdout.flush()
+    os._exit(0)  # the engine's threads are not joined: a running answer must not hold up the end
+
+
+def _options(arguments: list[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="steelyard-engine", description="Serve one GGUF model on 127.0.0.1.")
+    parser.add_argument("--model", type=Path, required=True, help="a GGUF file")
+    parser.add_argument("--port", type=int, default=0, help="TCP port; 0 takes a free one")
+    parser.add_argument("--upstream", default="local", help="the name of the energy clock")
+    parser.add_argument("--data", type=Path, required=True, help="the data directory")
+    parser.add_argument("--threads", type=int, default=1, help="CPU threads")
+    parser.add_argument("--slots", type=int, default=4, help="sequences decoded at once")
+    parser.add_argument("--context", type=int, default=4096, help="tokens of context per sequence")
+    parser.add_argument("--api-key-env", default=KEY_VARIABLE, help="environment variable that holds the key")
+    return parser.parse_args(arguments)
+
+
+def _refuse_taken(port: int) -> None:
+    """The engine reports a taken port and a bad file with the same words; tell them apart before it starts."""
+    with socket.socket(socket.AF_INET, socket.SOCK_STREAM) as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((HOST, port))
+        except OSError as error:
+            raise StartError(f"The engine cannot listen on {HOST}:{port}: {error.strerror}.") from None
+
+
+def _serve(options: argparse.Namespace, file: GgufFile, key: str, context: int) -> "xllamacpp.Server":
+    """Load the model and listen. Raises StartError for a file the engine refuses."""
+    import xllamacpp
+
+    params = xllamacpp.CommonParams()
+    params.verbosity = 0
+    params.model.path = str(file.path)
+    params.model_alias = {file.model_name}
+    params.hostnames = [HOST]
+    params.port = options.port
+    params.api_keys = [key]
+    params.cors_origins = ""
+    params.ui = False
+    params.endpoint_props = False
+    params.endpoint_slots = True
+    params.endpoint_metrics = True
+    params.n_threads_http = limits.ENGINE_HTTP_THREADS
+    params.cpuparams.n_threads = options.threads
+    params.cpuparams_batch.n_threads = options.threads
+    params.n_parallel = options.slots
+    params.n_ctx = context * options.slots
+    params.kv_unified = False  # every slot has the promised context whatever the others do
+    params.ctx_shift = False  # an answer that outgrows the context ends with "length"; nothing is forgotten in silence
+    params.cont_batching = True
+    params.n_batch = _BATCH_TOKENS
+    params.cache_prompt = True
+    params.cache_ram_mib = _PROMPT_CACHE_MIB
+    params.use_jinja = True
+    params.reasoning_format = xllamacpp.common_reasoning_format.COMMON_REASONING_FORMAT_NONE  # no token goes unseen
+    params.enable_reasoning = 0
+    if file.model_name.startswith("smollm2"):
+        params.chat_template = _CHATML
+    try:
+        return xllamacpp.Server(params)
+    except RuntimeError:
+        raise StartError(
+            f"The engine cannot load the model file {file.path}: it is damaged, of an architecture the engine does not "
+            "know, or too large for this machine's memory."
+        ) from None
+
+
+def _tick(server: "xllamacpp.Server", options: argparse.Namespace, stop: "_Stop") -> None:
+    """Advance the energy clock. The engine is asked for its load only when CPU time was spent: asking costs 0.15 ms."""
+    from steelyard.metering.energy import CpuClock
+
+    clock = CpuClock(options.data / "energy" / f"{options.upstream}.clock")
+    spent_ns = time.process_time_ns()
+    while not stop.told.wait(_TICK_S):
+        now_ns = time.process_time_ns()
+        busy = now_ns - spent_ns > _BUSY_CPU_NS
+        spent_ns = now_ns
+        clock.tick(processing(server.handle_metrics()) if busy else 0)
+
+
+def processing(metrics: str) -> int:
+    """Sequences being decoded, from the engine's Prometheus text; 0 when it does not say."""
+    found = re.search(r"^llamacpp:requests_processing (\d+)", metrics, re.MULTILINE)
+    return int(found[1]) if found else 0
+
+
+class _Stop:
+    """Waits for SIGTERM, SIGINT or the end of standard input (a pipe held open by the parent)."""
+
+    def __init__(self) -> None:
+        self.told = threading.Event()
+        self._wake, self._woken = socket.socketpair()
+
+    def __enter__(self) -> "_Stop":
+        for each in (self._wake, self._woken):
+            each.setblocking(False)
+        signal.set_wakeup_fd(self._woken.fileno())
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, _ignore)  # the wake-up byte is what counts
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        signal.set_wakeup_fd(-1)
+        self._wake.close()
+        self._woken.close()
+
+    def wait(self) -> None:
+        watched: list[int] = [self._wake.fileno()]
+        kind = os.fstat(0).st_mode
+        if stat.S_ISFIFO(kind) or stat.S_ISSOCK(kind):
+            watched.append(0)
+        while True:
+            ready, _, _ = select.select(watched, [], [])
+            if self._wake.fileno() in ready or os.read(0, 4096) == b"":
+                break
+        self.told.set()
+
+
+def _ignore(number: int, frame: FrameType | None) -> None:
+    return None
+
+
+def _die_with_parent(parent: int) -> None:
+    """Linux: SIGTERM when the parent dies, even if its pipe lives on in another process."""
+    if not sys.platform.startswith("linux"):
+        return
+    ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM, 0, 0, 0)
+    if os.getppid() != parent:  # it died before the wish was heard
+        raise SystemExit(0)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

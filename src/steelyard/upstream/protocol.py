@@ -1,0 +1,37 @@
+"""The one thing the house asks of a place that serves a model.
+
+Single sequences only: an engine's own `n` was measured to under-report usage, so fan-out happens above. Knows no
+dialect of a customer and no money.
+"""
+
+from collections.abc import AsyncGenerator
+from typing import Protocol
+
+from msgspec import Raw
+
+from steelyard.kernel.records import Event, Offer
+
+
+class Upstream(Protocol):
+    """A served model, seen from a worker."""
+
+    @property
+    def name(self) -> str:
+        """The word offers, costs and energy clocks know this upstream by."""
+        ...
+
+    def stream(
+        self, offer: Offer, params: dict[str, Raw], max_tokens: int, request_id: bytes
+    ) -> AsyncGenerator[Event, None]:
+        """Answer one sequence. An async generator: `aclose()` cancels at the upstream at once.
+
+        One Event per read. `Event.usage` is cumulative, never falls, and is exact after every event: all tokens whose
+        text was handed out so far are in it. `finish` comes once, on an event that carries the final counts. Raises
+        UpstreamError: status 400 and its kin when the request itself is at fault (its text may be shown to the
+        customer), else `retryable` says whether the same request may do better elsewhere or later.
+        """
+        ...
+
+    async def ready(self, offer: Offer) -> bool:
+        """Whether the upstream would take a request now. Never raises for an upstream that is away."""
+        ...

@@ -1,0 +1,39 @@
+"""Server-sent events from bytes as they arrive (WHATWG HTML, section 9.2.6).
+
+Owns the cut between events across reads and the bound on an unfinished one. Lines may end in LF or CRLF; a lone CR,
+which nobody sends, is not a line end here. Only `data` fields are kept. Knows no JSON.
+"""
+
+from steelyard.kernel import limits
+from steelyard.kernel.errors import UpstreamError
+
+
+class EventReader:
+    """Feed it reads, get the data of the events that became complete."""
+
+    def __init__(self, upstream: str, *, event_bytes_max: int = limits.SSE_EVENT_BYTES_MAX) -> None:
+        self._upstream = upstream
+        self._event_bytes_max = event_bytes_max
+        self._rest = b""
+        self._data: list[bytes] = []
+        self._data_bytes = 0
+
+    def feed(self, read: bytes) -> list[bytes]:
+        """The data of each event completed by this read. Raises UpstreamError when one event outgrows the bound."""
+        lines = (self._rest + read).split(b"\n")
+        self._rest = lines.pop()
+        complete: list[bytes] = []
+        data = self._data
+        for line in lines:
+            if line.startswith(b"data:"):
+                value = line[6:] if line[5:6] == b" " else line[5:]
+                value = value.removesuffix(b"\r")
+                data.append(value)
+                self._data_bytes += len(value)
+            elif data and (not line or line == b"\r"):
+                complete.append(data[0] if len(data) == 1 else b"\n".join(data))
+                data.clear()
+                self._data_bytes = 0
+        if len(self._rest) + self._data_bytes > self._event_bytes_max:
+            raise UpstreamError(self._upstream, f"sent an event of more than {self._event_bytes_max} bytes")
+        return complete
