@@ -47,7 +47,7 @@ def test_every_command_of_the_page_works(platform: Platform, tmp_path: Path, pag
 
 
 def test_links_between_documents_lead_somewhere() -> None:
-    for page in PAGES + [ROOT / "ARCHITECTURE.md"]:
+    for page in [*PAGES, ROOT / "ARCHITECTURE.md"]:
         for target in re.findall(r"\]\(([^)#]+)\)", page.read_text(encoding="utf-8")):
             if "://" not in target:
                 assert (page.parent / target).exists(), f"{page.name} → {target}"

@@ -4,6 +4,7 @@ Owns the one thing stock uvicorn does not tell: when its write buffer is empty a
 Without it up to 64 KiB of an answer would be billed and die with the process.
 """
 
+import logging
 import socket
 from collections.abc import Callable
 from typing import Any
@@ -77,4 +78,6 @@ def public_server(app: Any, drain_s: int, on_ready: Callable[[], None]) -> Publi
         timeout_keep_alive=limits.KEEP_ALIVE_S,
         timeout_graceful_shutdown=drain_s,
     )
+    # Our application catches everything itself; what uvicorn would add is a line for each client that hangs up.
+    logging.getLogger("uvicorn.error").setLevel(logging.CRITICAL)
     return PublicServer(config, on_ready)
