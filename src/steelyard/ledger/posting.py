@@ -94,6 +94,13 @@ def wallet_balances(connection: Connection) -> dict[int, int]:
     return {row[0]: row[1] for row in connection.execute(query)}
 
 
+def read_watermarks(connection: Connection) -> dict[str, Position]:
+    """Journal series → how far it is in the books."""
+    columns = tables.watermarks.c
+    rows = connection.execute(select(columns.journal, columns.segment, columns.offset))
+    return {row[0]: Position(row[1], row[2]) for row in rows}
+
+
 def posted_ids(connection: Connection, request_ids: Sequence[bytes]) -> set[bytes]:
     """Which of these requests have a usage row."""
     found: set[bytes] = set()

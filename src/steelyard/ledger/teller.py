@@ -115,6 +115,13 @@ class Teller:
         self._balance[tenant_id] += amount_nano
         return self._balance[tenant_id]
 
+    def correct(self, balances: Mapping[int, int]) -> None:
+        """Take the balances from the accounts, after a commit whose outcome was not known."""
+        for tenant_id, balance in balances.items():
+            self.open_wallet(tenant_id)
+            self._balance[tenant_id] = balance
+            self._cover(tenant_id)
+
     def owner_gone(self, owner: str) -> int:
         """Give back every hold of an owner that died and whose journal is settled. Returns how many there were."""
         gone = self._owned.get(owner, set()).copy()

@@ -41,7 +41,6 @@ class _ClientLink(wire.Link):
         self._on_push = on_push
         self._questions: dict[int, _Question] = {}
         self._next = 1
-        self.gone: asyncio.Future[None] = self._loop.create_future()
         self._sweeper = self._loop.call_later(_SWEEP_S, self._sweep)
 
     def ask(self, op: str, payload: object, patience_s: float) -> "asyncio.Future[msgspec.Raw]":
@@ -72,8 +71,6 @@ class _ClientLink(wire.Link):
             if not question.future.done():
                 question.future.set_exception(_books_away())
         self._questions.clear()
-        if not self.gone.done():
-            self.gone.set_result(None)
 
     def _sweep(self) -> None:
         """One timer for all questions: a time-out for each would cost more than the question."""

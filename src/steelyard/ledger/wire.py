@@ -106,6 +106,8 @@ class Link(asyncio.Protocol):
         self._transport: asyncio.Transport | None = None
         self._received = bytearray()
         self._unsent: list[bytes] = []
+        self.gone: asyncio.Future[None] = self._loop.create_future()
+        """Done when the connection is lost."""
 
     def on_message(self, number: int, op: str, payload: msgspec.Raw) -> None:
         raise NotImplementedError
@@ -125,6 +127,7 @@ class Link(asyncio.Protocol):
         self._transport = None
         self._unsent.clear()
         self.on_gone()
+        self.gone.set_result(None)
 
     def data_received(self, data: bytes) -> None:
         received = self._received

@@ -1,0 +1,341 @@
+"""The books process: the only writer of the database, and the socket in front of it.
+
+The loop keeps the teller and the sessions; one thread owns the database and the journals' tails. Owns who is seated
+(epochs, series, the holds a worker tells) and when holds may be given; posting itself is `PostingLoop`, commands are
+`Office`. Fails closed: while the database refuses, nobody gets a hold.
+"""
+
+import argparse
+import asyncio
+import contextlib
+import fcntl
+import os
+import signal
+import stat
+import sys
+import threading
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import structlog
+import uvloop
+
+from steelyard import flow
+from steelyard.config import DataDir
+from steelyard.kernel import limits
+from steelyard.kernel.clock import NS_PER_MS, Clock, SystemClock
+from steelyard.kernel.errors import BooksError, CallerError, StartError, unavailable
+from steelyard.ledger import wire
+from steelyard.ledger.teller import Teller
+from steelyard.processes.bookkeeper import Bookkeeper, Settle
+from steelyard.processes.office import Office, Outcome, transaction
+from steelyard.processes.posting_loop import PostingLoop, Thread
+from steelyard.processes.snapshot import EPOCH, bump, read_snapshot
+from steelyard.processes.teller_server import Session
+from steelyard.storage.database import migrate, open_database
+
+log = structlog.get_logger()
+
+
+class Books:
+    """Teller, bookkeeper and office behind one socket. Make it with `open`, then `serve` until `stop`."""
+
+    def __init__(self, data: DataDir, clock: Clock, settle: Settle, executor: ThreadPoolExecutor) -> None:
+        """Runs in the database's thread: recovers what earlier runs left. Raises StartError or BooksError."""
+        self._data = data
+        self._engine = open_database(data.database)
+        try:
+            migrate(self._engine)
+            with self._engine.begin() as connection:
+                self._epoch = bump(connection, EPOCH)
+            self._bookkeeper = Bookkeeper(self._engine, data.journals, self._epoch, clock, settle)
+            self._bookkeeper.start()
+            self.teller = Teller()
+            self._office = Office(self._engine, clock, held=self.teller.held, opened=self._bookkeeper.opened)
+            with self._engine.connect() as connection:
+                self._snapshot = read_snapshot(connection)
+        except BaseException:
+            self._engine.dispose()
+            raise
+        self._clock = clock
+        self._thread = Thread(executor, self._engine)
+        self._auditor = ThreadPoolExecutor(1, "books-auditor")
+        self._sessions: dict[str, Session] = {}
+        self._listeners: set[Session] = set()
+        self._awaited: set[str] = set()  # series that were alive at the start and have not told their holds yet
+
+    @classmethod
+    async def open(cls, data: DataDir, clock: Clock, settle: Settle) -> "Books":
+        executor = ThreadPoolExecutor(1, "books-database")
+        try:
+            return await asyncio.get_running_loop().run_in_executor(executor, cls, data, clock, settle, executor)
+        except BaseException:
+            executor.shutdown()
+            raise
+
+    async def serve(self) -> None:
+        """Open the socket. Requests that living workers have open keep their holds."""
+        for tenant_id, balance in (await self._thread.balances()).items():
+            self.teller.open_wallet(tenant_id, balance)
+        self._posting = PostingLoop(self._bookkeeper, self._thread, self.teller, self._clock, self._tell)
+        self._posting.on_settled_death = self._await_no_more
+        for opened, series in self._bookkeeper.open_requests():
+            self.teller.hold(opened.request_id, opened.tenant_id, opened.hold_nano, 0, series)
+        self._greeted = asyncio.Event()
+        self._awaited = set(self._bookkeeper.live_series())
+        self._posting.absent.update(dict.fromkeys(self._awaited))
+        loop = asyncio.get_running_loop()
+        if not self._awaited:
+            self._greeted.set()
+        self._patience = loop.call_later(limits.WORKERS_AWAITED_MS / 1000, self._lose_patience)
+        path = self._data.socket
+        path.unlink(missing_ok=True)
+        mask = os.umask(0o177)  # the socket is born private
+        try:
+            self._server = await loop.create_unix_server(lambda: Session(self), str(path))
+        finally:
+            os.umask(mask)
+        self._running = asyncio.create_task(self._posting.run())
+        log.info("books_opened", epoch=self._epoch, awaited=sorted(self._awaited))
+
+    async def run(self) -> None:
+        """Return after `stop`, when all is settled and closed. A bug in posting ends it too, and is raised."""
+        try:
+            await self._running
+        finally:
+            await self._close()
+
+    def stop(self) -> None:
+        """Give no more holds, settle once more, close."""
+        self._greeted.set()
+        self._posting.stop()
+
+    async def _close(self) -> None:
+        self._patience.cancel()
+        self._server.close()
+        for session in list(self._listeners):
+            await session.finish()
+            session.close()
+        if self._listeners:
+            await asyncio.wait([session.gone for session in self._listeners], timeout=limits.RETRY_AFTER_S)
+        for session in list(self._listeners):
+            session.abort()
+        await self._thread.run(self._bookkeeper.close)
+        await self._thread.run(self._engine.dispose)
+        self._thread.shutdown()
+        self._auditor.shutdown()
+        self._data.socket.unlink(missing_ok=True)
+        log.info("books_closed", epoch=self._epoch)
+
+    def _tell(self, series: str, request_ids: Sequence[bytes]) -> None:
+        if series in self._sessions:
+            self._sessions[series].send(wire.NOTICE, "settled", request_ids)
+
+    # --- what sessions ask --------------------------------------------------------------------------------------
+
+    @property
+    def open_for_holds(self) -> bool:
+        """False while the database refuses, while living workers have not told their holds, and at the end."""
+        return not self._posting.trouble and self._greeted.is_set() and not self._posting.stopping
+
+    def session_opened(self, session: Session) -> None:
+        self._listeners.add(session)
+
+    def session_gone(self, session: Session) -> None:
+        self._listeners.discard(session)
+        if session.series and self._sessions.get(session.series) is session:
+            del self._sessions[session.series]
+            self._posting.absent[session.series] = session.pid
+            self._posting.wake()
+
+    def noticed_close(self, series: str, count: int) -> None:
+        self._posting.noticed_close(series, count)
+
+    async def decide_hold(self, ask: wire.HoldAsk, session: Session) -> int:
+        """A hold that is short of money or time: settle what has just finished, then decide again."""
+        await self._greeted.wait()
+        if self.teller.available(ask.tenant_id) < ask.want_nano and self.teller.held(ask.tenant_id):
+            await self._posting.free_up()
+        if not self.open_for_holds:
+            raise unavailable("books_unavailable", "The books cannot be written at the moment, so nothing is served.")
+        if ask.request_id not in session.undecided or not session.alive:
+            return 0  # released, or its worker is gone
+        return self.teller.hold(ask.request_id, ask.tenant_id, ask.want_nano, ask.floor_nano, session.series)
+
+    async def greet(self, session: Session, hello: wire.Hello) -> wire.Welcome:
+        """Give a new worker its epoch and series, or take a returning one back with its holds."""
+        session.pid = hello.pid
+        if hello.worker is None:
+            return wire.Welcome(0, "", self._snapshot)
+        if hello.series:
+            return await self._greet_again(session, hello)
+        epoch = await self._thread.run(self._next_epoch)
+        series = f"w{hello.worker}-{epoch}"
+        self._seat(session, series)
+        return wire.Welcome(epoch, series, self._snapshot)
+
+    def _next_epoch(self) -> int:
+        with transaction(self._engine) as connection:
+            return bump(connection, EPOCH)
+
+    async def _greet_again(self, session: Session, hello: wire.Hello) -> wire.Welcome:
+        """A hold is kept if it was told, or if the journal has it open; told ones that are posted are told so."""
+        series, told = hello.series, {held.request_id: held for held in hello.holds}
+        await self._posting.settled_now()
+        posted, opened, finished = await self._thread.run(self._known_of, series, list(told))
+        expected = series in self._posting.absent or series in self._sessions or self._unborn(hello)
+        if finished or not expected:
+            raise CallerError(409, "stale_epoch", f"The journal {series} was settled as that of a dead worker.")
+        for request_id, held in told.items():
+            if request_id not in posted:
+                self.teller.hold(request_id, held.tenant_id, held.amount_nano, 0, series)
+        for request_id in self.teller.owned(series) - told.keys() - opened:
+            self.teller.release(request_id)
+        self._seat(session, series)
+        session.send(wire.NOTICE, "settled", sorted(posted))
+        return wire.Welcome(hello.epoch, series, self._snapshot)
+
+    def _unborn(self, hello: wire.Hello) -> bool:
+        """A worker that got its series from books that died before it began its journal."""
+        return 0 < hello.epoch < self._epoch and hello.series == f"w{hello.worker}-{hello.epoch}"
+
+    def _known_of(self, series: str, request_ids: list[bytes]) -> tuple[set[bytes], set[bytes], bool]:
+        opened = {opened.request_id for opened, owner in self._bookkeeper.open_requests() if owner == series}
+        return self._bookkeeper.posted(request_ids), opened, self._bookkeeper.is_finished(series)
+
+    def _seat(self, session: Session, series: str) -> None:
+        before = self._sessions.get(series)
+        session.series = series
+        self._sessions[series] = session
+        self._posting.seat(series)
+        self._await_no_more(series)
+        if before is not None:
+            before.abort()
+
+    def _await_no_more(self, series: str) -> None:
+        self._awaited.discard(series)
+        if not self._awaited:
+            self._greeted.set()
+
+    def _lose_patience(self) -> None:
+        if self._awaited:
+            log.warning("workers_not_heard_from", series=sorted(self._awaited))
+        self._greeted.set()
+
+    # --- commands -----------------------------------------------------------------------------------------------
+
+    async def command(self, op: str, payload: dict[str, Any]) -> object:
+        """A command of the office, or one of those that ask about this process."""
+        match op:
+            case "status":
+                return self._status()
+            case "metrics":
+                return self._posting.metrics.text(self.teller, len(self._sessions), bool(self._posting.trouble))
+            case "verify":
+                return await self._verify()
+            case "receipt":
+                try:
+                    return (await self._thread.run(self._office.execute, op, payload)).reply
+                except CallerError:  # perhaps it has just finished
+                    await self._posting.free_up()
+        try:
+            outcome = await self._thread.run(self._office.execute, op, payload)
+        except CallerError as error:
+            self._posting.in_doubt |= error.status == 503
+            raise
+        return self._take(outcome)
+
+    def _take(self, outcome: Outcome) -> object:
+        for tenant_id, amount_nano in outcome.added:
+            self.teller.topup(tenant_id, amount_nano)
+        if outcome.snapshot is not None:
+            self._snapshot = outcome.snapshot
+            for session in self._listeners:
+                session.send(wire.NOTICE, "snapshot", outcome.snapshot)
+        return outcome.reply
+
+    async def _verify(self) -> object:
+        """Reads on a connection of its own, beside the posting; the teller is compared at one and the same moment."""
+        await self._posting.settled_now()
+        complaints = tuple(self.teller.complaints(await self._thread.balances()))
+        return await asyncio.get_running_loop().run_in_executor(self._auditor, self._audit, complaints)
+
+    def _audit(self, complaints: tuple[str, ...]) -> object:
+        engine = open_database(self._data.database, readonly=True)
+        try:
+            with transaction(engine) as connection:
+                return self._office.verify(connection, complaints)
+        finally:
+            engine.dispose()
+
+    def _status(self) -> dict[str, object]:
+        return {
+            "epoch": self._epoch,
+            "workers": sorted(self._sessions),
+            "absent": sorted(self._posting.absent),
+            "holds": self.teller.open_holds,
+            "lag_ms": self._posting.metrics.lag_ns // NS_PER_MS,
+            "trouble": self._posting.trouble,
+            "snapshot": self._snapshot.version,
+        }
+
+
+@contextlib.contextmanager
+def _only_writer(data: DataDir) -> Iterator[None]:
+    """There is one books process for a data directory, whoever started it."""
+    descriptor = os.open(data.root / "books.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        yield
+    except BlockingIOError:
+        raise StartError(f"Another books process writes {data.root}. Stop it first.") from None
+    finally:
+        os.close(descriptor)
+
+
+def _watch_parent(loop: asyncio.AbstractEventLoop, books: Books) -> None:
+    """Stop when standard input ends: the parent is gone. Only a pipe or socket says so."""
+    kind = os.fstat(sys.stdin.fileno()).st_mode
+    if not (stat.S_ISFIFO(kind) or stat.S_ISSOCK(kind)):
+        return
+
+    def wait_for_end() -> None:
+        while os.read(sys.stdin.fileno(), 1024):
+            pass
+        with contextlib.suppress(RuntimeError):  # the loop may be closed by now
+            loop.call_soon_threadsafe(books.stop)
+
+    threading.Thread(target=wait_for_end, name="parent", daemon=True).start()
+
+
+async def _run(data: DataDir) -> None:
+    books = await Books.open(data, SystemClock(), flow.settle)
+    await books.serve()
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, books.stop)
+    _watch_parent(loop, books)
+    print("ready", flush=True)
+    await books.run()
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run until SIGTERM or until the parent is gone. One line on stderr and 1 when it cannot start."""
+    parser = argparse.ArgumentParser(prog="steelyard.processes.books")
+    parser.add_argument("--data", type=Path, required=True)
+    data = DataDir(parser.parse_args(arguments).data)
+    structlog.configure(logger_factory=structlog.PrintLoggerFactory(sys.stderr))
+    try:
+        data.prepare()
+        with _only_writer(data):
+            uvloop.run(_run(data))
+    except (StartError, BooksError) as error:
+        print(error, file=sys.stderr)
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,303 @@
+"""The commands of the office: tenants, keys, wallets, prices, models, receipts, verification.
+
+Each command is one transaction over the database, checked and answered in plain values. Runs inside `books`, or inside
+the command line when the platform is down. Knows the teller only as `held` (what is set aside); what a command changed
+for it comes back in `Outcome`, to be told after the commit.
+"""
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any, NamedTuple
+
+import msgspec
+from sqlalchemy import Connection, Engine, insert, select
+from sqlalchemy.exc import OperationalError
+
+from steelyard.catalog import store as catalog
+from steelyard.catalog.price_file import parse_price_file
+from steelyard.identity import store as identity
+from steelyard.kernel import limits
+from steelyard.kernel.clock import Clock, iso_from_ns
+from steelyard.kernel.errors import CallerError, bad_request, unavailable
+from steelyard.kernel.ids import id_from_text
+from steelyard.kernel.money import INT64_MAX, nano_from_text, text_from_nano
+from steelyard.kernel.records import Opened, Snapshot
+from steelyard.ledger.posting import open_wallet, post_topup, wallet_balances
+from steelyard.ledger.verify import verify
+from steelyard.processes.receipts import open_receipt, posted_receipt
+from steelyard.processes.snapshot import SNAPSHOT, bump, read_snapshot
+from steelyard.rating.rate import rate
+from steelyard.storage import tables
+
+Payload = dict[str, Any]
+_NOTE_CHARACTERS_MAX = 500
+_TOPUP_NANO_MAX = INT64_MAX // 1000  # so that a wallet's totals never reach the end of int64
+
+
+class Outcome(NamedTuple):
+    """What a command answers, and what the teller must learn of it: money added, wallets opened, a new snapshot."""
+
+    reply: Any
+    added: tuple[tuple[int, int], ...] = ()  # (tenant, nano); a new wallet comes with 0
+    snapshot: Snapshot | None = None
+
+
+def _nothing_held(tenant_id: int) -> int:
+    return 0
+
+
+def _nothing_open(request_id: bytes) -> Opened | None:
+    return None
+
+
+class Office:
+    """Carries out commands by name. Raises CallerError; a database that refuses is a 503."""
+
+    def __init__(
+        self,
+        engine: Engine,
+        clock: Clock,
+        *,
+        held: Callable[[int], int] = _nothing_held,
+        opened: Callable[[bytes], Opened | None] = _nothing_open,
+    ) -> None:
+        self._engine = engine
+        self._clock = clock
+        self._held = held
+        self._opened = opened
+        self._commands: dict[str, Callable[[Connection, Payload], Outcome]] = {
+            "tenant.add": self._tenant_add,
+            "tenant.list": self._tenant_list,
+            "project.add": self._project_add,
+            "key.add": self._key_add,
+            "key.list": self._key_list,
+            "key.revoke": self._key_revoke,
+            "operator.add": self._operator_add,
+            "wallet.topup": self._wallet_topup,
+            "wallet.show": self._wallet_show,
+            "prices.load": self._prices_load,
+            "prices.list": self._prices_list,
+            "model.register": self._model_register,
+            "receipt": self._receipt,
+            "verify": self._verify,
+        }
+
+    def command(self, op: str, payload: Payload) -> Any:
+        """Carry out a command and return its answer."""
+        return self.execute(op, payload).reply
+
+    def execute(self, op: str, payload: Payload) -> Outcome:
+        """Carry out a command in one transaction; the outcome is durable when this returns."""
+        act = self._commands.get(op)
+        if act is None:
+            raise CallerError(404, "unknown_command", f"There is no command {op!r}.")
+        with transaction(self._engine) as connection:
+            return act(connection, payload)
+
+    def verify(self, connection: Connection, live: tuple[str, ...] = ()) -> Payload:
+        """Every invariant over all rows; `live` are the teller's complaints."""
+        findings = verify(connection, rate, catalog.tariffs_by_id(connection), live)
+        return {"findings": msgspec.to_builtins(findings), "ok": all(finding.ok for finding in findings)}
+
+    def _tenant_add(self, connection: Connection, payload: Payload) -> Outcome:
+        currency = _text(payload, "currency") if payload.get("currency") is not None else "CNY"
+        tenant = identity.add_tenant(connection, _text(payload, "name"), currency, self._clock)
+        open_wallet(connection, tenant.id, tenant.name, tenant.currency)
+        reply = _tenant(tenant) | {"project": identity.DEFAULT_PROJECT}
+        return Outcome(reply, added=((tenant.id, 0),), snapshot=_new_snapshot(connection))
+
+    def _tenant_list(self, connection: Connection, payload: Payload) -> Outcome:
+        balances = wallet_balances(connection)
+        return Outcome([self._wallet(tenant, balances[tenant.id]) for tenant in identity.list_tenants(connection)])
+
+    def _project_add(self, connection: Connection, payload: Payload) -> Outcome:
+        tenant = identity.find_tenant(connection, _text(payload, "tenant"))
+        name = _text(payload, "name")
+        return Outcome({"id": identity.add_project(connection, tenant.id, name, self._clock), "name": name})
+
+    def _key_add(self, connection: Connection, payload: Payload) -> Outcome:
+        tenant = identity.find_tenant(connection, _text(payload, "tenant"))
+        project = _text(payload, "project") if payload.get("project") is not None else identity.DEFAULT_PROJECT
+        project_id = identity.find_project(connection, tenant.id, project)
+        return self._new_key(connection, project_id, _text(payload, "name"))
+
+    def _operator_add(self, connection: Connection, payload: Payload) -> Outcome:
+        return self._new_key(connection, None, _text(payload, "name"))
+
+    def _new_key(self, connection: Connection, project_id: int | None, name: str) -> Outcome:
+        key, secret = identity.add_key(connection, project_id, name, self._clock)
+        return Outcome(_key(key) | {"key": secret}, snapshot=_new_snapshot(connection))
+
+    def _key_list(self, connection: Connection, payload: Payload) -> Outcome:
+        name = payload.get("tenant")
+        tenant_id = None if name is None else identity.find_tenant(connection, _text(payload, "tenant")).id
+        return Outcome([_key(key) for key in identity.list_keys(connection, tenant_id)])
+
+    def _key_revoke(self, connection: Connection, payload: Payload) -> Outcome:
+        key = identity.revoke_key(connection, _integer(payload, "id"), self._clock)
+        return Outcome(_key(key), snapshot=_new_snapshot(connection))
+
+    def _wallet_topup(self, connection: Connection, payload: Payload) -> Outcome:
+        tenant = identity.find_tenant(connection, _text(payload, "tenant"))
+        amount_nano = _amount(payload, "amount")
+        note = str(payload.get("note") or "")
+        repeat_key = payload.get("idempotency_key")
+        if len(note) > _NOTE_CHARACTERS_MAX:
+            raise bad_request(f"'note' has at most {_NOTE_CHARACTERS_MAX} characters.", "note")
+        batch = None if repeat_key is None else self._topup_before(connection, tenant.id, payload, amount_nano)
+        added: tuple[tuple[int, int], ...] = ()
+        if batch is None:
+            batch = post_topup(connection, tenant.id, amount_nano, note, self._clock)
+            row = {"tenant_id": tenant.id, "batch_id": batch, "amount_nano": amount_nano}
+            connection.execute(insert(tables.topups).values(row | {"idempotency_key": repeat_key}))
+            added = ((tenant.id, amount_nano),)
+        reply = self._wallet(tenant, wallet_balances(connection)[tenant.id])
+        return Outcome(reply | {"tenant": tenant.name, "batch": batch, "amount": text_from_nano(amount_nano)}, added)
+
+    def _topup_before(self, connection: Connection, tenant_id: int, payload: Payload, amount_nano: int) -> int | None:
+        """The batch of an earlier top-up with this idempotency key."""
+        repeat_key = _text(payload, "idempotency_key")
+        if not 0 < len(repeat_key) <= 128:
+            raise bad_request("'idempotency_key' has 1 to 128 characters.", "idempotency_key")
+        columns = tables.topups.c
+        found = connection.execute(
+            select(columns.batch_id, columns.amount_nano).where(
+                columns.tenant_id == tenant_id, columns.idempotency_key == repeat_key
+            )
+        ).one_or_none()
+        if found is None:
+            return None
+        if found.amount_nano != amount_nano:
+            raise CallerError(
+                409,
+                "idempotency_conflict",
+                "This idempotency key was used for another amount. Use a new key for a new top-up.",
+                param="idempotency_key",
+            )
+        return int(found.batch_id)
+
+    def _wallet_show(self, connection: Connection, payload: Payload) -> Outcome:
+        tenant = identity.find_tenant(connection, _text(payload, "tenant"))
+        return Outcome(self._wallet(tenant, wallet_balances(connection)[tenant.id]) | {"tenant": tenant.name})
+
+    def _prices_load(self, connection: Connection, payload: Payload) -> Outcome:
+        drafts = parse_price_file(_text(payload, "text")).tariffs
+        loaded = catalog.load_price_file(connection, drafts, self._clock.now_ns())
+        reply = {"inserted": [_tariff(tariff) for tariff in loaded.inserted], "unchanged": loaded.unchanged}
+        return Outcome(reply, snapshot=_new_snapshot(connection) if loaded.inserted else None)
+
+    def _prices_list(self, connection: Connection, payload: Payload) -> Outcome:
+        reply = [
+            {"book": book} | _tariff(tariff)
+            for book in ("price", "cost")
+            for versions in catalog.tariffs_by_subject(connection, book).values()
+            for tariff in versions
+        ]
+        return Outcome(reply)
+
+    def _model_register(self, connection: Connection, payload: Payload) -> Outcome:
+        try:
+            registration = msgspec.convert(payload, catalog.Registration)
+        except msgspec.ValidationError as error:
+            raise bad_request(f"The model cannot be registered: {error}.") from None
+        before = catalog.models(connection).get(registration.name)
+        model = catalog.register_model(connection, registration, self._clock.now_ns())
+        return Outcome(msgspec.to_builtins(model), snapshot=None if model == before else _new_snapshot(connection))
+
+    def _receipt(self, connection: Connection, payload: Payload) -> Outcome:
+        request_id, tenant_id = _request_id(payload), payload.get("tenant_id")
+        receipt = posted_receipt(connection, request_id, tenant_id)
+        if receipt is None:
+            opened = self._opened(request_id)
+            receipt = open_receipt(opened, tenant_id) if opened else None
+        if receipt is None:
+            raise CallerError(404, "receipt_not_found", "There is no receipt with this id.", param="request_id")
+        return Outcome(msgspec.to_builtins(receipt))
+
+    def _verify(self, connection: Connection, payload: Payload) -> Outcome:
+        return Outcome(self.verify(connection))
+
+    def _wallet(self, tenant: identity.Tenant, balance_nano: int) -> Payload:
+        held_nano = self._held(tenant.id)
+        return _tenant(tenant) | {
+            "balance_nano": balance_nano,
+            "available_nano": balance_nano - held_nano,
+            "held_nano": held_nano,
+            "balance": text_from_nano(balance_nano),
+        }
+
+
+@contextmanager
+def transaction(engine: Engine) -> Iterator[Connection]:
+    """One transaction; a database that is locked or full becomes a CallerError 503."""
+    try:
+        with engine.begin() as connection:
+            yield connection
+    except OperationalError as error:
+        reason = "The disk is full." if "full" in str(error.orig) else "The books cannot be written at the moment."
+        raise unavailable("books_unavailable", f"{reason} Nothing was changed. Try again in a moment.") from error
+
+
+def _new_snapshot(connection: Connection) -> Snapshot:
+    bump(connection, SNAPSHOT)
+    return read_snapshot(connection)
+
+
+def _tenant(tenant: identity.Tenant) -> Payload:
+    return {
+        "id": tenant.id,
+        "name": tenant.name,
+        "currency": tenant.currency,
+        "created_at": iso_from_ns(tenant.created_ns),
+    }
+
+
+def _key(key: identity.Key) -> Payload:
+    return {
+        "id": key.id,
+        "tenant": key.tenant,
+        "project": key.project,
+        "operator": key.project is None,
+        "name": key.name,
+        "shown": key.shown,
+        "created_at": iso_from_ns(key.created_ns),
+        "revoked_at": None if key.revoked_ns is None else iso_from_ns(key.revoked_ns),
+    }
+
+
+def _tariff(tariff: Any) -> Payload:
+    return {**msgspec.to_builtins(tariff), "effective_from": iso_from_ns(tariff.effective_from_ns)}
+
+
+def _text(payload: Payload, field: str) -> str:
+    value = payload.get(field)
+    if not isinstance(value, str) or not value:
+        raise bad_request(f"'{field}' must be a text that is not empty.", field)
+    return value
+
+
+def _integer(payload: Payload, field: str) -> int:
+    value = payload.get(field)
+    if not isinstance(value, int) or isinstance(value, bool) or abs(value) > INT64_MAX:
+        raise bad_request(f"'{field}' must be a whole number.", field)
+    return value
+
+
+def _amount(payload: Payload, field: str) -> int:
+    try:
+        amount_nano = nano_from_text(_text(payload, field))
+    except ValueError as error:
+        raise bad_request(f"'{field}' is not usable: {error}.", field) from None
+    if not 0 < amount_nano <= _TOPUP_NANO_MAX:
+        raise bad_request(f"'{field}' must be above 0 and at most {text_from_nano(_TOPUP_NANO_MAX)}.", field)
+    return amount_nano
+
+
+def _request_id(payload: Payload) -> bytes:
+    value = payload.get("request_id")
+    if isinstance(value, bytes) and len(value) == 16:
+        return value
+    try:
+        return id_from_text(str(value)[: limits.NAME_CHARACTERS_MAX])
+    except ValueError:
+        raise CallerError(404, "receipt_not_found", "There is no receipt with this id.", param="request_id") from None

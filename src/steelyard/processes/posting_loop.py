@@ -1,0 +1,216 @@
+"""Keeps posting: passes over the journals on a nudge or a timer, and settles workers that died.
+
+Owns when a pass runs, what happens when the database refuses (journals are kept, tried again later, `trouble` says
+why), and telling the teller what was posted right after its commit, in the order of the commits.
+"""
+
+import asyncio
+import contextlib
+from collections.abc import Callable, Sequence
+from concurrent.futures import Executor
+from typing import Any, TypeVar
+
+import structlog
+from sqlalchemy import Engine
+from sqlalchemy.exc import DatabaseError
+
+from steelyard.kernel import limits
+from steelyard.kernel.clock import NS_PER_MS, Clock
+from steelyard.kernel.errors import BooksError, CallerError
+from steelyard.ledger.posting import wallet_balances
+from steelyard.ledger.teller import Teller
+from steelyard.processes.bookkeeper import Bookkeeper, Step
+from steelyard.processes.books_metrics import BooksMetrics
+from steelyard.processes.office import transaction
+
+log = structlog.get_logger()
+T = TypeVar("T")
+Tell = Callable[[str, Sequence[bytes]], None]
+"""Tells the worker of a series which of its requests are settled."""
+
+
+class Thread:
+    """The one thread that owns the database. Continuations run in the order of the work, so whoever awaits it learns of
+    commits in the order they happened."""
+
+    def __init__(self, executor: Executor, engine: Engine) -> None:
+        self._executor = executor
+        self._engine = engine
+
+    def shutdown(self) -> None:
+        """Wait for what is under way and end the thread."""
+        self._executor.shutdown()
+
+    async def run(self, work: Callable[..., T], *arguments: Any) -> T:
+        return await asyncio.get_running_loop().run_in_executor(self._executor, work, *arguments)
+
+    async def balances(self) -> dict[int, int]:
+        """The wallets' balances by the accounts."""
+        return await self.run(self._read_balances)
+
+    def _read_balances(self) -> dict[int, int]:
+        with transaction(self._engine) as connection:
+            return wallet_balances(connection)
+
+
+class PostingLoop:
+    """One per books process. `run` until `stop`."""
+
+    def __init__(self, bookkeeper: Bookkeeper, thread: Thread, teller: Teller, clock: Clock, tell: Tell) -> None:
+        self._bookkeeper = bookkeeper
+        self._thread = thread
+        self._teller = teller
+        self._clock = clock
+        self._tell = tell
+        self.metrics = BooksMetrics()
+        self.trouble = ""
+        self.in_doubt = False
+        """Whether a commit has failed in a way that leaves its outcome open; the balances are then read again."""
+        self.absent: dict[str, int | None] = {}
+        """Series of workers that are not connected → their pid, if known."""
+        self._noticed: dict[str, int] = {}  # series → closes its worker has announced
+        self._wake = asyncio.Event()
+        self._stop = asyncio.Event()
+        self._nudge: asyncio.TimerHandle | None = None
+        self._waiting: list[asyncio.Future[None]] = []
+        self.on_settled_death: Callable[[str], None] = lambda series: None
+
+    def stop(self) -> None:
+        """Have `run` end after one more pass."""
+        self._stop.set()
+        self._wake.set()
+
+    @property
+    def stopping(self) -> bool:
+        return self._stop.is_set()
+
+    def wake(self) -> None:
+        """Begin a pass now."""
+        self._wake.set()
+
+    def seat(self, series: str) -> None:
+        """A worker is connected; its closes are counted from here."""
+        self.absent.pop(series, None)
+        self._noticed[series] = self._bookkeeper.closes_read(series)
+
+    def noticed_close(self, series: str, count: int) -> None:
+        """A worker says that it has closed requests."""
+        if series in self._noticed:
+            self._noticed[series] += count
+        self._nudge_soon()
+
+    async def settled_now(self) -> None:
+        """Return after a pass over all journals that began after this call."""
+        future = asyncio.get_running_loop().create_future()
+        self._waiting.append(future)
+        self._wake.set()
+        await future
+
+    async def run(self) -> None:
+        """Post until `stop`, then once more. What is neither the database's nor the disk's fault ends the process."""
+        failures = 0
+        while not self._stop.is_set():
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(limits.POST_INTERVAL_MS / 1000):
+                    await self._wake.wait()
+            self._wake.clear()
+            if await self._pass():
+                failures = 0
+                continue
+            delay_ms = limits.BOOKS_RETRY_MS[min(failures, len(limits.BOOKS_RETRY_MS) - 1)]
+            failures += 1
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(delay_ms / 1000):
+                    await self._stop.wait()
+        await self._pass()
+
+    async def _pass(self) -> bool:
+        """Post everything there is and settle what died. False when the books could not be written."""
+        waiting, self._waiting = self._waiting, []
+        try:
+            await self._steps()
+            await self._settle_dead()
+            if self.in_doubt:
+                self._teller.correct(await self._thread.balances())
+                self.in_doubt = False
+            self.trouble = ""
+        except (DatabaseError, BooksError, OSError, CallerError) as error:
+            if not self.trouble:
+                log.error("posting_failed", reason=str(error))
+            self.trouble, self.in_doubt = str(error), True
+        finally:
+            for future in waiting:
+                if not future.done():
+                    future.set_result(None)
+        if self._closes_outstanding():
+            self._nudge_soon()
+        return not self.trouble
+
+    async def _steps(self) -> None:
+        more = True
+        while more:
+            step = await self._thread.run(self._bookkeeper.step)
+            self._apply(step)
+            more = step.more
+
+    def _apply(self, step: Step) -> None:
+        """Tell the teller, the workers and the metrics what was posted."""
+        if not step.posted and not step.known:
+            return
+        told: dict[str, list[bytes]] = {}
+        for rated in step.posted:
+            opened = rated.settlement.opened
+            self._note_owner(opened.request_id, told)
+            self._teller.settle(opened.request_id, opened.tenant_id, opened.hold_nano, rated.charge_nano)
+        for request_id in step.known:
+            self._note_owner(request_id, told)
+            self._teller.release(request_id)
+        for series, request_ids in told.items():
+            self._tell(series, request_ids)
+        if step.posted:
+            self.metrics.count(step.posted, self._clock.now_ns())
+            log.debug("charges_posted", requests=len(step.posted), lag_ms=self.metrics.lag_ns // NS_PER_MS)
+
+    def _note_owner(self, request_id: bytes, told: dict[str, list[bytes]]) -> None:
+        hold = self._teller.find(request_id)
+        if hold is not None:
+            told.setdefault(hold.owner, []).append(request_id)
+
+    async def _settle_dead(self) -> None:
+        """Recover every series whose worker is gone, then give back what it still held."""
+        bookkeeper = self._bookkeeper
+        for series, pid in list(self.absent.items()):
+            if not await self._thread.run(bookkeeper.is_dead, series, pid) or series not in self.absent:
+                continue
+            await self._thread.run(bookkeeper.mark_dead, series)
+            await self._steps()
+            await self._thread.run(bookkeeper.recover, series)
+            await self._steps()
+            await self._thread.run(bookkeeper.finish, series)
+            released = self._teller.owner_gone(series)
+            log.info("worker_settled", series=series, holds_released=released)
+            self.absent.pop(series, None)
+            self._noticed.pop(series, None)
+            self.on_settled_death(series)
+
+    def _closes_outstanding(self) -> bool:
+        """Whether a worker announced closes that were not read yet: they are on their way to the disk."""
+        return any(count > self._bookkeeper.closes_read(series) for series, count in self._noticed.items())
+
+    def _nudge_soon(self) -> None:
+        if self._nudge is None:
+            loop = asyncio.get_running_loop()
+            self._nudge = loop.call_later(limits.SYNC_INTERVAL_MS / 1000, self._nudged)
+
+    def _nudged(self) -> None:
+        self._nudge = None
+        self._wake.set()
+
+    async def free_up(self) -> None:
+        """Settle what has just finished, closes that are announced but still on their way to the disk included."""
+        loop = asyncio.get_running_loop()
+        deadline_s = loop.time() + limits.CLOSED_AWAITED_MS / 1000
+        await self.settled_now()
+        while self._closes_outstanding() and not self.trouble and loop.time() < deadline_s:
+            await asyncio.sleep(limits.SYNC_INTERVAL_MS / 1000)
+            await self.settled_now()

@@ -1,0 +1,36 @@
+"""The snapshot workers decide by, read whole from the database, and the counters behind it.
+
+Owns the version numbers (`snapshot`, `epoch`): they only grow, and grow in the transaction that changes something.
+"""
+
+from sqlalchemy import Connection, select
+from sqlalchemy.dialects.sqlite import insert
+
+from steelyard.catalog.store import snapshot_parts
+from steelyard.identity.store import live_callers
+from steelyard.kernel.records import Snapshot
+from steelyard.storage import tables
+
+SNAPSHOT = "snapshot"
+EPOCH = "epoch"
+
+
+def read_snapshot(connection: Connection) -> Snapshot:
+    """Everything that is live now, with its version."""
+    callers, operators = live_callers(connection)
+    parts = snapshot_parts(connection)
+    return Snapshot(_read(connection, SNAPSHOT), callers, operators, parts.models, parts.prices, parts.costs)
+
+
+def bump(connection: Connection, counter: str) -> int:
+    """The counter's next value, durable once the transaction is."""
+    values = tables.counters.c.value
+    query = insert(tables.counters).values(name=counter, value=1)
+    query = query.on_conflict_do_update(index_elements=["name"], set_={"value": values + 1})
+    connection.execute(query)
+    return _read(connection, counter)
+
+
+def _read(connection: Connection, counter: str) -> int:
+    columns = tables.counters.c
+    return int(connection.execute(select(columns.value).where(columns.name == counter)).scalar_one_or_none() or 0)

@@ -1,0 +1,126 @@
+"""The teller's side of the Unix socket: one session for each worker or command line.
+
+Owns the messages and the quick path of a hold: a wallet that covers what is asked is answered in the same turn of the
+loop. Everything that needs the database or another look at the journals is left to `Counter`. Knows no SQL.
+"""
+
+import asyncio
+from collections.abc import Coroutine
+from typing import Any, Protocol
+
+import msgspec
+
+from steelyard.kernel import limits
+from steelyard.kernel.errors import BooksError, CallerError, bad_request, overloaded
+from steelyard.ledger import wire
+from steelyard.ledger.teller import Teller
+
+
+class Counter(Protocol):
+    """Who stands behind the sessions: `processes.books.Books`."""
+
+    @property
+    def teller(self) -> Teller: ...
+    @property
+    def open_for_holds(self) -> bool: ...
+    async def decide_hold(self, ask: wire.HoldAsk, session: "Session") -> int: ...
+    async def greet(self, session: "Session", hello: wire.Hello) -> wire.Welcome: ...
+    async def command(self, op: str, payload: dict[str, Any]) -> object: ...
+    def noticed_close(self, series: str, count: int) -> None: ...
+    def session_opened(self, session: "Session") -> None: ...
+    def session_gone(self, session: "Session") -> None: ...
+
+
+class Session(wire.Link):
+    """One connection. `series` is empty until the hello of a worker was answered."""
+
+    def __init__(self, counter: Counter) -> None:
+        super().__init__()
+        self._counter = counter
+        self._tasks: set[asyncio.Task[None]] = set()
+        self.series = ""
+        self.pid = 0
+        self.undecided: set[bytes] = set()
+        """Requests whose hold takes a second look; a release takes them out."""
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        super().connection_made(transport)
+        self._counter.session_opened(self)
+
+    def on_message(self, number: int, op: str, payload: msgspec.Raw) -> None:
+        if op == "hold":
+            self._hold(number, wire.decode_hold(payload))
+        elif op == "release":
+            self._release(wire.decode_id(payload))
+        elif op == "closed":
+            self._counter.noticed_close(self.series, wire.decode_count(payload))
+        elif number == wire.NOTICE:
+            return
+        elif len(self._tasks) >= limits.COMMANDS_PENDING_MAX:
+            self._refuse(number, overloaded("The books have too many commands waiting."))
+        elif op == "hello":
+            self._start(self._greet(number, wire.decode_hello(payload)))
+        else:
+            self._start(self._command(number, op, wire.decode_object(payload)))
+
+    def on_gone(self) -> None:
+        self._counter.session_gone(self)
+
+    async def finish(self) -> None:
+        """Wait for what is under way."""
+        if self._tasks:
+            await asyncio.wait(self._tasks)
+
+    def _hold(self, number: int, ask: wire.HoldAsk) -> None:
+        counter = self._counter
+        teller = counter.teller
+        if not self.series:
+            self._refuse(number, bad_request("Say hello as a worker before you ask for a hold."))
+        elif not 0 <= ask.floor_nano <= ask.want_nano:
+            self._refuse(number, bad_request("A hold needs 0 ≤ floor ≤ want."))
+        elif counter.open_for_holds and teller.available(ask.tenant_id) >= ask.want_nano:
+            granted = teller.hold(ask.request_id, ask.tenant_id, ask.want_nano, ask.floor_nano, self.series)
+            self.send(number, wire.OK, granted)
+        else:
+            self.undecided.add(ask.request_id)
+            self._start(self._second_look(number, ask))
+
+    def _release(self, request_id: bytes) -> None:
+        if request_id in self.undecided:
+            self.undecided.discard(request_id)
+            return
+        hold = self._counter.teller.find(request_id)
+        if hold is not None and hold.owner == self.series:
+            self._counter.teller.release(request_id)
+
+    async def _second_look(self, number: int, ask: wire.HoldAsk) -> None:
+        try:
+            granted = await self._counter.decide_hold(ask, self)
+        except CallerError as error:
+            self._refuse(number, error)
+        else:
+            self.send(number, wire.OK, granted)
+        finally:
+            self.undecided.discard(ask.request_id)
+
+    async def _greet(self, number: int, hello: wire.Hello) -> None:
+        await self._answer(number, self._counter.greet(self, hello))
+
+    async def _command(self, number: int, op: str, payload: dict[str, Any]) -> None:
+        await self._answer(number, self._counter.command(op, payload))
+
+    async def _answer(self, number: int, work: Coroutine[Any, Any, object]) -> None:
+        try:
+            self.send(number, wire.OK, await work)
+        except CallerError as error:
+            self._refuse(number, error)
+        except BooksError as error:
+            self._refuse(number, CallerError(500, "books_error", f"The books refuse: {error}."))
+
+    def _refuse(self, number: int, error: CallerError) -> None:
+        self.send(number, wire.ERROR, wire.refusal(error))
+
+    def _start(self, work: Coroutine[Any, Any, None]) -> None:
+        task = asyncio.ensure_future(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
