@@ -93,6 +93,22 @@ class Meter:
 class Reading:
     """One request in flight. `intend`, send, `commit` for every piece; `close` once."""
 
+    __slots__ = (
+        "_closed",
+        "_first_token_ns",
+        "_gauge",
+        "_intended",
+        "_meter",
+        "_monotonic_ns",
+        "_opened_cpu_ns",
+        "_opened_mono_ns",
+        "_slots",
+        "_watts_milli",
+        "delivered",
+        "opened",
+        "started",
+    )
+
     def __init__(self, meter: Meter, opened: Opened, gauge: EnergyGauge, watts_milli: int) -> None:
         self.opened = opened
         self.delivered = _NOTHING  # tokens that have left user space, summed over the sequences

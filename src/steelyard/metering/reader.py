@@ -117,10 +117,7 @@ class _Scan:
         while room and size - at >= PREFIX.size:
             length, crc = PREFIX.unpack_from(chunk, at)
             body = at + PREFIX.size
-            if not length_is_possible(length):
-                self.torn = length != 0
-                break
-            if body + length > size:
+            if not length_is_possible(length) or body + length > size:
                 break
             record = record_from(chunk[body : body + length], crc)
             if record is None:

@@ -77,6 +77,30 @@ def test_nothing_is_published_before_it_is_on_the_medium(tmp_path: Path) -> None
     journal.close()
 
 
+def test_what_is_appended_during_a_sync_waits_for_the_next_one(tmp_path: Path) -> None:
+    directory = tmp_path / "w0-1"
+    published: list[Position] = []
+
+    class SlowDisk(FaultyDisk):
+        def sync(self, fd: int) -> None:
+            published.append(synced(directory) if (directory / "lock").exists() else Position())
+            super().sync(fd)
+
+    disk = SlowDisk()
+    journal = Journal.create(directory, disk=disk)
+    disk.may_sync.clear()
+    begun = len(published)
+    journal.append(opened(1))
+    first = journal.end
+    wait_for(lambda: len(published) > begun)  # the syncer is waiting for the disk
+    journal.append(opened(2))
+    disk.may_sync.set()
+    wait_for(lambda: len(published) > begun + 1)
+    assert published[begun + 1] == first
+    journal.close()
+    assert synced(directory) == journal.end
+
+
 async def test_strict_durability_waits_for_the_sync(tmp_path: Path) -> None:
     disk = FaultyDisk()
     journal = Journal.create(tmp_path / "w0-1", disk=disk)
@@ -101,6 +125,8 @@ def test_rotation_keeps_the_order_and_loses_nothing(tmp_path: Path) -> None:
     assert journal.end.segment > 5
     assert everything(tmp_path / "w0-1") == records
     assert segments(tmp_path / "w0-1") == list(range(journal.end.segment + 1))
+    sizes = [segment_path(tmp_path / "w0-1", number).stat().st_size for number in segments(tmp_path / "w0-1")]
+    assert max(sizes) < 2048  # rotated segments are cut as well: zeros in the middle of one are damage
 
 
 def test_the_next_segment_is_made_ahead_of_need_and_removed_when_unused(tmp_path: Path) -> None:
@@ -189,6 +215,28 @@ def test_a_full_disk_at_the_start_is_a_clean_refusal(tmp_path: Path) -> None:
         Journal.create(tmp_path / "w0-1", disk=disk)
     assert segments(tmp_path / "w0-1") == []
     assert not is_held(tmp_path / "w0-1")
+
+
+def test_the_system_may_refuse_the_space_as_well(tmp_path: Path) -> None:
+    """The same without a fake: a process that may write one megabyte only."""
+    program = (
+        "import resource, sys\n"
+        "from pathlib import Path\n"
+        "from steelyard.kernel.errors import BooksError\n"
+        "from steelyard.metering.journal import Journal\n"
+        "from steelyard.metering.slots import Slots\n"
+        "resource.setrlimit(resource.RLIMIT_FSIZE, (1 << 20, 1 << 20))\n"
+        "for create in (lambda: Journal.create(Path(sys.argv[1])), lambda: Slots.create(Path(sys.argv[2]), 1 << 14)):\n"
+        "    try:\n"
+        "        create()\n"
+        "    except BooksError as error:\n"
+        "        print(error)\n"
+    )
+    arguments = [sys.executable, "-c", program, str(tmp_path / "w0-1"), str(tmp_path / "slots")]
+    answer = subprocess.run(arguments, capture_output=True, text=True, check=True)
+    assert [line.count("File too large") for line in answer.stdout.splitlines()] == [1, 1]
+    assert segments(tmp_path / "w0-1") == []
+    assert not (tmp_path / "slots").exists()
 
 
 def test_a_record_too_large_for_a_frame_is_refused_and_harms_nothing(tmp_path: Path) -> None:
