@@ -1,9 +1,16 @@
 """The general ledger: every account with its balance and meaning, and the entries behind it."""
 
-from sqlalchemy import Connection
+from collections.abc import Collection
+from typing import Any
+
+from sqlalchemy import Connection, Select, or_, select
 
 from steelyard.kernel import limits
+from steelyard.kernel.errors import CallerError
 from steelyard.kernel.records import Record
+from steelyard.ledger.accounts import CHART, balance_nano, kind_of
+from steelyard.reports.sums import whole
+from steelyard.storage import tables
 
 
 class AccountRow(Record, frozen=True):
@@ -53,12 +60,36 @@ class TrialBalance(Record, frozen=True):
 
 def accounts(connection: Connection) -> list[AccountRow]:
     """Every account in the order of the chart, then by name and currency."""
-    raise NotImplementedError
+    place = {kind.name: index for index, kind in enumerate(CHART)}
+    rows = []
+    for row in connection.execute(select(tables.accounts)):
+        kind = kind_of(row.name)
+        rows.append(
+            AccountRow(
+                id=row.id,
+                name=row.name,
+                kind=kind.name,
+                sort=kind.sort,
+                side=kind.side.value,
+                meaning=kind.meaning,
+                currency=row.currency,
+                debit_nano=row.debit_nano,
+                credit_nano=row.credit_nano,
+                balance_nano=balance_nano(kind, row.debit_nano, row.credit_nano),
+            )
+        )
+    return sorted(rows, key=lambda row: (place[row.kind], row.name, row.currency))
 
 
 def trial_balance(connection: Connection) -> list[TrialBalance]:
     """Debits and credits per currency."""
-    raise NotImplementedError
+    columns = tables.accounts.c
+    query = (
+        select(columns.currency, whole(columns.debit_nano), whole(columns.credit_nano))
+        .group_by(columns.currency)
+        .order_by(columns.currency)
+    )
+    return [TrialBalance(*row) for row in connection.execute(query)]
 
 
 def entries(
@@ -70,4 +101,55 @@ def entries(
     limit: int = limits.PAGE_ROWS,
 ) -> EntryPage:
     """Entries of all accounts or of one (on either side); CallerError 404 when no account has that name."""
-    raise NotImplementedError
+    columns = tables.entries.c
+    query = _entries()
+    if account is not None:
+        ids = _account_ids(connection, account)
+        query = query.where(or_(columns.debit_account_id.in_(ids), columns.credit_account_id.in_(ids)))
+    if batch_id is not None:
+        query = query.where(columns.batch_id == batch_id)
+    if before is not None:
+        query = query.where(columns.id < before)
+    limit = max(1, min(limit, limits.PAGE_ROWS_MAX))
+    rows = tuple(EntryRow(**row._mapping) for row in connection.execute(query.limit(limit + 1)))
+    return EntryPage(rows[:limit], rows[limit - 1].id if len(rows) > limit else None)
+
+
+def entries_from(connection: Connection, batch_id: int, debited: Collection[str]) -> list[EntryRow]:
+    """The entries of one batch that debit an account of these names."""
+    ids = select(tables.accounts.c.id).where(tables.accounts.c.name.in_(debited))
+    columns = tables.entries.c
+    query = _entries().where(columns.batch_id == batch_id, columns.debit_account_id.in_(ids))
+    return [EntryRow(**row._mapping) for row in connection.execute(query)]
+
+
+def _entries() -> Select[Any]:
+    columns = tables.entries.c
+    debit, credit = tables.accounts.alias("debited"), tables.accounts.alias("credited")
+    return (
+        select(
+            columns.id,
+            columns.batch_id,
+            tables.batches.c.posted_ns,
+            tables.batches.c.kind,
+            tables.batches.c.note,
+            columns.fact,
+            debit.c.name.label("debit"),
+            credit.c.name.label("credit"),
+            columns.currency,
+            columns.amount_nano,
+        )
+        .join_from(tables.entries, tables.batches)
+        .join(debit, debit.c.id == columns.debit_account_id)
+        .join(credit, credit.c.id == columns.credit_account_id)
+        .order_by(columns.id.desc())
+    )
+
+
+def _account_ids(connection: Connection, name: str) -> list[int]:
+    """The account of that name in each currency it has."""
+    columns = tables.accounts.c
+    ids = list(connection.execute(select(columns.id).where(columns.name == name)).scalars())
+    if not ids:
+        raise CallerError(404, "not_found", f"There is no account named {name!r}.", param="account")
+    return ids

@@ -3,7 +3,7 @@
 from sqlalchemy import Connection
 
 from steelyard.kernel import limits
-from steelyard.reports.sums import By, Report, report
+from steelyard.reports.sums import By, Report, Scope, report
 
 MARGIN_BY = (By.MODEL, By.TENANT, By.DAY)
 
@@ -15,6 +15,9 @@ def margin(
     until_ns: int | None = None,
     limit: int = limits.PAGE_ROWS_MAX,
 ) -> Report:
-    """Revenue, cost and margin of requests closed in [since, until). `report.groups[i].totals.margin_nano` is the
-    margin; percentages are the page's business. Bounds on whole UTC hours or days are answered from roll-ups."""
-    return report(connection, by, since_ns, until_ns, limit)
+    """Revenue, cost and margin of requests closed in [since, until); None means no bound on that side.
+
+    Bounds on whole UTC hours or days are answered from roll-ups, others from usage rows. Percentages are left to
+    whoever shows them.
+    """
+    return report(connection, by, Scope(since_ns, until_ns), limit)

@@ -1,9 +1,18 @@
 """Today, the last hour and the last thirty days at a glance. Days and minutes are UTC, by the close of the request."""
 
-from sqlalchemy import Connection
+from collections.abc import Callable, Sequence
+from typing import Any
 
+from sqlalchemy import Connection, Select, func, select
+
+from steelyard.kernel import limits
+from steelyard.kernel.clock import NS_PER_S, day_of
 from steelyard.kernel.records import Record
-from steelyard.reports.sums import Group, Totals
+from steelyard.reports.sums import DAY_NS, By, Group, Scope, Totals, report, whole
+from steelyard.storage import tables
+
+MINUTE_NS = 60 * NS_PER_S
+CURRENCY_WITHOUT_TENANTS = "CNY"
 
 
 class Point(Record, frozen=True):
@@ -40,4 +49,81 @@ class Overview(Record, frozen=True):
 
 def overview(connection: Connection, now_ns: int) -> Overview:
     """All the overview page shows, in one read transaction."""
-    raise NotImplementedError
+    day_start_ns = day_of(now_ns)
+    today_only = Scope(day_start_ns, day_start_ns + DAY_NS)
+    models = report(connection, By.MODEL, today_only)
+    tenants = report(connection, By.TENANT, today_only)
+    earned = {totals.currency: totals for totals in models.totals}
+    currencies = sorted(
+        _currencies(connection) | set(earned),
+        key=lambda currency: (-earned.get(currency, Totals(currency)).charge_nano, currency),
+    )
+    minute_ns = now_ns - now_ns % MINUTE_NS
+    return Overview(
+        now_ns=now_ns,
+        day_start_ns=day_start_ns,
+        today=tuple(earned.get(currency, Totals(currency)) for currency in currencies),
+        models_today=models.groups[: limits.OVERVIEW_ROWS],
+        tenants_today=tenants.groups[: limits.OVERVIEW_ROWS],
+        last_hour=_series(connection, _minutes, (minute_ns - 59 * MINUTE_NS, 60, MINUTE_NS), currencies),
+        last_30_days=_series(connection, _days, (day_start_ns - 29 * DAY_NS, 30, DAY_NS), currencies),
+        requests_ever=connection.execute(
+            select(whole(tables.rollups.c.requests)).where(tables.rollups.c.grain == "day")
+        ).scalar_one(),
+    )
+
+
+def _currencies(connection: Connection) -> set[str]:
+    found = set(connection.execute(select(tables.tenants.c.currency).distinct()).scalars())
+    return found or {CURRENCY_WITHOUT_TENANTS}
+
+
+def _series(
+    connection: Connection,
+    source: Callable[[int, int], Select[Any]],
+    axis: tuple[int, int, int],
+    currencies: Sequence[str],
+) -> tuple[Series, ...]:
+    """`axis` is the first bucket's start, the number of buckets and the width of one."""
+    first_ns, count, bucket_ns = axis
+    found = {
+        (row.currency, row.start_ns): Point(row.start_ns, row.requests, row.tokens, row.charge_nano, row.cost_nano)
+        for row in connection.execute(source(first_ns, first_ns + count * bucket_ns))
+    }
+    starts = range(first_ns, first_ns + count * bucket_ns, bucket_ns)
+    return tuple(
+        Series(currency, bucket_ns, tuple(found.get((currency, at), Point(at, 0, 0, 0, 0)) for at in starts))
+        for currency in currencies
+    )
+
+
+def _minutes(since_ns: int, until_ns: int) -> Select[Any]:
+    columns = tables.usage.c
+    return (
+        select(
+            (columns.closed_ns - columns.closed_ns % MINUTE_NS).label("start_ns"),
+            columns.currency,
+            func.count().label("requests"),
+            whole(columns.input + columns.cached_input + columns.output).label("tokens"),
+            whole(columns.charge_nano).label("charge_nano"),
+            whole(columns.cpu_cost_nano + columns.energy_cost_nano).label("cost_nano"),
+        )
+        .where(columns.closed_ns >= since_ns, columns.closed_ns < until_ns)
+        .group_by("start_ns", columns.currency)
+    )
+
+
+def _days(since_ns: int, until_ns: int) -> Select[Any]:
+    columns = tables.rollups.c
+    return (
+        select(
+            columns.start_ns,
+            columns.currency,
+            whole(columns.requests).label("requests"),
+            whole(columns.input + columns.cached_input + columns.output).label("tokens"),
+            whole(columns.charge_nano).label("charge_nano"),
+            whole(columns.cost_nano).label("cost_nano"),
+        )
+        .where(columns.grain == "day", columns.start_ns >= since_ns, columns.start_ns < until_ns)
+        .group_by(columns.start_ns, columns.currency)
+    )

@@ -1,9 +1,27 @@
 """Posted requests: the latest ones page by page, and one in full with its receipt and its share of the ledger."""
 
-from sqlalchemy import Connection
+from typing import Any
+
+from sqlalchemy import Connection, Row, Select, select
 
 from steelyard.kernel import limits
+from steelyard.kernel.errors import bad_request
+from steelyard.kernel.ids import id_from_text, text_from_id
 from steelyard.kernel.records import AmountLine, Receipt, Record, Tariff
+from steelyard.ledger.accounts import (
+    CLEARING_AMORTISATION,
+    CLEARING_ENERGY,
+    EXPENSE_CPU,
+    EXPENSE_ENERGY,
+    OVERRUN,
+    REVENUE,
+    WALLET,
+    Fact,
+    account_name,
+)
+from steelyard.reports.accounts import entries_from
+from steelyard.reports.receipts import receipt_of, rerate
+from steelyard.storage import tables
 
 
 class RequestRow(Record, frozen=True):
@@ -94,15 +112,32 @@ class RequestDetail(Record, frozen=True):
     chain: str  # the batch's hash, hexadecimal
 
 
+_EVERY = RequestFilter()
+
+
 def latest(
     connection: Connection,
-    wanted: RequestFilter = RequestFilter(),
+    wanted: RequestFilter = _EVERY,
     *,
     before: str | None = None,
     limit: int = limits.PAGE_ROWS,
 ) -> RequestPage:
     """One page of posted requests. `before` is a page's `older`; CallerError 400 when it is no request id."""
-    raise NotImplementedError
+    usage = tables.usage.c
+    conditions = {
+        tables.tenants.c.name: wanted.tenant,
+        usage.model: wanted.model,
+        usage.end: wanted.end,
+        usage.key_id: wanted.key_id,
+        usage.batch_id: wanted.batch_id,
+    }
+    query = _requests().where(*(column == value for column, value in conditions.items() if value is not None))
+    if before is not None:
+        query = query.where(usage.request_id < _id_from_cursor(before))
+    limit = max(1, min(limit, limits.PAGE_ROWS_MAX))
+    found = connection.execute(query.order_by(usage.request_id.desc()).limit(limit + 1))
+    rows = tuple(_request_row(row) for row in found)
+    return RequestPage(rows[:limit], rows[limit - 1].request_id if len(rows) > limit else None)
 
 
 def detail(connection: Connection, request_id: bytes) -> RequestDetail | None:
@@ -110,9 +145,94 @@ def detail(connection: Connection, request_id: bytes) -> RequestDetail | None:
 
     Raises BooksError when rating it again gives another amount than the books keep.
     """
-    raise NotImplementedError
+    found = connection.execute(_requests().where(tables.usage.c.request_id == request_id)).one_or_none()
+    rerated = rerate(connection, request_id)
+    if found is None or rerated is None:
+        return None
+    row = _request_row(found)
+    return RequestDetail(
+        row=row,
+        receipt=receipt_of(rerated),
+        charge=rerated.rated.charge,
+        cost=rerated.rated.cost,
+        price=rerated.price,
+        cost_tariff=rerated.cost,
+        entries=_shares(connection, row),
+        posted_ns=rerated.posted_ns,
+        chain=rerated.chain.hex(),
+    )
 
 
 def filter_choices(connection: Connection) -> tuple[tuple[str, ...], tuple[str, ...]]:
     """Names of the tenants and of the models that a filter can offer, each sorted."""
-    raise NotImplementedError
+    tenants = connection.execute(select(tables.tenants.c.name).order_by(tables.tenants.c.name)).scalars()
+    sold = connection.execute(
+        select(tables.rollups.c.model).where(tables.rollups.c.grain == "day").distinct()
+    ).scalars()
+    offered = connection.execute(select(tables.models.c.name)).scalars()
+    return tuple(tenants), tuple(sorted({*sold, *offered}))
+
+
+def _id_from_cursor(text: str) -> bytes:
+    try:
+        return id_from_text(text)
+    except ValueError:
+        raise bad_request(
+            f"{text!r} is no request id. It looks like req_ and 32 hexadecimal digits.", "before"
+        ) from None
+
+
+def _requests() -> Select[Any]:
+    usage, keys = tables.usage.c, tables.keys.c
+    return select(
+        *tables.usage.columns,
+        tables.tenants.c.name.label("tenant"),
+        tables.projects.c.name.label("project"),
+        keys.name.label("key"),
+        keys.shown.label("key_shown"),
+    ).select_from(
+        tables.usage.join(tables.tenants, tables.tenants.c.id == usage.tenant_id)
+        .outerjoin(tables.projects, tables.projects.c.id == usage.project_id)
+        .outerjoin(tables.keys, keys.id == usage.key_id)
+    )
+
+
+def _request_row(row: Row[Any]) -> RequestRow:
+    cost_nano = row.cpu_cost_nano + row.energy_cost_nano
+    overrun_nano = max(0, row.charge_nano - row.hold_nano)
+    fields = dict(row._mapping) | {
+        "request_id": text_from_id(row.request_id),
+        "project": row.project or f"#{row.project_id}",
+        "key": row.key or f"#{row.key_id}",
+        "key_shown": row.key_shown or "",
+        "cost_nano": cost_nano,
+        "overrun_nano": overrun_nano,
+        "margin_nano": row.charge_nano - cost_nano - overrun_nano,
+    }
+    del fields["project_id"]
+    return RequestRow(**fields)
+
+
+def _shares(connection: Connection, row: RequestRow) -> tuple[EntryShare, ...]:
+    """The entries of the batch that carry this request, in the order of the facts."""
+    wallet, overrun = account_name(WALLET, row.tenant), account_name(OVERRUN, row.tenant)
+    revenue = account_name(REVENUE, row.model)
+    cpu, energy = account_name(EXPENSE_CPU, row.upstream), account_name(EXPENSE_ENERGY, row.upstream)
+    shares = {
+        (Fact.CHARGE.value, wallet, revenue): row.charge_nano - row.overrun_nano,
+        (Fact.OVERRUN.value, overrun, revenue): row.overrun_nano,
+        (Fact.CPU.value, cpu, account_name(CLEARING_AMORTISATION)): row.cpu_cost_nano,
+        (Fact.ENERGY.value, energy, account_name(CLEARING_ENERGY)): row.energy_cost_nano,
+    }
+    booked = {
+        (entry.fact, entry.debit, entry.credit): entry
+        for entry in entries_from(connection, row.batch_id, {debit for _, debit, _ in shares})
+        if entry.currency == row.currency
+    }
+    return tuple(
+        EntryShare(
+            entry.id, entry.batch_id, entry.fact, entry.debit, entry.credit, entry.currency, share, entry.amount_nano
+        )
+        for pair, share in shares.items()
+        if share and (entry := booked.get(pair)) is not None
+    )

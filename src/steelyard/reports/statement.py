@@ -4,9 +4,17 @@ Read from the ledger entries of the wallet, dated by when their batch was posted
 that statements of neighbouring periods join without a gap.
 """
 
-from sqlalchemy import Connection
+from typing import Any
 
+from sqlalchemy import ColumnElement, Connection, Select, case, func, select
+
+from steelyard.identity.store import Tenant, find_tenant
+from steelyard.kernel.clock import iso_from_ns
+from steelyard.kernel.errors import BooksError
 from steelyard.kernel.records import Record
+from steelyard.ledger.accounts import WALLET, Fact
+from steelyard.reports.sums import DAY_NS, whole
+from steelyard.storage import tables
 
 
 class TopUp(Record, frozen=True):
@@ -49,4 +57,113 @@ def statement(
     connection: Connection, tenant: str, since_ns: int | None = None, until_ns: int | None = None
 ) -> Statement:
     """The wallet of the tenant of that name in [since, until). CallerError 404 when there is no such tenant."""
-    raise NotImplementedError
+    found = find_tenant(connection, tenant)
+    opening_nano = 0 if since_ns is None else _balance_nano(connection, found, since_ns)
+    topups = tuple(TopUp(**row._mapping) for row in connection.execute(_topups(found, since_ns, until_ns)))
+    charges = _charges(connection, found, since_ns, until_ns)
+    topups_nano = sum(topup.amount_nano for topup in topups)
+    charges_nano = sum(line.amount_nano for line in charges)
+    closing_nano = _balance_nano(connection, found, until_ns)
+    if opening_nano + topups_nano - charges_nano != closing_nano:
+        raise BooksError(f"the statement of {tenant} does not re-add: its wallet has entries of another kind")
+    return Statement(
+        tenant_id=found.id,
+        tenant=found.name,
+        currency=found.currency,
+        since_ns=since_ns,
+        until_ns=until_ns,
+        opening_nano=opening_nano,
+        topups=topups,
+        topups_nano=topups_nano,
+        charges=charges,
+        charges_nano=charges_nano,
+        closing_nano=closing_nano,
+    )
+
+
+def _wallet_ids(tenant: Tenant) -> Select[Any]:
+    columns = tables.accounts.c
+    return select(columns.id).where(
+        columns.kind == WALLET.name, columns.tenant_id == tenant.id, columns.currency == tenant.currency
+    )
+
+
+def _within(query: Select[Any], since_ns: int | None, until_ns: int | None) -> Select[Any]:
+    posted_ns = tables.batches.c.posted_ns
+    if since_ns is not None:
+        query = query.where(posted_ns >= since_ns)
+    if until_ns is not None:
+        query = query.where(posted_ns < until_ns)
+    return query
+
+
+def _balance_nano(connection: Connection, tenant: Tenant, at_ns: int | None) -> int:
+    """The wallet as of `at_ns`, from its entries alone."""
+    columns = tables.entries.c
+    wallets = list(connection.execute(_wallet_ids(tenant)).scalars())
+    signed: ColumnElement[int] = case(
+        (columns.credit_account_id.in_(wallets), columns.amount_nano), else_=-columns.amount_nano
+    )
+    query = (
+        select(whole(signed))
+        .join_from(tables.entries, tables.batches)
+        .where(columns.credit_account_id.in_(wallets) | columns.debit_account_id.in_(wallets))
+    )
+    return int(connection.execute(_within(query, None, at_ns)).scalar_one())
+
+
+def _topups(tenant: Tenant, since_ns: int | None, until_ns: int | None) -> Select[Any]:
+    columns, batches = tables.entries.c, tables.batches.c
+    query = (
+        select(columns.batch_id, batches.posted_ns, batches.note, columns.amount_nano)
+        .join_from(tables.entries, tables.batches)
+        .where(columns.fact == Fact.TOPUP.value, columns.credit_account_id.in_(_wallet_ids(tenant)))
+        .order_by(columns.id)
+    )
+    return _within(query, since_ns, until_ns)
+
+
+def _charges(
+    connection: Connection, tenant: Tenant, since_ns: int | None, until_ns: int | None
+) -> tuple[ChargeLine, ...]:
+    """What the entries took, by day of posting and model, beside the tokens of the usage rows they stand for."""
+    columns, batches, usage = tables.entries.c, tables.batches.c, tables.usage.c
+    day = (batches.posted_ns - batches.posted_ns % DAY_NS).label("day_ns")
+    taken = (
+        select(day, tables.accounts.c.name, whole(columns.amount_nano).label("amount_nano"))
+        .join_from(tables.entries, tables.batches)
+        .join(tables.accounts, tables.accounts.c.id == columns.credit_account_id)
+        .where(columns.fact == Fact.CHARGE.value, columns.debit_account_id.in_(_wallet_ids(tenant)))
+        .group_by("day_ns", tables.accounts.c.name)
+    )
+    amounts = {
+        (row.day_ns, row.name.partition(":")[2]): row.amount_nano
+        for row in connection.execute(_within(taken, since_ns, until_ns))
+    }
+    used = (
+        select(
+            day,
+            usage.model,
+            func.count().label("requests"),
+            whole(usage.input).label("input"),
+            whole(usage.cached_input).label("cached_input"),
+            whole(usage.output).label("output"),
+        )
+        .join_from(tables.usage, tables.batches)
+        .where(usage.tenant_id == tenant.id)
+        .group_by("day_ns", usage.model)
+        .order_by("day_ns", usage.model)
+    )
+    return tuple(
+        ChargeLine(
+            day=iso_from_ns(row.day_ns)[:10],
+            day_start_ns=row.day_ns,
+            model=row.model,
+            requests=row.requests,
+            input=row.input,
+            cached_input=row.cached_input,
+            output=row.output,
+            amount_nano=amounts.get((row.day_ns, row.model), 0),
+        )
+        for row in connection.execute(_within(used, since_ns, until_ns))
+    )

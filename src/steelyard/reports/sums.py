@@ -6,12 +6,19 @@ currencies are never added: every sum belongs to one currency. Knows no page and
 
 from collections.abc import Iterable
 from enum import StrEnum
+from typing import Any, NamedTuple, assert_never
 
-from sqlalchemy import Connection
+from sqlalchemy import BigInteger, ColumnElement, Connection, Select, Table, cast, func, select
 
 from steelyard.kernel import limits
+from steelyard.kernel.clock import NS_PER_HOUR, day_of, hour_of, iso_from_ns
 from steelyard.kernel.money import divide_half_even
 from steelyard.kernel.records import Record
+from steelyard.ledger.accounts import OVERRUN
+from steelyard.storage import tables
+
+DAY_NS = 24 * NS_PER_HOUR
+_COUNTS = ("input", "cached_input", "output", "cpu_ns", "energy_uj", "charge_nano")
 
 
 class By(StrEnum):
@@ -73,16 +80,176 @@ class Report(Record, frozen=True):
     left_off: int  # groups beyond the limit
 
 
-def report(
-    connection: Connection,
-    by: By,
-    since_ns: int | None,
-    until_ns: int | None,
-    limit: int = limits.PAGE_ROWS_MAX,
-) -> Report:
-    """Usage closed in [since, until), grouped. None means no bound on that side."""
-    raise NotImplementedError
+class Scope(NamedTuple):
+    """Which requests count: closed in [since, until), of one tenant or of all."""
+
+    since_ns: int | None = None
+    until_ns: int | None = None
+    tenant_id: int | None = None
 
 
-def totals_per_currency(groups: Iterable[Group]) -> tuple[Totals, ...]:
-    raise NotImplementedError
+def report(connection: Connection, by: By, scope: Scope, limit: int = limits.PAGE_ROWS_MAX) -> Report:
+    """The requests of the scope, grouped."""
+    found = _sums(connection, by, scope)
+    if by is By.DAY:
+        ordered = sorted(found, key=lambda place: (place.currency, place.group))
+    else:
+        ordered = sorted(found, key=lambda place: (place.currency, -found[place].charge_nano, place.group))
+    shown = ordered[: max(0, limit)]
+    names = _names(connection, by, {place.group for place in shown})
+    groups = tuple(
+        Group(
+            name=names[place.group][0],
+            id=place.group if isinstance(place.group, int) else None,
+            note=names[place.group][1],
+            totals=found[place],
+        )
+        for place in shown
+    )
+    return Report(by, scope.since_ns, scope.until_ns, groups, add_up(found.values()), len(ordered) - len(shown))
+
+
+def add_up(several: Iterable[Totals]) -> tuple[Totals, ...]:
+    """One sum per currency, by currency."""
+    sums: dict[str, dict[str, int]] = {}
+    for one in several:
+        into = sums.setdefault(one.currency, dict.fromkeys(_ADDED, 0))
+        for name in _ADDED:
+            into[name] += getattr(one, name)
+    return tuple(Totals(currency, **sums[currency]) for currency in sorted(sums))
+
+
+_ADDED = tuple(name for name in Totals.__struct_fields__ if name != "currency")
+
+
+def whole(expression: ColumnElement[Any]) -> ColumnElement[int]:
+    """The sum of a column as an integer, 0 over no rows (PostgreSQL would answer a decimal)."""
+    return cast(func.coalesce(func.sum(expression), 0), BigInteger)
+
+
+class _Place(NamedTuple):
+    group: Any  # model name, or an id, or the start of a day
+    currency: str
+
+
+def _sums(connection: Connection, by: By, scope: Scope) -> dict[_Place, Totals]:
+    overruns = {
+        _Place(row.grouped_by, row.currency): row.overrun_nano for row in connection.execute(_overruns(by, scope))
+    }
+    found: dict[_Place, Totals] = {}
+    for row in connection.execute(_usage(by, scope)):
+        place = _Place(row.grouped_by, row.currency)
+        overrun_nano = overruns.get(place, 0)
+        found[place] = Totals(
+            currency=row.currency,
+            requests=row.requests,
+            input=row.input,
+            cached_input=row.cached_input,
+            output=row.output,
+            cpu_ns=row.cpu_ns,
+            energy_uj=row.energy_uj,
+            charge_nano=row.charge_nano,
+            cost_nano=row.cost_nano,
+            overrun_nano=overrun_nano,
+            margin_nano=row.charge_nano - row.cost_nano - overrun_nano,
+        )
+    return found
+
+
+def _usage(by: By, scope: Scope) -> Select[Any]:
+    """Sums from the coarsest source that knows the answer."""
+    grain = _grain(by, scope)
+    source: Table = tables.rollups if grain else tables.usage
+    columns = source.c
+    moment = columns.start_ns if grain else columns.closed_ns
+    requests = whole(columns.requests) if grain else func.count()
+    cost = columns.cost_nano if grain else columns.cpu_cost_nano + columns.energy_cost_nano
+    query = select(
+        _group(by, source, moment).label("grouped_by"),
+        columns.currency,
+        requests.label("requests"),
+        *(whole(columns[name]).label(name) for name in _COUNTS),
+        whole(cost).label("cost_nano"),
+    ).group_by("grouped_by", columns.currency)
+    query = _within(query, source, moment, scope)
+    return query.where(columns.grain == grain) if grain else query
+
+
+def _overruns(by: By, scope: Scope) -> Select[Any]:
+    """What was charged above the holds. Rare: only batches that posted to an overrun account are looked at."""
+    usage, entries, accounts = tables.usage.c, tables.entries.c, tables.accounts.c
+    batches = (
+        select(entries.batch_id)
+        .join_from(tables.entries, tables.accounts, accounts.id == entries.debit_account_id)
+        .where(accounts.kind == OVERRUN.name)
+    )
+    query = (
+        select(
+            _group(by, tables.usage, usage.closed_ns).label("grouped_by"),
+            usage.currency,
+            whole(usage.charge_nano - usage.hold_nano).label("overrun_nano"),
+        )
+        .where(usage.batch_id.in_(batches), usage.charge_nano > usage.hold_nano)
+        .group_by("grouped_by", usage.currency)
+    )
+    return _within(query, tables.usage, usage.closed_ns, scope)
+
+
+def _grain(by: By, scope: Scope) -> str | None:
+    """The roll-up whose edges the bounds fall on; None asks for usage rows."""
+    bounds = [bound for bound in (scope.since_ns, scope.until_ns) if bound is not None]
+    if by is By.KEY or any(hour_of(bound) != bound for bound in bounds):
+        return None
+    return "hour" if any(day_of(bound) != bound for bound in bounds) else "day"
+
+
+def _group(by: By, source: Table, moment: ColumnElement[int]) -> ColumnElement[Any]:
+    match by:
+        case By.MODEL:
+            return source.c.model
+        case By.TENANT:
+            return source.c.tenant_id
+        case By.KEY:
+            return source.c.key_id
+        case By.DAY:
+            return moment - moment % DAY_NS
+        case _:
+            assert_never(by)
+
+
+def _within(query: Select[Any], source: Table, moment: ColumnElement[int], scope: Scope) -> Select[Any]:
+    if scope.since_ns is not None:
+        query = query.where(moment >= scope.since_ns)
+    if scope.until_ns is not None:
+        query = query.where(moment < scope.until_ns)
+    if scope.tenant_id is not None:
+        query = query.where(source.c.tenant_id == scope.tenant_id)
+    return query
+
+
+def _names(connection: Connection, by: By, groups: set[Any]) -> dict[Any, tuple[str, str]]:
+    """Name and note of each group."""
+    match by:
+        case By.MODEL:
+            return {group: (group, "") for group in groups}
+        case By.DAY:
+            return {group: (iso_from_ns(group)[:10], "") for group in groups}
+        case By.TENANT:
+            columns = tables.tenants.c
+            query: Select[Any] = select(columns.id, columns.name).where(columns.id.in_(groups))
+            known = {row.id: (row.name, "") for row in connection.execute(query)}
+        case By.KEY:
+            known = _key_names(connection, groups)
+        case _:
+            assert_never(by)
+    return {group: known.get(group, (f"#{group}", "")) for group in groups}
+
+
+def _key_names(connection: Connection, key_ids: set[int]) -> dict[int, tuple[str, str]]:
+    keys, projects, tenants = tables.keys.c, tables.projects.c, tables.tenants.c
+    query = (
+        select(keys.id, keys.name, keys.shown, projects.name.label("project"), tenants.name.label("tenant"))
+        .select_from(tables.keys.join(tables.projects).join(tables.tenants))
+        .where(keys.id.in_(key_ids))
+    )
+    return {row.id: (row.name, f"{row.tenant}/{row.project} {row.shown}") for row in connection.execute(query)}

@@ -2,8 +2,9 @@
 
 from sqlalchemy import Connection
 
+from steelyard.identity.store import find_tenant
 from steelyard.kernel import limits
-from steelyard.reports.sums import By, Report, report
+from steelyard.reports.sums import By, Report, Scope, report
 
 USAGE_BY = (By.MODEL, By.TENANT, By.KEY, By.DAY)
 
@@ -20,4 +21,5 @@ def usage(
 
     Raises CallerError 404 for a tenant that does not exist.
     """
-    raise NotImplementedError
+    tenant_id = None if tenant is None else find_tenant(connection, tenant).id
+    return report(connection, by, Scope(since_ns, until_ns, tenant_id), limit)

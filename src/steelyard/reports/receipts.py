@@ -1,0 +1,86 @@
+"""The receipt of a posted request, its lines rated again from the tariff versions it was opened with (I9).
+
+Reads only. Knows no open requests: the books process adds those.
+"""
+
+from typing import NamedTuple
+
+from sqlalchemy import Connection, select
+
+from steelyard.catalog.store import tariffs_by_id
+from steelyard.kernel.clock import iso_from_ns
+from steelyard.kernel.errors import BooksError
+from steelyard.kernel.ids import text_from_id
+from steelyard.kernel.money import text_from_nano
+from steelyard.kernel.records import Rated, Receipt, Tariff
+from steelyard.ledger.chain import UsageRow
+from steelyard.ledger.verify import settlement_of
+from steelyard.rating.rate import rate
+from steelyard.storage import tables
+
+
+class Rerated(NamedTuple):
+    """A usage row, what it was rated with, and the batch that posted it."""
+
+    row: UsageRow
+    rated: Rated
+    price: Tariff
+    cost: Tariff
+    batch_id: int
+    posted_ns: int
+    chain: bytes
+
+
+def rerate(connection: Connection, request_id: bytes) -> Rerated | None:
+    """The posted request, or None. Raises BooksError when its tariffs do not give the amounts the books keep."""
+    usage, batches = tables.usage.c, tables.batches.c
+    query = (
+        select(usage.batch_id, batches.posted_ns, batches.hash, *(usage[name] for name in UsageRow._fields))
+        .join_from(tables.usage, tables.batches)
+        .where(usage.request_id == request_id)
+    )
+    found = connection.execute(query).one_or_none()
+    if found is None:
+        return None
+    row = UsageRow._make(found[3:])
+    tariffs = tariffs_by_id(connection, {row.price_id, row.cost_id})
+    if len(tariffs) < 2:
+        raise BooksError(f"{text_from_id(request_id)} was rated with a tariff that is gone")
+    price, cost = tariffs[row.price_id], tariffs[row.cost_id]
+    rated = rate(settlement_of(row), price, cost)
+    if (rated.charge_nano, rated.cost_nano) != (row.charge_nano, row.cpu_cost_nano + row.energy_cost_nano):
+        raise BooksError(f"I9: rating {text_from_id(request_id)} again gives another amount than was posted")
+    return Rerated(row, rated, price, cost, found.batch_id, found.posted_ns, found.hash)
+
+
+def posted_receipt(connection: Connection, request_id: bytes, tenant_id: int | None) -> Receipt | None:
+    """The receipt of a posted request; None when there is none, or it is another tenant's."""
+    rerated = rerate(connection, request_id)
+    if rerated is None or tenant_id not in {None, rerated.row.tenant_id}:
+        return None
+    return receipt_of(rerated)
+
+
+def receipt_of(rerated: Rerated) -> Receipt:
+    """What the customer sees."""
+    row = rerated.row
+    return Receipt(
+        request_id=text_from_id(row.request_id),
+        state="posted",
+        model=row.model,
+        opened_at=iso_from_ns(row.opened_ns),
+        closed_at=iso_from_ns(row.closed_ns),
+        end=row.end,
+        prompt_tokens=row.input + row.cached_input,
+        cached_tokens=row.cached_input,
+        output_tokens=row.output,
+        tariff=row.price_id,
+        currency=row.currency,
+        lines=rerated.rated.charge,
+        amount_nano=row.charge_nano,
+        amount=text_from_nano(row.charge_nano),
+        hold_nano=row.hold_nano,
+        short_by_one_read=bool(row.short_by_one_read),
+        batch=rerated.batch_id,
+        chain=rerated.chain.hex(),
+    )

@@ -1,0 +1,118 @@
+"""A small shop with honest books: tenants, prices, requests and top-ups, posted by the ledger itself."""
+
+import random
+from dataclasses import dataclass, field
+
+from sqlalchemy import Connection
+
+from steelyard.catalog.demo import demo_price_text
+from steelyard.catalog.price_file import parse_price_file
+from steelyard.catalog.store import load_price_file
+from steelyard.identity import store as identity
+from steelyard.kernel.clock import NS_PER_HOUR, NS_PER_S, ManualClock, day_of
+from steelyard.kernel.quantities import Usage
+from steelyard.kernel.records import Closed, End, Opened, Rated, Settlement, Tariff
+from steelyard.ledger.posting import open_wallet, post, post_topup
+from steelyard.rating.rate import charge_of, rate
+
+DAY_NS = 24 * NS_PER_HOUR
+NOON_NS = day_of(1_790_000_000 * NS_PER_S) + 12 * NS_PER_HOUR
+SMOL, FAR = "smollm2-135m-instruct", "far-model"
+
+
+@dataclass
+class Shop:
+    """Everything is posted through `sell` and `topup`; `rated` remembers what was sold."""
+
+    books: Connection
+    clock: ManualClock
+    keys: dict[str, tuple[identity.Tenant, int, int]] = field(default_factory=dict)  # → tenant, project, key
+    prices: dict[str, tuple[Tariff, Tariff]] = field(default_factory=dict)  # model → price, cost
+    rated: list[Rated] = field(default_factory=list)
+    topped_up: dict[str, int] = field(default_factory=dict)
+    sold: int = 0
+
+    @classmethod
+    def open(cls, books: Connection) -> "Shop":
+        shop = cls(books, ManualClock(NOON_NS))
+        price, cost = load_price_file(books, parse_price_file(demo_price_text()).tariffs, NOON_NS).inserted
+        abroad = demo_price_text().replace(SMOL, FAR).replace("CNY", "USD").replace('"local"', '"far"')
+        shop.prices = {SMOL: (price, cost)}
+        shop.prices[FAR] = load_price_file(books, parse_price_file(abroad).tariffs, NOON_NS).inserted  # type: ignore[assignment]
+        return shop
+
+    def tenant(self, name: str, currency: str = "CNY") -> identity.Tenant:
+        tenant = identity.add_tenant(self.books, name, currency, self.clock)
+        open_wallet(self.books, tenant.id, name, currency)
+        project = identity.find_project(self.books, tenant.id, "default")
+        key, _ = identity.add_key(self.books, project, f"{name}-key", self.clock)
+        self.keys[name] = (tenant, project, key.id)
+        return tenant
+
+    def topup(self, tenant: str, amount_nano: int, note: str = "") -> None:
+        post_topup(self.books, self.keys[tenant][0].id, amount_nano, note, self.clock)
+        self.topped_up[tenant] = self.topped_up.get(tenant, 0) + amount_nano
+
+    def request(
+        self, tenant: str, usage: Usage, *, hold_nano: int | None = None, model: str = SMOL, end: End = End.COMPLETE
+    ) -> Rated:
+        """A request that closes now; not posted yet."""
+        who, project, key = self.keys[tenant]
+        price, cost = self.prices[model]
+        self.sold += 1
+        request_id = self.sold.to_bytes(16, "big")
+        charge = sum(line.amount_nano for line in charge_of(usage, price))
+        now = self.clock.now_ns()
+        opened = Opened(
+            request_id=request_id,
+            opened_ns=now - NS_PER_S,
+            slot=0,
+            tenant_id=who.id,
+            project_id=project,
+            key_id=key,
+            model=model,
+            upstream=cost.subject,
+            price_id=price.id,
+            cost_id=cost.id,
+            currency=who.currency,
+            hold_nano=2 * charge + 1 if hold_nano is None else hold_nano,
+            max_tokens=100,
+            sequences=1,
+            stream=self.sold % 2 == 0,
+        )
+        closed = Closed(request_id, now, usage, end, NS_PER_S // 10, NS_PER_S)
+        return rate(Settlement(opened, closed), price, cost)
+
+    def sell(self, *requests: Rated) -> None:
+        """Post one batch, a little later."""
+        self.clock.advance(NS_PER_S // 2)
+        self.rated += post(self.books, requests, {}, self.clock)
+
+
+def busy_shop(books: Connection, seed: int = 7) -> Shop:
+    """Forty days of mixed trade in two currencies, overruns and empty requests among it; ends at noon."""
+    dice = random.Random(seed)
+    shop = Shop.open(books)
+    for name, currency in (("acme", "CNY"), ("beta", "CNY"), ("gamma", "USD")):
+        shop.tenant(name, currency)
+        shop.topup(name, 10**12, "first")
+    for _ in range(40):
+        for _ in range(dice.randint(0, 4)):
+            batch = []
+            for _ in range(dice.randint(1, 4)):
+                tenant = dice.choice(["acme", "acme", "beta", "gamma"])
+                cpu_ns = dice.randint(0, 10**9)
+                empty = dice.random() < 0.1
+                usage = Usage() if empty else Usage(
+                    dice.randint(0, 99), dice.randint(0, 99), dice.randint(0, 99), cpu_ns, cpu_ns * 8 // 1000
+                )  # fmt: skip
+                hold = dice.choice([None, None, None, 20_000])
+                model = FAR if tenant == "gamma" else SMOL
+                end = End.REFUSED if empty else dice.choice(list(End))
+                batch.append(shop.request(tenant, usage, hold_nano=hold, model=model, end=end))
+                shop.clock.advance(dice.randint(0, 2 * NS_PER_HOUR))
+            shop.sell(*batch)
+        if dice.random() < 0.2:
+            shop.topup(dice.choice(["acme", "beta", "gamma"]), dice.randint(1, 10**9), "more")
+        shop.clock.advance(DAY_NS - (shop.clock.now_ns() - NOON_NS) % DAY_NS)
+    return shop
