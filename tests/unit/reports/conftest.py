@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 from sqlalchemy import Connection
+from tests.unit.reports.shop import Shop, busy_shop
 
 from steelyard.storage.database import migrate, open_database
-from tests.unit.reports.shop import Shop, busy_shop
 
 
 @contextmanager
