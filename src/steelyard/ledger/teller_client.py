@@ -135,7 +135,7 @@ class TellerClient:
             self._keeper = None
         if self._link is not None:
             self._link.close()
-            await self._link.gone
+            await self._link.gone.wait()
             self._link = None
 
     async def hold(self, request_id: bytes, tenant_id: int, want_nano: int, floor_nano: int) -> int:
@@ -182,7 +182,7 @@ class TellerClient:
                 attempt = 0
                 if not greeted.done():
                     greeted.set_result(None)
-                await link.gone
+                await link.gone.wait()
                 self._link = None
                 log.warning("books_lost")
             except CallerError as error:

@@ -8,7 +8,7 @@ Owns encoding and write batching (one write for each turn of the loop). Knows no
 """
 
 import asyncio
-from typing import Any
+from typing import Any, cast
 
 import msgspec
 
@@ -106,8 +106,8 @@ class Link(asyncio.Protocol):
         self._transport: asyncio.Transport | None = None
         self._received = bytearray()
         self._unsent: list[bytes] = []
-        self.gone: asyncio.Future[None] = self._loop.create_future()
-        """Done when the connection is lost."""
+        self.gone = asyncio.Event()
+        """Set when the connection is lost."""
 
     def on_message(self, number: int, op: str, payload: msgspec.Raw) -> None:
         raise NotImplementedError
@@ -120,14 +120,13 @@ class Link(asyncio.Protocol):
         return self._transport is not None and not self._transport.is_closing()
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        assert isinstance(transport, asyncio.Transport)  # noqa: S101 - a stream transport, by the way it is made
-        self._transport = transport
+        self._transport = cast(asyncio.Transport, transport)  # uvloop's is one by its methods only
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._transport = None
         self._unsent.clear()
         self.on_gone()
-        self.gone.set_result(None)
+        self.gone.set()
 
     def data_received(self, data: bytes) -> None:
         received = self._received

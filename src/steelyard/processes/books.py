@@ -118,9 +118,10 @@ class Books:
         for session in list(self._listeners):
             await session.finish()
             session.close()
-        if self._listeners:
-            await asyncio.wait([session.gone for session in self._listeners], timeout=limits.RETRY_AFTER_S)
         for session in list(self._listeners):
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(limits.RETRY_AFTER_S):
+                    await session.gone.wait()
             session.abort()
         await self._thread.run(self._bookkeeper.close)
         await self._thread.run(self._engine.dispose)
@@ -236,10 +237,11 @@ class Books:
             case "verify":
                 return await self._verify()
             case "receipt":
-                try:
-                    return (await self._thread.run(self._office.execute, op, payload)).reply
-                except CallerError:  # perhaps it has just finished
-                    await self._posting.free_up()
+                with contextlib.suppress(CallerError):
+                    reply = (await self._thread.run(self._office.execute, op, payload)).reply
+                    if reply["state"] == "posted":
+                        return reply
+                await self._posting.free_up()  # perhaps it has just finished
         try:
             outcome = await self._thread.run(self._office.execute, op, payload)
         except CallerError as error:
@@ -326,7 +328,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="steelyard.processes.books")
     parser.add_argument("--data", type=Path, required=True)
     data = DataDir(parser.parse_args(arguments).data)
-    structlog.configure(logger_factory=structlog.PrintLoggerFactory(sys.stderr))
+    structlog.configure(
+        wrapper_class=structlog.make_filtering_bound_logger("info"),
+        logger_factory=structlog.PrintLoggerFactory(sys.stderr),
+    )
     try:
         data.prepare()
         with _only_writer(data):
