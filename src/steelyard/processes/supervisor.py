@@ -11,7 +11,7 @@ from pathlib import Path
 
 from steelyard.kernel import limits
 from steelyard.kernel.clock import NS_PER_S, Clock
-from steelyard.kernel.errors import StartError
+from steelyard.kernel.errors import StartError, SteelyardError
 from steelyard.processes.child import Child, Service
 
 Check = Callable[[Mapping[str, int]], Awaitable[frozenset[str]]]
@@ -69,7 +69,7 @@ class Supervisor:
                 started_ns = self._clock.monotonic_ns()
                 try:
                     next_child = await self._launch(service)
-                except StartError as error:
+                except SteelyardError as error:
                     reason = f"could not be started ({error})"
             child = next_child
             self._tell(f"{service.name} is running again.")

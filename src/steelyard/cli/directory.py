@@ -1,0 +1,82 @@
+"""Who may write in a data directory: the running platform, or one command at a time while it is down.
+
+Owns the flock on `<data>/lock` and the sentence a second one gets. The file names the holder's process id.
+"""
+
+import contextlib
+import fcntl
+import os
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from steelyard.config import DataDir
+from steelyard.kernel import limits
+from steelyard.kernel.clock import NS_PER_S, Clock
+from steelyard.kernel.errors import StartError
+
+_RETRY_S = 0.05
+
+
+@contextmanager
+def directory_lock(data: DataDir, clock: Clock) -> Iterator[int]:
+    """Hold the data directory; yields the descriptor. Raises StartError when another process holds it.
+
+    A platform that was killed keeps the lock until its books have noticed: that moment is waited for.
+    """
+    try:
+        descriptor = os.open(data.lock, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    except OSError as error:
+        raise StartError(f"The data directory {data.root} is not writable: {error.strerror}.") from None
+    try:
+        _take(descriptor, data.root, clock)
+        os.ftruncate(descriptor, 0)
+        os.pwrite(descriptor, str(os.getpid()).encode(), 0)
+        yield descriptor
+    except OSError as error:
+        raise StartError(f"The data directory {data.root} cannot be used: {error.strerror}.") from None
+    finally:
+        os.close(descriptor)
+
+
+def is_held(data: DataDir) -> bool:
+    """Whether somebody writes in the data directory now."""
+    try:
+        descriptor = os.open(data.lock, os.O_RDONLY | os.O_CLOEXEC)
+    except OSError:
+        return False
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        return False
+    except BlockingIOError:
+        return True
+    finally:
+        os.close(descriptor)
+
+
+def _take(descriptor: int, root: Path, clock: Clock) -> None:
+    deadline_ns = clock.monotonic_ns() + limits.OLD_LOCK_S * NS_PER_S
+    while True:
+        with contextlib.suppress(BlockingIOError):
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            return
+        holder = os.pread(descriptor, 32, 0).decode(errors="replace").strip()
+        if _lives(holder) or clock.monotonic_ns() > deadline_ns:
+            raise StartError(
+                f"The data directory {root} is in use by a running instance (process {holder or 'unknown'}). "
+                "Stop it first, or name another directory with --data."
+            )
+        time.sleep(_RETRY_S)
+
+
+def _lives(holder: str) -> bool:
+    if not holder.isdigit():
+        return False
+    try:
+        os.kill(int(holder), 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True
+    return True

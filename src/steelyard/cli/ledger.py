@@ -1,0 +1,64 @@
+"""`steelyard ledger`: the general ledger behind the reports."""
+
+import click
+
+from steelyard.cli.desk import Desk
+from steelyard.cli.options import at_desk, examples
+from steelyard.cli.show import Show, moment, money, words
+from steelyard.kernel import limits
+from steelyard.reports.accounts import accounts, entries, trial_balance
+
+_ACCOUNTS = (
+    words("Account", "name"),
+    words("Sort", "sort"),
+    money("Debit", "debit_nano"),
+    money("Credit", "credit_nano"),
+    money("Balance", "balance_nano"),
+    words("Meaning", "meaning"),
+)
+_ENTRIES = (
+    words("Entry", "id"),
+    words("Batch", "batch_id"),
+    moment("Posted", "posted_ns"),
+    words("Fact", "fact"),
+    words("Debit", "debit"),
+    words("Credit", "credit"),
+    money("Amount", "amount_nano"),
+    words("Note", "note"),
+)
+
+
+@click.group(epilog=examples("steelyard ledger accounts", "steelyard ledger entries --account wallet:acme --limit 10"))
+def ledger() -> None:
+    """The general ledger: accounts and entries, debits equal to credits."""
+
+
+@ledger.command("accounts")
+@at_desk
+def ledger_accounts(desk: Desk, show: Show) -> None:
+    """Every account with its balance and meaning, and the trial balance."""
+    with desk.read() as connection:
+        rows, totals = accounts(connection), trial_balance(connection)
+    show.rows(rows, _ACCOUNTS, "There is no account yet: steelyard tenant add NAME")
+    for total in totals:
+        balanced = "balanced" if total.debit_nano == total.credit_nano else "NOT BALANCED: run steelyard verify"
+        show.line(f"Debits and credits in {total.currency}: {balanced}")
+
+
+@ledger.command("entries")
+@click.option("--account", help="Only entries that touch this account, such as wallet:acme.")
+@click.option("--batch", type=int, help="Only this posting batch.")
+@click.option("--before", type=int, help="Older than this entry: the next page.")
+@click.option(
+    "--limit", type=click.IntRange(1, limits.PAGE_ROWS_MAX), default=limits.PAGE_ROWS, show_default=True, help="Rows."
+)
+@at_desk
+def ledger_entries(
+    desk: Desk, show: Show, account: str | None, batch: int | None, before: int | None, limit: int
+) -> None:
+    """Entries, newest first: each moves an amount from the credited to the debited account."""
+    with desk.read() as connection:
+        page = entries(connection, account, batch_id=batch, before=before, limit=limit)
+    show.rows(page.rows, _ENTRIES, "There is no such entry.")
+    if page.older is not None:
+        show.line(f"Older ones: --before {page.older}")

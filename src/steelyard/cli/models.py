@@ -1,0 +1,55 @@
+"""`steelyard models`: what can be asked for, and the weights of the built-in model."""
+
+from pathlib import Path
+from typing import Any
+
+import click
+import msgspec
+
+from steelyard.catalog.store import models as registered
+from steelyard.catalog.store import tariffs_by_subject
+from steelyard.cli.desk import Desk
+from steelyard.cli.options import at_desk, data_option, examples
+from steelyard.cli.progress import Steps
+from steelyard.cli.show import Show, count, words
+from steelyard.config import DataDir, load_settings
+from steelyard.kernel.clock import SystemClock
+
+_COLUMNS = (
+    words("Model", "name"),
+    words("Upstream", "upstream"),
+    count("Context", "context_tokens"),
+    count("Answer at most", "max_output_tokens"),
+    words("Price", "price"),
+)
+
+
+@click.group(epilog=examples("steelyard models pull", "steelyard models list"))
+def models() -> None:
+    """Models: what customers ask for by name."""
+
+
+@models.command("pull")
+@data_option
+def models_pull(data: Path | None) -> None:
+    """Fetch the built-in model's weights now, so that the first start needs no network."""
+    from steelyard.upstream.weights import fetch_weights
+
+    place = DataDir(load_settings(data=data).data)
+    with Steps(SystemClock()) as steps, steps.step("Weights") as step:
+        file = fetch_weights(place, step.progress)
+        step.done(str(file))
+
+
+@models.command("list")
+@at_desk
+def models_list(desk: Desk, show: Show) -> None:
+    """The models that are registered, where they run, and whether they have a price."""
+    with desk.read() as connection:
+        priced = tariffs_by_subject(connection, "price")
+        rows: list[dict[str, Any]] = [
+            {**msgspec.to_builtins(offer), "name": model.name, "price": "yes" if model.name in priced else "missing"}
+            for model in registered(connection).values()
+            for offer in model.offers
+        ]
+    show.rows(rows, _COLUMNS, "No model is registered yet: start the platform with `steelyard up`.")

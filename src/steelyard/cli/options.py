@@ -1,0 +1,42 @@
+"""The options every command shares, and what they become: a desk at the books and a way to show the answer."""
+
+import functools
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, Concatenate, ParamSpec
+
+import click
+
+from steelyard.cli.desk import Desk
+from steelyard.cli.show import Show
+from steelyard.config import DataDir, load_settings
+from steelyard.kernel.clock import SystemClock
+
+Parameters = ParamSpec("Parameters")
+
+data_option = click.option(
+    "--data", type=click.Path(path_type=Path), metavar="DIR", help="The data directory (default: ./steelyard-data)."
+)
+json_option = click.option("--json", "as_json", is_flag=True, help="Answer in JSON, for programs.")
+since_option = click.option(
+    "--since", metavar="WHEN", help="From: a date, a time, or an age such as 7d (default: the beginning)."
+)
+until_option = click.option("--until", metavar="WHEN", help="Up to, excluded: a date, a time or an age (default: now).")
+
+
+def at_desk(command: Callable[Concatenate[Desk, Show, Parameters], None]) -> Callable[..., None]:
+    """Give the command a desk and a show, made from --data and --json."""
+
+    @data_option
+    @json_option
+    @functools.wraps(command)
+    def run(data: Path | None, as_json: bool, **rest: Any) -> None:
+        desk = Desk(DataDir(load_settings(data=data).data), SystemClock())
+        command(desk, Show(as_json), **rest)  # type: ignore[call-arg]
+
+    return run
+
+
+def examples(*lines: str) -> str:
+    """The closing part of a help text."""
+    return "\b\nExamples:\n" + "\n".join(f"  {line}" for line in lines)

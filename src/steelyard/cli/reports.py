@@ -1,0 +1,187 @@
+"""What the books say: `usage`, `statement`, `margin`, `receipt`, `verify`. Reads only."""
+
+import click
+import msgspec
+
+from steelyard.cli.desk import Desk
+from steelyard.cli.options import at_desk, examples, since_option, until_option
+from steelyard.cli.show import Column, Show, count, joules, money, percent, short_moment, words
+from steelyard.gateway.figures import flat, period_ns
+from steelyard.reports.margin import MARGIN_BY, margin
+from steelyard.reports.statement import Statement, statement
+from steelyard.reports.sums import By, Report, Totals
+from steelyard.reports.usage import USAGE_BY, usage
+
+_TOKENS = (
+    count("Requests", "requests"),
+    Column("Prompt", lambda row: f"{row['input'] + row['cached_input']:,}", right=True),
+    count("of it cached", "cached_input"),
+    count("Output", "output"),
+)
+_MONEY = (
+    money("Charge", "charge_nano"),
+    money("Cost", "cost_nano"),
+    money("Margin", "margin_nano"),
+    percent("Margin %", "margin_nano", "charge_nano"),
+    joules("Energy (est.)", "energy_uj"),
+)
+_NOTHING = "Nothing was served in this period."
+
+
+@click.command(
+    "usage", epilog=examples("steelyard usage --by key --tenant acme", "steelyard usage --by day --since 7d")
+)
+@click.option("--by", type=click.Choice(USAGE_BY), default=By.MODEL, show_default=True, help="What a row stands for.")
+@click.option("--tenant", help="Only this tenant.")
+@since_option
+@until_option
+@at_desk
+def usage_command(desk: Desk, show: Show, by: By, tenant: str | None, since: str | None, until: str | None) -> None:
+    """Who used what: requests, tokens and charges."""
+    start, end = period_ns(since, until, desk.clock.now_ns())
+    with desk.read() as connection:
+        found = usage(connection, by, start, end, tenant)
+    note = (words("Of", "note"),) if by is By.KEY else ()
+    _show_report(show, found, (*note, *_TOKENS, money("Charge", "charge_nano")))
+
+
+@click.command(
+    "margin", epilog=examples("steelyard margin --by tenant", "steelyard margin --by day --since 30d --json")
+)
+@click.option("--by", type=click.Choice(MARGIN_BY), default=By.MODEL, show_default=True, help="What a row stands for.")
+@since_option
+@until_option
+@at_desk
+def margin_command(desk: Desk, show: Show, by: By, since: str | None, until: str | None) -> None:
+    """What was earned and what it cost. Energy, and so a part of the cost, is estimated."""
+    start, end = period_ns(since, until, desk.clock.now_ns())
+    with desk.read() as connection:
+        found = margin(connection, by, start, end)
+    _show_report(show, found, (count("Requests", "requests"), *_MONEY))
+
+
+def _show_report(show: Show, found: Report, columns: tuple[Column, ...]) -> None:
+    """The groups, and under them the totals per currency."""
+    rows = [flat(group) for group in found.groups]
+    if show.as_json:
+        show.json(rows)
+        return
+    if len(rows) > 1 or found.left_off:
+        rows += [{"name": "total", "note": "", **total} for total in map(_sums, found.totals)]
+    show.rows(rows, (words(str(found.by).capitalize(), "name"), *columns), _NOTHING)
+    if found.left_off:
+        show.line(f"{found.left_off} more are in the total only; --since and --until narrow it down.")
+
+
+def _sums(totals: Totals) -> dict[str, object]:
+    plain: dict[str, object] = msgspec.to_builtins(totals)
+    return plain
+
+
+@click.command("statement", epilog=examples("steelyard statement acme --since 2026-11-01 --until 2026-12-01"))
+@click.argument("tenant")
+@since_option
+@until_option
+@at_desk
+def statement_command(desk: Desk, show: Show, tenant: str, since: str | None, until: str | None) -> None:
+    """The wallet of TENANT: opening + top-ups − charges = closing, to the nano."""
+    start, end = period_ns(since, until, desk.clock.now_ns())
+    with desk.read() as connection:
+        found = statement(connection, tenant, start, end)
+    if show.as_json:
+        show.json(found)
+        return
+    show.rows(_statement_rows(found), _STATEMENT_COLUMNS, "")
+
+
+_STATEMENT_COLUMNS = (
+    words("Day", "day"),
+    words("What", "what"),
+    count("Requests", "requests"),
+    count("Prompt", "prompt"),
+    count("Output", "output"),
+    money("Amount", "amount_nano"),
+)
+
+
+def _statement_rows(found: Statement) -> list[dict[str, object]]:
+    """Opening, everything that moved the wallet by day, closing."""
+
+    def row(day: str, what: str, amount_nano: int, **counts: int) -> dict[str, object]:
+        return {"day": day, "what": what, "amount_nano": amount_nano, "currency": found.currency, **counts}
+
+    moved = [
+        row(short_moment(topup.posted_ns)[:10], f"top-up {topup.note}".strip(), topup.amount_nano)
+        for topup in found.topups
+    ]
+    moved += [
+        row(
+            line.day,
+            line.model,
+            -line.amount_nano,
+            requests=line.requests,
+            prompt=line.input + line.cached_input,
+            output=line.output,
+        )
+        for line in found.charges
+    ]
+    moved.sort(key=lambda one: str(one["day"]))
+    opening = row("" if found.since_ns is None else short_moment(found.since_ns)[:10], "opening", found.opening_nano)
+    closing = row("" if found.until_ns is None else short_moment(found.until_ns)[:10], "closing", found.closing_nano)
+    return [opening, *moved, closing]
+
+
+@click.group(epilog=examples("steelyard receipt show req_0199…"))
+def receipt() -> None:
+    """Receipts: what a customer can check."""
+
+
+@receipt.command("show")
+@click.argument("request_id", metavar="ID")
+@at_desk
+def receipt_show(desk: Desk, show: Show, request_id: str) -> None:
+    """The receipt of one request (its x-request-id)."""
+    found = desk.command("receipt", {"request_id": request_id})
+    if show.as_json:
+        show.json(found)
+        return
+    show.line(
+        f"{found['request_id']}  {found['model']}  {found['state']}"
+        + (f", ended {found['end']}" if found["end"] else "")
+        + (", at most one read short" if found["short_by_one_read"] else "")
+    )
+    show.line(f"opened {found['opened_at']}, closed {found['closed_at'] or '–'}, tariff version {found['tariff']}")
+    rows = [{**line, "currency": found["currency"]} for line in found["lines"]]
+    total = {"meter": "total", "quantity": None, "amount_nano": found["amount_nano"], "currency": found["currency"]}
+    show.rows([*rows, total], _RECEIPT_COLUMNS, "")
+    if found["chain"]:
+        show.line(f"posted in batch {found['batch']}, chained hash {found['chain']}")
+
+
+_RECEIPT_COLUMNS = (
+    Column("For", lambda row: str(row["meter"]).replace("_", " ")),
+    count("Tokens", "quantity"),
+    Column("Price", lambda row: f"{row['text']} per {row['per']:,}" if "text" in row else "", right=True),
+    money("Amount", "amount_nano"),
+)
+
+
+@click.command("verify", epilog=examples("steelyard verify && echo sound"))
+@at_desk
+def verify_command(desk: Desk, show: Show) -> None:
+    """Check the invariants over every row of the books. Exit code 1 when one does not hold."""
+    found = desk.command("verify")
+    if show.as_json:
+        show.json(found)
+    else:
+        show.rows(found["findings"], _FINDING_COLUMNS, "")
+        show.line("The books are sound." if found["ok"] else "The books are NOT sound: see the findings above.")
+    if not found["ok"]:
+        raise SystemExit(1)
+
+
+_FINDING_COLUMNS = (
+    Column("", lambda row: "ok" if row["ok"] else "FAILED"),
+    words("Invariant", "invariant"),
+    words("Found", "detail"),
+)

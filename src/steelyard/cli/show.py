@@ -1,0 +1,134 @@
+"""How answers look: aligned tables for people, JSON for programs.
+
+Owns formatting only: what a column shows comes in as data. JSON carries amounts as integers and as decimal text.
+"""
+
+import os
+import sys
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, TextIO
+
+import msgspec
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from steelyard.gateway.figures import with_texts
+from steelyard.kernel.clock import NS_PER_MS, iso_from_ns
+from steelyard.kernel.money import money_from_nano
+
+Row = Mapping[str, Any]
+_PLAIN_WIDTH = 10_000  # a pipe has no edge: nothing is wrapped or cut
+_UJ_PER_J = 1_000_000
+
+
+@dataclass(frozen=True, slots=True)
+class Column:
+    """A heading and how a row's cell reads."""
+
+    title: str
+    cell: Callable[[Row], str]
+    right: bool = False
+
+
+def words(title: str, name: str) -> Column:
+    """A text; a missing one is a dash."""
+    return Column(title, lambda row: "–" if row.get(name) in {None, ""} else str(row[name]))
+
+
+def count(title: str, name: str) -> Column:
+    """A whole number; nothing where a row has none."""
+    return Column(title, lambda row: "" if row.get(name) is None else f"{row[name]:,}", right=True)
+
+
+def money(title: str, name: str) -> Column:
+    """An amount in the row's currency, exact to the nano."""
+    return Column(title, lambda row: money_from_nano(row[name], row["currency"]), right=True)
+
+
+def moment(title: str, name: str) -> Column:
+    """A time in UTC to the second."""
+    return Column(title, lambda row: "–" if row.get(name) is None else short_moment(row[name]))
+
+
+def millis(title: str, name: str) -> Column:
+    return Column(title, lambda row: f"{row[name] // NS_PER_MS:,} ms", right=True)
+
+
+def joules(title: str, name: str) -> Column:
+    """Energy; always an estimate, which the heading says."""
+    return Column(title, lambda row: energy_text(row[name]), right=True)
+
+
+def percent(title: str, part: str, whole: str) -> Column:
+    return Column(title, lambda row: percent_text(row[part], row[whole]), right=True)
+
+
+def short_moment(ns: int) -> str:
+    return iso_from_ns(ns)[:19].replace("T", " ") + "Z"
+
+
+def energy_text(microjoules: int) -> str:
+    """Joules with three decimals; kilowatt-hours from 360 kJ on."""
+    if microjoules >= 360_000 * _UJ_PER_J:
+        return f"{microjoules / (3_600_000 * _UJ_PER_J):,.3f} kWh"
+    return f"{microjoules / _UJ_PER_J:,.3f} J"
+
+
+def percent_text(part: int, whole: int) -> str:
+    return f"{100 * part / whole:.1f} %" if whole else "–"
+
+
+def console(stream: TextIO | None = None) -> Console:
+    """A console that never cuts a line when it writes into a pipe or file."""
+    stream = stream or sys.stdout
+    plain = not stream.isatty()
+    width = _PLAIN_WIDTH if plain and "COLUMNS" not in os.environ else None
+    return Console(file=stream, width=width, highlight=False, markup=False, soft_wrap=False)
+
+
+class Show:
+    """The answer of one command, in the form asked for."""
+
+    def __init__(self, as_json: bool, stream: TextIO | None = None) -> None:
+        self.as_json = as_json
+        self._stream = stream or sys.stdout
+        self._console = console(self._stream)
+
+    def json(self, value: object) -> None:
+        text = msgspec.json.format(msgspec.json.encode(with_texts(value)), indent=2)
+        self._stream.write(text.decode() + "\n")
+
+    def rows(self, rows: Iterable[object], columns: Sequence[Column], empty: str) -> None:
+        """A table, or the sentence `empty` when there is nothing to show."""
+        plain = msgspec.to_builtins(list(rows))
+        if self.as_json:
+            self.json(plain)
+            return
+        if not plain:
+            self._console.print(empty)
+            return
+        self._console.print(table(plain, columns))
+
+    def say(self, text: str, value: object) -> None:
+        """One sentence for people, the value for programs."""
+        if self.as_json:
+            self.json(value)
+        else:
+            self._console.print(text)
+
+    def line(self, text: str | Text = "") -> None:
+        """A line for people only."""
+        if not self.as_json:
+            self._console.print(text)
+
+
+def table(rows: Sequence[Row], columns: Sequence[Column]) -> Table:
+    """Aligned, without frames, so that it pastes well."""
+    made = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="bold")
+    for column in columns:
+        made.add_column(column.title, justify="right" if column.right else "left", overflow="fold")
+    for row in rows:
+        made.add_row(*(Text(column.cell(row)) for column in columns))
+    return made

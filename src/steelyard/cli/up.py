@@ -1,0 +1,249 @@
+"""`steelyard up`: starts the platform, asks the model one question, shows its bill, and stays until Ctrl-C.
+
+Owns the order of the start and of the end. Whatever goes wrong on the way, nothing is left running.
+"""
+
+import asyncio
+import json
+import secrets
+import signal
+import webbrowser
+from collections.abc import Coroutine
+from pathlib import Path
+from typing import Any
+
+import click
+
+from steelyard.catalog.demo import demo_price_text, demo_tariff_for
+from steelyard.cli import welcome
+from steelyard.cli.desk import Desk, Line
+from steelyard.cli.directory import directory_lock
+from steelyard.cli.options import data_option, examples
+from steelyard.cli.progress import Steps
+from steelyard.cli.services import (
+    BOOKS,
+    ENGINE,
+    WORKER,
+    books_check,
+    books_service,
+    check_space,
+    engine_check,
+    engine_service,
+    reachable_host,
+    reserve_port,
+    worker_check,
+    worker_service,
+)
+from steelyard.config import DataDir, Settings, load_settings
+from steelyard.kernel import limits
+from steelyard.kernel.clock import SystemClock
+from steelyard.kernel.errors import BooksError, SteelyardError
+from steelyard.processes.supervisor import Supervisor
+from steelyard.processes.worker import LOCAL_UPSTREAM
+from steelyard.upstream.gguf import read_gguf
+
+_ANSWER_TOKENS_DEFAULT = 512
+
+
+@click.command(
+    epilog=examples("steelyard up", "steelyard up --port 9000 --data /srv/steelyard", "steelyard up --model my.gguf")
+)
+@click.option("--port", type=click.IntRange(1, 65535), help="The public port (default: 8780).")
+@click.option("--host", help="The address to bind (default: 127.0.0.1, this machine only).")
+@data_option
+@click.option("--workers", type=click.IntRange(1, 64), help="Worker processes on the public port (default: 1).")
+@click.option(
+    "--model",
+    type=click.Path(path_type=Path),
+    metavar="PATH",
+    help="A GGUF file to serve instead of the built-in model.",
+)
+@click.option("--no-engine", is_flag=True, help="Run the books, pages and APIs only.")
+@click.option("--open", "open_browser", is_flag=True, help="Open the console in a browser.")
+def up(no_engine: bool, open_browser: bool, **options: Any) -> None:
+    """Start the platform, ask the model one question, show its bill. Ctrl-C stops, a second one forces."""
+    settings = load_settings(**options, engine=False if no_engine else None)
+    data = DataDir(settings.data)
+    data.prepare()
+    clock = SystemClock()
+    with directory_lock(data, clock) as lock, reserve_port(settings.host, settings.port):
+        check_space(settings)
+        if settings.engine and settings.model is not None:
+            read_gguf(settings.model)
+        asyncio.run(Platform(settings, data, lock, open_browser).run())
+
+
+class Platform:
+    """One run of the platform."""
+
+    def __init__(self, settings: Settings, data: DataDir, lock: int, open_browser: bool) -> None:
+        self._settings = settings
+        self._data = data
+        self._lock = lock
+        self._open_browser = open_browser
+        self._clock = SystemClock()
+        self._desk = Desk(data, self._clock)
+        self._steps = Steps(self._clock)
+        self._supervisor = Supervisor(data.logs, self._clock, self._steps.print)
+        self._stop = asyncio.Event()
+        self._force = asyncio.Event()
+        self._books_run = asyncio.Event()
+        self._engine_key = secrets.token_urlsafe(32)
+        self._engine_address = ""
+        self._model: str | None = None
+
+    async def run(self) -> None:
+        """Until Ctrl-C. Raises StartError when the platform cannot start."""
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+            loop.add_signal_handler(number, self._signalled)
+        starting = asyncio.ensure_future(self._start())
+        stopped = asyncio.ensure_future(self._stop.wait())
+        try:
+            await asyncio.wait([starting, stopped], return_when=asyncio.FIRST_COMPLETED)
+            if starting.done():
+                starting.result()
+                await stopped
+        finally:
+            stopped.cancel()
+            starting.cancel()
+            await asyncio.wait([starting])
+            await self._end()
+
+    def _signalled(self) -> None:
+        (self._force if self._stop.is_set() else self._stop).set()
+
+    async def _start(self) -> None:
+        url_host = reachable_host(self._settings.host)
+        url = f"http://{f'[{url_host}]' if ':' in url_host else url_host}:{self._settings.port}"
+        with self._steps:
+            await _together(self._start_engine(), self._start_public_side())
+        self._watch(url_host)
+        keys = await asyncio.to_thread(welcome.first_keys, self._command)
+        welcome.greet(url, keys, self._model)
+        if self._model is not None:
+            await asyncio.to_thread(self._ask, url_host, keys, self._model)
+        if self._open_browser:
+            webbrowser.open(f"{url}/console/")
+        self._steps.print("Running. Ctrl-C stops it.")
+
+    async def _start_public_side(self) -> None:
+        await self._start_books()
+        await self._start_workers()
+
+    async def _start_books(self) -> None:
+        with self._steps.step("Books", "opening, replaying what a crash left"):
+            await self._supervisor.start(books_service(self._settings, self._lock))
+            if not await asyncio.to_thread(self._command, "prices.list", {}):
+                await asyncio.to_thread(self._command, "prices.load", {"text": demo_price_text()})
+        self._books_run.set()
+
+    async def _start_engine(self) -> None:
+        if not self._settings.engine:
+            self._steps.print("Engine: none, as asked; models of other upstreams only")
+            return
+        model = self._settings.model
+        if model is None:
+            from steelyard.upstream.weights import fetch_weights
+
+            with self._steps.step("Weights", "looking for the built-in model") as step:
+                model = await asyncio.to_thread(fetch_weights, self._data, step.progress)
+                step.done(str(model))
+        with self._steps.step("Engine", f"loading {model.name}") as step:
+            await self._supervisor.start(engine_service(self._settings, model, self._engine_key, self._engine_ready))
+            step.done(f"serves {self._model} with {self._settings.threads} threads, {self._settings.slots} slots")
+
+    async def _engine_ready(self, greeting: str) -> None:
+        """Make the model known at the address the engine has chosen; at every start of it."""
+        told = json.loads(greeting)
+        await self._books_run.wait()
+        await asyncio.to_thread(self._register, told["model"], told["address"], told["context_tokens"])
+        self._engine_address = told["address"]
+        self._model = told["model"]
+
+    def _register(self, name: str, address: str, context_tokens: int) -> None:
+        if self._settings.model is not None:
+            self._price_if_missing(name)
+        registration = {
+            "name": name,
+            "upstream": LOCAL_UPSTREAM,
+            "address": address,
+            "upstream_model": name,
+            "context_tokens": context_tokens,
+            "max_output_tokens": context_tokens,
+            "default_max_tokens": min(_ANSWER_TOKENS_DEFAULT, context_tokens),
+        }
+        self._command("model.register", registration)
+
+    def _price_if_missing(self, name: str) -> None:
+        if not any(row["book"] == "price" and row["subject"] == name for row in self._command("prices.list", {})):
+            self._command("prices.load", {"text": demo_tariff_for(name)})
+            self._steps.print(
+                f"Prices: {name} had none and gets the demonstration price; yours: `steelyard prices load FILE`"
+            )
+
+    async def _start_workers(self) -> None:
+        count = self._settings.workers
+        with self._steps.step("Workers", f"opening port {self._settings.port}") as step:
+            services = [worker_service(self._settings, number, self._engine_key) for number in range(count)]
+            await _together(*(self._supervisor.start(service) for service in services))
+            step.done(f"{count} on {self._settings.host}:{self._settings.port}")
+
+    def _watch(self, host: str) -> None:
+        self._supervisor.check(BOOKS, books_check(self._data))
+        self._supervisor.check(WORKER, worker_check(host, self._settings.port))
+        if self._model is not None:
+            self._supervisor.check(ENGINE, engine_check(lambda: self._engine_address))
+
+    def _command(self, op: str, payload: dict[str, Any]) -> Any:
+        """A command over the socket of our own books."""
+        try:
+            with Line(self._data.socket) as line:
+                return line.command(op, payload)
+        except OSError as error:
+            raise BooksError(f"The books do not answer ({error}).") from None
+
+    def _ask(self, host: str, keys: welcome.Keys, model: str) -> None:
+        """The question and its bill. A platform that cannot answer it still runs, so the reason is only told."""
+        made = None
+        try:
+            key = keys.demo
+            if key is None:
+                made = self._command("key.add", {"tenant": welcome.DEMO_TENANT, "name": "start-up question"})
+                key = made["key"]
+            answered = welcome.ask(self._desk, (host, self._settings.port), key, model)
+            welcome.show_bill(answered, welcome.posted(self._desk, answered.request_id))
+        except SteelyardError as error:
+            self._steps.print(str(error))
+        finally:
+            if made is not None:
+                self._command("key.revoke", {"id": made["id"]})
+
+    async def _end(self) -> None:
+        """Workers first, so that streams finish while engine and books still run; then the others."""
+        if self._supervisor.pids:
+            self._steps.print("Stopping: running answers get a moment. Ctrl-C again forces it.")
+        patience_s = self._settings.drain_s + limits.STOP_MARGIN_S
+        order = [(WORKER, patience_s), (ENGINE, limits.STOP_MARGIN_S), (BOOKS, patience_s)]
+        graceful = asyncio.ensure_future(self._supervisor.stop(order))
+        forced = asyncio.ensure_future(self._force.wait())
+        await asyncio.wait([graceful, forced], return_when=asyncio.FIRST_COMPLETED)
+        forced.cancel()
+        if graceful.done():
+            graceful.result()
+            return
+        graceful.cancel()
+        await asyncio.wait([graceful])
+        await self._supervisor.force(BOOKS)
+
+
+async def _together(*parts: Coroutine[Any, Any, None]) -> None:
+    """Run all at once; when one fails, end the others before its error goes on."""
+    tasks = [asyncio.ensure_future(part) for part in parts]
+    try:
+        await asyncio.gather(*tasks)
+    except BaseException:
+        for task in tasks:
+            task.cancel()
+        await asyncio.wait(tasks)
+        raise

@@ -1,0 +1,89 @@
+"""How records leave for people and programs: amounts as integers with their decimal text beside them, times from text.
+
+Shared by the admin API and the command line, so that both say the same. Knows no report and no rule.
+"""
+
+import re
+from datetime import UTC, datetime
+from typing import Any
+
+import msgspec
+
+from steelyard.kernel.clock import NS_PER_HOUR, NS_PER_S, iso_from_ns
+from steelyard.kernel.errors import CallerError, bad_request
+from steelyard.kernel.money import text_from_nano
+from steelyard.reports.sums import Group
+
+_AGO = re.compile(r"(\d{1,5})([mhdw])")
+_AGO_NS = {"m": 60 * NS_PER_S, "h": NS_PER_HOUR, "d": 24 * NS_PER_HOUR, "w": 7 * 24 * NS_PER_HOUR}
+_MOMENTS = frozenset({"created_ns", "revoked_ns", "opened_ns", "closed_ns", "posted_ns", "loaded_ns"})
+_BOUNDS = frozenset({"effective_from_ns", "since_ns", "until_ns", "at_ns", "start_ns"})
+
+
+def with_texts(value: object) -> Any:
+    """Records as plain values; beside `x_nano` stands the decimal text `x`, beside the time `x_ns` the text `x_at`."""
+    return _told(msgspec.to_builtins(value))
+
+
+def _told(value: Any) -> Any:
+    if isinstance(value, list):
+        return [_told(item) for item in value]
+    if not isinstance(value, dict):
+        return value
+    told: dict[str, Any] = {}
+    for name, item in value.items():
+        told[name] = _told(item)
+        beside = _beside(name) if isinstance(item, int) else None
+        if beside is not None and beside not in value:
+            told[beside] = text_from_nano(item) if name.endswith("_nano") else iso_from_ns(item)
+    return told
+
+
+def _beside(name: str) -> str | None:
+    """The name of the text that stands beside the integer called `name`, if one does."""
+    if name.endswith("_nano"):
+        return name[: -len("_nano")]
+    if name in _MOMENTS:
+        return name[: -len("_ns")] + "_at"
+    if name in _BOUNDS:
+        return name[: -len("_ns")]
+    return None
+
+
+def moment_ns(text: str, now_ns: int, param: str) -> int:
+    """A moment: `2026-11-23`, `2026-11-23T10:00:00+08:00` (UTC when no zone is named), or how long ago: `24h`, `7d`.
+
+    Raises CallerError 400 naming `param`.
+    """
+    ago = _AGO.fullmatch(text)
+    if ago is not None:
+        return now_ns - int(ago[1]) * _AGO_NS[ago[2]]
+    try:
+        moment = datetime.fromisoformat(text)
+    except ValueError:
+        raise _no_moment(text, param) from None
+    if moment.tzinfo is None:
+        moment = moment.replace(tzinfo=UTC)
+    whole = moment.replace(microsecond=0)
+    return int(whole.timestamp()) * NS_PER_S + moment.microsecond * 1000
+
+
+def period_ns(since: str | None, until: str | None, now_ns: int) -> tuple[int | None, int | None]:
+    """From (inclusive) and to (exclusive) as reports take them; None is no bound. Raises CallerError 400."""
+    start = None if since is None else moment_ns(since, now_ns, "since")
+    end = None if until is None else moment_ns(until, now_ns, "until")
+    if start is not None and end is not None and end <= start:
+        raise bad_request("'until' must be later than 'since'.", "until")
+    return start, end
+
+
+def flat(group: Group) -> dict[str, Any]:
+    """One row of a report: its name and its sums side by side."""
+    return {"name": group.name, "id": group.id, "note": group.note, **msgspec.to_builtins(group.totals)}
+
+
+def _no_moment(text: str, param: str) -> CallerError:
+    return bad_request(
+        f"'{param}' must be a date (2026-11-23), a time (2026-11-23T10:00:00+08:00) or an age (24h, 7d); got {text!r}.",
+        param,
+    )
