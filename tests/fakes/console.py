@@ -81,7 +81,7 @@ class FakeHouse:
                 if asked == "break" and index == 3:
                     yield Failed(CallerError(502, "upstream_failed", "The model failed while it answered."))
                     return
-        except GeneratorExit:
+        except (GeneratorExit, asyncio.CancelledError):
             self.closed_early += 1
             raise
         request_id = text_from_id(Ids(self.clock, bytes).next())
@@ -124,17 +124,19 @@ def cost_of_local(tariff_id: int) -> Tariff:
     return Tariff(tariff_id, "local", "CNY", 0, lines, "demonstration", watts_milli=8000)
 
 
-def make_house(folder: Path, *, requests: int = 1200, days: int = 30, seed: int = 7) -> FakeHouse:
-    """A house whose books hold `requests` requests of the last `days` days; 0 requests: a fresh install."""
-    engine = create_engine(f"sqlite:///{folder / 'books.db'}", poolclass=NullPool)
+def fill_books(file: Path, *, requests: int = 1200, days: int = 30, seed: int = 7) -> None:
+    """A database of `requests` requests of the last `days` days; 0 requests: a fresh install."""
+    engine = create_engine(f"sqlite:///{file}", poolclass=NullPool)
     tables.metadata.create_all(engine)
-    clock = ManualClock(NOW_NS)
-    prices = {model: price_of(model, 1 + index) for index, model in enumerate(MODELS)}
-    cost = cost_of_local(3)
     with engine.begin() as connection:
-        _found(connection, [*prices.values(), cost], clock)
+        _found(connection, [*_price_book().values(), cost_of_local(3)], ManualClock(NOW_NS))
         if requests:
-            _fill(connection, prices, cost, random.Random(seed), requests, days)
+            _fill(connection, random.Random(seed), requests, days)
+    engine.dispose()
+
+
+def open_house(file: Path) -> FakeHouse:
+    """A house on books that `fill_books` has filled."""
     callers = {
         bytes([index]) * 32: Caller(index, index, index, tenant, "default", "CNY")
         for index, tenant in enumerate(TENANTS, 1)
@@ -142,8 +144,18 @@ def make_house(folder: Path, *, requests: int = 1200, days: int = 30, seed: int 
     offers = {m: Offer(i, m, "local", "127.0.0.1:1", m, 8192, 4096) for i, m in enumerate(MODELS, 1)}
     models = {m: Model(i, m, 0, 256, (offers[m],)) for i, m in enumerate(MODELS, 1)}
     operators = frozenset({secret_hash(OPERATOR_KEY)})
-    books = {model: (tariff,) for model, tariff in prices.items()}
-    return FakeHouse(engine, Snapshot(1, callers, operators, models, books, {"local": (cost,)}), clock)
+    prices = {model: (tariff,) for model, tariff in _price_book().items()}
+    snapshot = Snapshot(1, callers, operators, models, prices, {"local": (cost_of_local(3),)})
+    return FakeHouse(create_engine(f"sqlite:///{file}", poolclass=NullPool), snapshot, ManualClock(NOW_NS))
+
+
+def make_house(folder: Path, *, requests: int = 1200) -> FakeHouse:
+    fill_books(folder / "books.db", requests=requests)
+    return open_house(folder / "books.db")
+
+
+def _price_book() -> dict[str, Tariff]:
+    return {model: price_of(model, 1 + index) for index, model in enumerate(MODELS)}
 
 
 def _found(connection: Connection, tariffs: list[Tariff], clock: ManualClock) -> None:
@@ -171,12 +183,11 @@ def _found(connection: Connection, tariffs: list[Tariff], clock: ManualClock) ->
         connection.execute(insert(tables.tariffs).values(row))
 
 
-def _fill(
-    connection: Connection, prices: dict[str, Tariff], cost: Tariff, dice: random.Random, requests: int, days: int
-) -> None:
+def _fill(connection: Connection, dice: random.Random, requests: int, days: int) -> None:
     """A fifth of the requests in the last hour, the rest over the days before, more and more of them."""
     ages_s = [dice.uniform(3, 3600) for _ in range(requests // 5)]
     ages_s += [days * 86_400 * dice.random() ** 2 for _ in range(requests - len(ages_s))]
+    prices, cost = _price_book(), cost_of_local(3)
     settlements = []
     for age in sorted(ages_s, reverse=True):
         ids = Ids(ManualClock(NOW_NS - int(age * NS_PER_S)), dice.randbytes)

@@ -15,21 +15,20 @@ from starlette.routing import Route
 
 from steelyard.console import overview, playground, requests, sign_in
 from steelyard.console.house import ConsoleHouse
-from steelyard.console.look import Border, Look, secure
+from steelyard.console.look import Border, look, secure
 from steelyard.console.sessions import Brake, Sessions
 from steelyard.console.visits import ROOT, Desk, Handler, Visit, endpoint, error_page
 
 
 def console_app(house: ConsoleHouse, *, random_bytes: Callable[[int], bytes] = os.urandom) -> Starlette:
-    """The application. Reads templates and static files once, when it is made."""
-    look = Look()
-    desk = Desk(house, look, Sessions(house.secret, house.clock, random_bytes), Brake(house.clock))
+    """The application. Reads templates and static files once."""
+    desk = Desk(house, look(), Sessions(house.secret, house.clock, random_bytes), Brake(house.clock))
 
     def page(path: str, handler: Handler, method: str = "GET", *, guarded: bool = True) -> Route:
         return Route(ROOT + path, endpoint(desk, handler, guarded=guarded), methods=[method])
 
     async def static(request: Request) -> Response:
-        return look.static.answer(request.path_params["version"], request.path_params["name"])
+        return desk.look.static.answer(request.path_params["version"], request.path_params["name"])
 
     async def slash(request: Request) -> Response:
         return RedirectResponse(ROOT, 308)

@@ -104,15 +104,15 @@ def beam(key: str, title: str, description: str, revenue: int, cost: int) -> Mar
     eaten = 1000 if revenue <= 0 < cost else 0 if revenue <= 0 else max(0, min(1000, cost * 1000 // revenue))
     state = "loss" if cost > revenue else "idle" if revenue <= 0 else "gain"
     notches = Markup("").join(
-        Markup('<line class="notch" x1="{x}" x2="{x}" y1="{y}" y2="34"/>').format(x=20 + i * 24, y=22 if i % 5 else 16)
+        Markup('<line class="notch" x1="{x}" x2="{x}" y1="{y}" y2="34"/>').format(x=i * 25, y=22 if i % 5 else 16)
         for i in range(41)
     )
-    x = 20 + eaten * 960 // 1000
+    x = eaten
     return Markup(
-        '<svg class="beam {state}" viewBox="0 0 1000 84" role="img" aria-labelledby="{key}-title {key}-desc">'
+        '<svg class="beam {state}" viewBox="-2 12 1004 68" role="img" aria-labelledby="{key}-title {key}-desc">'
         '<title id="{key}-title">{title}</title><desc id="{key}-desc">{description}</desc>{notches}'
-        '<rect class="kept" x="20" y="34" width="960" height="10" rx="5"/>'
-        '<rect class="eaten" x="20" y="34" width="{width}" height="10" rx="5"/>'
+        '<rect class="kept" x="0" y="34" width="1000" height="10" rx="5"/>'
+        '<rect class="eaten" x="0" y="34" width="{width}" height="10" rx="5"/>'
         '<path class="poise" d="M{x} 44v8"/><path class="weight" d="M{left} 52h28l6 26h-40z"/></svg>'
     ).format(
         state=escape(state),
@@ -120,7 +120,7 @@ def beam(key: str, title: str, description: str, revenue: int, cost: int) -> Mar
         title=title,
         description=description,
         notches=notches,
-        width=max(5, x - 20),
+        width=max(5, x),
         x=x,
         left=min(max(x - 14, 6), 966),
     )

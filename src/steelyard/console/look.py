@@ -5,6 +5,7 @@ Owns the strict Content-Security-Policy (no inline script, no inline style, noth
 
 import hashlib
 from collections.abc import Mapping
+from functools import cache
 from importlib.resources import files
 from importlib.resources.abc import Traversable
 
@@ -93,6 +94,12 @@ class Look:
 
     def render(self, template: str, values: Mapping[str, object]) -> str:
         return self._environment.get_template(template).render(values)
+
+
+@cache
+def look() -> Look:
+    """The one look of this process: it holds nothing but files of the package."""
+    return Look()
 
 
 def _suffix(name: str) -> str:

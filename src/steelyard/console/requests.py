@@ -75,12 +75,12 @@ def _filter(
 
 
 def _row(row: RequestRow) -> dict[str, object]:
-    closed = datetime.fromtimestamp(row.closed_ns // NS_PER_S, UTC)
+    opened = datetime.fromtimestamp(row.opened_ns // NS_PER_S, UTC)
     return {
         "id": row.request_id,
-        "iso": iso_from_ns(row.closed_ns),
-        "date": f"{closed:%m-%d}",
-        "time": f"{closed:%H:%M:%S}",
+        "iso": iso_from_ns(row.opened_ns),
+        "date": f"{opened:%m-%d}",
+        "time": f"{opened:%H:%M:%S}",
         "tenant": row.tenant,
         "model": row.model,
         "prompt": figures.count(row.prompt),
