@@ -23,6 +23,7 @@ UPSTREAM_SWEEP_S = 1
 UPSTREAM_ERROR_BYTES_MAX = 64 * 1024
 ENGINE_HTTP_THREADS = 520  # more than two workers can keep busy: a health check never queues behind answers
 SSE_EVENT_BYTES_MAX = 1024 * 1024
+WEIGHTS_FETCH_S = 3600
 GGUF_TEXT_BYTES_MAX = 1024 * 1024  # one text in a model file's metadata; chat templates are the longest
 TELLER_REPLY_S = 5
 RETRY_AFTER_S = 1
