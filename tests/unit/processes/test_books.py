@@ -1,0 +1,302 @@
+"""The books over their socket: commands, holds, settlement, restarts of either side. Database and journals are real."""
+
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable
+from pathlib import Path
+
+import pytest
+from tests.fakes.ledger import Requests, put_tariffs
+
+from steelyard import flow
+from steelyard.config import DataDir
+from steelyard.kernel.clock import SystemClock
+from steelyard.kernel.errors import CallerError
+from steelyard.kernel.quantities import Usage
+from steelyard.kernel.records import Opened
+from steelyard.ledger.teller_client import TellerClient
+from steelyard.metering.journal import Journal
+from steelyard.processes.books import Books
+from steelyard.storage.database import open_database
+
+SEGMENT_BYTES = 256 * 1024
+
+
+async def until(condition: Callable[[], object], what: str, seconds: float = 10) -> None:
+    async with asyncio.timeout(seconds):
+        while not condition():
+            await asyncio.sleep(0.005)
+    assert condition(), what
+
+
+class House:
+    """A books process in this loop, and workers that talk to it."""
+
+    def __init__(self, root: Path) -> None:
+        self.data = DataDir(root)
+        self.data.prepare()
+        self.requests = Requests()
+        self.books: Books | None = None
+        self._running: asyncio.Task[None] | None = None
+        self.clients: list[TellerClient] = []
+        self.journals: list[Journal] = []
+
+    async def open_books(self) -> Books:
+        self.books = await Books.open(self.data, SystemClock(), flow.settle)
+        await self.books.serve()
+        self._running = asyncio.create_task(self.books.run())
+        return self.books
+
+    async def close_books(self) -> None:
+        assert self.books is not None and self._running is not None
+        self.books.stop()
+        await self._running
+        self.books = None
+
+    async def client(self, worker: int | None = 0) -> TellerClient:
+        client = TellerClient()
+        await client.connect(self.data.socket, worker)
+        self.clients.append(client)
+        return client
+
+    async def worker(self, worker: int = 0) -> tuple[TellerClient, Journal]:
+        client = await self.client(worker)
+        journal = Journal.create(self.data.journals / client.series, segment_bytes=SEGMENT_BYTES)
+        self.journals.append(journal)
+        return client, journal
+
+    async def held(self, client: TellerClient, want: int = 1_000_000, floor: int = 1) -> Opened:
+        """An open record with the hold it was given."""
+        opened = self.requests.opened(hold_nano=0)
+        granted = await client.hold(opened.request_id, 1, want, floor)
+        values = {name: getattr(opened, name) for name in opened.__struct_fields__}
+        return Opened(**values | {"hold_nano": granted})
+
+    async def close(self) -> None:
+        for client in self.clients:
+            await client.close()
+        for journal in self.journals:
+            journal.close()
+        if self.books is not None:
+            await self.close_books()
+
+
+@pytest.fixture
+async def house(tmp_path: Path) -> AsyncIterator[House]:
+    house = House(tmp_path / "data")
+    await house.open_books()
+    office = await house.client(None)
+    await office.command("tenant.add", {"name": "acme"})
+    await office.command("wallet.topup", {"tenant": "acme", "amount": "5"})
+    engine = open_database(house.data.database)
+    with engine.begin() as connection:
+        put_tariffs(connection)
+    engine.dispose()
+    yield house
+    await house.close()
+
+
+async def wallet(client: TellerClient) -> tuple[int, int]:
+    shown = await client.command("wallet.show", {"tenant": "acme"})
+    return shown["balance_nano"], shown["held_nano"]
+
+
+async def clean(client: TellerClient) -> None:
+    answer = await client.command("verify", {})
+    assert answer["ok"], answer
+
+
+async def test_a_request_is_held_settled_and_receipted(house: House) -> None:
+    client, journal = await house.worker()
+    opened = await house.held(client)
+    journal.append(opened)
+    assert await wallet(client) == (5_000_000_000, 1_000_000)
+    assert client.open_holds == 1
+    journal.append(house.requests.closed(opened))
+    client.closed()
+    await until(lambda: client.open_holds == 0, "the settled notice")
+    assert await wallet(client) == (5_000_000_000 - 97_000, 0)
+    receipt = await client.command("receipt", {"request_id": opened.request_id, "tenant_id": 1})
+    assert (receipt["state"], receipt["amount_nano"], receipt["prompt_tokens"]) == ("posted", 97_000, 120)
+    with pytest.raises(CallerError) as refused:
+        await client.command("receipt", {"request_id": opened.request_id, "tenant_id": 2})
+    assert refused.value.status == 404
+    await clean(client)
+
+
+async def test_a_running_request_has_an_open_receipt(house: House) -> None:
+    client, journal = await house.worker()
+    opened = await house.held(client)
+    journal.append(opened)
+    journal.sync()
+    receipt = await client.command("receipt", {"request_id": "req_" + opened.request_id.hex()})
+    assert (receipt["state"], receipt["hold_nano"]) == ("open", 1_000_000)
+
+
+async def test_fifty_concurrent_holds_drain_the_wallet_to_the_last_nano(house: House) -> None:
+    clients = [await house.client(number) for number in range(2)]
+    want = 130_000_001
+    asks = [clients[n % 2].hold(house.requests.ids.next(), 1, want, 1) for n in range(50)]
+    granted = await asyncio.gather(*asks)
+    assert sum(granted) == 5_000_000_000
+    assert granted.count(want) == 38
+    assert granted.count(0) == 11
+    assert await wallet(clients[0]) == (5_000_000_000, 5_000_000_000)
+
+
+async def test_money_of_a_just_finished_request_is_found_before_a_refusal(house: House) -> None:
+    client, journal = await house.worker()
+    for _ in range(10):
+        opened = await house.held(client, want=4_900_000_000, floor=4_900_000_000)
+        assert opened.hold_nano == 4_900_000_000
+        journal.append(opened)
+        journal.append(house.requests.closed(opened))
+        client.closed()  # the next hold comes at once, before the journal is even synced
+    assert await client.hold(house.requests.ids.next(), 1, 5_000_000_000, 5_000_000_000) == 0
+
+
+async def test_a_release_gives_the_hold_back(house: House) -> None:
+    client = await house.client()
+    request_id = house.requests.ids.next()
+    await client.hold(request_id, 1, 10, 1)
+    client.release(request_id)
+    assert await wallet(client) == (5_000_000_000, 0)
+
+
+async def test_a_cancelled_hold_is_given_back(house: House) -> None:
+    client = await house.client()
+    task = asyncio.create_task(client.hold(house.requests.ids.next(), 1, 10, 1))
+    await asyncio.sleep(0)
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    assert await wallet(client) == (5_000_000_000, 0)
+
+
+async def test_without_books_no_hold(house: House) -> None:
+    client = await house.client()
+    await house.close_books()
+    await until(lambda: not client.connected, "the loss to be noticed")
+    with pytest.raises(CallerError) as refused:
+        await client.hold(house.requests.ids.next(), 1, 10, 1)
+    assert (refused.value.status, refused.value.code) == (503, "books_unavailable")
+
+
+async def test_a_worker_outlives_a_restart_of_the_books(house: House) -> None:
+    client, journal = await house.worker()
+    done, running = await house.held(client), await house.held(client)
+    unopened = house.requests.ids.next()
+    await client.hold(unopened, 1, 7, 7)
+    for opened in (done, running):
+        journal.append(opened)
+    series = client.series
+    await house.close_books()
+    await until(lambda: not client.connected, "the loss to be noticed")
+    journal.append(house.requests.closed(done))
+    journal.sync()
+    await house.open_books()
+    await until(lambda: client.connected, "the reconnect")
+    assert client.series == series
+    await until(lambda: client.open_holds == 2, "news of what was settled meanwhile")
+    assert await wallet(client) == (5_000_000_000 - 97_000, 1_000_000 + 7)
+    journal.append(house.requests.closed(running))
+    client.closed()
+    client.release(unopened)
+    await until(lambda: client.open_holds == 0, "the rest to be settled")
+    assert await wallet(client) == (5_000_000_000 - 2 * 97_000, 0)
+    await clean(client)
+
+
+async def test_a_dead_worker_is_recovered_and_its_holds_are_released(house: House) -> None:
+    office = house.clients[0]
+    client, journal = await house.worker()
+    running = await house.held(client)
+    await client.hold(house.requests.ids.next(), 1, 7, 7)
+    journal.append(running)
+    epoch = client.epoch
+    await client.close()
+    journal.close()  # its lock is free: dead
+
+    async def freed() -> bool:
+        return (await wallet(office))[1] == 0
+
+    await eventually(freed)
+    receipt = await office.command("receipt", {"request_id": running.request_id})
+    assert (receipt["state"], receipt["end"], receipt["amount_nano"]) == ("posted", "worker_died", 0)
+    await clean(office)
+    successor = await house.client(0)
+    assert successor.epoch > epoch
+    zombie = TellerClient()
+    zombie.epoch, zombie.series = epoch, f"w0-{epoch}"
+    house.clients.append(zombie)
+    connecting = asyncio.create_task(zombie.connect(house.data.socket, 0, patience_s=1))
+    async with asyncio.timeout(5):
+        await zombie.fenced.wait()
+    connecting.cancel()
+    await asyncio.gather(connecting, return_exceptions=True)
+
+
+async def eventually(condition: Callable[[], Awaitable[bool]], seconds: float = 10) -> None:
+    async with asyncio.timeout(seconds):
+        while not await condition():
+            await asyncio.sleep(0.01)
+
+
+async def test_what_died_with_the_books_is_settled_at_the_next_start(house: House) -> None:
+    client, journal = await house.worker()
+    done, running = await house.held(client), await house.held(client)
+    await client.close()
+    await house.close_books()
+    for record in (done, running, house.requests.closed(done)):
+        journal.append(record)
+    journal.close()
+    for _ in range(2):
+        await house.open_books()
+        office = await house.client(None)
+        assert await wallet(office) == (5_000_000_000 - 97_000, 0)
+        await clean(office)
+        await office.close()
+        await house.close_books()
+    assert (house.data.journals / client.series / "settled").exists()
+
+
+async def test_snapshots_reach_every_worker_at_once(house: House) -> None:
+    clients = [await house.client(number) for number in range(3)]
+    key = await clients[0].command("key.add", {"tenant": "acme", "name": "k"})
+    await until(lambda: all(len(client.snapshot.callers) == 1 for client in clients), "the new key", 1)
+    await clients[1].command("key.revoke", {"id": key["id"]})
+    await until(lambda: not any(client.snapshot.callers for client in clients), "the revocation", 1)
+
+
+async def test_what_costs_more_than_its_hold_never_overdraws(house: House) -> None:
+    client, journal = await house.worker()
+    opened = await house.held(client, want=1000)
+    journal.append(opened)
+    journal.append(house.requests.closed(opened, Usage(output=1_000_000)))
+    client.closed()
+    await until(lambda: client.open_holds == 0, "the settlement")
+    assert await wallet(client) == (5_000_000_000 - 1000, 0)
+    await clean(client)
+
+
+async def test_metrics_and_status_answer(house: House) -> None:
+    client, journal = await house.worker()
+    opened = await house.held(client)
+    journal.append(opened)
+    journal.append(house.requests.closed(opened))
+    client.closed()
+    await until(lambda: client.open_holds == 0, "the settlement")
+    text = await client.command("metrics", {})
+    assert 'steelyard_requests_total{end="complete",model="small"} 1.0' in text
+    assert 'steelyard_charge_nano_total{currency="CNY",model="small"} 97000.0' in text
+    assert "steelyard_workers_connected 1.0" in text
+    status = await client.command("status", {})
+    assert (status["workers"], status["holds"], status["trouble"]) == ([client.series], 0, "")
+
+
+async def test_the_socket_is_private(house: House) -> None:
+    assert house.data.socket.stat().st_mode & 0o777 == 0o600
+
+
+async def test_an_unknown_command_is_told(house: House) -> None:
+    with pytest.raises(CallerError, match="no command"):
+        await house.clients[0].command("wallet.rob", {})
