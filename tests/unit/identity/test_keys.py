@@ -1,0 +1,34 @@
+"""From header to caller: what counts as a credential, and that every refusal looks the same."""
+
+import pytest
+
+from steelyard.identity.keys import authenticate, bearer, is_operator
+from steelyard.kernel.errors import CallerError
+from steelyard.kernel.ids import secret_hash
+from steelyard.kernel.records import Caller, Snapshot
+
+KEY, OPERATOR = "sk-sy-abc", "sk-sy-op-abc"
+CALLER = Caller(1, 2, 3, "acme", "default", "CNY")
+SNAPSHOT = Snapshot(1, {secret_hash(KEY): CALLER}, frozenset({secret_hash(OPERATOR)}), {}, {}, {})
+
+
+@pytest.mark.parametrize("header", [f"Bearer {KEY}", f"bearer {KEY}", f"  BEARER   {KEY}  "])
+def test_a_live_key_is_its_caller(header: str) -> None:
+    assert authenticate(SNAPSHOT, header) == CALLER
+
+
+@pytest.mark.parametrize(
+    "header",
+    [None, "", KEY, "Bearer", "Bearer ", f"Basic {KEY}", f"Bearer {KEY}x", f"Bearer {OPERATOR}", "Bearer " + "k" * 300],
+)
+def test_everything_else_is_refused_alike(header: str | None) -> None:
+    with pytest.raises(CallerError) as refused:
+        authenticate(SNAPSHOT, header)
+    assert (refused.value.status, refused.value.code) == (401, "invalid_api_key")
+    assert KEY not in refused.value.message
+
+
+def test_operators() -> None:
+    assert is_operator(SNAPSHOT, bearer(f"Bearer {OPERATOR}"))
+    assert not is_operator(SNAPSHOT, KEY)
+    assert not is_operator(SNAPSHOT, "")
