@@ -28,7 +28,7 @@ class _InOrder(click.Group):
 
 @click.group(
     cls=_InOrder,
-    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
+    context_settings={"max_content_width": 100},
     epilog=examples("steelyard up", "steelyard tenant add acme", "steelyard margin --by model"),
 )
 @click.version_option(__version__, prog_name="steelyard")

@@ -1,6 +1,5 @@
 """`steelyard models`: what can be asked for, and the weights of the built-in model."""
 
-from pathlib import Path
 from typing import Any
 
 import click
@@ -9,11 +8,10 @@ import msgspec
 from steelyard.catalog.store import models as registered
 from steelyard.catalog.store import tariffs_by_subject
 from steelyard.cli.desk import Desk
-from steelyard.cli.options import at_desk, data_option, examples
+from steelyard.cli.options import at_desk, examples
 from steelyard.cli.progress import Steps
 from steelyard.cli.show import Show, count, words
-from steelyard.config import DataDir, load_settings
-from steelyard.kernel.clock import SystemClock
+from steelyard.upstream.weights import fetch
 
 _COLUMNS = (
     words("Model", "name"),
@@ -30,14 +28,14 @@ def models() -> None:
 
 
 @models.command("pull")
-@data_option
-def models_pull(data: Path | None) -> None:
-    """Fetch the built-in model's weights now, so that the first start needs no network."""
-    from steelyard.upstream.weights import fetch_weights
-
-    place = DataDir(load_settings(data=data).data)
-    with Steps(SystemClock()) as steps, steps.step("Weights") as step:
-        file = fetch_weights(place, step.progress)
+@at_desk
+def models_pull(desk: Desk, show: Show) -> None:
+    """Fetch the built-in model's weights into the user's cache now, so that the first start needs no network."""
+    if show.as_json:
+        show.json({"path": str(fetch())})
+        return
+    with Steps(desk.clock) as steps, steps.step("Weights", "looking for the built-in model") as step:
+        file = fetch(progress=step.progress)
         step.done(str(file))
 
 

@@ -6,7 +6,7 @@ import click
 
 from steelyard.catalog.price_file import parse_price_file
 from steelyard.cli.desk import Desk
-from steelyard.cli.options import at_desk, examples, json_option
+from steelyard.cli.options import at_desk, examples
 from steelyard.cli.show import Row, Show, words
 from steelyard.gateway.figures import with_texts
 from steelyard.kernel.errors import StartError
@@ -50,13 +50,12 @@ def prices_list(desk: Desk, show: Show) -> None:
 
 @prices.command("lint")
 @click.argument("file", type=click.Path(path_type=Path))
-@json_option
-def prices_lint(file: Path, as_json: bool) -> None:
+@at_desk
+def prices_lint(desk: Desk, show: Show, file: Path) -> None:
     """Check a price FILE without loading it; every entry and field at fault is named."""
     drafts = with_texts(parse_price_file(_read(file)).tariffs)
-    show = Show(as_json)
     show.say(f"{file} is in order: {len(drafts)} tariff versions.", drafts)
-    if not as_json:
+    if not show.as_json:
         show.rows([_readable(row) for row in drafts], _COLUMNS, "")
 
 

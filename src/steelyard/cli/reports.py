@@ -31,32 +31,44 @@ _NOTHING = "Nothing was served in this period."
 @click.command(
     "usage", epilog=examples("steelyard usage --by key --tenant acme", "steelyard usage --by day --since 7d")
 )
-@click.option("--by", type=click.Choice(USAGE_BY), default=By.MODEL, show_default=True, help="What a row stands for.")
+@click.option(
+    "--by",
+    type=click.Choice([str(by) for by in USAGE_BY]),
+    default="model",
+    show_default=True,
+    help="What a row stands for.",
+)
 @click.option("--tenant", help="Only this tenant.")
 @since_option
 @until_option
 @at_desk
-def usage_command(desk: Desk, show: Show, by: By, tenant: str | None, since: str | None, until: str | None) -> None:
+def usage_command(desk: Desk, show: Show, by: str, tenant: str | None, since: str | None, until: str | None) -> None:
     """Who used what: requests, tokens and charges."""
     start, end = period_ns(since, until, desk.clock.now_ns())
     with desk.read() as connection:
-        found = usage(connection, by, start, end, tenant)
-    note = (words("Of", "note"),) if by is By.KEY else ()
+        found = usage(connection, By(by), start, end, tenant)
+    note = (words("Of", "note"),) if by == By.KEY else ()
     _show_report(show, found, (*note, *_TOKENS, money("Charge", "charge_nano")))
 
 
 @click.command(
     "margin", epilog=examples("steelyard margin --by tenant", "steelyard margin --by day --since 30d --json")
 )
-@click.option("--by", type=click.Choice(MARGIN_BY), default=By.MODEL, show_default=True, help="What a row stands for.")
+@click.option(
+    "--by",
+    type=click.Choice([str(by) for by in MARGIN_BY]),
+    default="model",
+    show_default=True,
+    help="What a row stands for.",
+)
 @since_option
 @until_option
 @at_desk
-def margin_command(desk: Desk, show: Show, by: By, since: str | None, until: str | None) -> None:
+def margin_command(desk: Desk, show: Show, by: str, since: str | None, until: str | None) -> None:
     """What was earned and what it cost. Energy, and so a part of the cost, is estimated."""
     start, end = period_ns(since, until, desk.clock.now_ns())
     with desk.read() as connection:
-        found = margin(connection, by, start, end)
+        found = margin(connection, By(by), start, end)
     _show_report(show, found, (count("Requests", "requests"), *_MONEY))
 
 
@@ -180,8 +192,18 @@ def verify_command(desk: Desk, show: Show) -> None:
         raise SystemExit(1)
 
 
+_INVARIANTS = {
+    "I1": "debits equal credits, per batch and in total",
+    "I2": "usage equals postings, per account",
+    "I3": "roll-ups equal usage",
+    "I4": "available + held + spent = topped up; no wallet below zero",
+    "I5": "each request is booked once, within its hold or marked overrun",
+    "I9": "rating every row again gives the same amount",
+    "I11": "the chain of batch hashes is unbroken",
+}
 _FINDING_COLUMNS = (
     Column("", lambda row: "ok" if row["ok"] else "FAILED"),
     words("Invariant", "invariant"),
+    Column("It says", lambda row: _INVARIANTS.get(row["invariant"], "")),
     words("Found", "detail"),
 )

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import click
+import psutil
 
 from steelyard.catalog.demo import demo_price_text, demo_tariff_for
 from steelyard.cli import welcome
@@ -41,6 +42,7 @@ from steelyard.kernel.errors import BooksError, SteelyardError
 from steelyard.processes.supervisor import Supervisor
 from steelyard.processes.worker import LOCAL_UPSTREAM
 from steelyard.upstream.gguf import read_gguf
+from steelyard.upstream.weights import fetch
 
 _ANSWER_TOKENS_DEFAULT = 512
 
@@ -142,16 +144,16 @@ class Platform:
         if not self._settings.engine:
             self._steps.print("Engine: none, as asked; models of other upstreams only")
             return
-        model = self._settings.model
-        if model is None:
-            from steelyard.upstream.weights import fetch_weights
-
-            with self._steps.step("Weights", "looking for the built-in model") as step:
-                model = await asyncio.to_thread(fetch_weights, self._data, step.progress)
-                step.done(str(model))
+        model = self._settings.model or await self._fetch_weights()
         with self._steps.step("Engine", f"loading {model.name}") as step:
             await self._supervisor.start(engine_service(self._settings, model, self._engine_key, self._engine_ready))
             step.done(f"serves {self._model} with {self._settings.threads} threads, {self._settings.slots} slots")
+
+    async def _fetch_weights(self) -> Path:
+        with self._steps.step("Weights", "looking for the built-in model") as step:
+            file = await asyncio.to_thread(fetch, None, step.progress)
+            step.done(str(file))
+        return file
 
     async def _engine_ready(self, greeting: str) -> None:
         """Make the model known at the address the engine has chosen; at every start of it."""
@@ -221,7 +223,7 @@ class Platform:
 
     async def _end(self) -> None:
         """Workers first, so that streams finish while engine and books still run; then the others."""
-        if self._supervisor.pids:
+        if self._stop.is_set() and self._supervisor.pids:
             self._steps.print("Stopping: running answers get a moment. Ctrl-C again forces it.")
         patience_s = self._settings.drain_s + limits.STOP_MARGIN_S
         order = [(WORKER, patience_s), (ENGINE, limits.STOP_MARGIN_S), (BOOKS, patience_s)]
@@ -231,10 +233,12 @@ class Platform:
         forced.cancel()
         if graceful.done():
             graceful.result()
-            return
-        graceful.cancel()
-        await asyncio.wait([graceful])
-        await self._supervisor.force(BOOKS)
+        else:
+            graceful.cancel()
+            await asyncio.wait([graceful])
+            await self._supervisor.force(BOOKS)
+        for left in psutil.Process().children():  # a download that nobody waits for any more
+            left.terminate()
 
 
 async def _together(*parts: Coroutine[Any, Any, None]) -> None:
