@@ -4,6 +4,7 @@ Owns the buckets and their projections into the dialects' overlapping ones. Ever
 """
 
 from enum import StrEnum
+from typing import assert_never
 
 import msgspec
 
@@ -47,13 +48,16 @@ class Usage(msgspec.Struct, frozen=True, array_like=True):
 
     def of(self, meter: Meter) -> int:
         """The count a tariff line with this meter prices."""
-        return _COUNT[meter](self)
-
-
-_COUNT = {
-    Meter.INPUT: lambda usage: usage.input,
-    Meter.CACHED_INPUT: lambda usage: usage.cached_input,
-    Meter.OUTPUT: lambda usage: usage.output,
-    Meter.CPU: lambda usage: usage.cpu_ns,
-    Meter.ENERGY: lambda usage: usage.energy_uj,
-}
+        match meter:
+            case Meter.INPUT:
+                return self.input
+            case Meter.CACHED_INPUT:
+                return self.cached_input
+            case Meter.OUTPUT:
+                return self.output
+            case Meter.CPU:
+                return self.cpu_ns
+            case Meter.ENERGY:
+                return self.energy_uj
+            case _:
+                assert_never(meter)
