@@ -84,3 +84,13 @@ def test_the_overview_names_only_the_largest_tenants(shop: Shop) -> None:
     found = overview(shop.books, shop.clock.now_ns())
     assert [group.name for group in found.tenants_today] == names[::-1][: limits.OVERVIEW_ROWS]
     assert [group.name for group in found.models_today] == [SMOL]
+
+
+def test_a_request_in_the_first_hour_of_a_day_counts_once_in_the_month(shop: Shop) -> None:
+    """The hour's roll-up starts when the day's does."""
+    shop.tenant("acme")
+    shop.topup("acme", 10**12)
+    shop.clock.advance(day_of(NOON_NS) + DAY_NS + NS_PER_S - shop.clock.now_ns())
+    shop.sell(shop.request("acme", Usage(input=10)))
+    (series,) = overview(shop.books, shop.clock.now_ns()).last_30_days
+    assert [point.requests for point in series.points] == [*[0] * 29, 1]

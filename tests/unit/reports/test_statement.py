@@ -78,3 +78,12 @@ def test_nobody_has_no_statement(shop: Shop) -> None:
     with pytest.raises(CallerError) as caught:
         statement(shop.books, "nobody")
     assert caught.value.status == 404
+
+
+def test_a_top_up_on_the_edge_belongs_to_the_later_period(shop: Shop) -> None:
+    shop.tenant("acme")
+    shop.topup("acme", 10**9)
+    edge = shop.clock.now_ns()
+    earlier, later = statement(shop.books, "acme", None, edge), statement(shop.books, "acme", edge, None)
+    assert (earlier.topups_nano, earlier.closing_nano) == (0, 0)
+    assert (later.opening_nano, later.topups_nano) == (0, 10**9)
