@@ -26,6 +26,9 @@ BROAD_EXCEPTS: dict[str, str] = {
     "gateway/chat.py": "the HTTP border",
 }
 MONEY_ROOMS = ("rating", "ledger", "reports")
+FLOATS_THAT_ARE_SECONDS: dict[str, str] = {
+    "ledger/teller_client.py": "time-outs of the socket; holds themselves are integers",
+}
 POOR_NAMES = re.compile(r"(^|_)(utils?|helpers?|common|manager|base|misc|v\d)$")
 
 
@@ -75,6 +78,8 @@ def test_broad_excepts_stand_only_at_the_borders(path: Path) -> None:
 @pytest.mark.parametrize("room", MONEY_ROOMS)
 def test_no_float_comes_near_money(room: str) -> None:
     for path in sorted((SOURCE / room).rglob("*.py")):
+        if place(path) in FLOATS_THAT_ARE_SECONDS:
+            continue
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
             where = f"{place(path)}:{getattr(node, 'lineno', 0)}"
             assert not (isinstance(node, ast.Constant) and isinstance(node.value, float)), where
