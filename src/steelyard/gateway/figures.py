@@ -26,7 +26,7 @@ def with_texts(value: object) -> Any:
 
 
 def _told(value: Any) -> Any:
-    if isinstance(value, list):
+    if isinstance(value, list | tuple):
         return [_told(item) for item in value]
     if not isinstance(value, dict):
         return value

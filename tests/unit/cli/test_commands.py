@@ -1,0 +1,229 @@
+"""Every command against real books while the platform is down: what it says, what it changes, how it refuses."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import click
+import pytest
+
+from steelyard import __version__
+from steelyard.cli import main
+from steelyard.cli.directory import directory_lock
+from steelyard.cli.main import run, steelyard
+from steelyard.cli.reference import reference
+from steelyard.kernel.clock import SystemClock
+
+PAGE = Path(__file__).parents[3] / "docs" / "reference" / "cli.md"
+CHARGE_NANO = 97_000  # 100 × 0.5 + 20 × 0.1 + 30 × 1.5 millionths
+
+
+def leaves(command: click.Command, path: tuple[str, ...] = ()) -> list[tuple[str, ...]]:
+    if isinstance(command, click.Group):
+        return [leaf for name, part in command.commands.items() for leaf in leaves(part, (*path, name))]
+    return [path]
+
+
+def test_the_reference_page_is_what_the_commands_say() -> None:
+    assert PAGE.read_text(encoding="utf-8") == reference(), (
+        "run: python -m steelyard.cli.reference > docs/reference/cli.md"
+    )
+
+
+@pytest.mark.parametrize("path", [leaf for leaf in leaves(steelyard) if leaf != ("up",)], ids=" ".join)
+def test_every_command_takes_data_and_json(path: tuple[str, ...]) -> None:
+    command: Any = steelyard
+    for name in path:
+        command = command.commands[name]
+    options = {option for parameter in command.params for option in parameter.opts}
+    assert {"--data", "--json"} <= options
+    assert command.help
+
+
+@pytest.mark.parametrize("name", list(steelyard.commands))
+def test_every_group_shows_examples_that_parse(name: str) -> None:
+    epilog = steelyard.commands[name].epilog or ""
+    examples = [line.strip() for line in epilog.splitlines() if line.strip().startswith("steelyard")]
+    assert examples
+    for line in examples:
+        assert line.split()[1] == name
+
+
+def test_version(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(["--version"]) == 0
+    assert __version__ in capsys.readouterr().out
+
+
+def test_tenants_come_and_are_listed(terminal: Any) -> None:
+    made = terminal("tenant", "add", "gamma", "--currency", "USD", "--json").json
+    assert made["name"] == "gamma"
+    listed = {row["name"]: row for row in terminal("tenant", "list", "--json").json}
+    assert listed["gamma"]["currency"] == "USD"
+    assert listed["acme"]["balance_nano"] == 5 * 10**9 - CHARGE_NANO
+    assert listed["acme"]["balance"] == "4.999903"
+    assert "gamma" in terminal("tenant", "list").out
+
+
+def test_keys_are_shown_once_and_revoked(terminal: Any) -> None:
+    made = terminal("key", "add", "acme", "--name", "second", "--json").json
+    assert made["key"].startswith("sk-sy-")
+    listing = terminal("key", "list", "--tenant", "acme")
+    assert made["key"] not in listing.out
+    assert made["shown"] in listing.out
+    assert terminal("key", "revoke", str(made["id"])).code == 0
+    assert {row["name"]: row["revoked_at"] is not None for row in terminal("key", "list", "--json").json} == {
+        "backend": False,
+        "second": True,
+    }
+    operator = terminal("operator", "add", "alice")
+    assert "sk-sy-op-" in operator.out
+    assert "(operator)" in terminal("key", "list").out
+
+
+def test_a_topup_is_booked_and_a_repeated_one_is_not(terminal: Any) -> None:
+    for _ in range(2):
+        booked = terminal("wallet", "topup", "beta", "12.50", "--note", "n", "--idempotency-key", "x", "--json").json
+        assert booked["balance_nano"] == 17_500_000_000
+    shown = terminal("wallet", "show", "beta", "--json").json
+    assert (shown["balance"], shown["held_nano"]) == ("17.50", 0)
+    assert "¥17.50" in terminal("wallet", "show", "beta").out
+
+
+def test_prices_are_checked_loaded_and_listed(terminal: Any, tmp_path: Path) -> None:
+    from steelyard.catalog.demo import demo_price_text
+
+    file = tmp_path / "prices.toml"
+    file.write_text(demo_price_text())
+    assert "in order" in terminal("prices", "lint", str(file)).out
+    assert len(terminal("prices", "load", str(file), "--json").json["inserted"]) == 2
+    assert terminal("prices", "load", str(file), "--json").json == {"inserted": [], "unchanged": 2}
+    listing = terminal("prices", "list").out
+    assert "input 0.50, cached input 0.05, output 1.50 CNY per 1M tokens" in listing
+    file.write_text("[[price]]\nmodel = 3\n")
+    refused = terminal("prices", "lint", str(file))
+    assert (refused.code, refused.out) == (2, "")
+    assert "[[price]] 1, field" in refused.err
+
+
+def test_usage_margin_and_statement_agree(terminal: Any) -> None:
+    (usage,) = terminal("usage", "--by", "tenant", "--json").json
+    (margin,) = terminal("margin", "--json").json
+    statement = terminal("statement", "acme", "--json").json
+    assert usage["charge_nano"] == margin["charge_nano"] == statement["charges_nano"] == CHARGE_NANO
+    assert margin["margin_nano"] == margin["charge_nano"] - margin["cost_nano"]
+    assert usage["charge"] == "0.000097"
+    assert statement["closing"] == "4.999903"
+    assert "¥0.000097" in terminal("usage").out
+    assert "backend" in terminal("usage", "--by", "key").out
+    assert "(est.)" in terminal("margin", "--by", "day").out
+    assert terminal("usage", "--tenant", "beta").out == "Nothing was served in this period.\n"
+    rows = [line.split() for line in terminal("statement", "acme").out.splitlines()]
+    assert [rows[1][-1], rows[-1][-1]] == ["¥0.00", "¥4.999903"]
+
+
+def test_the_ledger_is_shown_and_balances(terminal: Any) -> None:
+    accounts = {row["name"]: row for row in terminal("ledger", "accounts", "--json").json}
+    assert accounts["wallet:acme"]["balance_nano"] == 5 * 10**9 - CHARGE_NANO
+    assert "Debits and credits in CNY: balanced" in terminal("ledger", "accounts").out
+    entries = terminal("ledger", "entries", "--account", "wallet:acme", "--json").json
+    assert {row["fact"] for row in entries} == {"topup", "charge"}
+    assert "Older ones: --before" in terminal("ledger", "entries", "--limit", "1").out
+    assert terminal("ledger", "entries", "--account", "wallet:nobody").code == 2
+
+
+def test_a_receipt_is_shown(terminal: Any) -> None:
+    receipt = terminal("receipt", "show", terminal.request_id, "--json").json
+    assert (receipt["state"], receipt["amount_nano"]) == ("posted", CHARGE_NANO)
+    assert "cached input" in terminal("receipt", "show", terminal.request_id).out
+    assert terminal("receipt", "show", "nonsense").code == 2
+
+
+def test_verify_tells_by_its_exit_code(terminal: Any) -> None:
+    assert terminal("verify", "--json").json["ok"] is True
+    sound = terminal("verify")
+    assert (sound.code, sound.out.splitlines()[-1]) == (0, "The books are sound.")
+    import sqlite3
+
+    connection = sqlite3.connect(terminal.data.database)
+    connection.execute("update usage set charge_nano = charge_nano + 1")
+    connection.commit()
+    connection.close()
+    broken = terminal("verify")
+    assert broken.code == 1
+    assert "FAILED" in broken.out
+    assert terminal("verify", "--json").code == 1
+
+
+def test_config_names_the_origin_of_each_value(terminal: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("STEELYARD_PORT", "9123")
+    Path("steelyard.toml").write_text("workers = 3\n")
+    rows = {row["setting"]: (row["value"], row["origin"]) for row in terminal("config", "show", "--json").json}
+    assert rows["port"] == (9123, "environment")
+    assert rows["workers"] == (3, "steelyard.toml")
+    assert rows["host"] == ("127.0.0.1", "default")
+    assert rows["data"][1] == "option"
+    assert "environment" in terminal("config", "show").out
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code"),
+    [
+        (("tenant", "add", "acme"), 2),
+        (("key", "add", "nobody", "--name", "k"), 2),
+        (("wallet", "topup", "acme", "free"), 2),
+        (("wallet", "show", "nobody"), 2),
+        (("prices", "load", "no-such-file.toml"), 1),
+        (("usage", "--since", "yesterday"), 2),
+        (("statement", "nobody"), 2),
+    ],
+)
+def test_a_refusal_is_one_line_on_stderr(terminal: Any, arguments: tuple[str, ...], code: int) -> None:
+    said = terminal(*arguments)
+    assert (said.code, said.out) == (code, "")
+    assert len(said.err.splitlines()) == 1
+
+
+def test_without_books_the_way_to_them_is_told(empty: Any) -> None:
+    for arguments in (("tenant", "list"), ("usage",), ("tenant", "add", "x")):
+        said = empty(*arguments)
+        assert (said.code, said.out) == (1, "")
+        assert "steelyard up --data" in said.err
+    assert not empty.data.root.exists()
+
+
+def test_a_held_directory_refuses_writers_but_not_readers(terminal: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("steelyard.kernel.limits.TELLER_REPLY_S", 0)
+    with directory_lock(terminal.data, SystemClock()):
+        refused = terminal("tenant", "add", "gamma")
+        assert refused.code == 1
+        assert f"running instance (process {os.getpid()})" in refused.err
+        assert terminal("usage").code == 0
+
+
+def test_a_bug_is_one_line_too(terminal: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(*_: object) -> None:
+        raise KeyError("oops")
+
+    monkeypatch.setattr("steelyard.cli.desk.Desk.command", broken)
+    said = terminal("tenant", "list")
+    assert said.code == 1
+    assert "Steelyard failed (KeyError" in said.err
+
+
+def test_a_broken_pipe_is_quiet(terminal: Any) -> None:
+    command = [sys.executable, "-m", main.__name__, "ledger", "accounts", "--data", str(terminal.data.root)]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    assert process.stdout is not None and process.stderr is not None
+    process.stdout.close()
+    assert process.stderr.read() == b""
+    process.stderr.close()
+    assert process.wait(30) == 1
+
+
+def test_nothing_is_cut_in_a_pipe(terminal: Any) -> None:
+    long_name = "n" * 64
+    terminal("tenant", "add", long_name)
+    assert long_name in terminal("tenant", "list").out
+    assert all(meaning in terminal("ledger", "accounts").out for meaning in ("Never below zero.", "to clear against"))
