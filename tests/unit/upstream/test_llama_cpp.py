@@ -1,0 +1,207 @@
+"""The adapter against an engine that says exactly what the test wrote."""
+
+import asyncio
+from typing import Any
+
+import msgspec
+import pytest
+from msgspec import Raw
+from tests.fakes.engine import DONE, HEAD, ROLE, Exchange, chunk, finished, offer_at, scripted, sse, told
+
+from steelyard.kernel.errors import UpstreamError
+from steelyard.kernel.quantities import Usage
+from steelyard.kernel.records import Event
+from steelyard.upstream.llama_cpp import LlamaCpp
+from steelyard.upstream.pool import Pool, Request
+
+END = b"0\r\n\r\n"
+
+
+def params(**fields: Any) -> dict[str, Raw]:
+    whole = {"messages": [{"role": "user", "content": "Hi"}], **fields}
+    return {name: Raw(msgspec.json.encode(value)) for name, value in whole.items()}
+
+
+class Reads:
+    """A pool whose one answer arrives in exactly these reads; after them it ends, or is cut."""
+
+    status = 200
+
+    def __init__(self, reads: tuple[bytes, ...], cut: bool) -> None:
+        self._reads = iter(reads)
+        self._cut = cut
+        self.closed = False
+
+    async def request(self, request: Request) -> "Reads":
+        return self
+
+    async def read(self) -> bytes:
+        read = next(self._reads, b"")
+        if not read and self._cut:
+            raise UpstreamError("local", "closed the connection in the middle of its answer")
+        return read
+
+    def close(self) -> None:
+        self.closed = True
+
+
+async def events_of(*reads: bytes, cut: bool = False, **fields: Any) -> list[Event]:
+    """The events of an answer; those before an error hang on the error."""
+    events: list[Event] = []
+    pool = Reads(reads, cut)
+    stream = LlamaCpp("local", pool, "key").stream(offer_at(1), params(**fields), 9, b"")  # type: ignore[arg-type]
+    try:
+        async for event in stream:
+            events.append(event)
+    except UpstreamError as error:
+        error.events = events  # type: ignore[attr-defined]
+        raise
+    finally:
+        assert pool.closed
+    return events
+
+
+async def refused(status: int, body: bytes) -> UpstreamError:
+    async def script(exchange: Exchange) -> None:
+        await exchange.answer(body, status)
+
+    pool = Pool()
+    async with scripted(script) as server:
+        with pytest.raises(UpstreamError) as caught:
+            await anext(LlamaCpp("local", pool, "key").stream(offer_at(server.port), params(), 9, b""))
+        await pool.close()
+    return caught.value
+
+
+async def test_every_read_is_one_event_with_exact_counts() -> None:
+    events = await events_of(ROLE, told("The", 1) + told(" end", 2), told(".", 3), finished(4))
+    assert events == [
+        Event("The end", Usage(5, 0, 2)),
+        Event(".", Usage(5, 0, 3)),
+        Event("", Usage(5, 0, 4), "stop"),
+    ]
+
+
+async def test_cached_tokens_stand_in_their_own_bucket() -> None:
+    events = await events_of(told("a", 1, prompt=2, cached=30), finished(2, prompt=2, cached=30))
+    assert [event.usage for event in events] == [Usage(2, 30, 1), Usage(2, 30, 2)]
+
+
+async def test_a_character_split_between_reads_comes_whole() -> None:
+    stream = told("é😀", 2) + finished(3)
+    for place in range(1, len(stream)):
+        events = await events_of(stream[:place], stream[place:])
+        assert "".join(event.text for event in events) == "é😀"
+
+
+async def test_the_finish_waits_for_the_closing_counts() -> None:
+    end, counts = finished(2).split(b"\n\n", 1)
+    events = await events_of(told("a", 1), end + b"\n\n", counts)
+    assert [(event.finish, event.usage.output) for event in events] == [(None, 1), ("stop", 2)]
+
+
+async def test_counts_never_fall_when_the_engine_disagrees_with_itself() -> None:
+    events = await events_of(told("a b c", 3), finished(1))
+    assert [event.usage.output for event in events] == [3, 3]
+
+
+async def test_logprobs_of_one_read_are_joined_and_alternatives_cut_to_what_was_asked() -> None:
+    def token(text: str) -> dict[str, Any]:
+        other = {"id": 2, "token": "x", "bytes": [120], "logprob": -2.0}
+        return {"id": 1, "token": text, "bytes": [1], "logprob": -0.5, "top_logprobs": [other, other]}
+
+    reads = told("a", 1, logprobs=[token("a")]) + told("b", 2, logprobs=[token("b")])
+    for asked, kept in ((None, 0), (1, 1), (2, 2)):
+        fields = {"logprobs": True} if asked is None else {"logprobs": True, "top_logprobs": asked}
+        first, _ = await events_of(reads, finished(2), **fields)
+        assert first.logprobs is not None
+        content = msgspec.json.decode(first.logprobs)["content"]
+        assert [one["token"] for one in content] == ["a", "b"]
+        assert [len(one["top_logprobs"]) for one in content] == [kept, kept]
+        assert set(content[0]) == {"token", "logprob", "bytes", "top_logprobs"}
+
+
+async def test_an_answer_without_its_end_is_an_error_after_its_events() -> None:
+    for reads in ([told("a", 1)], [told("a", 1), DONE], [told("a", 1), finished(2).removesuffix(DONE)]):
+        with pytest.raises(UpstreamError, match="without finishing") as caught:
+            await events_of(*reads)
+        assert caught.value.events[0] == Event("a", Usage(5, 0, 1))  # type: ignore[attr-defined]
+    with pytest.raises(UpstreamError, match="middle of its answer"):
+        await events_of(told("a", 1), cut=True)
+
+
+async def test_an_error_inside_the_stream() -> None:
+    fault = sse({"error": {"code": 500, "message": "out of cells", "type": "server_error"}})
+    with pytest.raises(UpstreamError, match="out of cells") as caught:
+        await events_of(told("a", 1), fault)
+    assert (caught.value.status, caught.value.retryable) == (0, False)
+    with pytest.raises(UpstreamError, match="cannot be read"):
+        await events_of(b"data: {nonsense\n\n")
+
+
+async def test_refusals_of_the_engine() -> None:
+    long = {"code": 400, "type": "exceed_context_size_error", "message": "m", "n_prompt_tokens": 6010, "n_ctx": 2048}
+    error = await refused(400, msgspec.json.encode({"error": long}))
+    assert (error.status, error.retryable) == (400, False)
+    assert error.message.startswith("This prompt has 6010 tokens, but the model's context holds 2048 tokens.")
+    error = await refused(503, b'{"error":{"code":503,"message":"Loading model","type":"unavailable_error"}}')
+    assert (error.status, error.retryable, error.message) == (503, True, "Loading model")
+    error = await refused(401, b'{"error":{"message":"Invalid API Key"}}')
+    assert (error.status, error.retryable) == (0, False), "a wrong key of ours is nothing a customer could mend"
+    error = await refused(500, b"<html>")
+    assert (error.status, error.message) == (500, "answered 500 without saying why")
+
+
+async def test_what_is_sent() -> None:
+    async def script(exchange: Exchange) -> None:
+        await exchange.send(HEAD + chunk(told("a", 1) + finished(1)) + END)
+
+    pool = Pool()
+    asked = params(temperature=0.5, n=3, stream=False, tools=[], timings_per_token=False, logprobs=True, model="other")
+    async with scripted(script) as server:
+        async for _ in LlamaCpp("local", pool, "key").stream(offer_at(server.port), asked, 9, b""):
+            pass
+        await pool.close()
+    assert b"authorization: Bearer key\r\n" in server.exchanges[0].head
+    assert msgspec.json.decode(server.exchanges[0].body) == {
+        "messages": [{"role": "user", "content": "Hi"}],
+        "temperature": 0.5,
+        "logprobs": True,
+        "top_logprobs": 1,
+        "model": "m-upstream",
+        "max_tokens": 9,
+        "stream": True,
+        "stream_options": {"include_usage": True},
+        "timings_per_token": True,
+        "cache_prompt": True,
+    }
+
+
+async def test_closing_the_iterator_closes_the_connection() -> None:
+    gone = asyncio.Event()
+
+    async def script(exchange: Exchange) -> None:
+        await exchange.send(HEAD + chunk(told("a", 1)))
+        await exchange.gone()
+        gone.set()
+
+    pool = Pool()
+    async with scripted(script) as server:
+        stream = LlamaCpp("local", pool, "key").stream(offer_at(server.port), params(), 9, b"")
+        assert (await anext(stream)).text == "a"
+        await stream.aclose()
+        await asyncio.wait_for(gone.wait(), 5)
+        await pool.close()
+
+
+async def test_readiness() -> None:
+    async def script(exchange: Exchange) -> None:
+        await exchange.answer(b"{}", 200 if len(server.exchanges) == 1 else 503)
+
+    pool = Pool()
+    async with scripted(script) as server:
+        upstream = LlamaCpp("local", pool, "")
+        assert await upstream.ready(offer_at(server.port)) is True
+        assert await upstream.ready(offer_at(server.port)) is False
+        assert await upstream.ready(offer_at(1)) is False
+        await pool.close()
