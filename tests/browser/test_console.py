@@ -141,6 +141,9 @@ def test_an_answer_streams_with_its_bill_and_settles(open_page: Open, site: Site
     expect(page.locator(".turn.running")).to_have_count(0)
     expect(settled).to_be_visible()
     expect(page.get_by_role("rowheader", name="Prompt, cached")).to_be_visible()
+    for width in (1360, 390):
+        page.set_viewport_size({"width": width, "height": 900})
+        assert page.locator("#bill .scroll").evaluate("(box) => box.scrollWidth <= box.clientWidth"), width
 
 
 def test_stopping_hangs_up(open_page: Open, site: Site) -> None:

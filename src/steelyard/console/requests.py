@@ -146,8 +146,8 @@ def _facts(visit: Visit, found: RequestDetail) -> list[dict[str, object]]:
 
     return [
         fact("table.end", "", end=row.end),
-        fact("request.opened", iso_from_ns(row.opened_ns)),
-        fact("request.closed", iso_from_ns(row.closed_ns)),
+        fact("request.opened", _moment(row.opened_ns)),
+        fact("request.closed", _moment(row.closed_ns)),
         fact("request.first", figures.duration(row.first_token_ns)),
         fact("request.duration", figures.duration(row.duration_ns)),
         fact("table.tenant", row.tenant),
@@ -164,6 +164,10 @@ def _facts(visit: Visit, found: RequestDetail) -> list[dict[str, object]]:
         fact("request.batch", row.batch_id),
         fact("request.chain", found.chain, mono=True),
     ]
+
+
+def _moment(ns: int) -> str:
+    return iso_from_ns(ns).replace("T", " ").replace("Z", " UTC")
 
 
 def _id(text: str) -> bytes:

@@ -53,7 +53,7 @@ WORDS = {
     "overview.tenants": "Tenants today",
     "overview.empty": "No requests yet",
     "overview.empty_text": "Once a request is served, what it earned and what it cost stands here. Send the first one:",
-    "overview.empty_key": "Put an API key in place of YOUR_KEY, or try the playground.",
+    "overview.empty_key": "Put an API key in place of YOUR_KEY. Without one there is the playground:",
     "overview.empty_today": "Nothing was served today.",
     # charts
     "chart.hour_requests": "Requests, last hour",
@@ -132,7 +132,7 @@ WORDS = {
     "line.quantity": "Quantity",
     "line.price": "Price",
     "line.amount": "Amount",
-    "line.none": "Nothing was used.",
+    "line.none": "Nothing was counted.",
     "line.total": "Total",
     "entry.fact": "Fact",
     "entry.debit": "Debit",
