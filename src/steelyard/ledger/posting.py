@@ -120,24 +120,30 @@ def _not_posted(connection: Connection, rated: Sequence[Rated]) -> list[Rated]:
 def _post_usage(connection: Connection, rated: Sequence[Rated], clock: Clock) -> None:
     wallets = _wallets(connection, {one.settlement.opened.tenant_id for one in rated})
     left = {tenant_id: wallet.credit_nano - wallet.debit_nano for tenant_id, wallet in wallets.items()}
-    pairs: dict[_Pair, int] = defaultdict(int)
+    sums: dict[tuple[int, str, str, str], list[int]] = defaultdict(lambda: [0] * 4)
     usage: list[UsageRow] = []
     for one in rated:
         opened = one.settlement.opened
+        tenant_id = opened.tenant_id
         row = _usage_row(one)
         usage.append(row)
-        wallet = wallets[opened.tenant_id]
-        if wallet.currency != opened.currency:
-            raise BooksError(f"{opened.request_id.hex()} is in {opened.currency}, the wallet in {wallet.currency}")
+        if wallets[tenant_id].currency != opened.currency:
+            raise BooksError(f"{opened.request_id.hex()} is in {opened.currency}, its wallet is not")
         # Never more than was set aside, never below zero: what is above that is our overrun, not the customer's.
-        taken = min(row.charge_nano, row.hold_nano, left[opened.tenant_id])
-        left[opened.tenant_id] -= taken
-        revenue = "revenue:" + opened.model
-        tenant, upstream, currency = wallet.name.partition(":")[2], opened.upstream, opened.currency
-        pairs[_Pair(Fact.CHARGE, wallet.name, revenue, currency)] += taken
-        pairs[_Pair(Fact.OVERRUN, "overrun:" + tenant, revenue, currency)] += row.charge_nano - taken
-        pairs[_Pair(Fact.CPU, "expense-cpu:" + upstream, "clearing-amortisation", currency)] += row.cpu_cost_nano
-        pairs[_Pair(Fact.ENERGY, "expense-energy:" + upstream, "clearing-energy", currency)] += row.energy_cost_nano
+        taken = min(row.charge_nano, row.hold_nano, left[tenant_id])
+        left[tenant_id] -= taken
+        sum_of = sums[tenant_id, opened.model, opened.upstream, opened.currency]
+        sum_of[0] += taken
+        sum_of[1] += row.charge_nano - taken
+        sum_of[2] += row.cpu_cost_nano
+        sum_of[3] += row.energy_cost_nano
+    pairs: dict[_Pair, int] = defaultdict(int)
+    for (tenant_id, model, upstream, currency), (taken, overrun, cpu, energy) in sums.items():
+        wallet, revenue = wallets[tenant_id].name, "revenue:" + model
+        pairs[_Pair(Fact.CHARGE, wallet, revenue, currency)] += taken
+        pairs[_Pair(Fact.OVERRUN, "overrun:" + wallet.partition(":")[2], revenue, currency)] += overrun
+        pairs[_Pair(Fact.CPU, "expense-cpu:" + upstream, "clearing-amortisation", currency)] += cpu
+        pairs[_Pair(Fact.ENERGY, "expense-energy:" + upstream, "clearing-energy", currency)] += energy
     _write_batch(connection, "usage", "", pairs, usage, clock)
 
 
