@@ -14,12 +14,13 @@ _OPENING = """# Command reference
 
 Made from the help texts by `python -m steelyard.cli.reference`; a test keeps it true.
 
-- `--data DIR` names the data directory, `--json` asks for an answer in JSON: amounts as integers of 1e-9 currency units (`…_nano`)
-  with their decimal text beside them, times as RFC 3339 texts.
-- Commands that write go through the running platform; while it is down they take the data directory's lock and write themselves.
-  Reports read the database directly in both cases.
-- Exit code 0: done. 1: it could not be done, or `verify` found something. 2: what was asked cannot be. 130: interrupted.
-  Errors are one line on stderr; `STEELYARD_DEBUG=1` adds where a bug came from.
+- `--data DIR` names the data directory. `--json` asks for an answer in JSON: amounts as integers of 1e-9 currency units
+  (`…_nano`) with their decimal text beside them, times as RFC 3339 texts.
+- Commands that write go through the running platform; while it is down they take the data directory's lock and write
+  themselves. Reports read the database directly in both cases.
+- Exit code 0: done. 1: it could not be done, or `verify` found something. 2: what was asked cannot be.
+  130: interrupted.
+- Errors are one line on stderr; `STEELYARD_DEBUG=1` shows where a bug came from.
 """
 
 

@@ -19,10 +19,11 @@ from steelyard.config import DataDir, Settings
 from steelyard.kernel import limits
 from steelyard.kernel.errors import StartError, SteelyardError
 from steelyard.processes.child import Service
+from steelyard.processes.engine import KEY_VARIABLE
 from steelyard.processes.supervisor import Check
-from steelyard.processes.worker import ENGINE_KEY, LOCAL_UPSTREAM
 
 BOOKS, ENGINE, WORKER = "books", "engine", "worker-"
+LOCAL_UPSTREAM = "local"
 _PROBES_PER_WORKER = 4  # the kernel spreads connections; a living worker misses all of them once in 55 rounds
 
 
@@ -36,14 +37,14 @@ def engine_service(settings: Settings, model: Path, key: str, ready: Callable[[s
     command = [sys.executable, "-m", "steelyard.processes.engine", "--model", str(model), "--port", "0"]
     command += ["--upstream", LOCAL_UPSTREAM, "--data", str(settings.data), "--threads", str(settings.threads)]
     command += ["--slots", str(settings.slots), "--context", str(settings.context)]
-    return Service(ENGINE, lambda: command, environment={ENGINE_KEY: key}, ready=ready)
+    return Service(ENGINE, lambda: command, environment={KEY_VARIABLE: key}, ready=ready)
 
 
 def worker_service(settings: Settings, number: int, key: str) -> Service:
     command = [sys.executable, "-m", "steelyard.processes.worker", "--data", str(settings.data)]
     command += ["--host", settings.host, "--port", str(settings.port)]
     command += ["--worker", str(number), "--drain", str(settings.drain_s)]
-    return Service(f"{WORKER}{number}", lambda: command, environment={ENGINE_KEY: key})
+    return Service(f"{WORKER}{number}", lambda: command, environment={KEY_VARIABLE: key})
 
 
 def books_check(data: DataDir) -> Check:

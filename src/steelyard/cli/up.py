@@ -24,6 +24,7 @@ from steelyard.cli.progress import Steps
 from steelyard.cli.services import (
     BOOKS,
     ENGINE,
+    LOCAL_UPSTREAM,
     WORKER,
     books_check,
     books_service,
@@ -40,7 +41,6 @@ from steelyard.kernel import limits
 from steelyard.kernel.clock import SystemClock
 from steelyard.kernel.errors import BooksError, SteelyardError
 from steelyard.processes.supervisor import Supervisor
-from steelyard.processes.worker import LOCAL_UPSTREAM
 from steelyard.upstream.gguf import read_gguf
 from steelyard.upstream.weights import fetch
 
