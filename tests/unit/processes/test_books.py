@@ -300,3 +300,38 @@ async def test_the_socket_is_private(house: House) -> None:
 async def test_an_unknown_command_is_told(house: House) -> None:
     with pytest.raises(CallerError, match="no command"):
         await house.clients[0].command("wallet.rob", {})
+
+
+async def test_an_older_request_that_still_runs_is_found_again_after_a_restart(house: House) -> None:
+    client, journal = await house.worker()
+    running = await house.held(client)
+    journal.append(running)
+    for _ in range(3):  # each is posted by itself, and the watermark must stay behind the one that runs
+        done = await house.held(client)
+        journal.append(done)
+        journal.append(house.requests.closed(done))
+        client.closed()
+        await until(lambda: client.open_holds == 1, "the younger request to be settled")
+    await house.close_books()
+    await until(lambda: not client.connected, "the loss to be noticed")
+    await house.open_books()
+    await until(lambda: client.connected, "the reconnect")
+    assert await wallet(client) == (5_000_000_000 - 3 * 97_000, 1_000_000)
+    journal.append(house.requests.closed(running))
+    client.closed()
+    await until(lambda: client.open_holds == 0, "the older request to be settled")
+    assert await wallet(client) == (5_000_000_000 - 4 * 97_000, 0)
+    await clean(client)
+
+
+async def test_a_hold_whose_answer_was_lost_is_given_back_at_the_next_hello(house: House) -> None:
+    client = await house.client()
+    lost, kept = house.requests.ids.next(), house.requests.ids.next()
+    await client.hold(lost, 1, 10, 1)
+    await client.hold(kept, 1, 20, 1)
+    client._holds.pop(lost)  # as if the connection had broken before the answer came
+    assert client._link is not None
+    client._link.abort()
+    await until(lambda: not client.connected, "the loss to be noticed")
+    await until(lambda: client.connected, "the reconnect")
+    assert await wallet(client) == (5_000_000_000, 20)
