@@ -249,3 +249,9 @@ async def test_every_reference_and_path_parameter_of_the_document_exists(house: 
             assert {"default"} < set(operation["responses"])
     assert schemas["TopUp"]["required"] == ["amount"]
     assert schemas["NewTenant"]["additionalProperties"] is False
+
+
+def test_the_reference_page_lists_every_operation() -> None:
+    page = (Path(__file__).parents[3] / "docs" / "reference" / "admin-api.md").read_text(encoding="utf-8")
+    listed = re.findall(r"^\| `(\w+ \S+)` \| (.+) \|$", page, flags=re.MULTILINE)
+    assert listed == [(f"{one.method} {one.path}", one.summary) for one in OPERATIONS]
