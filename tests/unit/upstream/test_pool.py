@@ -294,3 +294,21 @@ async def test_nobody_listens() -> None:
 def test_a_header_cannot_smuggle_a_line() -> None:
     with pytest.raises(ValueError, match="cannot be sent"):
         header_block({"a": "b\r\nx: y"})
+
+
+async def test_who_is_cancelled_after_its_turn_came_passes_the_connection_on() -> None:
+    async def script(exchange: Exchange) -> None:
+        await exchange.answer(exchange.body)
+
+    pool = Pool(connections_max=1)
+    async with scripted(script) as server:
+        response = await pool.request(ask(server, b"first"))
+        second, third = (asyncio.ensure_future(whole(pool, ask(server, body))) for body in (b"second", b"third"))
+        await asyncio.sleep(0)  # both wait now
+        assert await response.body(100) == b"first"
+        assert await response.read() == b""  # gives the connection to the second
+        second.cancel()
+        assert await asyncio.wait_for(third, 5) == b"third"
+        assert second.cancelled()
+        assert server.connections == 1
+        await pool.close()
