@@ -157,7 +157,18 @@ class Platform:
 
     def new_customer(self, name: str, money: str | None = "100") -> str:
         """A tenant with a key and a wallet; returns the key."""
-        self.run("tenant", "add", name)
+        self.admin("tenants", {"name": name})
         if money is not None:
-            self.run("wallet", "topup", name, money)
-        return str(self.run("key", "add", name, "--name", "test")["key"])
+            self.admin(f"wallets/{name}/topups", {"amount": money, "note": "test"})
+        return str(self.admin("keys", {"tenant": name, "name": "test"})["key"])
+
+    def wallet(self, name: str) -> Any:
+        return self.get(f"/admin/v1/wallets/{name}", self.operator_key)
+
+    def admin(self, path: str, body: dict[str, Any]) -> Any:
+        """POST to the admin API."""
+        request = urllib.request.Request(f"{self.url}/admin/v1/{path}", json.dumps(body).encode())
+        request.add_header("authorization", f"Bearer {self.operator_key}")
+        request.add_header("content-type", "application/json")
+        with urllib.request.urlopen(request, timeout=20) as answer:
+            return json.loads(answer.read())

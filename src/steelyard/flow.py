@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 from sqlalchemy import Connection
 
-from steelyard.catalog.tariffs import in_force
+from steelyard.catalog.tariffs import COST_NEEDS, PRICE_NEEDS, complete, in_force
 from steelyard.identity.keys import authenticate
 from steelyard.kernel.clock import Clock
 from steelyard.kernel.errors import ClientGone, UpstreamError, price_missing, unknown_model, wallet_empty
@@ -95,7 +95,7 @@ async def hold(house: House, caller: Caller, order: Order) -> Terms:
         raise unknown_model(order.model)
     offers = choose(model)
     price = in_force(snapshot.prices.get(model.name, ()), house.clock.now_ns())
-    if price is None or price.currency != caller.currency:
+    if price is None or price.currency != caller.currency or not complete(price, PRICE_NEEDS):
         raise price_missing(model.name)
     prompt = min(order.prompt_tokens_max, max(offer.context_tokens for offer in offers))
     asked = min(order.max_tokens or model.default_max_tokens, max(offer.max_output_tokens for offer in offers))
@@ -112,7 +112,7 @@ def route(house: House, caller: Caller, order: Order, terms: Terms) -> Quote:
     """Choose the offer and name its cost tariff; an upstream without one is not used (fail closed)."""
     offer = choose(terms.model)[0]
     cost = in_force(house.teller.snapshot.costs.get(offer.upstream, ()), house.clock.now_ns())
-    if cost is None or cost.currency != caller.currency:
+    if cost is None or cost.currency != caller.currency or not complete(cost, COST_NEEDS):
         raise price_missing(order.model)
     max_tokens = min(terms.max_tokens, offer.max_output_tokens)
     return Quote(caller, offer, terms.price, cost, terms.hold_nano, max_tokens, terms.lowered)

@@ -94,7 +94,7 @@ def test_a_kill_in_mid_stream_settles_every_request_once(running: Platform, kind
             assert receipt["output_tokens"] >= 1
         if kind == "engine":
             assert receipt["end"] == "upstream_error"
-    wait_for(lambda: running.run("wallet", "show", "demo")["held_nano"] == 0, "no hold to be left")
+    wait_for(lambda: running.wallet("demo")["held_nano"] == 0, "no hold to be left")
     wait_for(lambda: running.run("margin", "--by", "tenant")[0]["requests"] == before + STREAMS, "each to count once")
     assert json.loads(steelyard("verify", "--json", data=running.data).stdout)["ok"] is True
 

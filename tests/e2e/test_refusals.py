@@ -37,7 +37,7 @@ def test_bad_requests_cost_nothing(platform: Platform, body: bytes, status: int,
     assert (got, answer["error"]["code"], answer["error"]["param"]) == (status, code, param)
     assert headers["x-request-id"].startswith("req_")
     name = f"bad-{status}-{code}-{param}".replace("_", "-")
-    wallet = platform.run("wallet", "show", name)
+    wallet = platform.wallet(name)
     assert wallet["balance_nano"] == wallet["available_nano"] == 100 * 10**9
 
 
@@ -90,9 +90,7 @@ def test_a_prompt_longer_than_the_context_is_400_and_free(platform: Platform) ->
     status, answer, _ = post(platform, body, key)
     assert status == 400
     assert "context" in answer["error"]["message"]
-    wallet = wait_for(
-        lambda: (w := platform.run("wallet", "show", "verbose"))["held_nano"] == 0 and w, "the hold to be given back"
-    )
+    wallet = wait_for(lambda: (w := platform.wallet("verbose"))["held_nano"] == 0 and w, "the hold to be given back")
     assert wallet["balance_nano"] == 100 * 10**9
 
 

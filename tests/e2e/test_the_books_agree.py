@@ -51,7 +51,7 @@ def test_receipts_usage_and_ledger_are_one(platform: Platform) -> None:
     assert 60 < len(served) < REQUESTS
 
     def settled() -> bool:
-        return bool(platform.run("wallet", "show", "mixed")["held_nano"] == 0)
+        return bool(platform.wallet("mixed")["held_nano"] == 0)
 
     wait_for(settled, "every hold to be settled")
     receipts = [platform.get(f"/v1/receipts/{request_id}", key) for request_id in served]
@@ -60,9 +60,9 @@ def test_receipts_usage_and_ledger_are_one(platform: Platform) -> None:
     paid = sum(r["amount_nano"] for r in receipts)
     assert paid > 0
 
-    wallet = platform.run("wallet", "show", "mixed")
+    wallet = platform.wallet("mixed")
     assert wallet["balance_nano"] == wallet["available_nano"] == WALLET - paid
-    assert platform.run("wallet", "show", "mixed-empty")["balance_nano"] == 0
+    assert platform.wallet("mixed-empty")["balance_nano"] == 0
 
     accounts = {a["name"]: a for a in platform.run("ledger", "accounts")}
     account = accounts["wallet:mixed"]

@@ -104,6 +104,13 @@ def register_model(connection: Connection, registration: Registration, now_ns: i
     return models(connection)[registration.name]
 
 
+def withdraw_upstream(connection: Connection, upstream: str) -> int:
+    """Offer nothing at this upstream any more, until it registers again; how many offers that were."""
+    columns = tables.offers.c
+    open_offers = (columns.upstream == upstream) & columns.enabled
+    return connection.execute(update(tables.offers).where(open_offers).values(enabled=False)).rowcount
+
+
 def models(connection: Connection) -> dict[str, Model]:
     """Every model by name, with its enabled offers in the order they came."""
     offers: dict[int, list[Offer]] = {}

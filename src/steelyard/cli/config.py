@@ -5,7 +5,8 @@ from typing import Any
 
 import click
 
-from steelyard.cli.options import data_option, examples, json_option
+from steelyard.cli.epilog import examples
+from steelyard.cli.options import data_option, json_option
 from steelyard.cli.show import Show, words
 from steelyard.config import Settings, load_settings
 

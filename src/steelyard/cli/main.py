@@ -4,55 +4,61 @@ Owns the list of commands and the last catch: what a person did wrong is one lin
 wrong is one line and exit code 1. Never a traceback, unless STEELYARD_DEBUG asks for one.
 """
 
+import importlib
 import os
 import sys
 from collections.abc import Sequence
 
 import click
-from sqlalchemy.exc import DatabaseError
 
 from steelyard import __version__
-from steelyard.cli import config, key, ledger, models, prices, reports, tenant, up, wallet
-from steelyard.cli.options import examples
+from steelyard.cli.epilog import examples
 from steelyard.kernel.errors import CallerError, SteelyardError
 
 INTERRUPTED = 130  # 128 + SIGINT, as shells have it
 
 
-class _InOrder(click.Group):
-    """Commands in the order a newcomer needs them."""
+COMMANDS = {
+    "up": "up:up",
+    "tenant": "tenant:tenant",
+    "key": "key:key",
+    "wallet": "wallet:wallet",
+    "operator": "tenant:operator",
+    "prices": "prices:prices",
+    "models": "models:models",
+    "usage": "reports:usage_command",
+    "margin": "reports:margin_command",
+    "statement": "reports:statement_command",
+    "receipt": "reports:receipt",
+    "ledger": "ledger:ledger",
+    "verify": "reports:verify_command",
+    "config": "config:config",
+}
+"""Command → `module:attribute` in this package, in the order a newcomer needs them."""
+
+
+class _OnDemand(click.Group):
+    """Imports a command's module when the command is asked for: nobody waits for what he does not use."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:
-        return list(self.commands)
+        return list(COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        if cmd_name not in COMMANDS:
+            return None
+        module, _, attribute = COMMANDS[cmd_name].partition(":")
+        command: click.Command = getattr(importlib.import_module(f"steelyard.cli.{module}"), attribute)
+        return command
 
 
 @click.group(
-    cls=_InOrder,
+    cls=_OnDemand,
     context_settings={"max_content_width": 100},
     epilog=examples("steelyard up", "steelyard tenant add acme", "steelyard margin --by model"),
 )
 @click.version_option(__version__, prog_name="steelyard")
 def steelyard() -> None:
     """Runs foundation models and keeps their books."""
-
-
-for command in (
-    up.up,
-    tenant.tenant,
-    key.key,
-    wallet.wallet,
-    tenant.operator,
-    prices.prices,
-    models.models,
-    reports.usage_command,
-    reports.margin_command,
-    reports.statement_command,
-    reports.receipt,
-    ledger.ledger,
-    reports.verify_command,
-    config.config,
-):
-    steelyard.add_command(command)
 
 
 def run(arguments: Sequence[str] | None = None) -> int:
@@ -74,15 +80,21 @@ def run(arguments: Sequence[str] | None = None) -> int:
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # nothing more is said at exit
         return 1
-    except DatabaseError as error:
-        return _say(f"The books cannot be used: {error.orig}.", 1)
     except OSError as error:
         return _say(f"{error.filename or 'The system'}: {error.strerror or error}.", 1)
     except Exception as error:
         if os.environ.get("STEELYARD_DEBUG"):
             raise
-        return _say(f"Steelyard failed ({type(error).__name__}: {error}). STEELYARD_DEBUG=1 shows where.", 1)
+        return _say(_unexpected(error), 1)
     return code if isinstance(code, int) else 0
+
+
+def _unexpected(error: Exception) -> str:
+    from sqlalchemy.exc import DatabaseError  # a third of a second that no other end of a command pays
+
+    if isinstance(error, DatabaseError):
+        return f"The books cannot be used: {error.orig}."
+    return f"Steelyard failed ({type(error).__name__}: {error}). STEELYARD_DEBUG=1 shows where."
 
 
 def _say(text: str, code: int) -> int:

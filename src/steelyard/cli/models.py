@@ -8,7 +8,8 @@ import msgspec
 from steelyard.catalog.store import models as registered
 from steelyard.catalog.store import tariffs_by_subject
 from steelyard.cli.desk import Desk
-from steelyard.cli.options import at_desk, examples
+from steelyard.cli.epilog import examples
+from steelyard.cli.options import at_desk
 from steelyard.cli.progress import Steps
 from steelyard.cli.show import Show, count, words
 from steelyard.upstream.weights import fetch

@@ -35,8 +35,3 @@ def at_desk(command: Callable[Concatenate[Desk, Show, Parameters], None]) -> Cal
         command(desk, Show(as_json), **rest)  # type: ignore[call-arg]
 
     return run
-
-
-def examples(*lines: str) -> str:
-    """The closing part of a help text."""
-    return "\b\nExamples:\n" + "\n".join(f"  {line}" for line in lines)

@@ -4,9 +4,11 @@ from pathlib import Path
 
 import click
 
+from steelyard.catalog.demo import demo_price_text
 from steelyard.catalog.price_file import parse_price_file
 from steelyard.cli.desk import Desk
-from steelyard.cli.options import at_desk, examples
+from steelyard.cli.epilog import examples
+from steelyard.cli.options import at_desk
 from steelyard.cli.show import Row, Show, words
 from steelyard.gateway.figures import with_texts
 from steelyard.kernel.errors import StartError
@@ -57,6 +59,12 @@ def prices_lint(desk: Desk, show: Show, file: Path) -> None:
     show.say(f"{file} is in order: {len(drafts)} tariff versions.", drafts)
     if not show.as_json:
         show.rows([_readable(row) for row in drafts], _COLUMNS, "")
+
+
+@prices.command("demo")
+def prices_demo() -> None:
+    """Print the shipped demonstration price file: a start for your own."""
+    click.echo(demo_price_text(), nl=False)
 
 
 def _read(file: Path) -> str:

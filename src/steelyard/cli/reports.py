@@ -4,7 +4,8 @@ import click
 import msgspec
 
 from steelyard.cli.desk import Desk
-from steelyard.cli.options import at_desk, examples, since_option, until_option
+from steelyard.cli.epilog import examples
+from steelyard.cli.options import at_desk, since_option, until_option
 from steelyard.cli.show import Column, Show, count, joules, money, percent, short_moment, words
 from steelyard.gateway.figures import flat, period_ns
 from steelyard.reports.margin import MARGIN_BY, margin

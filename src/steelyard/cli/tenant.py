@@ -3,7 +3,8 @@
 import click
 
 from steelyard.cli.desk import Desk
-from steelyard.cli.options import at_desk, examples
+from steelyard.cli.epilog import examples
+from steelyard.cli.options import at_desk
 from steelyard.cli.show import Column, Show, money, words
 
 _COLUMNS: tuple[Column, ...] = (

@@ -19,7 +19,8 @@ from steelyard.catalog.demo import demo_price_text, demo_tariff_for
 from steelyard.cli import welcome
 from steelyard.cli.desk import Desk, Line
 from steelyard.cli.directory import directory_lock
-from steelyard.cli.options import data_option, examples
+from steelyard.cli.epilog import examples
+from steelyard.cli.options import data_option
 from steelyard.cli.progress import Steps
 from steelyard.cli.services import (
     BOOKS,
@@ -138,6 +139,8 @@ class Platform:
             await self._supervisor.start(books_service(self._settings, self._lock))
             if not await asyncio.to_thread(self._command, "prices.list", {}):
                 await asyncio.to_thread(self._command, "prices.load", {"text": demo_price_text()})
+            # What an earlier start served may be another model, or at an address that is nobody's now.
+            await asyncio.to_thread(self._command, "model.withdraw", {"upstream": LOCAL_UPSTREAM})
         self._books_run.set()
 
     async def _start_engine(self) -> None:

@@ -3,7 +3,8 @@
 import click
 
 from steelyard.cli.desk import Desk
-from steelyard.cli.options import at_desk, examples
+from steelyard.cli.epilog import examples
+from steelyard.cli.options import at_desk
 from steelyard.cli.show import Show, money, words
 from steelyard.kernel.money import money_from_nano
 

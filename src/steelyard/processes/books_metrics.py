@@ -6,7 +6,7 @@ For watching only; the ledger decides. Knows the posted records, no database.
 from collections import Counter as Tally
 from collections.abc import Sequence
 
-from prometheus_client import CollectorRegistry, Counter, Gauge, generate_latest
+from prometheus_client import CollectorRegistry, Counter, Gauge, disable_created_metrics, generate_latest
 
 from steelyard.kernel.clock import NS_PER_S
 from steelyard.kernel.records import Rated
@@ -17,6 +17,7 @@ class BooksMetrics:
     """One per books process, with a registry of its own."""
 
     def __init__(self) -> None:
+        disable_created_metrics()  # type: ignore[no-untyped-call]  # a second series per counter, of no use here
         self._registry = registry = CollectorRegistry()
         self._requests = Counter("steelyard_requests", "Requests posted.", ["model", "end"], registry=registry)
         self._tokens = Counter("steelyard_tokens", "Tokens posted.", ["model", "kind"], registry=registry)

@@ -144,9 +144,10 @@ def _serve(options: argparse.Namespace, file: GgufFile, key: str, context: int) 
 
 def _tick(server: "xllamacpp.Server", options: argparse.Namespace, stop: "_Stop") -> None:
     """Advance the energy clock. The engine is asked for its load only when CPU time was spent: asking costs 0.15 ms."""
-    from steelyard.metering.energy import CpuClock
+    from steelyard.config import DataDir
+    from steelyard.metering.energy import CpuClock, clock_path
 
-    clock = CpuClock(options.data / "energy" / f"{options.upstream}.clock")
+    clock = CpuClock(clock_path(DataDir(options.data).energy, options.upstream))
     spent_ns = time.process_time_ns()
     while not stop.told.wait(_TICK_S):
         now_ns = time.process_time_ns()

@@ -24,9 +24,10 @@ from steelyard.kernel.money import INT64_MAX, nano_from_text, text_from_nano
 from steelyard.kernel.records import Opened, Snapshot
 from steelyard.ledger.posting import open_wallet, post_topup, wallet_balances
 from steelyard.ledger.verify import verify
-from steelyard.processes.receipts import open_receipt, posted_receipt
+from steelyard.processes.receipts import open_receipt
 from steelyard.processes.snapshot import SNAPSHOT, bump, read_snapshot
 from steelyard.rating.rate import rate
+from steelyard.reports.receipts import posted_receipt
 from steelyard.storage import tables
 
 Payload = dict[str, Any]
@@ -78,6 +79,7 @@ class Office:
             "prices.load": self._prices_load,
             "prices.list": self._prices_list,
             "model.register": self._model_register,
+            "model.withdraw": self._model_withdraw,
             "receipt": self._receipt,
             "verify": self._verify,
         }
@@ -203,6 +205,10 @@ class Office:
         before = catalog.models(connection).get(registration.name)
         model = catalog.register_model(connection, registration, self._clock.now_ns())
         return Outcome(msgspec.to_builtins(model), snapshot=None if model == before else _new_snapshot(connection))
+
+    def _model_withdraw(self, connection: Connection, payload: Payload) -> Outcome:
+        withdrawn = catalog.withdraw_upstream(connection, _text(payload, "upstream"))
+        return Outcome({"offers": withdrawn}, snapshot=_new_snapshot(connection) if withdrawn else None)
 
     def _receipt(self, connection: Connection, payload: Payload) -> Outcome:
         request_id, tenant_id = _request_id(payload), payload.get("tenant_id")

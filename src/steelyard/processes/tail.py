@@ -5,6 +5,7 @@ a restart must find that open record again; requests behind it that are posted a
 skipped by their id (ledger.posting). So nothing is lost and nothing counts twice (I5, I8).
 """
 
+import os
 from pathlib import Path
 
 from steelyard.kernel.records import Position
@@ -64,8 +65,7 @@ class Tail:
         (self.directory / _SETTLED_MARK).touch()
         path = segment_path(self.directory, self._position.segment)
         if not self._torn and path.exists():
-            with path.open("r+b") as file:
-                file.truncate(self._position.offset)
+            os.truncate(path, self._position.offset)
 
 
 def is_settled(directory: Path) -> bool:

@@ -5,6 +5,7 @@ until its parent is gone. Owns no rule. Prints `ready` once it answers; one line
 """
 
 import argparse
+import asyncio
 import errno
 import os
 import signal
@@ -38,14 +39,13 @@ from steelyard.metering.energy import EnergyClocks
 from steelyard.metering.journal import Journal
 from steelyard.metering.meter import Meter
 from steelyard.metering.slots import Slots
+from steelyard.processes.engine import KEY_VARIABLE
 from steelyard.processes.playground import play
 from steelyard.storage.database import open_database
 from steelyard.upstream.llama_cpp import LlamaCpp
 from steelyard.upstream.pool import Pool
 
 log = structlog.get_logger()
-ENGINE_KEY = "STEELYARD_ENGINE_KEY"
-"""Environment variable with the engine's own key; made by the supervisor at each start."""
 LOCAL_UPSTREAM = "local"
 
 
@@ -93,13 +93,15 @@ async def run(data: DataDir, listener: socket.socket, worker: int, drain_s: int)
     pool = Pool()
     engine = open_database(data.database, readonly=True)
     try:
-        upstream = LlamaCpp(LOCAL_UPSTREAM, pool, os.environ.get(ENGINE_KEY, ""))
+        upstream = LlamaCpp(LOCAL_UPSTREAM, pool, os.environ.get(KEY_VARIABLE, ""))
         house = House(teller, meter, {LOCAL_UPSTREAM: upstream}, clock)
         pages = PageHouse(house, teller, engine, ids, data.read_secret())
         app = PublicApp(house, teller, ids, routes=admin_routes(pages), pages=console_app(pages))
         running = public_server(app, drain_s, on_ready=lambda: print("ready", flush=True))
         stop_with_parent(running)
+        fence = asyncio.ensure_future(_stop_when_fenced(teller, running))
         await running.serve(sockets=[listener])
+        fence.cancel()
     finally:
         await pool.close()
         meter.close()
@@ -115,6 +117,12 @@ def stop_with_parent(running: uvicorn.Server) -> None:
         running.should_exit = True
 
     threading.Thread(target=wait, name="parent", daemon=True).start()
+
+
+async def _stop_when_fenced(teller: TellerClient, running: uvicorn.Server) -> None:
+    """Books took this worker for dead and settled its journal; whatever it still did would not be counted."""
+    await teller.fenced.wait()
+    running.should_exit = running.force_exit = True
 
 
 def main() -> int:

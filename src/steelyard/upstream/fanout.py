@@ -8,6 +8,8 @@ import asyncio
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
 
+from msgspec import Raw
+
 from steelyard.kernel.quantities import Usage
 from steelyard.kernel.records import Event, Offer, Order
 from steelyard.upstream.protocol import Upstream
@@ -37,7 +39,8 @@ async def _merged(
     queue: asyncio.Queue[tuple[int, Event | None]] = asyncio.Queue(_EVENTS_QUEUED_MAX)
 
     async def pump(sequence: int) -> None:
-        async with aclosing(upstream.stream(offer, order.params, max_tokens, order.request_id)) as events:
+        params = own_seed(order.params, sequence)
+        async with aclosing(upstream.stream(offer, params, max_tokens, order.request_id)) as events:
             async for event in events:
                 await queue.put((sequence, event))
         await queue.put((sequence, None))
@@ -61,3 +64,11 @@ async def _merged(
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
+
+
+def own_seed(params: dict[str, Raw], sequence: int) -> dict[str, Raw]:
+    """With one seed for all, the sequences of a request would be copies of each other."""
+    if sequence == 0 or "seed" not in params:
+        return params
+    seed = (int(bytes(params["seed"])) + sequence) % 2**31
+    return {**params, "seed": Raw(str(seed).encode())}

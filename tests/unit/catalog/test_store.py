@@ -18,6 +18,7 @@ from steelyard.catalog.store import (
     snapshot_parts,
     tariffs_by_id,
     tariffs_by_subject,
+    withdraw_upstream,
 )
 from steelyard.catalog.tariffs import in_force
 from steelyard.kernel.errors import CallerError
@@ -125,3 +126,13 @@ def test_the_snapshot_leaves_out_what_nobody_serves(books: Connection) -> None:
     books.execute(update(tables.offers).values(enabled=False))
     assert snapshot_parts(books).models == {}
     assert models(books)[SMOL.name].offers == ()
+
+
+def test_a_withdrawn_upstream_offers_nothing_until_it_registers_again(books: Connection) -> None:
+    register_model(books, SMOL, NOW_NS)
+    register_model(books, msgspec.structs.replace(SMOL, upstream="far"), NOW_NS)
+    assert withdraw_upstream(books, SMOL.upstream) == 1
+    assert withdraw_upstream(books, SMOL.upstream) == 0
+    assert [offer.upstream for offer in models(books)[SMOL.name].offers] == ["far"]
+    register_model(books, SMOL, NOW_NS)
+    assert [offer.upstream for offer in models(books)[SMOL.name].offers] == ["local", "far"]
