@@ -2,7 +2,14 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
-PIP := $(BIN)/python -m pip --quiet --disable-pip-version-check
+PIP := $(BIN)/python -m pip --disable-pip-version-check
+SHELL := /bin/bash
+.SHELLFLAGS := -o pipefail -c
+# One moving line on a terminal, a line for every ten packages elsewhere; errors as they are.
+PROGRESS := 2>&1 | awk -v tty="$$([ -t 2 ] && echo 1)" ' \
+	/^(Collecting|Installing|Building|Obtaining)/ { n++; \
+		if (tty) printf "\r\033[K  %d  %s %s", n, $$1, $$2; else if (n % 10 == 0) print "  " n " packages …"; fflush() } \
+	/^ERROR/ { print } END { if (tty) printf "\r\033[K" }'
 PYTEST_ARGS ?=
 ARGS ?=
 
@@ -18,15 +25,15 @@ $(VENV)/.installed: requirements.lock pyproject.toml
 	@echo "Installing into $(VENV) …"
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV) 2>/dev/null || $(PYTHON) -m virtualenv --quiet $(VENV) \
 		|| { echo "Cannot make a virtual environment. On Debian: apt install python3-venv"; exit 1; }
-	@$(PIP) install --require-hashes -r requirements.lock
-	@$(PIP) install --no-deps --editable .
+	@$(PIP) install --require-hashes -r requirements.lock $(PROGRESS)
+	@$(PIP) install --no-deps --editable . $(PROGRESS)
 	@touch $@
 
 dev: $(VENV)/.dev
 
 $(VENV)/.dev: $(VENV)/.installed requirements-dev.lock
 	@echo "Installing the test tools into $(VENV) …"
-	@$(PIP) install --require-hashes -r requirements-dev.lock
+	@$(PIP) install --require-hashes -r requirements-dev.lock $(PROGRESS)
 	@touch $@
 
 test: dev ## the whole suite
