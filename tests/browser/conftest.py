@@ -51,8 +51,9 @@ def find_chromium() -> str | None:
     return next((path for name in (named, *NAMES) if name and (path := shutil.which(name))), None)
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def browser() -> Iterator[Browser]:
+    """One Chromium a module: its loop occupies the thread, and asynchronous tests of other folders need it back."""
     path = find_chromium()
     if path is None:
         pytest.skip("NO CHROMIUM on this machine: install it or set STEELYARD_CHROMIUM=/path/to/it")
