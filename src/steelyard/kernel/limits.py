@@ -26,6 +26,7 @@ SSE_EVENT_BYTES_MAX = 1024 * 1024
 WEIGHTS_FETCH_S = 3600
 GGUF_TEXT_BYTES_MAX = 1024 * 1024  # one text in a model file's metadata; chat templates are the longest
 TELLER_REPLY_S = 5
+SNAPSHOT_KNOWN_S = 1  # a command waits this long for every worker to know what it changed
 RETRY_AFTER_S = 1
 
 # the journal

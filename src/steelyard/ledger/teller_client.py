@@ -210,6 +210,8 @@ class TellerClient:
     def _on_push(self, op: str, payload: msgspec.Raw) -> None:
         if op == "snapshot":
             self._take_snapshot(wire.decode_snapshot(payload))
+            if self._link is not None:
+                self._link.send(wire.NOTICE, "known", self.snapshot.version)
         elif op == "settled":
             for request_id in wire.decode_ids(payload):
                 self._holds.pop(request_id, None)

@@ -63,6 +63,7 @@ class Books:
         self._thread = Thread(executor, self._engine)
         self._auditor = ThreadPoolExecutor(1, "books-auditor")
         self._sessions: dict[str, Session] = {}
+        self._moved = asyncio.Event()
         self._listeners: set[Session] = set()
         self._awaited: set[str] = set()  # series that were alive at the start and have not told their holds yet
 
@@ -148,6 +149,7 @@ class Books:
         self._listeners.discard(session)
         if session.series and self._sessions.get(session.series) is session:
             del self._sessions[session.series]
+            self._moved.set()
             self._posting.absent[session.series] = session.pid
             self._posting.wake()
 
@@ -210,6 +212,7 @@ class Books:
         before = self._sessions.get(series)
         session.series = series
         self._sessions[series] = session
+        session.snapshot = self._snapshot.version
         self._posting.seat(series)
         self._await_no_more(series)
         if before is not None:
@@ -247,16 +250,32 @@ class Books:
         except CallerError as error:
             self._posting.in_doubt |= error.status == 503
             raise
-        return self._take(outcome)
+        self._take(outcome)
+        if outcome.snapshot is not None:
+            await self._known_to_workers(outcome.snapshot.version)
+        return outcome.reply
 
-    def _take(self, outcome: Outcome) -> object:
+    async def _known_to_workers(self, version: int) -> None:
+        """Return when every connected worker has the snapshot: a new key works, a revoked one no longer, everywhere.
+
+        A worker that does not say so within the bound is not waited for; it gets the snapshot when it reads again.
+        """
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(limits.SNAPSHOT_KNOWN_S):
+                while any(session.snapshot < version for session in self._sessions.values()):
+                    self._moved.clear()
+                    await self._moved.wait()
+
+    def session_moved(self) -> None:
+        self._moved.set()
+
+    def _take(self, outcome: Outcome) -> None:
         for tenant_id, amount_nano in outcome.added:
             self.teller.topup(tenant_id, amount_nano)
         if outcome.snapshot is not None:
             self._snapshot = outcome.snapshot
             for session in self._listeners:
                 session.send(wire.NOTICE, "snapshot", outcome.snapshot)
-        return outcome.reply
 
     async def _verify(self) -> object:
         """Reads on a connection of its own, beside the posting; the teller is compared at one and the same moment."""

@@ -27,6 +27,7 @@ class Counter(Protocol):
     async def greet(self, session: "Session", hello: wire.Hello) -> wire.Welcome: ...
     async def command(self, op: str, payload: dict[str, Any]) -> object: ...
     def noticed_close(self, series: str, count: int) -> None: ...
+    def session_moved(self) -> None: ...
     def session_opened(self, session: "Session") -> None: ...
     def session_gone(self, session: "Session") -> None: ...
 
@@ -40,6 +41,8 @@ class Session(wire.Link):
         self._tasks: set[asyncio.Task[None]] = set()
         self.series = ""
         self.pid = 0
+        self.snapshot = 0
+        """The version its worker said it has."""
         self.undecided: set[bytes] = set()
         """Requests whose hold takes a second look; a release takes them out."""
 
@@ -54,6 +57,9 @@ class Session(wire.Link):
             self._release(wire.decode_id(payload))
         elif op == "closed":
             self._counter.noticed_close(self.series, wire.decode_count(payload))
+        elif op == "known":
+            self.snapshot = max(self.snapshot, wire.decode_count(payload))
+            self._counter.session_moved()
         elif number == wire.NOTICE:
             return
         elif len(self._tasks) >= limits.COMMANDS_PENDING_MAX:
