@@ -41,7 +41,8 @@ _ENGINE_CUSTOMERS = 2
 _TINY_WALLETS = 24
 _TINY_MONEY = "0.002"  # some dozens of short answers at the prices below
 _RICH_MONEY = "100000"
-_VICTIMS = (WORKER,) * 11 + (SCRIPTED,) * 4 + (BOOKS,) * 4 + (ENGINE,)
+_VICTIMS = (WORKER,) * 8 + (SCRIPTED,) * 7 + (BOOKS,) * 3 + (ENGINE,) * 2
+_LAST_WORKER = 0.2  # the chance that the only running worker is killed too, and nobody serves for a moment
 _PRICES = f"""
 [[price]]
 model = "{scripted.MODEL}"
@@ -190,6 +191,8 @@ class Campaign:
             await asyncio.sleep(dice.randrange(*limits.PROVE_KILL_PAUSE_MS) / 1000)
             kind = dice.choice(_VICTIMS)
             running = sorted(name for name in self._supervisor.pids if name.startswith(kind))
+            if running and kind == WORKER and len(running) == 1 and dice.random() > _LAST_WORKER:
+                continue
             if not running or not self._supervisor.kill(dice.choice(running)):
                 continue
             self.killed += 1

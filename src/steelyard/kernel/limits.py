@@ -94,4 +94,4 @@ PROVE_KILL_PAUSE_MS = (60, 500)  # between two kills, drawn evenly
 PROVE_KILL_S_MAX = 5  # per kill: a campaign that takes longer on average has stopped moving
 PROVE_SETTLE_S = 60  # after the last request everything must be in the books
 PROVE_ANSWER_S = 60  # a customer gives one answer up after this
-PROVE_RETRY_MS = 50
+PROVE_RETRY_MS = 100

@@ -9,15 +9,17 @@ from collections.abc import Iterable
 from sqlalchemy import Connection, func, select
 
 from steelyard.kernel.ids import text_from_id
-from steelyard.kernel.records import Record
+from steelyard.kernel.records import End, Record
 from steelyard.processes.customers import Arrival
 from steelyard.storage import tables
+
+_NEVER_BEGAN = frozenset({End.UPSTREAM_ERROR.value, End.REFUSED.value})
 
 
 class Score(Record, frozen=True):
     """The outcome of a proof; the last five are promised to be zero."""
 
-    requests: int  # served: each has one usage row
+    requests: int  # served, or cut off by a death while they were; not those an upstream refused at once
     interrupted: int  # of these not delivered whole: cut by the customer, or by a death
     exact: int  # billed exactly what arrived
     short_by_one_read: int  # billed less than arrived, by one read at most, and flagged
@@ -41,17 +43,20 @@ def score(connection: Connection, arrivals: Iterable[Arrival]) -> Score:
     usage = tables.usage.c
     rows = select(usage.request_id, usage.output, usage.end, usage.short_by_one_read)
     for row in connection.execute(rows, execution_options={"yield_per": 1000}):
-        found["requests"] += 1
-        found["interrupted"] += row.end != "complete"
-        found[_judged(served.pop(text_from_id(row.request_id), None), row.output, row.short_by_one_read)] += 1
+        arrival = served.pop(text_from_id(row.request_id), None)
+        found["rows"] += 1
+        if arrival is None and not row.output and row.end in _NEVER_BEGAN:
+            continue
+        found["interrupted"] += row.end != End.COMPLETE
+        found[_judged(arrival, row.output, row.short_by_one_read)] += 1
     return Score(
-        requests=found["requests"],
+        requests=sum(found[judgement] for judgement in ("exact", "short", "over", "lost")) + len(served),
         interrupted=found["interrupted"],
         exact=found["exact"],
         short_by_one_read=found["short"],
         over_billed=found["over"],
         lost=found["lost"] + len(served),
-        double=_counted_twice(connection, found["requests"]),
+        double=_counted_twice(connection, found["rows"]),
         wallets_overspent=_overspent(connection),
         solvent_refusals=refusals,
     )

@@ -13,6 +13,7 @@ from sqlalchemy import Connection
 
 from steelyard.kernel.errors import BooksError
 from steelyard.kernel.records import Closed, Opened, Position, Settlement
+from steelyard.metering.frames import segments
 from steelyard.metering.reader import is_held, read, series, synced
 
 Complain = Callable[[str, str], None]
@@ -57,12 +58,16 @@ class Stage:
     def _take(self, directory: Path, mark: Position) -> None:
         name, at = directory.name, Position()
         try:
-            if is_held(directory) and mark > synced(directory):
-                self._complain("I8", f"the watermark of {name} is beyond what its writer has synced")
+            held, safe = is_held(directory), synced(directory)
+            if held and mark > safe:
+                self._complain("I8", f"the watermark of {name} is at {_text(mark)}, its writer synced {_text(safe)}")
             at = self._read(directory, at, mark, due=True)
             if at < mark:
                 self._complain("I8", f"the watermark of {name} is at {_text(mark)}, its journal ends at {_text(at)}")
-            at = self._read(directory, at, None, due=False)
+                return
+            at = self._read(directory, at, safe if held else None, due=False)
+            if at < safe or (not held and segments(directory)[-1:] > [at.segment]):
+                self._complain("I8", f"the journal {name} breaks off at {_text(at)}")
         except BooksError as error:
             self._complain("I12" if at < mark else "I8", str(error))
 

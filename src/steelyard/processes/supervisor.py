@@ -21,7 +21,7 @@ Check = Callable[[Mapping[str, int]], Awaitable[frozenset[str]]]
 class Supervisor:
     """The children of one `steelyard up`. `tell` gets one line for the person at the terminal.
 
-    `delays_ms`: how long a child that ended waits for its next start; the longer, the oftener it dies. The last repeats.
+    `delays_ms`: how long a child waits for its next start, the first time, the second …; the last one repeats.
     """
 
     def __init__(
