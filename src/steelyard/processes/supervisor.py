@@ -21,7 +21,8 @@ Check = Callable[[Mapping[str, int]], Awaitable[frozenset[str]]]
 class Supervisor:
     """The children of one `steelyard up`. `tell` gets one line for the person at the terminal.
 
-    `delays_ms`: how long a child waits for its next start, the first time, the second …; the last one repeats.
+    `delays_ms`: how long a child waits for its next start, the first time, the second …; the last one repeats. Nothing
+    means the platform's own (limits.RESTART_DELAYS_MS).
     """
 
     def __init__(
@@ -29,8 +30,7 @@ class Supervisor:
         logs: Path,
         clock: Clock,
         tell: Callable[[str], None],
-        *,
-        delays_ms: Sequence[int] = limits.RESTART_DELAYS_MS,
+        delays_ms: Sequence[int] = (),
     ) -> None:
         self._logs = logs
         self._clock = clock
@@ -81,7 +81,8 @@ class Supervisor:
             reason = self._reason(service.name, child)
             next_child = None
             while next_child is None:
-                delay_ms = self._delays_ms[min(attempt, len(self._delays_ms) - 1)]
+                delays_ms = self._delays_ms or limits.RESTART_DELAYS_MS
+                delay_ms = delays_ms[min(attempt, len(delays_ms) - 1)]
                 attempt += 1
                 self._tell(f"{service.name} {reason}; starting it again in {delay_ms / 1000:g} s.")
                 await asyncio.sleep(delay_ms / 1000)
