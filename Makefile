@@ -11,6 +11,7 @@ PROGRESS := 2>&1 | awk -v tty="$$([ -t 2 ] && echo 1)" ' \
 		if (tty) printf "\r\033[K  %d  %s %s", n, $$1, $$2; else if (n % 10 == 0) print "  " n " packages …"; fflush() } \
 	/^ERROR/ { print } END { if (tty) printf "\r\033[K" }'
 PYTEST_ARGS ?=
+KILLS ?= 200
 ARGS ?=
 
 .PHONY: up install dev test check format crash lock clean
@@ -51,8 +52,8 @@ format: dev
 	@$(BIN)/ruff check --fix src tests
 	@$(BIN)/ruff format src tests
 
-crash: dev ## the long crash campaign
-	@$(BIN)/python -m pytest tests/crash $(PYTEST_ARGS)
+crash: dev ## the long crash campaign; `make crash KILLS=2000` for a longer one
+	@KILLS=$(KILLS) $(BIN)/python -m pytest tests/crash $(PYTEST_ARGS)
 
 lock: ## rewrite the lock files from pyproject.toml (needs uv)
 	uv pip compile --quiet --universal --generate-hashes --no-emit-index-url --no-header --python-version 3.11 pyproject.toml -o requirements.lock

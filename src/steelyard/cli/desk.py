@@ -115,7 +115,7 @@ class Desk:
             engine = open_database(self.data.database)
             try:
                 migrate(engine)
-                return Office(engine, self.clock).command(op, payload)
+                return Office(engine, self.clock, journals=self.data.journals).command(op, payload)
             finally:
                 engine.dispose()
 

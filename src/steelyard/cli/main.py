@@ -32,6 +32,7 @@ COMMANDS = {
     "receipt": "reports:receipt",
     "ledger": "ledger:ledger",
     "verify": "reports:verify_command",
+    "prove": "prove:prove",
     "config": "config:config",
 }
 """Command → `module:attribute` in this package, in the order a newcomer needs them."""

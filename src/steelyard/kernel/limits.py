@@ -87,3 +87,12 @@ LOG_BYTES_MAX = 16 * 1024 * 1024  # of a child's log; a larger one is set aside 
 LOG_LINE_BYTES_MAX = 64 * 1024
 OLD_LOCK_S = 10  # how long a dead supervisor's books may take to let go of the data directory
 FREE_BYTES_MIN = 64 * 1024 * 1024  # beside the pre-allocated journal segments
+
+# the proof
+PROVE_KILLS_MAX = 100_000
+PROVE_RESTART_DELAYS_MS = (10,)  # no back-off: that a child dies again and again is the point
+PROVE_KILL_PAUSE_MS = (60, 500)  # between two kills, drawn evenly
+PROVE_KILL_S_MAX = 5  # per kill: a campaign that takes longer on average has stopped moving
+PROVE_SETTLE_S = 60  # after the last request everything must be in the books
+PROVE_ANSWER_S = 60  # a customer gives one answer up after this
+PROVE_RETRY_MS = 100

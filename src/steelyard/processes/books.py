@@ -53,7 +53,9 @@ class Books:
             self._bookkeeper = Bookkeeper(self._engine, data.journals, self._epoch, clock, settle)
             self._bookkeeper.start()
             self.teller = Teller()
-            self._office = Office(self._engine, clock, held=self.teller.held, opened=self._bookkeeper.opened)
+            self._office = Office(
+                self._engine, clock, held=self.teller.held, opened=self._bookkeeper.opened, journals=data.journals
+            )
             with self._engine.connect() as connection:
                 self._snapshot = read_snapshot(connection)
         except BaseException:
@@ -238,7 +240,7 @@ class Books:
             case "metrics":
                 return self._posting.metrics.text(self.teller, len(self._sessions), bool(self._posting.trouble))
             case "verify":
-                return await self._verify()
+                return await self._verify(replayed=payload.get("replay") is not False)
             case "receipt":
                 with contextlib.suppress(CallerError):
                     reply = (await self._thread.run(self._office.execute, op, payload)).reply
@@ -277,17 +279,17 @@ class Books:
             for session in self._listeners:
                 session.send(wire.NOTICE, "snapshot", outcome.snapshot)
 
-    async def _verify(self) -> object:
+    async def _verify(self, *, replayed: bool) -> object:
         """Reads on a connection of its own, beside the posting; the teller is compared at one and the same moment."""
         await self._posting.settled_now()
         complaints = tuple(self.teller.complaints(await self._thread.balances()))
-        return await asyncio.get_running_loop().run_in_executor(self._auditor, self._audit, complaints)
+        return await asyncio.get_running_loop().run_in_executor(self._auditor, self._audit, complaints, replayed)
 
-    def _audit(self, complaints: tuple[str, ...]) -> object:
+    def _audit(self, complaints: tuple[str, ...], replayed: bool) -> object:
         engine = open_database(self._data.database, readonly=True)
         try:
             with transaction(engine) as connection:
-                return self._office.verify(connection, complaints)
+                return self._office.verify(connection, complaints, replayed=replayed)
         finally:
             engine.dispose()
 

@@ -7,6 +7,7 @@ for it comes back in `Outcome`, to be told after the commit.
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import msgspec
@@ -25,6 +26,7 @@ from steelyard.kernel.records import Opened, Snapshot
 from steelyard.ledger.posting import open_wallet, post_topup, wallet_balances
 from steelyard.ledger.verify import verify
 from steelyard.processes.receipts import open_receipt
+from steelyard.processes.replay import replay
 from steelyard.processes.snapshot import SNAPSHOT, bump, read_snapshot
 from steelyard.rating.rate import rate
 from steelyard.reports.receipts import posted_receipt
@@ -61,11 +63,13 @@ class Office:
         *,
         held: Callable[[int], int] = _nothing_held,
         opened: Callable[[bytes], Opened | None] = _nothing_open,
+        journals: Path | None = None,
     ) -> None:
         self._engine = engine
         self._clock = clock
         self._held = held
         self._opened = opened
+        self._journals = journals
         self._commands: dict[str, Callable[[Connection, Payload], Outcome]] = {
             "tenant.add": self._tenant_add,
             "tenant.list": self._tenant_list,
@@ -96,9 +100,11 @@ class Office:
         with transaction(self._engine) as connection:
             return act(connection, payload)
 
-    def verify(self, connection: Connection, live: tuple[str, ...] = ()) -> Payload:
-        """Every invariant over all rows; `live` are the teller's complaints."""
+    def verify(self, connection: Connection, live: tuple[str, ...] = (), *, replayed: bool = True) -> Payload:
+        """Every invariant over all rows and, unless told not to, the journals; `live` are complaints of the teller."""
         findings = verify(connection, rate, catalog.tariffs_by_id(connection), live)
+        if replayed and self._journals is not None:
+            findings += replay(connection, self._journals)
         return {"findings": msgspec.to_builtins(findings), "ok": all(finding.ok for finding in findings)}
 
     def _tenant_add(self, connection: Connection, payload: Payload) -> Outcome:
@@ -221,7 +227,7 @@ class Office:
         return Outcome(msgspec.to_builtins(receipt))
 
     def _verify(self, connection: Connection, payload: Payload) -> Outcome:
-        return Outcome(self.verify(connection))
+        return Outcome(self.verify(connection, replayed=payload.get("replay") is not False))
 
     def _wallet(self, tenant: identity.Tenant, balance_nano: int) -> Payload:
         held_nano = self._held(tenant.id)

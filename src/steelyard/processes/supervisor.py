@@ -19,12 +19,23 @@ Check = Callable[[Mapping[str, int]], Awaitable[frozenset[str]]]
 
 
 class Supervisor:
-    """The children of one `steelyard up`. `tell` gets one line for the person at the terminal."""
+    """The children of one `steelyard up`. `tell` gets one line for the person at the terminal.
 
-    def __init__(self, logs: Path, clock: Clock, tell: Callable[[str], None]) -> None:
+    `delays_ms`: how long a child waits for its next start, the first time, the second …; the last one repeats. Nothing
+    means the platform's own (limits.RESTART_DELAYS_MS).
+    """
+
+    def __init__(
+        self,
+        logs: Path,
+        clock: Clock,
+        tell: Callable[[str], None],
+        delays_ms: Sequence[int] = (),
+    ) -> None:
         self._logs = logs
         self._clock = clock
         self._tell = tell
+        self._delays_ms = delays_ms
         self._children: dict[str, Child] = {}
         self._watchers: dict[str, asyncio.Task[None]] = {}
         self._checks: list[asyncio.Task[None]] = []
@@ -35,6 +46,14 @@ class Supervisor:
     def pids(self) -> dict[str, int]:
         """The running children by name."""
         return {name: child.pid for name, child in self._children.items()}
+
+    def kill(self, name: str) -> bool:
+        """SIGKILL a running child, as a crash would; it is started again. False when it is not running just now."""
+        child = self._children.get(name)
+        if child is None or child.killed:
+            return False
+        child.end()
+        return True
 
     async def start(self, service: Service) -> None:
         """Start a service and watch it from now on. Raises StartError when it does not become ready."""
@@ -62,7 +81,8 @@ class Supervisor:
             reason = self._reason(service.name, child)
             next_child = None
             while next_child is None:
-                delay_ms = limits.RESTART_DELAYS_MS[min(attempt, len(limits.RESTART_DELAYS_MS) - 1)]
+                delays_ms = self._delays_ms or limits.RESTART_DELAYS_MS
+                delay_ms = delays_ms[min(attempt, len(delays_ms) - 1)]
                 attempt += 1
                 self._tell(f"{service.name} {reason}; starting it again in {delay_ms / 1000:g} s.")
                 await asyncio.sleep(delay_ms / 1000)

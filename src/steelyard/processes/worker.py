@@ -12,7 +12,7 @@ import signal
 import socket
 import sys
 import threading
-from collections.abc import AsyncGenerator, Iterator
+from collections.abc import AsyncGenerator, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -44,6 +44,7 @@ from steelyard.processes.playground import play
 from steelyard.storage.database import open_database
 from steelyard.upstream.llama_cpp import LlamaCpp
 from steelyard.upstream.pool import Pool
+from steelyard.upstream.protocol import Upstream
 
 log = structlog.get_logger()
 LOCAL_UPSTREAM = "local"
@@ -81,6 +82,22 @@ class PageHouse:
         return play(self._house, self._teller, order, self._ids.next())
 
 
+class Upstreams(dict[str, Upstream]):
+    """Upstreams by name. Any that has an offer is one: it speaks the engine's dialect at the offer's address.
+
+    `keys` are the credentials of those that want one; none is ever sent to another.
+    """
+
+    def __init__(self, pool: Pool, keys: Mapping[str, str]) -> None:
+        super().__init__()
+        self._pool = pool
+        self._keys = keys
+
+    def __missing__(self, name: str) -> Upstream:
+        upstream = self[name] = LlamaCpp(name, self._pool, self._keys.get(name, ""))
+        return upstream
+
+
 async def run(data: DataDir, listener: socket.socket, worker: int, drain_s: int) -> None:
     """Serve until stopped. Raises StartError or BooksError when the books or the journal cannot be had."""
     clock = SystemClock()
@@ -93,8 +110,8 @@ async def run(data: DataDir, listener: socket.socket, worker: int, drain_s: int)
     pool = Pool()
     engine = open_database(data.database, readonly=True)
     try:
-        upstream = LlamaCpp(LOCAL_UPSTREAM, pool, os.environ.get(KEY_VARIABLE, ""))
-        house = House(teller, meter, {LOCAL_UPSTREAM: upstream}, clock)
+        upstreams = Upstreams(pool, {LOCAL_UPSTREAM: os.environ.get(KEY_VARIABLE, "")})
+        house = House(teller, meter, upstreams, clock)
         pages = PageHouse(house, teller, engine, ids, data.read_secret())
         app = PublicApp(house, teller, ids, routes=admin_routes(pages), pages=console_app(pages))
         running = public_server(app, drain_s, on_ready=lambda: print("ready", flush=True))

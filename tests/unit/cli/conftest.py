@@ -14,6 +14,7 @@ from steelyard.config import DataDir
 from steelyard.kernel.clock import SystemClock
 from steelyard.kernel.ids import text_from_id
 from steelyard.ledger.posting import post
+from steelyard.metering.journal import Journal
 from steelyard.processes.office import Office
 
 
@@ -64,6 +65,10 @@ def template(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
     with engine.begin() as connection:
         post(connection, [rated], {}, clock)
     engine.dispose()
+    journal = Journal.create(path.parent / "journal" / "w0-1", segment_bytes=1 << 16)
+    journal.append(rated.settlement.opened)
+    journal.append(rated.settlement.closed)
+    journal.close()
     assert not path.with_name("steelyard.db-wal").exists(), "all of it is in the one file"
     return path, text_from_id(rated.settlement.opened.request_id)
 
@@ -74,4 +79,5 @@ def terminal(empty: Terminal, template: tuple[Path, str]) -> Terminal:
     path, empty.request_id = template
     empty.data.prepare()
     shutil.copy(path, empty.data.database)
+    shutil.copytree(path.parent / "journal", empty.data.journals, dirs_exist_ok=True)
     return empty

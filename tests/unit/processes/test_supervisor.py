@@ -88,6 +88,15 @@ async def test_a_child_that_fails_by_itself_is_quoted_in_the_reason(stage: Stage
     assert "ended (exit code 4): journal lost" in stage.told[0]
 
 
+async def test_a_child_that_is_killed_on_purpose_is_started_again(stage: Stage) -> None:
+    await stage.supervisor.start(service("engine", "print('ready', flush=True); import time; time.sleep(60)"))
+    before = stage.supervisor.pids["engine"]
+    assert stage.supervisor.kill("engine")
+    await until(lambda: stage.supervisor.pids.get("engine", before) != before, "no restart")
+    assert any("killed by SIGKILL" in line for line in stage.told)
+    assert not stage.supervisor.kill("nobody")
+
+
 async def test_delays_grow_while_a_child_does_not_hold(stage: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(limits, "RESTART_DELAYS_MS", (10, 20, 30))
     await stage.supervisor.start(service("engine", "print('ready', flush=True)"))

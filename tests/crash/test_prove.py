@@ -1,0 +1,40 @@
+"""The public proof as a user runs it: a seeded campaign of kills, and the zeros are zeros. KILLS sets how many."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+KILLS = int(os.environ.get("KILLS", "24"))
+NAMES = [
+    "requests",
+    "interrupted",
+    "exact",
+    "short_by_one_read",
+    "over_billed",
+    "lost",
+    "double",
+    "wallets_overspent",
+    "solvent_refusals",
+]
+
+
+@pytest.mark.timeout(120 + 5 * KILLS)
+def test_a_campaign_of_kills_costs_nobody_anything(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "steelyard.cli.main", "prove", "--kills", str(KILLS), "--seed", "20261124"]
+    command += ["--json"] if "ENGINE" in os.environ else ["--no-engine", "--json"]
+    done = subprocess.run(
+        command, capture_output=True, text=True, check=False, cwd=tmp_path, env={**os.environ, "TMPDIR": str(tmp_path)}
+    )
+    assert done.returncode == 0, f"{done.stdout}\n{done.stderr}"
+    found = json.loads(done.stdout)
+    assert list(found) == NAMES
+    print(found)
+    assert found["requests"] == found["exact"] + found["short_by_one_read"]
+    assert found["requests"] > KILLS
+    assert found["interrupted"] > KILLS / 4
+    assert not any(found[name] for name in NAMES[4:])
+    assert not list(tmp_path.iterdir()), "a proof that held leaves nothing behind"

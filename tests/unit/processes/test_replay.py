@@ -1,0 +1,279 @@
+"""The replay over real journals and books: clean ones are clean, and each kind of damage turns its invariant red."""
+
+import sqlite3
+from collections.abc import Callable
+from contextlib import closing
+from pathlib import Path
+
+import msgspec
+import pytest
+from tests.fakes.ledger import Requests, books
+from tests.fakes.metering import order, quote
+
+from steelyard import flow
+from steelyard.kernel.clock import ManualClock
+from steelyard.kernel.quantities import Usage
+from steelyard.kernel.records import Closed, End, Opened
+from steelyard.metering.energy import EnergyClocks
+from steelyard.metering.frames import segments
+from steelyard.metering.journal import Journal
+from steelyard.metering.meter import Meter
+from steelyard.metering.slots import Slots
+from steelyard.processes.bookkeeper import Bookkeeper
+from steelyard.processes.replay import TITLES, replay
+from steelyard.storage.database import open_database
+
+SEGMENT_BYTES = 16 * 1024
+REQUESTS = 300  # several segments and, posted in bits, several batches
+
+
+class Shop:
+    """Books, one living worker's journal, and a bookkeeper that posts when told to."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+        self.journals = root / "journal"
+        self.database = root / "books.db"
+        self.clock = ManualClock()
+        self.requests = Requests(self.clock)
+        self._engine = books(self.database, clock=self.clock)
+        self.journal = self.new_journal("w0-2")
+        self.bookkeeper = self.new_bookkeeper(3)
+        self.progress: list[tuple[int, int]] = []
+
+    def new_journal(self, name: str) -> Journal:
+        return Journal.create(self.journals / name, segment_bytes=SEGMENT_BYTES)
+
+    def new_bookkeeper(self, epoch: int) -> Bookkeeper:
+        return Bookkeeper(self._engine, self.journals, epoch, self.clock, flow.settle)
+
+    def serve(self, tenant_id: int = 1, usage: Usage | None = None) -> Opened:
+        opened = self.requests.opened(tenant_id)
+        self.journal.append(opened)
+        self.clock.advance(1_000_000)
+        self.journal.append(self.requests.closed(opened, usage))
+        return opened
+
+    def post(self) -> None:
+        self.journal.sync()
+        while self.bookkeeper.step().more:
+            pass
+
+    def red(self) -> set[str]:
+        """The invariants that do not hold."""
+        return {finding.invariant for finding in self.findings() if not finding.ok}
+
+    def findings(self) -> list:
+        engine = open_database(self.database, readonly=True)
+        try:
+            with engine.connect() as connection:
+                found = replay(connection, self.journals, progress=lambda *at: self.progress.append(at))
+        finally:
+            engine.dispose()
+        assert {finding.invariant for finding in found} == TITLES.keys()
+        return found
+
+    def damage(self, *statements: str) -> None:
+        with closing(sqlite3.connect(self.database)) as connection:
+            for statement in statements:
+                assert connection.execute(statement).rowcount > 0, statement
+            connection.commit()
+
+    def close(self) -> None:
+        self.bookkeeper.close()
+        self.journal.close()
+        self._engine.dispose()
+
+
+@pytest.fixture
+def shop(tmp_path: Path):
+    shop = Shop(tmp_path)
+    yield shop
+    shop.close()
+
+
+@pytest.fixture
+def busy(shop: Shop) -> Shop:
+    for number in range(REQUESTS):
+        shop.serve(tenant_id=1 + number % 2)
+        if number % 70 == 0:
+            shop.post()
+    shop.post()
+    assert len(segments(shop.journals / "w0-2")) > 2
+    return shop
+
+
+def test_sound_books_replay_to_the_same_bytes_and_tell_how_far_they_are(busy: Shop) -> None:
+    assert busy.red() == set()
+    assert busy.progress[-1] == (3 * REQUESTS, 3 * REQUESTS)
+    assert [done for done, _ in busy.progress] == sorted(done for done, _ in busy.progress)
+
+
+def test_what_is_still_on_its_way_is_no_damage(busy: Shop) -> None:
+    running = busy.requests.opened()
+    busy.journal.append(running)
+    busy.serve()
+    busy.journal.sync()  # opened, closed, synced and not yet posted
+    assert busy.red() == set()
+    busy.post()  # posted behind the watermark, which waits for the one that runs
+    assert busy.red() == set()
+
+
+def test_books_without_any_request_are_sound(shop: Shop) -> None:
+    assert shop.red() == set()
+
+
+@pytest.mark.parametrize(
+    "statement",
+    [
+        "UPDATE usage SET first_token_ns = first_token_ns + 1 WHERE request_id = (SELECT max(request_id) FROM usage)",
+        "UPDATE usage SET short_by_one_read = 1 WHERE request_id = (SELECT min(request_id) FROM usage)",
+        "UPDATE usage SET output = output + 1 WHERE request_id = (SELECT min(request_id) FROM usage)",
+        "UPDATE rollups SET requests = requests + 1 WHERE grain = 'day' AND tenant_id = 1",
+        "DELETE FROM rollups WHERE grain = 'hour' AND tenant_id = 2",
+        "UPDATE accounts SET debit_nano = debit_nano + 1 WHERE name = 'wallet:beta'",
+        "UPDATE accounts SET credit_nano = credit_nano - 1 WHERE name = 'revenue:small'",
+        "DELETE FROM usage WHERE request_id = (SELECT max(request_id) FROM usage)",
+        "DELETE FROM entries WHERE fact = 'topup' AND batch_id = 1",
+    ],
+)
+def test_i12_a_row_the_journals_do_not_give(busy: Shop, statement: str) -> None:
+    busy.damage(statement)
+    assert busy.red() == {"I12"}
+
+
+def test_i12_a_request_that_no_journal_knows(busy: Shop) -> None:
+    path = busy.journals / "w0-2" / "00000000.journal"
+    with path.open("r+b") as file:
+        file.seek(200)
+        file.write(b"\xff")
+    assert "I12" in busy.red()
+
+
+def test_i12_a_request_closed_twice_with_other_counts(busy: Shop) -> None:
+    opened = busy.serve()
+    busy.post()
+    busy.journal.append(busy.requests.closed(opened, Usage(output=1)))
+    busy.journal.sync()
+    assert busy.red() == {"I12"}
+
+
+def test_i12_a_segment_below_the_watermark_is_missing(busy: Shop) -> None:
+    (busy.journals / "w0-2" / "00000001.journal").unlink()
+    assert "I12" in busy.red()
+
+
+def test_i8_a_watermark_beyond_the_synced_end(busy: Shop) -> None:
+    busy.damage('UPDATE watermarks SET "offset" = "offset" + 1')
+    assert "I8" in busy.red()
+
+
+def test_i8_a_watermark_beyond_the_end_of_a_dead_series(busy: Shop) -> None:
+    busy.journal.close()
+    assert busy.red() == set()
+    busy.damage("UPDATE watermarks SET segment = segment + 1")
+    assert "I8" in busy.red()
+
+
+@pytest.mark.parametrize("alive", [True, False])
+def test_i8_a_segment_above_the_watermark_is_missing(busy: Shop, alive: bool) -> None:
+    at = busy.journal.end.segment
+    while busy.journal.end.segment < at + 3:
+        busy.serve()
+    busy.journal.sync()
+    if not alive:
+        busy.journal.close()
+    assert busy.red() == set()
+    (busy.journals / "w0-2" / f"{at + 1:08d}.journal").unlink()
+    assert busy.red() == {"I8"}
+
+
+def test_i8_the_newest_segment_of_a_living_writer_is_missing(busy: Shop) -> None:
+    at = busy.journal.end.segment
+    while busy.journal.end.segment == at:
+        busy.serve()
+    busy.journal.sync()
+    path = busy.journals / "w0-2" / f"{at + 1:08d}.journal"
+    path.rename(busy.root / path.name)
+    assert busy.red() == {"I8"}
+    (busy.root / path.name).rename(path)
+
+
+def test_i8_a_journal_that_is_gone(busy: Shop) -> None:
+    (busy.journals / "w0-2").rename(busy.root / "elsewhere")
+    assert busy.red() == {"I8", "I12"}
+    (busy.root / "elsewhere").rename(busy.journals / "w0-2")
+
+
+def test_i6_more_output_than_asked_for(shop: Shop) -> None:
+    shop.serve(usage=Usage(1, 0, 100))
+    shop.post()
+    assert shop.red() == set()
+    shop.serve(usage=Usage(1, 0, 101))
+    shop.post()
+    assert shop.red() == {"I6"}
+
+
+def test_what_an_upstream_made_above_its_cap_is_overrun(shop: Shop) -> None:
+    shop.serve(usage=Usage(output=1_000_000))
+    shop.post()
+    assert shop.red() == set()
+
+
+def die(shop: Shop, *, short: bool = False) -> Closed:
+    """A worker dies in mid-answer; returns the close that books wrote for it. It ends up posted."""
+    directory = shop.journals / "w1-5"
+    journal = shop.new_journal("w1-5")
+    meter = Meter(journal, Slots.create(directory / "slots", 4), shop.clock, EnergyClocks(shop.root))
+    reading = meter.open(order(7), quote())
+    reading.intend(Usage(10, 0, 5))
+    reading.commit(Usage(10, 0, 5))
+    if short:
+        reading.intend(Usage(10, 0, 6))
+    meter.close()
+    shop.bookkeeper.close()
+    shop.bookkeeper = shop.new_bookkeeper(6)
+    shop.bookkeeper.start()
+    return Closed(reading.request_id, 0, Usage(10, 0, 5), End.WORKER_DIED, 0, 0, short)
+
+
+@pytest.mark.parametrize("short", [False, True])
+def test_what_a_dead_worker_left_is_replayed_with_the_recovered_closes(shop: Shop, short: bool) -> None:
+    die(shop, short=short)
+    assert (shop.journals / "books-6").is_dir()
+    assert shop.red() == set()
+
+
+def forge(shop: Shop, change: Callable[[list], None]) -> None:
+    """Rewrite the books' recovered close, in the journal and in the database alike."""
+    from steelyard.kernel.records import Position
+    from steelyard.metering.reader import read
+
+    shop.bookkeeper.close()
+    directory = shop.journals / "books-6"
+    (closed,) = read(directory, Position(), until=None, max_records=10).records
+    plain = msgspec.to_builtins(closed)
+    change(plain)
+    for path in directory.iterdir():
+        path.unlink()
+    journal = Journal.create(directory, segment_bytes=SEGMENT_BYTES)
+    journal.append(msgspec.convert(plain, Closed))
+    journal.close()
+
+
+def test_i6_a_recovered_close_above_what_had_left(shop: Shop) -> None:
+    die(shop)
+    forge(shop, lambda fields: fields[3].__setitem__(2, 6))
+    assert shop.red() == {"I6", "I12"}
+
+
+def test_i6_a_shortfall_that_is_not_flagged(shop: Shop) -> None:
+    die(shop, short=True)
+    forge(shop, lambda fields: fields.__setitem__(7, False))
+    assert shop.red() == {"I6", "I12"}
+
+
+def test_i6_counts_without_a_slot_that_vouches_for_them(shop: Shop) -> None:
+    die(shop)
+    (shop.journals / "w1-5" / "slots").unlink()
+    assert shop.red() == {"I6"}
