@@ -20,6 +20,7 @@ from starlette.types import ASGIApp
 from steelyard.flow import House
 from steelyard.gateway.chat import chat_endpoint, id_headers
 from steelyard.gateway.errors import error_body, error_headers, internal_error
+from steelyard.gateway.once import Desk, Once
 from steelyard.gateway.wire import Receive, Scope, Send
 from steelyard.identity.keys import authenticate, bearer, is_operator
 from steelyard.kernel.clock import NS_PER_S
@@ -32,12 +33,11 @@ CHAT_PATH = "/v1/chat/completions"
 PAGES_PATH = "/console/"
 
 
-class Office(Protocol):
+class Office(Desk, Protocol):
     """The books' counter: named operations with a payload."""
 
     @property
     def connected(self) -> bool: ...
-    async def command(self, op: str, payload: dict[str, Any]) -> Any: ...
 
 
 def json_response(value: object, status: int = 200) -> Response:
@@ -146,7 +146,9 @@ class PublicApp:
     def __init__(
         self, house: House, office: Office, ids: Ids, *, routes: Sequence[BaseRoute] = (), pages: ASGIApp | None = None
     ) -> None:
-        self._chat: Callable[[Scope, Receive, Send], Awaitable[None]] = chat_endpoint(house, ids.next)
+        self._chat: Callable[[Scope, Receive, Send], Awaitable[None]] = chat_endpoint(
+            house, ids.next, Once(house, office)
+        )
         self._ids = ids
         self._pages = pages
         self._rest = Starlette(

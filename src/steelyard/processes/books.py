@@ -30,6 +30,7 @@ from steelyard.kernel.errors import BooksError, CallerError, StartError, unavail
 from steelyard.ledger import wire
 from steelyard.ledger.teller import Teller
 from steelyard.processes.bookkeeper import Bookkeeper, Settle
+from steelyard.processes.claims import Claims
 from steelyard.processes.office import Office, Outcome, transaction
 from steelyard.processes.posting_loop import PostingLoop, Thread
 from steelyard.processes.snapshot import EPOCH, bump, read_snapshot
@@ -81,7 +82,16 @@ class Books:
         for tenant_id, balance in (await self._thread.balances()).items():
             self.teller.open_wallet(tenant_id, balance)
         self._posting = PostingLoop(self._bookkeeper, self._thread, self.teller, self._clock, self._tell)
-        self._posting.on_settled_death = self._await_no_more
+        self._claims = Claims(
+            self._engine,
+            self._thread,
+            self._clock,
+            seated=self._sessions.__contains__,
+            awaited=self._posting.absent.__contains__,
+            settled=self._posting.free_up,
+        )
+        await self._claims.start(self._bookkeeper.live_series())
+        self._posting.on_settled_death = self._settled_death
         for opened, series in self._bookkeeper.open_requests():
             self.teller.hold(opened.request_id, opened.tenant_id, opened.hold_nano, 0, series)
         self._greeted = asyncio.Event()
@@ -116,6 +126,7 @@ class Books:
     async def _close(self) -> None:
         self._patience.cancel()
         self._server.close()
+        await self._claims.close()
         for session in list(self._listeners):
             await session.finish()
             session.close()
@@ -223,6 +234,10 @@ class Books:
         if not self._awaited:
             self._greeted.set()
 
+    def _settled_death(self, series: str) -> None:
+        self._await_no_more(series)
+        self._claims.series_settled(series)
+
     def _lose_patience(self) -> None:
         if self._awaited:
             log.warning("workers_not_heard_from", series=sorted(self._awaited))
@@ -239,6 +254,8 @@ class Books:
                 return self._posting.metrics.text(self.teller, len(self._sessions), bool(self._posting.trouble))
             case "verify":
                 return await self._verify()
+            case _ if op.startswith("claim."):
+                return await self._claims.command(op, payload)
             case "receipt":
                 with contextlib.suppress(CallerError):
                     reply = (await self._thread.run(self._office.execute, op, payload)).reply

@@ -216,3 +216,20 @@ topups = Table(
     Column("idempotency_key", String(128)),  # a repeated key answers the first batch
     UniqueConstraint("tenant_id", "idempotency_key"),
 )
+
+# --- idempotency --------------------------------------------------------------------------------------------------
+
+answers = Table(
+    "answers",
+    metadata,
+    Column("project_id", Integer, primary_key=True),
+    Column("key", String(255), primary_key=True),  # as the customer sent it
+    Column("tenant_id", Integer, nullable=False, index=True),
+    Column("body_hash", LargeBinary(32), nullable=False),
+    Column("request_id", LargeBinary(16), nullable=False),
+    Column("series", String(64), nullable=False),  # journal series of the worker that runs or ran it
+    Column("state", String(8), nullable=False),  # a ledger.answers.State
+    Column("changed_ns", BigInteger, nullable=False, index=True),
+    Column("headers", LargeBinary),
+    Column("body", LargeBinary),  # customer data; null when there is none or it is no longer kept
+)
