@@ -106,9 +106,11 @@ def test_books_killed_in_mid_answer_keep_the_claim_and_get_the_answer(running: P
     assert (again.status, again.headers["idempotent-replayed"]) == (200, "true")
     assert again.body == first.body
     assert again.headers["x-request-id"] == first.headers["x-request-id"]
+    wait_for(lambda: requests(running) == before + 1, "one request to be posted")
     running.stop()
     running.start()
+    before = requests(running)
     later = wait_for(lambda: asked(running, 80), "the restarted platform to answer")
     assert (later.body, later.headers["idempotent-replayed"]) == (first.body, "true")
-    wait_for(lambda: requests(running) == before + 1, "one request to be posted")
     assert json.loads(steelyard("verify", "--json", data=running.data).stdout)["ok"] is True
+    assert requests(running) == before

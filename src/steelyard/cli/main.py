@@ -29,7 +29,7 @@ COMMANDS = {
     "usage": "reports:usage_command",
     "margin": "reports:margin_command",
     "statement": "reports:statement_command",
-    "receipt": "reports:receipt",
+    "receipt": "proofs:receipt",
     "ledger": "ledger:ledger",
     "verify": "reports:verify_command",
     "config": "config:config",

@@ -74,13 +74,17 @@ class Endpoints:
         return json_response(_model_object(snapshot.models[name]))
 
     async def receipt(self, request: Request) -> Response:
-        """A customer sees his own tenant's receipts; an id of another tenant is unknown to him."""
+        """A customer sees his own tenant's receipts; an id of another tenant is unknown to him. `?export=1` answers
+        the file that `steelyard receipt check` reads."""
         caller = authenticate(self._house.teller.snapshot, request.headers.get("authorization"))
         try:
             request_id = id_from_text(request.path_params["request_id"])
         except ValueError:
             raise CallerError(404, "receipt_not_found", "There is no receipt with this id.") from None
         payload = {"request_id": request_id, "tenant_id": caller.tenant_id}
+        if request.query_params.get("export") == "1":
+            lines = await self._office.command("receipt.export", payload)
+            return Response(lines, media_type="application/x-ndjson")
         return json_response(await self._office.command("receipt", payload))
 
     async def alive(self, request: Request) -> Response:

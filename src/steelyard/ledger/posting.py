@@ -17,7 +17,8 @@ from steelyard.kernel.money import INT64_MAX
 from steelyard.kernel.quantities import Meter
 from steelyard.kernel.records import Position, Rated
 from steelyard.ledger.accounts import PAIRS, Fact, account_name, kind_of
-from steelyard.ledger.chain import GENESIS, EntryRow, UsageRow, hash_batch
+from steelyard.ledger.chain import GENESIS, EntryRow, UsageRow, content_of, link
+from steelyard.ledger.salt import salt_for
 from steelyard.storage import tables
 
 _INSERT_USAGE = (
@@ -204,9 +205,11 @@ def _write_batch(
     posted_ns = clock.now_ns()
     entries = [EntryRow(pair.fact.value, pair.debit, pair.credit, pair.currency, amount) for pair, amount in wanted]
     ordered = sorted(usage, key=lambda row: row.request_id)
-    digest = hash_batch(previous, (batch_id, posted_ns, kind, note, len(usage)), entries, ordered)
+    salt = salt_for(connection, batch_id, previous)
+    content = content_of((batch_id, posted_ns, kind, note, len(usage)), entries, ordered, salt)
     header = {"id": batch_id, "posted_ns": posted_ns, "kind": kind, "note": note, "requests": len(usage)}
-    connection.execute(insert(tables.batches).values(header | {"previous_hash": previous, "hash": digest}))
+    chained = {"previous_hash": previous, "hash": link(previous, content), "content": content, "salt": salt}
+    connection.execute(insert(tables.batches).values(header | chained))
     if entries:
         rows = [
             (batch_id, one.fact, accounts[one.debit, one.currency].id, accounts[one.credit, one.currency].id,

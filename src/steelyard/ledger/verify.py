@@ -15,7 +15,7 @@ from steelyard.kernel.errors import BooksError
 from steelyard.kernel.quantities import Meter, Usage
 from steelyard.kernel.records import Closed, Opened, Rated, Record, Settlement, Tariff
 from steelyard.ledger.accounts import PAIRS, Fact
-from steelyard.ledger.chain import GENESIS, EntryRow, UsageRow, hash_batch
+from steelyard.ledger.chain import GENESIS, EntryRow, UsageRow, content_of, hash_unsealed, link
 from steelyard.storage import tables
 
 T = TypeVar("T")
@@ -110,7 +110,12 @@ class _Audit:
             for row in used:
                 self._rerate(row)
             header = (batch.id, batch.posted_ns, batch.kind, batch.note, batch.requests)
-            digest = hash_batch(batch.previous_hash, header, [one.row for one in booked], used)
+            written = [one.row for one in booked]
+            if batch.salt is None:
+                digest = hash_unsealed(batch.previous_hash, header, written, used)
+            else:
+                content = content_of(header, written, used, batch.salt)
+                digest = link(batch.previous_hash, content) if content == batch.content else b""
             if batch.requests != len(used):
                 self.complain("I5", f"batch {batch.id} counts {batch.requests} requests and has {len(used)} usage rows")
             if batch.id != expected_id or batch.previous_hash != previous:

@@ -28,6 +28,7 @@ from steelyard.kernel import limits
 from steelyard.kernel.clock import NS_PER_MS, Clock, SystemClock
 from steelyard.kernel.errors import BooksError, CallerError, StartError, unavailable
 from steelyard.ledger import wire
+from steelyard.ledger.salt import ensure_secret
 from steelyard.ledger.teller import Teller
 from steelyard.processes.bookkeeper import Bookkeeper, Settle
 from steelyard.processes.claims import Claims
@@ -51,6 +52,7 @@ class Books:
             migrate(self._engine)
             with self._engine.begin() as connection:
                 self._epoch = bump(connection, EPOCH)
+                ensure_secret(connection)
             self._bookkeeper = Bookkeeper(self._engine, data.journals, self._epoch, clock, settle)
             self._bookkeeper.start()
             self.teller = Teller()
@@ -256,6 +258,8 @@ class Books:
                 return await self._verify()
             case _ if op.startswith("claim."):
                 return await self._claims.command(op, payload)
+            case "receipt.export":
+                await self._posting.free_up()
             case "receipt":
                 with contextlib.suppress(CallerError):
                     reply = (await self._thread.run(self._office.execute, op, payload)).reply

@@ -126,6 +126,8 @@ batches = Table(
     Column("requests", Integer, nullable=False),
     Column("previous_hash", LargeBinary(32), nullable=False),
     Column("hash", LargeBinary(32), nullable=False),
+    Column("content", LargeBinary(32)),  # what the hash adds to the one before; null: written before version 0003
+    Column("salt", LargeBinary(32)),  # keeps what is not a customer's own from being guessed; null as above
 )
 
 entries = Table(
@@ -232,4 +234,27 @@ answers = Table(
     Column("changed_ns", BigInteger, nullable=False, index=True),
     Column("headers", LargeBinary),
     Column("body", LargeBinary),  # customer data; null when there is none or it is no longer kept
+)
+
+# --- proofs and corrections ---------------------------------------------------------------------------------------
+
+secrets = Table(
+    "secrets",
+    metadata,
+    Column("name", String(32), primary_key=True),  # "chain": what the salts of the batches are made from
+    Column("value", LargeBinary(32), nullable=False),
+)
+
+corrections = Table(
+    "corrections",
+    metadata,
+    Column("id", Integer, primary_key=True),
+    Column("book_hash", LargeBinary(32), nullable=False),  # of the price file usage was rated with again
+    Column("since_ns", BigInteger, nullable=False),  # requests closed from here
+    Column("until_ns", BigInteger, nullable=False),  # … up to here, excluded
+    Column("batch_id", ForeignKey("batches.id")),  # null: there was nothing to correct
+    Column("reason", Text, nullable=False),
+    Column("actor", String(64), nullable=False),
+    Column("posted_ns", BigInteger, nullable=False),
+    UniqueConstraint("book_hash", "since_ns", "until_ns"),
 )
