@@ -30,6 +30,7 @@ COMMANDS = {
     "margin": "reports:margin_command",
     "statement": "reports:statement_command",
     "receipt": "proofs:receipt",
+    "rerate": "rerate:rerate_command",
     "ledger": "ledger:ledger",
     "verify": "reports:verify_command",
     "config": "config:config",

@@ -66,6 +66,10 @@ ANSWER_REPORTS_MAX = 256  # answers of one worker that the books have not taken 
 ANSWER_REPORT_WAIT_S = 1  # the end of an answer waits this long for the books to keep it
 ANSWER_PIECE_BYTES = 64 * 1024  # of a replayed answer
 
+# re-rating
+RERATED_AFTER_S = 60  # a period must have ended this long ago, so that all of it is posted
+CORRECTIONS_MAX = 100_000  # tenants × models of one correction
+
 # exported receipts
 EXPORT_LINKS_MAX = 1000  # batches behind the receipt's own that a customer is shown
 EXPORT_LINE_BYTES_MAX = 4 * 1024 * 1024

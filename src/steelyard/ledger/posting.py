@@ -41,7 +41,7 @@ _SET_WATERMARK = (
 _IDS_PER_QUERY = 500
 
 
-class _Pair(NamedTuple):
+class Pair(NamedTuple):
     """What entries of one batch are added up by."""
 
     fact: Fact
@@ -76,9 +76,9 @@ def post_topup(connection: Connection, tenant_id: int, amount_nano: int, note: s
     """Add money to a tenant's wallet. Returns the batch."""
     if amount_nano <= 0:
         raise BooksError("a top-up is more than zero")
-    wallet = _wallets(connection, {tenant_id})[tenant_id]
-    pair = _Pair(Fact.TOPUP, account_name(PAIRS[Fact.TOPUP][0]), wallet.name, wallet.currency)
-    return _write_batch(connection, "topup", note, {pair: amount_nano}, [], clock)
+    wallet = wallets(connection, {tenant_id})[tenant_id]
+    pair = Pair(Fact.TOPUP, account_name(PAIRS[Fact.TOPUP][0]), wallet.name, wallet.currency)
+    return write_batch(connection, "topup", note, {pair: amount_nano}, [], clock)
 
 
 def open_wallet(connection: Connection, tenant_id: int, tenant: str, currency: str) -> None:
@@ -119,8 +119,8 @@ def _not_posted(connection: Connection, rated: Sequence[Rated]) -> list[Rated]:
 
 
 def _post_usage(connection: Connection, rated: Sequence[Rated], clock: Clock) -> None:
-    wallets = _wallets(connection, {one.settlement.opened.tenant_id for one in rated})
-    left = {tenant_id: wallet.credit_nano - wallet.debit_nano for tenant_id, wallet in wallets.items()}
+    found = wallets(connection, {one.settlement.opened.tenant_id for one in rated})
+    left = {tenant_id: wallet.credit_nano - wallet.debit_nano for tenant_id, wallet in found.items()}
     sums: dict[tuple[int, str, str, str], list[int]] = defaultdict(lambda: [0] * 4)
     usage: list[UsageRow] = []
     for one in rated:
@@ -128,7 +128,7 @@ def _post_usage(connection: Connection, rated: Sequence[Rated], clock: Clock) ->
         tenant_id = opened.tenant_id
         row = _usage_row(one)
         usage.append(row)
-        if wallets[tenant_id].currency != opened.currency:
+        if found[tenant_id].currency != opened.currency:
             raise BooksError(f"{opened.request_id.hex()} is in {opened.currency}, its wallet is not")
         # Never more than was set aside, never below zero: what is above that is our overrun, not the customer's.
         taken = min(row.charge_nano, row.hold_nano, left[tenant_id])
@@ -138,14 +138,14 @@ def _post_usage(connection: Connection, rated: Sequence[Rated], clock: Clock) ->
         sum_of[1] += row.charge_nano - taken
         sum_of[2] += row.cpu_cost_nano
         sum_of[3] += row.energy_cost_nano
-    pairs: dict[_Pair, int] = defaultdict(int)
+    pairs: dict[Pair, int] = defaultdict(int)
     for (tenant_id, model, upstream, currency), (taken, overrun, cpu, energy) in sums.items():
-        wallet, revenue = wallets[tenant_id].name, "revenue:" + model
-        pairs[_Pair(Fact.CHARGE, wallet, revenue, currency)] += taken
-        pairs[_Pair(Fact.OVERRUN, "overrun:" + wallet.partition(":")[2], revenue, currency)] += overrun
-        pairs[_Pair(Fact.CPU, "expense-cpu:" + upstream, "clearing-amortisation", currency)] += cpu
-        pairs[_Pair(Fact.ENERGY, "expense-energy:" + upstream, "clearing-energy", currency)] += energy
-    _write_batch(connection, "usage", "", pairs, usage, clock)
+        wallet, revenue = found[tenant_id].name, "revenue:" + model
+        pairs[Pair(Fact.CHARGE, wallet, revenue, currency)] += taken
+        pairs[Pair(Fact.OVERRUN, "overrun:" + wallet.partition(":")[2], revenue, currency)] += overrun
+        pairs[Pair(Fact.CPU, "expense-cpu:" + upstream, "clearing-amortisation", currency)] += cpu
+        pairs[Pair(Fact.ENERGY, "expense-energy:" + upstream, "clearing-energy", currency)] += energy
+    write_batch(connection, "usage", "", pairs, usage, clock)
 
 
 def _usage_row(rated: Rated) -> UsageRow:
@@ -193,8 +193,8 @@ def _usage_row(rated: Rated) -> UsageRow:
     return row
 
 
-def _write_batch(
-    connection: Connection, kind: str, note: str, pairs: Mapping[_Pair, int], usage: Sequence[UsageRow], clock: Clock
+def write_batch(
+    connection: Connection, kind: str, note: str, pairs: Mapping[Pair, int], usage: Sequence[UsageRow], clock: Clock
 ) -> int:
     """One batch: header with its hash, entries, usage rows, roll-ups and the accounts' totals."""
     wanted = [(pair, amount) for pair, amount in pairs.items() if amount]
@@ -262,7 +262,8 @@ def _rollup_rows(usage: Iterable[UsageRow]) -> list[tuple[object, ...]]:
     return [(*key, *sums) for key, sums in added.items()]
 
 
-def _wallets(connection: Connection, tenant_ids: set[int]) -> dict[int, _Account]:
+def wallets(connection: Connection, tenant_ids: set[int]) -> dict[int, _Account]:
+    """The wallet of each of these tenants. Raises BooksError when one has none."""
     columns = tables.accounts.c
     query = select(
         columns.tenant_id, columns.id, columns.name, columns.currency, columns.debit_nano, columns.credit_nano
@@ -274,7 +275,7 @@ def _wallets(connection: Connection, tenant_ids: set[int]) -> dict[int, _Account
     return found
 
 
-def _accounts(connection: Connection, pairs: Sequence[_Pair]) -> dict[tuple[str, str], _Account]:
+def _accounts(connection: Connection, pairs: Sequence[Pair]) -> dict[tuple[str, str], _Account]:
     """The accounts of these pairs by (name, currency); those of the chart that are missing are opened."""
     wanted = {(name, pair.currency) for pair in pairs for name in (pair.debit, pair.credit)}
     found = _find_accounts(connection, wanted)

@@ -30,6 +30,7 @@ from steelyard.kernel.errors import BooksError, CallerError, StartError, unavail
 from steelyard.ledger import wire
 from steelyard.ledger.salt import ensure_secret
 from steelyard.ledger.teller import Teller
+from steelyard.processes import rerating
 from steelyard.processes.bookkeeper import Bookkeeper, Settle
 from steelyard.processes.claims import Claims
 from steelyard.processes.office import Office, Outcome, transaction
@@ -258,6 +259,8 @@ class Books:
                 return await self._verify()
             case _ if op.startswith("claim."):
                 return await self._claims.command(op, payload)
+            case "rerate.post":
+                return await self._rerate(payload)
             case "receipt.export":
                 await self._posting.free_up()
             case "receipt":
@@ -289,6 +292,18 @@ class Books:
 
     def session_moved(self) -> None:
         self._moved.set()
+
+    async def _rerate(self, payload: dict[str, Any]) -> object:
+        """What wallets have to give is set aside first, so that no request is granted the same money."""
+        with rerating.set_aside(self.teller, payload) as available:
+            try:
+                asked = payload | {"available": available}
+                reply = (await self._thread.run(self._office.execute, "rerate.post", asked)).reply
+            except CallerError as error:
+                self._posting.in_doubt |= error.status == 503
+                raise
+            rerating.tell(self.teller, reply, available)
+        return reply
 
     def _take(self, outcome: Outcome) -> None:
         for tenant_id, amount_nano in outcome.added:

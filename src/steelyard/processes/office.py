@@ -25,6 +25,7 @@ from steelyard.kernel.records import Opened, Snapshot
 from steelyard.ledger.posting import open_wallet, post_topup, wallet_balances
 from steelyard.ledger.verify import verify
 from steelyard.processes.receipts import open_receipt
+from steelyard.processes.rerating import post_rerating
 from steelyard.processes.snapshot import SNAPSHOT, bump, read_snapshot
 from steelyard.rating.rate import rate
 from steelyard.reports.export import Wanted, export
@@ -83,6 +84,7 @@ class Office:
             "model.withdraw": self._model_withdraw,
             "receipt": self._receipt,
             "receipt.export": self._receipt_export,
+            "rerate.post": self._rerate_post,
             "verify": self._verify,
         }
 
@@ -228,6 +230,9 @@ class Office:
         if not lines:
             raise CallerError(404, "receipt_not_found", "There is no posted receipt with this id.", param="request_id")
         return Outcome(lines)
+
+    def _rerate_post(self, connection: Connection, payload: Payload) -> Outcome:
+        return Outcome(post_rerating(connection, payload, self._clock))
 
     def _verify(self, connection: Connection, payload: Payload) -> Outcome:
         return Outcome(self.verify(connection))

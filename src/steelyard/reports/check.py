@@ -5,6 +5,7 @@ hash must follow from them, and each batch must follow the one before. `reports.
 """
 
 from collections.abc import Iterable
+from typing import Any
 
 import msgspec
 
@@ -19,7 +20,7 @@ from steelyard.rating.rate import charge_of
 from steelyard.reports.export import FORMAT, BatchLine, FileLine, Line, LinkLine, ReceiptLine, TariffLine
 
 _decode = msgspec.json.Decoder(Line).decode
-_decode_row = msgspec.msgpack.Decoder(list[int | str | bytes | bool]).decode
+_decode_row = msgspec.msgpack.Decoder(list[Any]).decode
 _decode_header = msgspec.msgpack.Decoder(tuple[int, int, str, str, int]).decode
 
 

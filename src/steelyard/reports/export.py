@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 import msgspec
-from sqlalchemy import ColumnElement, Connection, Row, and_, select
+from sqlalchemy import ColumnElement, Connection, Row, and_, select, true
 
 from steelyard.catalog.store import tariffs_by_id
 from steelyard.kernel.records import Receipt, Record, Tariff
@@ -73,13 +73,16 @@ class Wanted(NamedTuple):
 
     def condition(self) -> ColumnElement[bool]:
         usage = tables.usage.c
-        asked = (
-            (self.request_id, usage.request_id == self.request_id),
-            (self.tenant_id, usage.tenant_id == self.tenant_id),
-            (self.since_ns, usage.closed_ns >= self.since_ns),
-            (self.until_ns, usage.closed_ns < self.until_ns),
-        )
-        return and_(True, *(condition for value, condition in asked if value is not None))
+        asked: list[ColumnElement[bool]] = []
+        if self.request_id is not None:
+            asked.append(usage.request_id == self.request_id)
+        if self.tenant_id is not None:
+            asked.append(usage.tenant_id == self.tenant_id)
+        if self.since_ns is not None:
+            asked.append(usage.closed_ns >= self.since_ns)
+        if self.until_ns is not None:
+            asked.append(usage.closed_ns < self.until_ns)
+        return and_(true(), *asked)
 
     def takes(self, row: UsageRow) -> bool:
         return (
