@@ -87,13 +87,13 @@ def chat_endpoint(
     """The ASGI callable of the hot URL. Without `once` an Idempotency-Key means nothing."""
 
     async def serve(scope: Scope, receive: Receive, send: Send) -> None:
-        key = None if once is None else header(scope, HEADER)
+        key = None if once is None else dict(scope["headers"]).get(HEADER)  # 0.7 µs; header() takes 2 to find nothing
         wire = Wire(scope, receive, send) if key is None else RecordingWire(scope, receive, send)
         request_id = next_id()
         exchange = ChatExchange(wire, header(scope, b"authorization"), request_id, house.clock.now_ns())
         try:
             if once is not None and key is not None and isinstance(wire, RecordingWire):
-                await once.paid_request(wire, exchange, key)
+                await once.paid_request(wire, exchange, str(key, "latin-1"))
             else:
                 await paid_request(house, exchange, exchange)
             wire.unwatch()
