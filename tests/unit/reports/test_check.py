@@ -3,11 +3,13 @@
 import base64
 import json
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
 from sqlalchemy import Connection
-from tests.unit.reports.shop import Shop
+from tests.unit.reports.conftest import new_books
+from tests.unit.reports.shop import Shop, busy_shop
 
 from steelyard.kernel.errors import CallerError
 from steelyard.kernel.ids import text_from_id
@@ -142,6 +144,22 @@ def test_a_line_left_out_or_twice_is_seen(busy: Shop) -> None:
             assert not check(without).ok, kind
         if kind != "tariff":
             assert not check([*lines[: place + 1], *lines[place:]]).ok, kind
+
+
+def test_the_history_of_other_books_does_not_fit(busy: Shop, tmp_path: Path) -> None:
+    """Both halves are sound; only the previous hash tells."""
+    with new_books(tmp_path) as books:
+        others = file_of(busy_shop(books, seed=8).books)
+    mine = file_of(busy.books)
+    assert check(others).ok
+    starts = [number for number, line in enumerate(mine) if json.loads(line)["line"] == "batch"]
+    cut = starts[len(starts) // 2]
+    next_id = json.loads(mine[cut])["id"]
+    rest = [number for number, line in enumerate(others) if json.loads(line).get("id") == next_id]
+    tariffs = [line for line in others if json.loads(line)["line"] == "tariff"]
+    verdict = check([*mine[:cut], *tariffs, *others[rest[0] :]])
+    assert not verdict.ok
+    assert f"batch {next_id} does not follow" in verdict.complaints[0]
 
 
 @pytest.mark.parametrize(

@@ -142,6 +142,7 @@ def test_a_second_book_corrects_the_same_period_from_where_the_first_left_it(tra
     assert sum(start.values()) < sum(balance(shop, name) for name in shop.keys), "it is cheaper than it was at first"
     third = rerate_period(shop.books, book("1.00"), found.since_ns, found.until_ns)
     assert {one.tenant: one.charge_nano for one in third.differences} == direct
+    assert all(one.wallet_nano == one.overrun_nano == 0 for one in third.differences), "nothing is left to correct"
 
 
 def test_periods_do_not_overlap_and_have_ended(trading: Shop) -> None:
