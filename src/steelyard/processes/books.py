@@ -260,7 +260,7 @@ class Books:
             case _ if op.startswith("claim."):
                 return await self._claims.command(op, payload)
             case "rerate.post":
-                return await self._rerate(payload)
+                return await rerating.correct(self.teller, payload, self._execute)
             case "receipt.export":
                 await self._posting.free_up()
             case "receipt":
@@ -269,15 +269,18 @@ class Books:
                     if reply["state"] == "posted":
                         return reply
                 await self._posting.free_up()  # perhaps it has just finished
-        try:
-            outcome = await self._thread.run(self._office.execute, op, payload)
-        except CallerError as error:
-            self._posting.in_doubt |= error.status == 503
-            raise
+        outcome = await self._execute(op, payload)
         self._take(outcome)
         if outcome.snapshot is not None:
             await self._known_to_workers(outcome.snapshot.version)
         return outcome.reply
+
+    async def _execute(self, op: str, payload: dict[str, Any]) -> Outcome:
+        try:
+            return await self._thread.run(self._office.execute, op, payload)
+        except CallerError as error:
+            self._posting.in_doubt |= error.status == 503
+            raise
 
     async def _known_to_workers(self, version: int) -> None:
         """Return when every connected worker has the snapshot: a new key works, a revoked one no longer, everywhere.
@@ -292,18 +295,6 @@ class Books:
 
     def session_moved(self) -> None:
         self._moved.set()
-
-    async def _rerate(self, payload: dict[str, Any]) -> object:
-        """What wallets have to give is set aside first, so that no request is granted the same money."""
-        with rerating.set_aside(self.teller, payload) as available:
-            try:
-                asked = payload | {"available": available}
-                reply = (await self._thread.run(self._office.execute, "rerate.post", asked)).reply
-            except CallerError as error:
-                self._posting.in_doubt |= error.status == 503
-                raise
-            rerating.tell(self.teller, reply, available)
-        return reply
 
     def _take(self, outcome: Outcome) -> None:
         for tenant_id, amount_nano in outcome.added:

@@ -6,9 +6,9 @@ and how often, is decided here and in `ledger.corrections`.
 
 import hashlib
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import msgspec
 from msgspec import Meta
@@ -21,6 +21,9 @@ from steelyard.kernel.money import INT64_MAX
 from steelyard.ledger.corrections import Correction, Period, post_correction
 from steelyard.ledger.posting import wallet_balances
 from steelyard.ledger.teller import Teller
+
+if TYPE_CHECKING:
+    from steelyard.processes.office import Outcome
 
 OWNER = "rerate"
 _Amount = Annotated[int, Meta(ge=-INT64_MAX, le=INT64_MAX)]
@@ -66,6 +69,16 @@ def post_rerating(connection: Connection, payload: dict[str, Any], clock: Clock)
         "posted_before": posted.again,
         "taken": [{"tenant_id": tenant, "wallet_nano": amount} for tenant, amount in sorted(posted.taken.items())],
     }
+
+
+async def correct(
+    teller: Teller, payload: dict[str, Any], execute: "Callable[[str, dict[str, Any]], Awaitable[Outcome]]"
+) -> Any:
+    """Post it by `execute`, with what wallets have to give set aside first: no request is granted the same money."""
+    with set_aside(teller, payload) as available:
+        reply = (await execute("rerate.post", payload | {"available": available})).reply
+        tell(teller, reply, available)
+    return reply
 
 
 @contextmanager
