@@ -34,7 +34,7 @@ def prices() -> None:
 @at_desk
 def prices_load(desk: Desk, show: Show, file: Path) -> None:
     """Check a price FILE and load what is new in it."""
-    loaded = desk.command("prices.load", {"text": _read(file)})
+    loaded = desk.command("prices.load", {"text": read_price_file(file)})
     count = len(loaded["inserted"])
     show.say(f"{count} tariff version{'' if count == 1 else 's'} loaded, {loaded['unchanged']} unchanged.", loaded)
 
@@ -55,7 +55,7 @@ def prices_list(desk: Desk, show: Show) -> None:
 @at_desk
 def prices_lint(desk: Desk, show: Show, file: Path) -> None:
     """Check a price FILE without loading it; every entry and field at fault is named."""
-    drafts = with_texts(parse_price_file(_read(file)).tariffs)
+    drafts = with_texts(parse_price_file(read_price_file(file)).tariffs)
     show.say(f"{file} is in order: {len(drafts)} tariff versions.", drafts)
     if not show.as_json:
         show.rows([_readable(row) for row in drafts], _COLUMNS, "")
@@ -67,7 +67,7 @@ def prices_demo() -> None:
     click.echo(demo_price_text(), nl=False)
 
 
-def _read(file: Path) -> str:
+def read_price_file(file: Path) -> str:
     try:
         return file.read_text(encoding="utf-8")
     except OSError as error:

@@ -141,6 +141,10 @@ def _statement_rows(found: Statement) -> list[dict[str, object]]:
         )
         for line in found.charges
     ]
+    moved += [
+        row(short_moment(line.posted_ns)[:10], f"correction {line.note}".strip(), -line.amount_nano)
+        for line in found.corrections
+    ]
     moved.sort(key=lambda one: str(one["day"]))
     opening = row("" if found.since_ns is None else short_moment(found.since_ns)[:10], "opening", found.opening_nano)
     closing = row("" if found.until_ns is None else short_moment(found.until_ns)[:10], "closing", found.closing_nano)

@@ -20,6 +20,7 @@ from starlette.types import ASGIApp
 from steelyard.flow import House
 from steelyard.gateway.chat import chat_endpoint, id_headers
 from steelyard.gateway.errors import error_body, error_headers, internal_error
+from steelyard.gateway.once import Desk, Once
 from steelyard.gateway.wire import Receive, Scope, Send
 from steelyard.identity.keys import authenticate, bearer, is_operator
 from steelyard.kernel.clock import NS_PER_S
@@ -32,12 +33,11 @@ CHAT_PATH = "/v1/chat/completions"
 PAGES_PATH = "/console/"
 
 
-class Office(Protocol):
+class Office(Desk, Protocol):
     """The books' counter: named operations with a payload."""
 
     @property
     def connected(self) -> bool: ...
-    async def command(self, op: str, payload: dict[str, Any]) -> Any: ...
 
 
 def json_response(value: object, status: int = 200) -> Response:
@@ -74,13 +74,17 @@ class Endpoints:
         return json_response(_model_object(snapshot.models[name]))
 
     async def receipt(self, request: Request) -> Response:
-        """A customer sees his own tenant's receipts; an id of another tenant is unknown to him."""
+        """A customer sees his own tenant's receipts; an id of another tenant is unknown to him. `?export=1` answers
+        the file that `steelyard receipt check` reads."""
         caller = authenticate(self._house.teller.snapshot, request.headers.get("authorization"))
         try:
             request_id = id_from_text(request.path_params["request_id"])
         except ValueError:
             raise CallerError(404, "receipt_not_found", "There is no receipt with this id.") from None
         payload = {"request_id": request_id, "tenant_id": caller.tenant_id}
+        if request.query_params.get("export") == "1":
+            lines = await self._office.command("receipt.export", payload)
+            return Response(lines, media_type="application/x-ndjson")
         return json_response(await self._office.command("receipt", payload))
 
     async def alive(self, request: Request) -> Response:
@@ -146,7 +150,9 @@ class PublicApp:
     def __init__(
         self, house: House, office: Office, ids: Ids, *, routes: Sequence[BaseRoute] = (), pages: ASGIApp | None = None
     ) -> None:
-        self._chat: Callable[[Scope, Receive, Send], Awaitable[None]] = chat_endpoint(house, ids.next)
+        self._chat: Callable[[Scope, Receive, Send], Awaitable[None]] = chat_endpoint(
+            house, ids.next, Once(house, office)
+        )
         self._ids = ids
         self._pages = pages
         self._rest = Starlette(

@@ -51,6 +51,29 @@ WORKERS_AWAITED_MS = 5000  # after a restart, no hold is given before the living
 BOOKS_RETRY_MS = (50, 200, 1000, 5000)  # database locked or disk full; the last one repeats
 BOOKS_SEGMENT_BYTES = 1024 * 1024  # the books' own journal holds closes of recovered requests only
 
+# idempotency
+IDEMPOTENCY_KEY_CHARACTERS_MAX = 255
+IDEMPOTENT_WAIT_S = 30  # a repeat waits this long for the first request to end
+IDEMPOTENT_WAITERS_MAX = 128  # repeats waiting in all; one more is told to come back
+IDEMPOTENT_RETRY_AFTER_S = 5
+ANSWER_KEPT_S = 24 * 3600
+ANSWER_BYTES_MAX = 1024 * 1024  # a longer answer is not kept, only that it was given
+ANSWERS_BYTES_PER_TENANT_MAX = 64 * 1024 * 1024  # the oldest bodies give way
+ANSWERS_PER_TENANT_MAX = 100_000  # keys remembered; more answer 429
+ANSWER_SWEEP_S = 60
+ANSWERS_SWEPT_MAX = 1000  # in one transaction
+ANSWER_REPORTS_MAX = 256  # answers of one worker that the books have not taken yet; further ones are told without body
+ANSWER_REPORT_WAIT_S = 1  # the end of an answer waits this long for the books to keep it
+ANSWER_PIECE_BYTES = 64 * 1024  # of a replayed answer
+
+# re-rating
+RERATED_AFTER_S = 60  # a period must have ended this long ago, so that all of it is posted
+CORRECTIONS_MAX = 100_000  # tenants × models of one correction
+
+# exported receipts
+EXPORT_LINKS_MAX = 1000  # batches behind the receipt's own that a customer is shown
+EXPORT_LINE_BYTES_MAX = 4 * 1024 * 1024
+
 # pages and tables
 PAGE_ROWS = 50
 PAGE_ROWS_MAX = 1000

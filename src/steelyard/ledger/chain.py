@@ -1,10 +1,15 @@
 """The canonical bytes of a batch and their hash: each batch hash covers the one before (I11).
 
-Owns which fields count. Account names, not row ids, are hashed, so renaming an account breaks the chain. Pure.
+    hash    = SHA-256(previous hash, content)
+    content = SHA-256(SHA-256(header), entries digest, SHA-256(row digests))
+
+A customer can recompute it from his own rows and the digests of the rest. Owns which fields count and who may see
+them. Account names, not row ids, are hashed, so renaming an account breaks the chain. Pure.
 """
 
-import hashlib
 from collections.abc import Iterable
+from hashlib import sha256
+from operator import itemgetter
 from typing import NamedTuple
 
 import msgspec
@@ -57,17 +62,69 @@ class UsageRow(NamedTuple):
     short_by_one_read: bool
 
 
-def hash_batch(
+PRIVATE = ("upstream", "cost_id", "cpu_ns", "energy_uj", "cpu_cost_nano", "energy_cost_nano")
+"""Columns of a usage row that are our own affair: a customer who checks his row gets their salted digest only."""
+PUBLIC = tuple(name for name in UsageRow._fields if name not in PRIVATE)
+_public_of = itemgetter(*(UsageRow._fields.index(name) for name in PUBLIC))
+_private_of = itemgetter(*(UsageRow._fields.index(name) for name in PRIVATE))
+
+
+class SealedRow(NamedTuple):
+    """A usage row as its customer may see it: his columns' canonical bytes, and the digest of ours."""
+
+    public: bytes
+    private_digest: bytes
+
+
+def seal_row(row: UsageRow, salt: bytes) -> SealedRow:
+    """The salt keeps the few likely values of our columns from being guessed from their digest."""
+    return SealedRow(_encode(_public_of(row)), sha256(salt + row.request_id + _encode(_private_of(row))).digest())
+
+
+def row_digest(row: SealedRow) -> bytes:
+    return sha256(row.private_digest + row.public).digest()
+
+
+def header_bytes(header: tuple[int, int, str, str, int]) -> bytes:
+    """Batch id, posted_ns, kind, note, number of usage rows."""
+    return _encode(header)
+
+
+def entries_digest(entries: Iterable[EntryRow], salt: bytes) -> bytes:
+    """Entries name other tenants and their sums, so they are salted too. They count in the order they were written."""
+    digest = sha256(salt)
+    for entry in entries:
+        digest.update(_encode(entry))
+    return digest.digest()
+
+
+def content_digest(header: bytes, entries: bytes, rows: Iterable[bytes]) -> bytes:
+    """What a batch holds, from its header, the digest of its entries and those of its rows (by request id)."""
+    return sha256(sha256(header).digest() + entries + sha256(b"".join(rows)).digest()).digest()
+
+
+def link(previous: bytes, content: bytes) -> bytes:
+    """A batch's hash."""
+    return sha256(previous + content).digest()
+
+
+def content_of(
+    header: tuple[int, int, str, str, int], entries: Iterable[EntryRow], usage: Iterable[UsageRow], salt: bytes
+) -> bytes:
+    """The content of a whole batch; usage rows in the order of their request ids."""
+    rows = (row_digest(seal_row(row, salt)) for row in usage)
+    return content_digest(header_bytes(header), entries_digest(entries, salt), rows)
+
+
+def hash_unsealed(
     previous: bytes,
     header: tuple[int, int, str, str, int],
     entries: Iterable[EntryRow],
     usage: Iterable[UsageRow],
 ) -> bytes:
-    """SHA-256 over the previous hash, the header (id, posted_ns, kind, note, requests), then entries and usage rows.
-
-    Entries count in the order they were written, usage rows in the order of their request ids.
-    """
-    digest = hashlib.sha256(previous)
+    """The hash of a batch without salt, as books before version 0003 of their schema wrote them: over the rows
+    themselves, so that nobody can check it without seeing all of them."""
+    digest = sha256(previous)
     digest.update(_encode(header))
     for entry in entries:
         digest.update(_encode(entry))

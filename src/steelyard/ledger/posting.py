@@ -17,7 +17,8 @@ from steelyard.kernel.money import INT64_MAX
 from steelyard.kernel.quantities import Meter
 from steelyard.kernel.records import Position, Rated
 from steelyard.ledger.accounts import PAIRS, Fact, account_name, kind_of
-from steelyard.ledger.chain import GENESIS, EntryRow, UsageRow, hash_batch
+from steelyard.ledger.chain import GENESIS, EntryRow, UsageRow, content_of, link
+from steelyard.ledger.salt import salt_for
 from steelyard.storage import tables
 
 _INSERT_USAGE = (
@@ -40,7 +41,7 @@ _SET_WATERMARK = (
 _IDS_PER_QUERY = 500
 
 
-class _Pair(NamedTuple):
+class Pair(NamedTuple):
     """What entries of one batch are added up by."""
 
     fact: Fact
@@ -75,9 +76,9 @@ def post_topup(connection: Connection, tenant_id: int, amount_nano: int, note: s
     """Add money to a tenant's wallet. Returns the batch."""
     if amount_nano <= 0:
         raise BooksError("a top-up is more than zero")
-    wallet = _wallets(connection, {tenant_id})[tenant_id]
-    pair = _Pair(Fact.TOPUP, account_name(PAIRS[Fact.TOPUP][0]), wallet.name, wallet.currency)
-    return _write_batch(connection, "topup", note, {pair: amount_nano}, [], clock)
+    wallet = wallets(connection, {tenant_id})[tenant_id]
+    pair = Pair(Fact.TOPUP, account_name(PAIRS[Fact.TOPUP][0]), wallet.name, wallet.currency)
+    return write_batch(connection, "topup", note, {pair: amount_nano}, [], clock)
 
 
 def open_wallet(connection: Connection, tenant_id: int, tenant: str, currency: str) -> None:
@@ -118,8 +119,8 @@ def _not_posted(connection: Connection, rated: Sequence[Rated]) -> list[Rated]:
 
 
 def _post_usage(connection: Connection, rated: Sequence[Rated], clock: Clock) -> None:
-    wallets = _wallets(connection, {one.settlement.opened.tenant_id for one in rated})
-    left = {tenant_id: wallet.credit_nano - wallet.debit_nano for tenant_id, wallet in wallets.items()}
+    found = wallets(connection, {one.settlement.opened.tenant_id for one in rated})
+    left = {tenant_id: wallet.credit_nano - wallet.debit_nano for tenant_id, wallet in found.items()}
     sums: dict[tuple[int, str, str, str], list[int]] = defaultdict(lambda: [0] * 4)
     usage: list[UsageRow] = []
     for one in rated:
@@ -127,7 +128,7 @@ def _post_usage(connection: Connection, rated: Sequence[Rated], clock: Clock) ->
         tenant_id = opened.tenant_id
         row = _usage_row(one)
         usage.append(row)
-        if wallets[tenant_id].currency != opened.currency:
+        if found[tenant_id].currency != opened.currency:
             raise BooksError(f"{opened.request_id.hex()} is in {opened.currency}, its wallet is not")
         # Never more than was set aside, never below zero: what is above that is our overrun, not the customer's.
         taken = min(row.charge_nano, row.hold_nano, left[tenant_id])
@@ -137,14 +138,14 @@ def _post_usage(connection: Connection, rated: Sequence[Rated], clock: Clock) ->
         sum_of[1] += row.charge_nano - taken
         sum_of[2] += row.cpu_cost_nano
         sum_of[3] += row.energy_cost_nano
-    pairs: dict[_Pair, int] = defaultdict(int)
+    pairs: dict[Pair, int] = defaultdict(int)
     for (tenant_id, model, upstream, currency), (taken, overrun, cpu, energy) in sums.items():
-        wallet, revenue = wallets[tenant_id].name, "revenue:" + model
-        pairs[_Pair(Fact.CHARGE, wallet, revenue, currency)] += taken
-        pairs[_Pair(Fact.OVERRUN, "overrun:" + wallet.partition(":")[2], revenue, currency)] += overrun
-        pairs[_Pair(Fact.CPU, "expense-cpu:" + upstream, "clearing-amortisation", currency)] += cpu
-        pairs[_Pair(Fact.ENERGY, "expense-energy:" + upstream, "clearing-energy", currency)] += energy
-    _write_batch(connection, "usage", "", pairs, usage, clock)
+        wallet, revenue = found[tenant_id].name, "revenue:" + model
+        pairs[Pair(Fact.CHARGE, wallet, revenue, currency)] += taken
+        pairs[Pair(Fact.OVERRUN, "overrun:" + wallet.partition(":")[2], revenue, currency)] += overrun
+        pairs[Pair(Fact.CPU, "expense-cpu:" + upstream, "clearing-amortisation", currency)] += cpu
+        pairs[Pair(Fact.ENERGY, "expense-energy:" + upstream, "clearing-energy", currency)] += energy
+    write_batch(connection, "usage", "", pairs, usage, clock)
 
 
 def _usage_row(rated: Rated) -> UsageRow:
@@ -192,8 +193,8 @@ def _usage_row(rated: Rated) -> UsageRow:
     return row
 
 
-def _write_batch(
-    connection: Connection, kind: str, note: str, pairs: Mapping[_Pair, int], usage: Sequence[UsageRow], clock: Clock
+def write_batch(
+    connection: Connection, kind: str, note: str, pairs: Mapping[Pair, int], usage: Sequence[UsageRow], clock: Clock
 ) -> int:
     """One batch: header with its hash, entries, usage rows, roll-ups and the accounts' totals."""
     wanted = [(pair, amount) for pair, amount in pairs.items() if amount]
@@ -204,9 +205,11 @@ def _write_batch(
     posted_ns = clock.now_ns()
     entries = [EntryRow(pair.fact.value, pair.debit, pair.credit, pair.currency, amount) for pair, amount in wanted]
     ordered = sorted(usage, key=lambda row: row.request_id)
-    digest = hash_batch(previous, (batch_id, posted_ns, kind, note, len(usage)), entries, ordered)
+    salt = salt_for(connection, batch_id, previous)
+    content = content_of((batch_id, posted_ns, kind, note, len(usage)), entries, ordered, salt)
     header = {"id": batch_id, "posted_ns": posted_ns, "kind": kind, "note": note, "requests": len(usage)}
-    connection.execute(insert(tables.batches).values(header | {"previous_hash": previous, "hash": digest}))
+    chained = {"previous_hash": previous, "hash": link(previous, content), "content": content, "salt": salt}
+    connection.execute(insert(tables.batches).values(header | chained))
     if entries:
         rows = [
             (batch_id, one.fact, accounts[one.debit, one.currency].id, accounts[one.credit, one.currency].id,
@@ -259,7 +262,8 @@ def _rollup_rows(usage: Iterable[UsageRow]) -> list[tuple[object, ...]]:
     return [(*key, *sums) for key, sums in added.items()]
 
 
-def _wallets(connection: Connection, tenant_ids: set[int]) -> dict[int, _Account]:
+def wallets(connection: Connection, tenant_ids: set[int]) -> dict[int, _Account]:
+    """The wallet of each of these tenants. Raises BooksError when one has none."""
     columns = tables.accounts.c
     query = select(
         columns.tenant_id, columns.id, columns.name, columns.currency, columns.debit_nano, columns.credit_nano
@@ -271,7 +275,7 @@ def _wallets(connection: Connection, tenant_ids: set[int]) -> dict[int, _Account
     return found
 
 
-def _accounts(connection: Connection, pairs: Sequence[_Pair]) -> dict[tuple[str, str], _Account]:
+def _accounts(connection: Connection, pairs: Sequence[Pair]) -> dict[tuple[str, str], _Account]:
     """The accounts of these pairs by (name, currency); those of the chart that are missing are opened."""
     wanted = {(name, pair.currency) for pair in pairs for name in (pair.debit, pair.credit)}
     found = _find_accounts(connection, wanted)

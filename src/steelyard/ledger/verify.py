@@ -14,8 +14,9 @@ from steelyard.kernel.clock import NS_PER_HOUR
 from steelyard.kernel.errors import BooksError
 from steelyard.kernel.quantities import Meter, Usage
 from steelyard.kernel.records import Closed, Opened, Rated, Record, Settlement, Tariff
-from steelyard.ledger.accounts import PAIRS, Fact
-from steelyard.ledger.chain import GENESIS, EntryRow, UsageRow, hash_batch
+from steelyard.ledger.accounts import PAIRS, WALLET, Fact
+from steelyard.ledger.chain import GENESIS, EntryRow, UsageRow, content_of, hash_unsealed, link
+from steelyard.ledger.corrections import CORRECTED, KIND
 from steelyard.storage import tables
 
 T = TypeVar("T")
@@ -81,6 +82,7 @@ class _Audit:
         self._debits: Counter[int] = Counter()
         self._credits: Counter[int] = Counter()
         self._charged: Counter[str] = Counter()  # wallet → Σ usage.charge
+        self._corrected: Counter[str] = Counter()  # wallet → Σ corrections
         self._by_fact: Counter[tuple[str, str]] = Counter()  # (fact, wallet) → Σ entries
 
     def complain(self, invariant: str, what: str) -> None:
@@ -105,12 +107,21 @@ class _Audit:
             select(tables.batches).order_by(tables.batches.c.id), execution_options=_STREAMED
         ):
             booked, used = entries.take(batch.id), usage.take(batch.id)
-            self._check_entries(batch.id, booked)
-            self._check_usage(batch.id, booked, used)
+            corrects = batch.kind == KIND
+            self._check_entries(batch.id, booked, corrects)
+            if corrects:
+                self._take_correction(booked)
+            else:
+                self._check_usage(batch.id, booked, used)
             for row in used:
                 self._rerate(row)
             header = (batch.id, batch.posted_ns, batch.kind, batch.note, batch.requests)
-            digest = hash_batch(batch.previous_hash, header, [one.row for one in booked], used)
+            written = [one.row for one in booked]
+            if batch.salt is None:
+                digest = hash_unsealed(batch.previous_hash, header, written, used)
+            else:
+                content = content_of(header, written, used, batch.salt)
+                digest = link(batch.previous_hash, content) if content == batch.content else b""
             if batch.requests != len(used):
                 self.complain("I5", f"batch {batch.id} counts {batch.requests} requests and has {len(used)} usage rows")
             if batch.id != expected_id or batch.previous_hash != previous:
@@ -138,6 +149,7 @@ class _Audit:
             balance = account.credit_nano - account.debit_nano
             overrun = self._by_fact[Fact.OVERRUN, account.name]
             due = self._by_fact[Fact.TOPUP, account.name] - (self._charged[account.name] - overrun)
+            due -= self._corrected[account.name]
             if balance < 0:
                 self.complain("I4", f"{account.name} is below zero: {balance} nano")
             if balance != due:
@@ -154,19 +166,32 @@ class _Audit:
                 for row in self._connection.execute(text(f"{query} LIMIT {_SHOWN_MAX}")):
                     self.complain("I3", f"the {grain} {row[0]} of tenant {row[1]} and {row[2]} {what}")
 
-    def _check_entries(self, batch_id: int, entries: Iterable[_Entry]) -> None:
+    def _take_correction(self, entries: Iterable[_Entry]) -> None:
+        """What a correction moved on wallets; below zero it gave money back."""
+        for entry in entries:
+            row = entry.row
+            if row.fact == Fact.CHARGE:
+                reversed_ = _kind(row.credit) == WALLET.name
+                self._corrected[row.credit if reversed_ else row.debit] += (
+                    -row.amount_nano if reversed_ else row.amount_nano
+                )
+
+    def _check_entries(self, batch_id: int, entries: Iterable[_Entry], corrects: bool) -> None:
         for entry in entries:
             row = entry.row
             if row.amount_nano <= 0 or not row.currency == entry.debit_currency == entry.credit_currency:
                 self.complain("I1", f"batch {batch_id} has an entry of {row.amount_nano} nano {row.currency}")
             kinds = _PAIRS.get(row.fact)
-            if kinds is None or (kinds[0].name, kinds[1].name) != (_kind(row.debit), _kind(row.credit)):
+            sides = (_kind(row.debit), _kind(row.credit))
+            if corrects and row.fact in CORRECTED and kinds is not None and sides == (kinds[1].name, kinds[0].name):
+                sides = sides[::-1]
+            if kinds is None or (kinds[0].name, kinds[1].name) != sides:
                 self.complain("I1", f"batch {batch_id} posts {row.fact} from {row.debit} to {row.credit}")
             self._debits[entry.debit_id] += row.amount_nano
             self._credits[entry.credit_id] += row.amount_nano
             if row.fact == Fact.TOPUP:
                 self._by_fact[Fact.TOPUP, row.credit] += row.amount_nano
-            elif row.fact == Fact.OVERRUN:
+            elif row.fact == Fact.OVERRUN and not corrects:
                 self._by_fact[Fact.OVERRUN, "wallet:" + row.debit.partition(":")[2]] += row.amount_nano
 
     def _check_usage(self, batch_id: int, entries: Iterable[_Entry], usage: Iterable[UsageRow]) -> None:

@@ -28,8 +28,11 @@ from steelyard.kernel import limits
 from steelyard.kernel.clock import NS_PER_MS, Clock, SystemClock
 from steelyard.kernel.errors import BooksError, CallerError, StartError, unavailable
 from steelyard.ledger import wire
+from steelyard.ledger.salt import ensure_secret
 from steelyard.ledger.teller import Teller
+from steelyard.processes import rerating
 from steelyard.processes.bookkeeper import Bookkeeper, Settle
+from steelyard.processes.claims import Claims
 from steelyard.processes.office import Office, Outcome, transaction
 from steelyard.processes.posting_loop import PostingLoop, Thread
 from steelyard.processes.snapshot import EPOCH, bump, read_snapshot
@@ -50,6 +53,7 @@ class Books:
             migrate(self._engine)
             with self._engine.begin() as connection:
                 self._epoch = bump(connection, EPOCH)
+                ensure_secret(connection)
             self._bookkeeper = Bookkeeper(self._engine, data.journals, self._epoch, clock, settle)
             self._bookkeeper.start()
             self.teller = Teller()
@@ -83,7 +87,16 @@ class Books:
         for tenant_id, balance in (await self._thread.balances()).items():
             self.teller.open_wallet(tenant_id, balance)
         self._posting = PostingLoop(self._bookkeeper, self._thread, self.teller, self._clock, self._tell)
-        self._posting.on_settled_death = self._await_no_more
+        self._claims = Claims(
+            self._engine,
+            self._thread,
+            self._clock,
+            seated=self._sessions.__contains__,
+            awaited=self._posting.absent.__contains__,
+            settled=self._posting.free_up,
+        )
+        await self._claims.start(self._bookkeeper.live_series())
+        self._posting.on_settled_death = self._settled_death
         for opened, series in self._bookkeeper.open_requests():
             self.teller.hold(opened.request_id, opened.tenant_id, opened.hold_nano, 0, series)
         self._greeted = asyncio.Event()
@@ -118,6 +131,7 @@ class Books:
     async def _close(self) -> None:
         self._patience.cancel()
         self._server.close()
+        await self._claims.close()
         for session in list(self._listeners):
             await session.finish()
             session.close()
@@ -225,6 +239,10 @@ class Books:
         if not self._awaited:
             self._greeted.set()
 
+    def _settled_death(self, series: str) -> None:
+        self._await_no_more(series)
+        self._claims.series_settled(series)
+
     def _lose_patience(self) -> None:
         if self._awaited:
             log.warning("workers_not_heard_from", series=sorted(self._awaited))
@@ -241,21 +259,30 @@ class Books:
                 return self._posting.metrics.text(self.teller, len(self._sessions), bool(self._posting.trouble))
             case "verify":
                 return await self._verify(replayed=payload.get("replay") is not False)
+            case _ if op.startswith("claim."):
+                return await self._claims.command(op, payload)
+            case "rerate.post":
+                return await rerating.correct(self.teller, payload, self._execute)
+            case "receipt.export":
+                await self._posting.free_up()
             case "receipt":
                 with contextlib.suppress(CallerError):
                     reply = (await self._thread.run(self._office.execute, op, payload)).reply
                     if reply["state"] == "posted":
                         return reply
                 await self._posting.free_up()  # perhaps it has just finished
-        try:
-            outcome = await self._thread.run(self._office.execute, op, payload)
-        except CallerError as error:
-            self._posting.in_doubt |= error.status == 503
-            raise
+        outcome = await self._execute(op, payload)
         self._take(outcome)
         if outcome.snapshot is not None:
             await self._known_to_workers(outcome.snapshot.version)
         return outcome.reply
+
+    async def _execute(self, op: str, payload: dict[str, Any]) -> Outcome:
+        try:
+            return await self._thread.run(self._office.execute, op, payload)
+        except CallerError as error:
+            self._posting.in_doubt |= error.status == 503
+            raise
 
     async def _known_to_workers(self, version: int) -> None:
         """Return when every connected worker has the snapshot: a new key works, a revoked one no longer, everywhere.

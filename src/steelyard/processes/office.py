@@ -27,8 +27,10 @@ from steelyard.ledger.posting import open_wallet, post_topup, wallet_balances
 from steelyard.ledger.verify import verify
 from steelyard.processes.receipts import open_receipt
 from steelyard.processes.replay import replay
+from steelyard.processes.rerating import post_rerating
 from steelyard.processes.snapshot import SNAPSHOT, bump, read_snapshot
 from steelyard.rating.rate import rate
+from steelyard.reports.export import Wanted, export
 from steelyard.reports.receipts import posted_receipt
 from steelyard.storage import tables
 
@@ -85,6 +87,8 @@ class Office:
             "model.register": self._model_register,
             "model.withdraw": self._model_withdraw,
             "receipt": self._receipt,
+            "receipt.export": self._receipt_export,
+            "rerate.post": self._rerate_post,
             "verify": self._verify,
         }
 
@@ -225,6 +229,16 @@ class Office:
         if receipt is None:
             raise CallerError(404, "receipt_not_found", "There is no receipt with this id.", param="request_id")
         return Outcome(msgspec.to_builtins(receipt))
+
+    def _receipt_export(self, connection: Connection, payload: Payload) -> Outcome:
+        wanted = Wanted(_request_id(payload), payload.get("tenant_id"))
+        lines = b"".join(export(connection, wanted, limits.EXPORT_LINKS_MAX))
+        if not lines:
+            raise CallerError(404, "receipt_not_found", "There is no posted receipt with this id.", param="request_id")
+        return Outcome(lines)
+
+    def _rerate_post(self, connection: Connection, payload: Payload) -> Outcome:
+        return Outcome(post_rerating(connection, payload, self._clock))
 
     def _verify(self, connection: Connection, payload: Payload) -> Outcome:
         return Outcome(self.verify(connection, replayed=payload.get("replay") is not False))

@@ -1,4 +1,4 @@
-"""The statement of one tenant's wallet: opening balance, top-ups, charges, closing balance. It re-adds to the nano.
+"""The statement of one tenant's wallet: opening, top-ups, charges, corrections, closing. It re-adds to the nano.
 
 Read from the ledger entries of the wallet, dated by when their batch was posted (within a second of the close), so
 that statements of neighbouring periods join without a gap.
@@ -13,6 +13,7 @@ from steelyard.kernel.clock import iso_from_ns
 from steelyard.kernel.errors import BooksError
 from steelyard.kernel.records import Record
 from steelyard.ledger.accounts import WALLET, Fact
+from steelyard.ledger.corrections import KIND as CORRECTION
 from steelyard.reports.sums import DAY_NS, whole
 from steelyard.storage import tables
 
@@ -37,8 +38,17 @@ class ChargeLine(Record, frozen=True):
     amount_nano: int
 
 
+class CorrectionLine(Record, frozen=True):
+    """What a re-rating charged afterwards or, below zero, gave back."""
+
+    batch_id: int
+    posted_ns: int
+    note: str
+    amount_nano: int
+
+
 class Statement(Record, frozen=True):
-    """opening + top-ups − charges = closing."""
+    """opening + top-ups − charges − corrections = closing."""
 
     tenant_id: int
     tenant: str
@@ -51,6 +61,8 @@ class Statement(Record, frozen=True):
     charges: tuple[ChargeLine, ...]  # by day, then model
     charges_nano: int
     closing_nano: int
+    corrections: tuple[CorrectionLine, ...] = ()
+    corrections_nano: int = 0
 
 
 def statement(
@@ -63,8 +75,10 @@ def statement(
     charges = _charges(connection, found, since_ns, until_ns)
     topups_nano = sum(topup.amount_nano for topup in topups)
     charges_nano = sum(line.amount_nano for line in charges)
+    corrections = _corrections(connection, found, since_ns, until_ns)
+    corrections_nano = sum(line.amount_nano for line in corrections)
     closing_nano = _balance_nano(connection, found, until_ns)
-    if opening_nano + topups_nano - charges_nano != closing_nano:
+    if opening_nano + topups_nano - charges_nano - corrections_nano != closing_nano:
         raise BooksError(f"the statement of {tenant} does not re-add: its wallet has entries of another kind")
     return Statement(
         tenant_id=found.id,
@@ -78,6 +92,8 @@ def statement(
         charges=charges,
         charges_nano=charges_nano,
         closing_nano=closing_nano,
+        corrections=corrections,
+        corrections_nano=corrections_nano,
     )
 
 
@@ -123,6 +139,25 @@ def _topups(tenant: Tenant, since_ns: int | None, until_ns: int | None) -> Selec
     return _within(query, since_ns, until_ns)
 
 
+def _corrections(
+    connection: Connection, tenant: Tenant, since_ns: int | None, until_ns: int | None
+) -> tuple[CorrectionLine, ...]:
+    columns, batches = tables.entries.c, tables.batches.c
+    wallets = list(connection.execute(_wallet_ids(tenant)).scalars())
+    signed: ColumnElement[int] = case(
+        (columns.debit_account_id.in_(wallets), columns.amount_nano), else_=-columns.amount_nano
+    )
+    query = (
+        select(columns.batch_id, batches.posted_ns, batches.note, whole(signed).label("amount_nano"))
+        .join_from(tables.entries, tables.batches)
+        .where(batches.kind == CORRECTION)
+        .where(columns.credit_account_id.in_(wallets) | columns.debit_account_id.in_(wallets))
+        .group_by(columns.batch_id, batches.posted_ns, batches.note)
+        .order_by(columns.batch_id)
+    )
+    return tuple(CorrectionLine(**row._mapping) for row in connection.execute(_within(query, since_ns, until_ns)))
+
+
 def _charges(
     connection: Connection, tenant: Tenant, since_ns: int | None, until_ns: int | None
 ) -> tuple[ChargeLine, ...]:
@@ -134,6 +169,7 @@ def _charges(
         .join_from(tables.entries, tables.batches)
         .join(tables.accounts, tables.accounts.c.id == columns.credit_account_id)
         .where(columns.fact == Fact.CHARGE.value, columns.debit_account_id.in_(_wallet_ids(tenant)))
+        .where(batches.kind != CORRECTION)
         .group_by("day_ns", tables.accounts.c.name)
     )
     amounts = {

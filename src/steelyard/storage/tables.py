@@ -126,6 +126,8 @@ batches = Table(
     Column("requests", Integer, nullable=False),
     Column("previous_hash", LargeBinary(32), nullable=False),
     Column("hash", LargeBinary(32), nullable=False),
+    Column("content", LargeBinary(32)),  # what the hash adds to the one before; null: written before version 0003
+    Column("salt", LargeBinary(32)),  # keeps what is not a customer's own from being guessed; null as above
 )
 
 entries = Table(
@@ -215,4 +217,44 @@ topups = Table(
     Column("amount_nano", BigInteger, nullable=False),
     Column("idempotency_key", String(128)),  # a repeated key answers the first batch
     UniqueConstraint("tenant_id", "idempotency_key"),
+)
+
+# --- idempotency --------------------------------------------------------------------------------------------------
+
+answers = Table(
+    "answers",
+    metadata,
+    Column("project_id", Integer, primary_key=True),
+    Column("key", String(255), primary_key=True),  # as the customer sent it
+    Column("tenant_id", Integer, nullable=False, index=True),
+    Column("body_hash", LargeBinary(32), nullable=False),
+    Column("request_id", LargeBinary(16), nullable=False),
+    Column("series", String(64), nullable=False),  # journal series of the worker that runs or ran it
+    Column("state", String(8), nullable=False),  # a ledger.answers.State
+    Column("changed_ns", BigInteger, nullable=False, index=True),
+    Column("headers", LargeBinary),
+    Column("body", LargeBinary),  # customer data; null when there is none or it is no longer kept
+)
+
+# --- proofs and corrections ---------------------------------------------------------------------------------------
+
+secrets = Table(
+    "secrets",
+    metadata,
+    Column("name", String(32), primary_key=True),  # "chain": what the salts of the batches are made from
+    Column("value", LargeBinary(32), nullable=False),
+)
+
+corrections = Table(
+    "corrections",
+    metadata,
+    Column("id", Integer, primary_key=True),
+    Column("book_hash", LargeBinary(32), nullable=False),  # of the price file usage was rated with again
+    Column("since_ns", BigInteger, nullable=False),  # requests closed from here
+    Column("until_ns", BigInteger, nullable=False),  # … up to here, excluded
+    Column("batch_id", ForeignKey("batches.id")),  # null: there was nothing to correct
+    Column("reason", Text, nullable=False),
+    Column("actor", String(64), nullable=False),
+    Column("posted_ns", BigInteger, nullable=False),
+    UniqueConstraint("book_hash", "since_ns", "until_ns"),
 )

@@ -14,7 +14,7 @@ from tests.fakes.ledger import TARIFFS, Requests, books
 
 from steelyard.kernel.quantities import Meter
 from steelyard.kernel.records import Rated, Settlement, Tariff, TariffLine
-from steelyard.ledger.chain import GENESIS, EntryRow, UsageRow, hash_batch
+from steelyard.ledger.chain import GENESIS, EntryRow, UsageRow, content_of, hash_unsealed, link
 from steelyard.ledger.posting import post
 from steelyard.ledger.verify import TITLES, verify
 from steelyard.rating.rate import rate
@@ -42,7 +42,7 @@ def _red(engine: Engine, tariffs: dict[int, Tariff] | None = None, live: tuple[s
     return {finding.invariant for finding in findings if not finding.ok}
 
 
-def _rechain(connection: Connection) -> None:
+def _rechain(connection: Connection, sealed: bool = True) -> None:
     """Forge every hash anew, as someone who knows the code could."""
     accounts = {row.id: row.name for row in connection.execute(select(tables.accounts))}
     previous = GENESIS
@@ -64,11 +64,13 @@ def _rechain(connection: Connection) -> None:
             )
         ]
         header = (batch.id, batch.posted_ns, batch.kind, batch.note, batch.requests)
-        digest = hash_batch(previous, header, entries, usage)
-        connection.execute(
-            text("UPDATE batches SET previous_hash = :previous, hash = :hash WHERE id = :id"),
-            {"previous": previous, "hash": digest, "id": batch.id},
-        )
+        if sealed:
+            content = content_of(header, entries, usage, batch.salt)
+            digest = link(previous, content)
+        else:
+            content, digest = None, hash_unsealed(previous, header, entries, usage)
+        values = {"previous_hash": previous, "hash": digest, "content": content, "salt": batch.salt if sealed else None}
+        connection.execute(tables.batches.update().where(tables.batches.c.id == batch.id).values(values))
         previous = digest
 
 
@@ -87,6 +89,19 @@ def test_clean_books_are_clean(engine: Engine) -> None:
 def test_forging_the_chain_alone_changes_nothing(engine: Engine) -> None:
     _damage(engine, forge=True)
     assert _red(engine) == set()
+
+
+def test_batches_from_before_the_salts_still_verify_and_cannot_be_changed(engine: Engine) -> None:
+    with engine.begin() as connection:
+        _rechain(connection, sealed=False)
+    assert _red(engine) == set()
+    _damage(engine, "UPDATE batches SET note = 'x' WHERE id = 1")
+    assert _red(engine) == {"I11"}
+
+
+def test_i11_a_content_that_is_not_the_rows(engine: Engine) -> None:
+    _damage(engine, "UPDATE batches SET content = salt WHERE id = 1")
+    assert _red(engine) == {"I11"}
 
 
 def test_i1_an_account_total_that_is_not_the_sum_of_its_entries(engine: Engine) -> None:
