@@ -77,7 +77,7 @@ class Sessions:
         return session
 
     def form_token(self, session: Session) -> str:
-        """The token every form of this session carries."""
+        """The token every form shown to the signed-in visitor carries."""
         return self._mac("form", session.nonce + session.mark).hex()
 
     def token_fits(self, session: Session, token: str) -> bool:

@@ -104,9 +104,9 @@ class Visit:
         self._keep(answer, SESSION_COOKIE, self.desk.sessions.cookie(self.session), None)
 
     def check_token(self, token: str) -> None:
-        """Raises CallerError 403 when a form does not belong to this session."""
+        """Raises CallerError 403 when a form was not shown to this visitor."""
         if not self.desk.sessions.token_fits(self.session, token):
-            raise CallerError(403, "form_expired", "This form belongs to another session. Open the page again.")
+            raise CallerError(403, "form_expired", "This form belongs to another sign-in. Open the page again.")
 
     def _keep(self, answer: Response, cookie: str, value: str, seconds: int | None) -> None:
         secure = self.request.url.scheme == "https"
