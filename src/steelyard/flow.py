@@ -94,7 +94,8 @@ async def hold(house: House, caller: Caller, order: Order) -> Terms:
     if model is None:
         raise unknown_model(order.model)
     offers = choose(model)
-    price = in_force(snapshot.prices.get(model.name, ()), house.clock.now_ns())
+    priced_ns = house.meter.now_ns()
+    price = in_force(snapshot.prices.get(model.name, ()), priced_ns)
     if price is None or price.currency != caller.currency or not complete(price, PRICE_NEEDS):
         raise price_missing(model.name)
     prompt = min(order.prompt_tokens_max, max(offer.context_tokens for offer in offers))
@@ -105,17 +106,17 @@ async def hold(house: House, caller: Caller, order: Order) -> Terms:
     if granted < floor:
         raise wallet_empty()
     covered = asked if granted >= want else affordable_tokens(price, prompt, order.sequences, granted)
-    return Terms(model, price, granted, max_tokens=min(asked, covered), lowered=covered < asked)
+    return Terms(model, price, granted, min(asked, covered), covered < asked, priced_ns)
 
 
 def route(house: House, caller: Caller, order: Order, terms: Terms) -> Quote:
     """Choose the offer and name its cost tariff; an upstream without one is not used (fail closed)."""
     offer = choose(terms.model)[0]
-    cost = in_force(house.teller.snapshot.costs.get(offer.upstream, ()), house.clock.now_ns())
+    cost = in_force(house.teller.snapshot.costs.get(offer.upstream, ()), terms.priced_ns)
     if cost is None or cost.currency != caller.currency or not complete(cost, COST_NEEDS):
         raise price_missing(order.model)
     max_tokens = min(terms.max_tokens, offer.max_output_tokens)
-    return Quote(caller, offer, terms.price, cost, terms.hold_nano, max_tokens, terms.lowered)
+    return Quote(caller, offer, terms.price, cost, terms.hold_nano, max_tokens, terms.lowered, terms.priced_ns)
 
 
 async def relay(house: House, order: Order, quote: Quote, reading: Reading, answer: Answer) -> None:

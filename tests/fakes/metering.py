@@ -3,6 +3,7 @@
 import errno
 import threading
 
+from steelyard.kernel.clock import NS_PER_S
 from steelyard.kernel.quantities import Usage
 from steelyard.kernel.records import Caller, Closed, End, Offer, Opened, Order, Quote, Tariff
 from steelyard.metering.disk import Disk
@@ -73,8 +74,7 @@ def order(number: int, sequences: int = 1) -> Order:
     return Order(request_id(number), "m", {}, 100, None, sequences, True)
 
 
-def quote(watts_milli: int = 0) -> Quote:
+def quote(watts_milli: int = 0, priced_ns: int = 1_790_000_000 * NS_PER_S) -> Quote:
     price, cost = Tariff(1, "m", "CNY", 0, ()), Tariff(2, "local", "CNY", 0, (), watts_milli=watts_milli)
-    return Quote(
-        Caller(1, 1, 1, "t", "p", "CNY"), Offer(1, "m", "local", "h:1", "m", 99, 99), price, cost, 10**6, 64, False
-    )
+    caller, offer = Caller(1, 1, 1, "t", "p", "CNY"), Offer(1, "m", "local", "h:1", "m", 99, 99)
+    return Quote(caller, offer, price, cost, 10**6, 64, False, priced_ns)

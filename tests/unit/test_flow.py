@@ -4,12 +4,13 @@ import asyncio
 from collections.abc import Iterator
 from pathlib import Path
 
+import msgspec
 import pytest
 from tests.fakes.parties import PRICE, FakeAnswer, FakeAsk, FakeTeller, ScriptedUpstream, snapshot, words
 
 from steelyard.flow import House, paid_request
 from steelyard.kernel import limits
-from steelyard.kernel.clock import ManualClock
+from steelyard.kernel.clock import NS_PER_MS, ManualClock
 from steelyard.kernel.errors import CallerError, UpstreamError
 from steelyard.kernel.ids import Ids
 from steelyard.kernel.quantities import Usage
@@ -230,3 +231,21 @@ async def test_more_requests_than_slots_are_429_and_hold_nothing(scene: Scene) -
     assert error.value.status == 429
     assert scene.teller.holds == {}
     assert limits.SLOTS_PER_WORKER >= 1024
+
+
+@pytest.mark.parametrize(("before_ns", "tariff"), [(1, 1), (0, 2)])
+async def test_price_change_at_the_second_the_open_time_wins(scene: Scene, before_ns: int, tariff: int) -> None:
+    """Regression: the hold took its time, the price changed meanwhile, and the request was opened after the change at
+    the price from before it."""
+    switch_ns = clock.now_ns() + before_ns
+    dearer = msgspec.structs.replace(PRICE, id=2, effective_from_ns=switch_ns)
+
+    class SlowTeller(FakeTeller):
+        async def hold(self, request_id: bytes, tenant_id: int, want_nano: int, floor_nano: int) -> int:
+            clock.advance(250 * NS_PER_MS)
+            return await super().hold(request_id, tenant_id, want_nano, floor_nano)
+
+    scene.teller = SlowTeller(snapshot_=snapshot(prices={"m": (dearer, PRICE)}))
+    opened = (await paid_request(scene.house(ScriptedUpstream(words("a"))), FakeAsk(order()), FakeAnswer())).opened
+    assert opened.price_id == tariff
+    assert (opened.opened_ns >= switch_ns) == (tariff == 2)

@@ -116,6 +116,7 @@ class Terms(Record, frozen=True):
     hold_nano: int
     max_tokens: int
     lowered: bool
+    priced_ns: int  # the moment whose prices count
 
 
 class Quote(Record, frozen=True):
@@ -128,6 +129,7 @@ class Quote(Record, frozen=True):
     hold_nano: int
     max_tokens: int  # output tokens per sequence that are forwarded
     lowered: bool  # True when the wallet, not the customer or the model, set max_tokens
+    priced_ns: int  # the moment whose prices count; the request is opened at it
 
 
 class Event(Record, frozen=True):

@@ -15,7 +15,7 @@ from pathlib import Path
 from steelyard.kernel import limits
 from steelyard.kernel.errors import BooksError
 from steelyard.kernel.records import Closed, Opened, Position
-from steelyard.metering.disk import Disk, sync_directory
+from steelyard.metering.disk import Disk
 from steelyard.metering.frames import HEADER_BYTES, frame_from, segment_header, segment_path, segments
 from steelyard.metering.lock import SeriesLock
 
@@ -25,7 +25,9 @@ _SYSTEM_DISK = Disk()
 class Journal:
     """Made by `create`. Use from one thread; the syncer inside has its own."""
 
-    def __init__(self, directory: Path, lock: SeriesLock, segment: int, segment_bytes: int, disk: Disk) -> None:
+    def __init__(
+        self, directory: Path, lock: SeriesLock, segment: int, segment_bytes: int, disk: Disk, threaded: bool
+    ) -> None:
         self._directory = directory
         self._lock = lock
         self._segment_bytes = segment_bytes
@@ -47,27 +49,37 @@ class Journal:
         self._waiters: list[tuple[Position, asyncio.AbstractEventLoop, asyncio.Future[None]]] = []
         self._synced = Position(segment, HEADER_BYTES)
         lock.publish(self._synced)
-        self._syncer = threading.Thread(target=self._sync_when_dirty, name=f"syncer-{directory.name}", daemon=True)
-        self._syncer.start()
+        self._syncer: threading.Thread | None = None
+        if threaded:
+            self._syncer = threading.Thread(target=self._sync_when_dirty, name=f"syncer-{directory.name}", daemon=True)
+            self._syncer.start()
 
     @classmethod
     def create(
-        cls, directory: Path, *, segment_bytes: int = limits.SEGMENT_BYTES, disk: Disk = _SYSTEM_DISK
+        cls,
+        directory: Path,
+        *,
+        segment_bytes: int = limits.SEGMENT_BYTES,
+        disk: Disk = _SYSTEM_DISK,
+        threaded: bool = True,
     ) -> "Journal":
         """Begin a series, or continue one whose writer is dead in a fresh segment (never behind a torn tail).
 
-        Raises BooksError when another writer lives or the disk has no room for a segment.
+        Without a thread of its own, whoever made the journal calls `tend` (the simulator does, step by step). Raises
+        BooksError when another writer lives or the disk has no room for a segment.
         """
         try:
             directory.mkdir(parents=True, exist_ok=True)
+            disk.sync_directory(directory.parent)  # or the whole series may be gone after a power loss
             lock = SeriesLock.take(directory)
+            disk.sync_directory(directory)  # no segment may outlive its lock: without one the series counts as unborn
         except OSError as error:
             raise BooksError(f"cannot open the journal {directory.name}: {error.strerror}") from error
         try:
             before = segments(directory)
             if before:  # what the dead writer left in the page cache must be durable before we publish past it
                 _sync_path(segment_path(directory, before[-1]), disk)
-            return cls(directory, lock, before[-1] + 1 if before else 0, segment_bytes, disk)
+            return cls(directory, lock, before[-1] + 1 if before else 0, segment_bytes, disk, threaded)
         except OSError as error:
             lock.release()
             raise BooksError(f"cannot open the journal {directory.name}: {error.strerror}") from error
@@ -144,6 +156,17 @@ class Journal:
         self._dirty.set()
         await future
 
+    def tend(self) -> None:
+        """One turn of the syncer: sync what was appended, and allocate the next segment when it is time."""
+        if not self._dirty.is_set():
+            return
+        self._dirty.clear()
+        if self._failed:
+            return
+        with contextlib.suppress(BooksError):  # `failed` is set, and every append and waiter hears of it
+            self.sync()
+            self._grow_ahead()
+
     def close(self) -> None:
         """Sync, publish, cut the unused tail off, let the series go. Safe to call twice and after a failure."""
         if self._closed:
@@ -151,7 +174,8 @@ class Journal:
         self._closed = True
         self._stopping.set()
         self._dirty.set()
-        self._syncer.join()
+        if self._syncer is not None:
+            self._syncer.join()
         with contextlib.suppress(BooksError):
             self.sync()
         for fd, _ in self._retired:
@@ -218,7 +242,7 @@ class Journal:
             if self._disk.pwrite(fd, header, 0) != HEADER_BYTES:
                 raise OSError(errno.ENOSPC, "no room for the segment header")
             self._disk.sync(fd)
-            sync_directory(self._directory)
+            self._disk.sync_directory(self._directory)
         except OSError:
             os.close(fd)
             path.unlink()
@@ -236,12 +260,9 @@ class Journal:
     def _sync_when_dirty(self) -> None:
         while not self._stopping.is_set():
             self._dirty.wait()
-            self._dirty.clear()
+            self.tend()
             if self._failed:
                 return
-            with contextlib.suppress(BooksError):  # `failed` is set, and every append and waiter hears of it
-                self.sync()
-                self._grow_ahead()
             self._stopping.wait(limits.SYNC_INTERVAL_MS / 1000)
 
     def _wake(self, end: Position | None) -> None:

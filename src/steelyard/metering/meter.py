@@ -50,7 +50,7 @@ class Meter:
             raise overloaded(f"All {self._slots.count} places for running requests are taken.")
         opened = Opened(
             request_id=order.request_id,
-            opened_ns=self.now_ns(),
+            opened_ns=quote.priced_ns,  # not now: the hold took its time, and a price may have changed meanwhile
             slot=slot,
             tenant_id=quote.caller.tenant_id,
             project_id=quote.caller.project_id,

@@ -183,8 +183,8 @@ class Bookkeeper:
     def _discover(self) -> None:
         for directory in series(self._journals):
             name = directory.name
-            if name in self._tails or name in self._finished:
-                continue
+            if name in self._tails or name in self._finished or not (directory / LOCK_NAME).exists():
+                continue  # without a lock nothing was ever written: its worker is about to begin, or died before it did
             if is_settled(directory):
                 self._finished.add(name)
                 continue

@@ -71,6 +71,7 @@ class PostingLoop:
         self._noticed: dict[str, int] = {}  # series → closes its worker has announced
         self._wake = asyncio.Event()
         self._stop = asyncio.Event()
+        self._ended = False
         self._nudge: asyncio.TimerHandle | None = None
         self._waiting: list[asyncio.Future[None]] = []
         self.on_settled_death: Callable[[str], None] = lambda series: None
@@ -101,6 +102,8 @@ class PostingLoop:
 
     async def settled_now(self) -> None:
         """Return after a pass over all journals that began after this call."""
+        if self._ended:
+            return
         future = asyncio.get_running_loop().create_future()
         self._waiting.append(future)
         self._wake.set()
@@ -108,6 +111,14 @@ class PostingLoop:
 
     async def run(self) -> None:
         """Post until `stop`, then once more. What is neither the database's nor the disk's fault ends the process."""
+        try:
+            await self._post_until_stopped()
+            await self._pass()
+        finally:
+            self._ended = True  # nobody waits for a pass that will not come
+            _resolve(self._waiting)
+
+    async def _post_until_stopped(self) -> None:
         failures = 0
         while not self._stop.is_set():
             with contextlib.suppress(TimeoutError):
@@ -122,7 +133,6 @@ class PostingLoop:
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(delay_ms / 1000):
                     await self._stop.wait()
-        await self._pass()
 
     async def _pass(self) -> bool:
         """Post everything there is and settle what died. False when the books could not be written."""
@@ -139,9 +149,7 @@ class PostingLoop:
                 log.error("posting_failed", reason=str(error))
             self.trouble, self.in_doubt = str(error), True
         finally:
-            for future in waiting:
-                if not future.done():
-                    future.set_result(None)
+            _resolve(waiting)
         if self._closes_outstanding():
             self._nudge_soon()
         return not self.trouble
@@ -214,3 +222,9 @@ class PostingLoop:
         while self._closes_outstanding() and not self.trouble and loop.time() < deadline_s:
             await asyncio.sleep(limits.SYNC_INTERVAL_MS / 1000)
             await self.settled_now()
+
+
+def _resolve(waiting: Sequence["asyncio.Future[None]"]) -> None:
+    for future in waiting:
+        if not future.done():
+            future.set_result(None)

@@ -116,9 +116,13 @@ async def run(data: DataDir, listener: socket.socket, worker: int, drain_s: int)
         app = PublicApp(house, teller, ids, routes=admin_routes(pages), pages=console_app(pages))
         running = public_server(app, drain_s, on_ready=lambda: print("ready", flush=True))
         stop_with_parent(running)
-        fence = asyncio.ensure_future(_stop_when_fenced(teller, running))
+        watches = [
+            asyncio.ensure_future(_stop_when_fenced(teller, running)),
+            asyncio.ensure_future(_stop_when_failed(meter, running)),
+        ]
         await running.serve(sockets=[listener])
-        fence.cancel()
+        for watch in watches:
+            watch.cancel()
     finally:
         await pool.close()
         meter.close()
@@ -140,6 +144,14 @@ async def _stop_when_fenced(teller: TellerClient, running: uvicorn.Server) -> No
     """Books took this worker for dead and settled its journal; whatever it still did would not be counted."""
     await teller.fenced.wait()
     running.should_exit = running.force_exit = True
+
+
+async def _stop_when_failed(meter: Meter, running: uvicorn.Server) -> None:
+    """A journal that failed takes nothing more, but a new worker's may: let streams end and make room for one."""
+    while not meter.failed:  # noqa: ASYNC110 - it may fail in the syncer's thread, which knows no loop
+        await asyncio.sleep(limits.HEALTH_INTERVAL_S)
+    log.error("journal_failed")
+    running.should_exit = True
 
 
 def main() -> int:

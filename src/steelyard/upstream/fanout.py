@@ -50,7 +50,9 @@ async def _merged(
         running = order.sequences
         while running:
             getter = asyncio.ensure_future(queue.get())
-            await asyncio.wait([getter, *(task for task in tasks if not task.done())], return_when="FIRST_COMPLETED")
+            # One that failed while the consumer was busy puts nothing more into the queue: it is waited for as well.
+            watched = [task for task in tasks if not task.done() or task.cancelled() or task.exception()]
+            await asyncio.wait([getter, *watched], return_when="FIRST_COMPLETED")
             for task in tasks:
                 if task.done() and not task.cancelled() and (error := task.exception()):
                     getter.cancel()

@@ -344,3 +344,32 @@ def test_a_dead_series_is_continued_in_a_fresh_segment(tmp_path: Path) -> None:
     assert batch.torn
     assert batch.end == again.end
     again.close()
+
+
+def test_names_are_durable_before_they_are_relied_on(tmp_path: Path) -> None:
+    """Found by the simulator: after a power loss a whole series was gone, or a segment had survived its lock."""
+    seen: list[tuple[str, list[str]]] = []
+
+    class Names(FaultyDisk):
+        def sync_directory(self, path: Path) -> None:
+            seen.append((path.name, sorted(entry.name for entry in path.iterdir())))
+            super().sync_directory(path)
+
+    Journal.create(tmp_path / "journal" / "w0-1", disk=Names()).close()
+    assert seen == [
+        ("journal", ["w0-1"]),
+        ("w0-1", ["lock"]),
+        ("w0-1", ["00000000.journal", "lock"]),
+    ]
+
+
+def test_without_a_thread_the_owner_tends_the_journal(tmp_path: Path) -> None:
+    journal = Journal.create(tmp_path / "w0-1", segment_bytes=4096, threaded=False)
+    while journal.end.offset < 2048:
+        journal.append(opened(1))
+        journal.append(closed(1))
+    assert journal.synced == Position(0, HEADER_BYTES)
+    journal.tend()
+    assert journal.synced == journal.end == synced(tmp_path / "w0-1")
+    assert segments(tmp_path / "w0-1") == [0, 1]
+    journal.close()

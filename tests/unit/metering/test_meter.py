@@ -160,10 +160,10 @@ def test_a_retired_meter_lets_the_running_finish(desk: Desk) -> None:
 
 def test_the_wall_clock_may_step_back_but_the_journal_does_not(desk: Desk) -> None:
     """Pitfall 11."""
-    first = desk.meter.open(order(1), quote())
+    first = desk.meter.open(order(1), quote(priced_ns=desk.meter.now_ns()))
     desk.clock._now_ns -= 3600 * NS_PER_S
     desk.clock._monotonic_ns += 50
-    second = desk.meter.open(order(2), quote())
+    second = desk.meter.open(order(2), quote(priced_ns=desk.meter.now_ns()))
     record = first.close(End.COMPLETE)
     assert second.opened.opened_ns >= first.opened.opened_ns
     assert record.closed_ns >= first.opened.opened_ns

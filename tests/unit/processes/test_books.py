@@ -345,3 +345,23 @@ async def test_a_hold_whose_answer_was_lost_is_given_back_at_the_next_hello(hous
     await until(lambda: not client.connected, "the loss to be noticed")
     await until(lambda: client.connected, "the reconnect")
     assert await wallet(client) == (5_000_000_000, 20)
+
+
+async def test_nobody_waits_for_a_pass_when_the_books_have_ended(house: House) -> None:
+    """A hold that looks for money while the books stop must not keep them from stopping."""
+    assert house.books is not None
+    posting = house.books._posting
+    house.books.stop()
+    before_the_end = asyncio.create_task(posting.free_up())
+    await house.books._running
+    await asyncio.wait_for(before_the_end, 10)
+    await asyncio.wait_for(posting.settled_now(), 10)
+
+
+async def test_a_worker_that_died_before_its_journal_began_is_not_waited_for(house: House) -> None:
+    """Its directory stays behind without a lock; nothing was ever written to it."""
+    await house.close_books()
+    (house.data.journals / "w7-3").mkdir()
+    books = await house.open_books()
+    assert books.open_for_holds
+    assert books._status()["absent"] == []

@@ -1,6 +1,15 @@
-from msgspec import Raw
+import asyncio
+from collections.abc import AsyncGenerator
+from contextlib import aclosing
 
-from steelyard.upstream.fanout import own_seed
+import pytest
+from msgspec import Raw
+from tests.fakes.parties import OFFER
+
+from steelyard.kernel.errors import UpstreamError
+from steelyard.kernel.quantities import Usage
+from steelyard.kernel.records import Event, Offer, Order
+from steelyard.upstream.fanout import call, own_seed
 
 
 def test_each_sequence_draws_with_a_seed_of_its_own() -> None:
@@ -14,3 +23,37 @@ def test_each_sequence_draws_with_a_seed_of_its_own() -> None:
 def test_a_seed_stays_within_what_an_engine_takes() -> None:
     for seed in (-(2**63), 2**63 - 1):
         assert 0 <= int(bytes(own_seed({"seed": Raw(str(seed).encode())}, 1)["seed"])) < 2**31
+
+
+class TwoThatFail:
+    """Both sequences say a word and then fail, at a moment the test chooses."""
+
+    name = "fake"
+
+    def __init__(self) -> None:
+        self.fails = asyncio.Event()
+
+    async def stream(
+        self, offer: Offer, params: dict[str, Raw], max_tokens: int, request_id: bytes
+    ) -> AsyncGenerator[Event, None]:
+        yield Event("word", Usage(1, 0, 1))
+        await self.fails.wait()
+        raise UpstreamError(self.name, "died")
+
+    async def ready(self, offer: Offer) -> bool:
+        return True
+
+
+async def test_all_sequences_failing_while_a_piece_is_sent_end_the_answer() -> None:
+    """Found by the simulator: nobody looked at the sequences again, and the request hung for ever with its hold."""
+    upstream = TwoThatFail()
+    asked = Order(bytes(16), "m", {}, 10, 10, 2, True)
+    async with asyncio.timeout(10):
+        async with aclosing(call(upstream, OFFER, asked, 10)) as events:
+            seen = [await anext(events), await anext(events)]
+            upstream.fails.set()
+            for _ in range(10):  # the send of the second piece takes a while
+                await asyncio.sleep(0)
+            with pytest.raises(UpstreamError, match="died"):
+                await anext(events)
+    assert [event.text for _, event, _ in seen] == ["word", "word"]

@@ -205,3 +205,36 @@ async def test_readiness() -> None:
         assert await upstream.ready(offer_at(server.port)) is False
         assert await upstream.ready(offer_at(1)) is False
         await pool.close()
+
+
+def counted(output: int, prompt: int = 5) -> bytes:
+    """A chunk that only says the usage so far, as vendors with continuous usage send it."""
+    return sse({"choices": [], "usage": {"prompt_tokens": prompt, "completion_tokens": output}})
+
+
+async def test_a_stream_without_usage_is_counted_by_its_running_counts_and_never_free() -> None:
+    """It ends as a failure of the upstream, so it is settled at what was delivered, with its prompt."""
+    end = finished(2).split(b"\n\n")[0] + b"\n\n"
+    with pytest.raises(UpstreamError, match="without finishing") as caught:
+        await events_of(told("a", 1), told("b", 2), end, DONE)
+    assert [event.usage for event in caught.value.events] == [Usage(5, 0, 1), Usage(5, 0, 2)]  # type: ignore[attr-defined]
+
+
+async def test_usage_twice_counts_once() -> None:
+    events = await events_of(told("a b", 2), counted(2), finished(2))
+    assert [event.usage for event in events] == [Usage(5, 0, 2), Usage(5, 0, 2)]
+    assert [event.finish for event in events] == [None, "stop"]
+    after_the_end = await events_of(told("a b", 2), finished(2).removesuffix(DONE) + counted(2) + DONE)
+    assert after_the_end[-1] == Event("", Usage(5, 0, 2), "stop")
+
+
+async def test_usage_in_every_chunk_is_cumulative_not_added_up() -> None:
+    chunks = [told(text, place) + counted(place) for place, text in enumerate("abc", 1)]
+    events = await events_of(*chunks, finished(3))
+    assert [event.usage.output for event in events] == [1, 2, 3, 3]
+
+
+async def test_usage_above_the_cap_is_told_as_it_is() -> None:
+    """We asked for nine tokens and got eleven: the books put what is above the hold on our own account."""
+    events = await events_of(told("much", 11), finished(11, finish="length"))
+    assert events[-1] == Event("", Usage(5, 0, 11), "length")

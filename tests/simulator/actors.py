@@ -1,0 +1,447 @@
+"""The parties: worker and books processes around the real classes, customers, an upstream, whoever pays in.
+
+Owns how each of them behaves, well or badly. Knows no fault by name (faults.py) and no right or wrong (oracle.py).
+"""
+
+import asyncio
+import itertools
+from collections.abc import AsyncGenerator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import msgspec
+from sqlalchemy import Engine
+from sqlalchemy.exc import OperationalError
+from tests.simulator.oracle import Oracle
+from tests.simulator.world import CALM_NS, US, Killed, Medium, Process, SimClock, World
+
+from steelyard import flow
+from steelyard.config import DataDir
+from steelyard.kernel.clock import NS_PER_MS
+from steelyard.kernel.errors import CallerError, ClientGone, StartError, SteelyardError, UpstreamError
+from steelyard.kernel.ids import Ids
+from steelyard.kernel.quantities import Usage
+from steelyard.kernel.records import Caller, Event, Offer, Order, Position, Quote, Snapshot
+from steelyard.ledger.teller_client import TellerClient
+from steelyard.metering.energy import EnergyClocks
+from steelyard.metering.frames import segment_path
+from steelyard.metering.journal import Journal
+from steelyard.metering.meter import Meter
+from steelyard.metering.slots import Slots
+from steelyard.processes.books import Books
+from steelyard.rating.rate import worst_case_nano
+
+MODEL, UPSTREAM = "m", "up"
+CONTEXT, OUTPUT_MAX = 400, 60
+_pack, _unpack = msgspec.msgpack.encode, msgspec.msgpack.Decoder(Usage).decode
+
+
+@dataclass(slots=True)
+class Habits:
+    """What one seed's world is like; drawn by the simulation."""
+
+    tenants: int
+    workers: int
+    slots: int
+    segment_bytes: int
+    arrivals_ns: int  # mean time between two requests
+    slow: float  # share of sends that take a while
+    leaves: float  # chance per piece that the customer hangs up
+    breaks: float  # chance per read that the upstream fails
+    excess: float  # share of sequences that ignore their cap
+    topup_nano: int
+
+
+class House:
+    """Everything the actors share."""
+
+    def __init__(self, world: World, root: Path, habits: Habits) -> None:
+        self.world, self.habits = world, habits
+        self.data = DataDir(root)
+        self.medium = Medium(self.data.journals)
+        self.oracle = Oracle()
+        self.clock = SimClock(world)
+        self.workers: list[Worker | None] = [None] * habits.workers
+        self.books: BooksProcess | None = None
+        self.database_fails = 0.0  # share of commits and reads that the database refuses
+        self.serving = True  # customers come
+
+
+class Fused:
+    """The words of a slot file while its owner's fuse burns: every store is a place to die."""
+
+    def __init__(self, words: memoryview, process: Process) -> None:
+        self._words, self._process = words, process
+
+    def __getitem__(self, index: Any) -> Any:
+        return self._words[index]
+
+    def __setitem__(self, index: int, value: int) -> None:
+        self._process.burn("slot store")
+        self._words[index] = value
+
+    def release(self) -> None:
+        self._words.release()
+
+
+class Worker:
+    """A worker process: the real client, journal, slots, meter and conductor."""
+
+    def __init__(self, house: House, number: int) -> None:
+        self.house, self.number = house, number
+        self.world = house.world
+        self.process = Process(self.world, f"worker {number}", house.medium)
+        self.teller = TellerClient()
+        self.meter: Meter | None = None
+        self.journal: Journal | None = None
+        self.slots: Slots | None = None
+        self.closing = False
+        self.tending = False
+        self.stalled = False
+        self.asking: dict[bytes, asyncio.Task[None]] = {}
+        self.closes: list[tuple[Position, bytes]] = []
+        self._ids = Ids(house.clock, self.world.random.randbytes)
+        self.process.on_death.append(self._drop)
+        self.process.start(self._main())
+
+    @property
+    def open(self) -> bool:
+        return self.meter is not None and not self.process.dead and not self.closing
+
+    async def _main(self) -> None:
+        try:
+            await self.teller.connect(self.house.data.socket, self.number)
+            habits, disk = self.house.habits, self.process.disk
+            directory = self.house.data.journals / self.teller.series
+            self.journal = Journal.create(directory, segment_bytes=habits.segment_bytes, disk=disk, threaded=False)
+            disk.may_overlap = self._may_overlap
+            self.slots = Slots.create(directory / "slots", habits.slots, disk=disk)
+        except SteelyardError as error:
+            self.world.say(f"{self.process.name} cannot start: {error}")
+            self.process.exit()
+            return
+        self.meter = Meter(self.journal, self.slots, self.house.clock, EnergyClocks(self.house.data.energy))
+        self.conductor = flow.House(self.teller, self.meter, {UPSTREAM: Upstream(self)}, self.house.clock)
+        self.world.say(f"{self.process.name} opens {self.teller.series}")
+        self.world.at(self.world.now_ns, self.process, self._tend)
+        await self.teller.fenced.wait()
+        self.world.say(f"{self.process.name} is fenced")
+        self.process.kill("fenced")
+
+    def _may_overlap(self) -> bool:
+        journal = self.journal
+        return self.tending and journal is not None and not journal._growing.locked()
+
+    def _tend(self) -> None:
+        """The syncer's turn, every 5 ms."""
+        assert self.journal is not None
+        if self.journal._closed:
+            return
+        if not self.stalled:
+            self.tending = True
+            try:
+                self.journal.tend()
+            finally:
+                self.tending = False
+            self._became_durable()
+        self.world.at(self.world.now_ns + 5 * NS_PER_MS, self.process, self._tend)
+
+    def _became_durable(self) -> None:
+        journal = self.journal
+        assert journal is not None
+        synced = journal.synced
+        while self.closes and self.closes[0][0] <= synced:
+            self.house.oracle.requests[self.closes.pop(0)[1]].firm = True
+        path = str(segment_path(journal._directory, synced.segment))
+        medium = self.house.medium.bytes.get(path, b"")[: synced.offset]
+        if Path(path).exists() and medium != Path(path).read_bytes()[: synced.offset]:
+            self.house.oracle.fault(f"I8: {self.teller.series} published {synced} before it was on the medium")
+
+    def _drop(self) -> None:
+        """The kernel closes what the dead process had open: the lock above all."""
+        for request_id in self.asking:
+            self.house.oracle.ended(request_id, "worker_died", self.world.now_ns)
+
+    def light(self, steps: int) -> None:
+        """Have it die at the `steps`-th labelled place from now."""
+        self.process.fuse = steps
+        if self.slots is not None and not isinstance(self.slots._words, Fused):
+            self.slots._words = Fused(self.slots._words, self.process)  # type: ignore[assignment]
+
+    async def retire(self) -> None:
+        """SIGTERM: nothing new, let running requests end for a while, then cut them; leave in order."""
+        if not self.open:
+            return
+        assert self.meter is not None
+        self.closing = True
+        self.world.say(f"{self.process.name} drains")
+        self.meter.retire()
+        for _ in range(40):
+            if not self.asking:
+                break
+            await asyncio.sleep(0.01)
+        for task in list(self.asking.values()):
+            task.cancel()
+        while self.asking or self.tending:
+            await asyncio.sleep(0.001)
+        self.meter.close()
+        self._became_durable()
+        await self.teller.close()
+        self.process.exit()
+
+    def serve(self, tenant_id: int) -> None:
+        """A customer's request arrives."""
+        world, habits = self.world, self.house.habits
+        rng = world.random
+        prompt = rng.randrange(1, 200)
+        asked = rng.choice((None, rng.randrange(1, OUTPUT_MAX * 2)))
+        sequences = 2 if rng.random() < 0.05 else 1
+        params = {"prompt": msgspec.Raw(str(prompt).encode())}
+        order = Order(self._ids.next(), MODEL, params, prompt + rng.randrange(50), asked, sequences, True)
+        customer = Customer(self, order, tenant_id)
+        price = self.conductor.teller.snapshot.prices[MODEL][0]
+        most = min(asked or OUTPUT_MAX // 2, OUTPUT_MAX)
+        bound = min(order.prompt_tokens_max, CONTEXT)
+        self.house.oracle.asked(
+            order.request_id, tenant_id, 2 * worst_case_nano(price, bound, most, sequences), world.now_ns
+        )
+        customer.floor_nano = worst_case_nano(price, bound, 1, sequences)
+        task = self.process.loop.create_task(customer.ask())
+        self.asking[order.request_id] = task
+        task.add_done_callback(lambda _: self._gone_before_it_began(order.request_id))
+        if rng.random() < habits.leaves:
+            world.after(rng.random() * 30 * NS_PER_MS, customer.hang_up, task)
+
+    def _gone_before_it_began(self, request_id: bytes) -> None:
+        """A task that is cancelled before its first step runs not even its `finally`."""
+        if self.asking.pop(request_id, None) is not None and not self.process.dead:
+            self.house.oracle.ended(request_id, "client_gone", self.world.now_ns)
+
+
+class Customer:
+    """One request from the customer's side: an Ask and an Answer. Pieces carry their counts, so he can add up."""
+
+    authorization = None
+
+    def __init__(self, worker: Worker, order: Order, tenant_id: int) -> None:
+        self._worker, self._order = worker, order
+        self._oracle = worker.house.oracle
+        self.caller = Caller(tenant_id, tenant_id, tenant_id, f"t{tenant_id}", "default", "CNY")
+        self.gone = False
+        self.floor_nano = 0
+        self._told = [Usage()] * order.sequences
+        self._opened = False
+
+    async def order(self) -> Order:
+        return self._order
+
+    async def ask(self) -> None:
+        worker, world, request_id = self._worker, self._worker.world, self._order.request_id
+        end = "failed"
+        try:
+            done = await flow.paid_request(worker.conductor, self, self)
+            end = done.closed.end
+        except CallerError as error:
+            end = error.code
+        except UpstreamError as error:
+            end = "refused" if 400 <= error.status < 500 else "upstream_error"
+        except asyncio.CancelledError:
+            end = "client_gone" if self.gone else "drained"
+        finally:
+            if not worker.process.dead:
+                worker.asking.pop(request_id, None)
+                if end == "insufficient_quota":
+                    calm = world.now_ns - world.disturbed_ns > CALM_NS
+                    self._oracle.refuse(request_id, self.floor_nano, calm, world.now_ns)
+                else:
+                    self._oracle.ended(request_id, end, world.now_ns)
+                if self._opened and worker.journal is not None and not worker.journal.failed:
+                    worker.closes.append((worker.journal.end, request_id))
+
+    def hang_up(self, task: "asyncio.Task[None]") -> None:
+        if task.done() or self._worker.process.dead or self._worker.process.paused:
+            return
+        self.gone = True
+        if self._worker.world.chance(0.7):
+            task.cancel()
+
+    def begin(self, order: Order, quote: Quote) -> None:
+        self._opened = True
+        self._oracle.promised(order.request_id, quote)
+
+    def render(self, sequence: int, event: Event) -> bytes:
+        self._told[sequence] = event.usage
+        return _pack(sum(self._told, Usage())) if event.text else b""
+
+    def closing(self, usage: Usage) -> bytes:
+        return _pack(usage)
+
+    def failing(self, error: UpstreamError) -> bytes:
+        return b""
+
+    async def send(self, piece: bytes) -> None:
+        world, habits = self._worker.world, self._worker.house.habits
+        roll = world.random.random()
+        if roll < habits.slow:  # a slow reader
+            await asyncio.sleep(world.random.random() * 0.004)
+        if self.gone:
+            raise ClientGone("gone")
+        self._worker.process.burn("send")
+        if piece:
+            self._oracle.left_user_space(self._order.request_id, _unpack(piece))
+        self._worker.process.burn("sent")
+        if roll < habits.slow / 2:
+            await asyncio.sleep(0)
+
+
+class Upstream:
+    """A model that answers at its own pace, fails now and then, and does not always keep to its cap."""
+
+    name = UPSTREAM
+
+    def __init__(self, worker: Worker) -> None:
+        self._worker = worker
+        self._world = worker.world
+
+    async def stream(
+        self, offer: Offer, params: dict[str, msgspec.Raw], max_tokens: int, request_id: bytes
+    ) -> AsyncGenerator[Event, None]:
+        rng, habits = self._world.random, self._worker.house.habits
+        prompt = int(bytes(params["prompt"]))
+        cached = rng.randrange(prompt) if rng.random() < 0.4 else 0
+        if rng.random() < habits.breaks:
+            raise UpstreamError(self.name, "no", status=rng.choice((400, 500)))
+        length = rng.randrange(0, OUTPUT_MAX)
+        length = length + max_tokens if rng.random() < habits.excess else min(length, max_tokens)
+        output = 0
+        while output < length:
+            output = min(length, output + rng.randrange(1, 5))
+            if rng.random() < 0.6:
+                await asyncio.sleep(rng.random() * 0.003)
+            if rng.random() < habits.breaks / 8:
+                raise UpstreamError(self.name, "broken")
+            yield Event("x" if rng.random() < 0.95 else "", Usage(prompt - cached, cached, output))
+        yield Event("", Usage(prompt - cached, cached, output), "stop")
+
+    async def ready(self, offer: Offer) -> bool:
+        return True
+
+
+class BooksProcess:
+    """The books process: the real Books behind the simulated socket, with a database that may refuse."""
+
+    def __init__(self, house: House) -> None:
+        self.house = house
+        self.process = Process(house.world, "books", house.medium)
+        self.books: Books | None = None
+        self.engines: list[Engine] = []
+        self.ready = False
+        self.process.on_death.append(self._drop)
+        self.process.start(self._main())
+
+    async def _main(self) -> None:
+        try:
+            self.books = await Books.open(self.house.data, self.house.clock, flow.settle)
+            await self.books.serve()
+        except (SteelyardError, OperationalError) as error:
+            self.house.world.say(f"books cannot start: {error}")
+            self.process.exit()
+            return
+        self.ready = True
+        self.house.world.say("books open")
+        await self.books.run()
+        self.process.exit()
+
+    def instrument(self, engine: Engine) -> Engine:
+        """Every commit may fail before it happened, or after (unknown outcome), and is a place to die."""
+        self.engines.append(engine)
+        dialect, commit = engine.dialect, engine.dialect.do_commit
+
+        def do_commit(connection: Any) -> None:
+            self.process.burn("commit")
+            self._maybe_refuse("database is locked")
+            commit(connection)
+            self.process.burn("committed")
+            self._maybe_refuse("disk I/O error")
+
+        dialect.do_commit = do_commit  # type: ignore[method-assign]
+        return engine
+
+    def _maybe_refuse(self, why: str) -> None:
+        world = self.house.world
+        if self.house.database_fails and world.chance(self.house.database_fails):
+            world.disturb(f"database refuses: {why}")
+            raise OperationalError("COMMIT", {}, Exception(why))
+
+    def create_journal(self, directory: Path, *, segment_bytes: int) -> Journal:
+        return Journal.create(directory, segment_bytes=16 * 1024, disk=self.process.disk, threaded=False)
+
+    def _drop(self) -> None:
+        for engine in self.engines:
+            engine.dispose()
+
+
+class Desk:
+    """Who pays in, over a socket of his own; a top-up whose answer was lost is asked again under the same key."""
+
+    def __init__(self, house: House) -> None:
+        self.house, self.world = house, house.world
+        self.process = Process(self.world, "desk", house.medium)
+        self.client = TellerClient()
+        self.pending = 0
+        self._numbers = itertools.count(1)
+        self.process.start(self._main())
+
+    async def _main(self) -> None:
+        while True:
+            try:
+                await self.client.connect(self.house.data.socket, None)
+                return
+            except StartError:
+                await self.client.close()
+
+    def pay(self, tenant_id: int, nano: int) -> None:
+        oracle = self.house.oracle
+        oracle.sent[tenant_id] = oracle.sent.get(tenant_id, 0) + nano
+        self.pending += 1
+        self.process.start(self._pay(tenant_id, nano, f"k{next(self._numbers)}"))
+
+    async def _pay(self, tenant_id: int, nano: int, key: str) -> None:
+        payload = {
+            "tenant": f"t{tenant_id}",
+            "amount": f"{nano // 10**9}.{nano % 10**9:09d}",
+            "idempotency_key": key,
+        }
+        while True:
+            try:
+                await self.client.command("wallet.topup", payload)
+                break
+            except CallerError as error:
+                if error.status != 503:
+                    self.house.oracle.fault(f"top-up of tenant {tenant_id}: {error}")
+                    return
+                await asyncio.sleep(0.05)
+        oracle = self.house.oracle
+        oracle.confirmed[tenant_id] = oracle.confirmed.get(tenant_id, 0) + nano
+        self.pending -= 1
+
+
+def end_quietly(processes: list[Process]) -> None:
+    """Unwind what never ran on, so that nothing of it is left for the next seed."""
+    for process in processes:
+        if not process.dead:
+            process.dead = True
+            process.bury()
+    for process in processes:
+        for task in process.tasks:
+            if task.done():
+                continue
+            task._log_destroy_pending = False  # type: ignore[attr-defined]
+            try:
+                task.get_coro().close()
+            except (Killed, RuntimeError, ValueError, OSError, SteelyardError):
+                pass
+
+
+__all__ = ["US", "BooksProcess", "Desk", "Habits", "House", "Snapshot", "Worker", "end_quietly"]

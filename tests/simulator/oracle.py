@@ -1,0 +1,166 @@
+"""The reference ledger: what customers know. What they paid in, what they were promised, which bytes reached them.
+
+Written against docs/explain/ledger.md alone; uses nothing of the program but its records. It computes prices with
+fractions of its own, and says in words where the books differ from what customers saw.
+"""
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from fractions import Fraction
+
+from steelyard.kernel.clock import NS_PER_MS
+from steelyard.kernel.quantities import Usage
+from steelyard.kernel.records import Quote, Tariff
+from steelyard.ledger.chain import UsageRow
+
+NOTHING = Usage()
+SETTLED_NS = 20 * NS_PER_MS  # a close is announced, synced (5 ms) and posted; the books wait for it
+
+
+@dataclass(slots=True)
+class Request:
+    """One request as its customer saw it."""
+
+    tenant_id: int
+    want_nano: int
+    asked_ns: int
+    paid_nano: int  # what had certainly been paid in when it was asked
+    hold_nano: int | None = None
+    price: Tariff | None = None
+    left: list[Usage] = field(default_factory=list)  # the counts of each piece that left user space
+    end: str = ""  # how it ended for the customer; "worker_died" when the line went dead
+    ended_ns: int = 0
+    firm: bool = False  # its close is on the medium
+    vague: bool = False  # a power loss came before that
+    owes_nano: int = 0  # the least that must be set aside for it
+
+
+def price_nano(usage: Usage, price: Tariff) -> int:
+    counts = {"input": usage.input, "cached_input": usage.cached_input, "output": usage.output}
+    return sum(round(Fraction(counts[line.meter] * line.pico, line.per * 1000)) for line in price.lines)
+
+
+def sold(usage: Usage, end: str) -> Usage:
+    """An answer cut before its first output token is worth nothing."""
+    if not usage.output and end != "complete":
+        return NOTHING
+    return Usage(usage.input, usage.cached_input, usage.output)
+
+
+class Oracle:
+    """Everything that happened, from outside."""
+
+    def __init__(self) -> None:
+        self.requests: dict[bytes, Request] = {}
+        self.confirmed: dict[int, int] = {}  # tenant → money that certainly arrived
+        self.sent: dict[int, int] = {}  # tenant → money that may have arrived
+        self.owed: dict[int, int] = {}  # tenant → the least that holds and charges must have set aside
+        self.recent: dict[int, set[bytes]] = {}  # tenant → requests that may still hold money
+        self.spent: dict[int, int] = {}  # tenant → the most that requests no longer recent can have cost
+        self.refused = self.solvent_refusals = 0
+        self.faults: list[str] = []
+
+    def fault(self, what: str) -> None:
+        self.faults.append(what)
+
+    def asked(self, request_id: bytes, tenant_id: int, want_nano: int, now_ns: int) -> None:
+        self.requests[request_id] = Request(tenant_id, want_nano, now_ns, self.confirmed.get(tenant_id, 0))
+        self.recent.setdefault(tenant_id, set()).add(request_id)
+
+    def promised(self, request_id: bytes, quote: Quote) -> None:
+        """Nobody overspends: what is promised and owed never exceeds what was paid in."""
+        one = self.requests[request_id]
+        one.hold_nano, one.price = quote.hold_nano, quote.price
+        self._owes(one, quote.hold_nano)
+        owed = self.owed[one.tenant_id]
+        if owed > self.sent.get(one.tenant_id, 0):
+            self.fault(f"overspent: tenant {one.tenant_id} was promised {owed}, paid {self.sent.get(one.tenant_id)}")
+
+    def left_user_space(self, request_id: bytes, usage: Usage) -> None:
+        self.requests[request_id].left.append(usage)
+
+    def ended(self, request_id: bytes, end: str, now_ns: int) -> None:
+        one = self.requests[request_id]
+        if one.end:
+            return
+        one.end, one.ended_ns = end, now_ns
+        if one.hold_nano is not None and not one.vague:
+            self._owes(one, min(one.hold_nano, self._charge(one, -2)))
+
+    def refuse(self, request_id: bytes, floor_nano: int, calm: bool, now_ns: int) -> None:
+        """No solvent customer is refused: counted at the least he can have had. Money of requests that had ended a
+        moment before he asked is his again; in troubled times (not `calm`) it may take longer."""
+        me = self.requests[request_id]
+        self.refused += 1
+        self.ended(request_id, "refused", now_ns)
+        if not calm:
+            return
+        recent = self.recent[me.tenant_id]
+        for other in [other for other in recent if self.requests[other].end]:
+            one = self.requests[other]
+            if one.ended_ns < me.asked_ns - SETTLED_NS:
+                recent.discard(other)
+                self.spent[me.tenant_id] = self.spent.get(me.tenant_id, 0) + self._most(one)
+        tied = sum(self._tied(self.requests[other]) for other in recent if other != request_id)
+        least = me.paid_nano - self.spent.get(me.tenant_id, 0) - tied
+        if least >= floor_nano:
+            self.solvent_refusals += 1
+            self.fault(f"solvent customer refused: {request_id.hex()} of tenant {me.tenant_id} had {least}")
+
+    def lose_power(self) -> None:
+        for one in self.requests.values():
+            if not one.firm and one.hold_nano is not None:
+                one.vague = True
+                self._owes(one, 0)
+
+    def check(self, rows: Iterable[UsageRow], balances: dict[int, int]) -> list[str]:
+        """Every row is what its customer got, every request has its row, every wallet is what it must be."""
+        paid: dict[int, int] = {}
+        seen: set[bytes] = set()
+        for row in rows:
+            one = self.requests.get(row.request_id)
+            if one is None or row.request_id in seen:
+                self.fault(f"{row.request_id.hex()} is in the books {'twice' if one else 'and was never asked'}")
+                continue
+            seen.add(row.request_id)
+            self._check_row(row, one)
+            paid[row.tenant_id] = paid.get(row.tenant_id, 0) + min(row.charge_nano, row.hold_nano)
+        for request_id, one in self.requests.items():
+            if one.hold_nano is not None and not one.vague and request_id not in seen:
+                self.fault(f"{request_id.hex()} was served ({one.end}) and is not in the books")
+        for tenant_id, sent in self.sent.items():
+            if balances.get(tenant_id, 0) != sent - paid.get(tenant_id, 0):
+                self.fault(f"tenant {tenant_id} has {balances.get(tenant_id)}, should {sent - paid.get(tenant_id, 0)}")
+        return self.faults
+
+    def _check_row(self, row: UsageRow, one: Request) -> None:
+        name = f"{row.request_id.hex()} ({row.end}, customer saw {one.end})"
+        billed = Usage(row.input, row.cached_input, row.output)
+        reads = [NOTHING, *one.left]
+        if one.price is not None and (row.price_id, row.hold_nano) != (one.price.id, one.hold_nano):
+            self.fault(f"{name} was not booked at the terms that were promised")
+        if one.price is not None and row.charge_nano != price_nano(billed, one.price):
+            self.fault(f"{name} is charged {row.charge_nano}, its usage costs {price_nano(billed, one.price)}")
+        if one.vague:
+            exact = {sold(read, row.end) for read in reads}
+            if billed not in exact:
+                self.fault(f"{name} is billed {billed}, but {one.left[-1:]} left before the power did")
+        elif billed != sold(reads[-1], row.end):
+            if billed != sold(reads[-2], row.end) if len(reads) > 1 else True:
+                self.fault(f"{name} is billed {billed}, but {one.left[-2:]} left user space")
+            elif not row.short_by_one_read:
+                self.fault(f"{name} is one read short and does not say so")
+
+    def _owes(self, one: Request, amount_nano: int) -> None:
+        self.owed[one.tenant_id] = self.owed.get(one.tenant_id, 0) + amount_nano - one.owes_nano
+        one.owes_nano = amount_nano
+
+    def _charge(self, one: Request, read: int) -> int:
+        usage = one.left[read] if len(one.left) >= -read else NOTHING
+        return price_nano(sold(usage, one.end), one.price) if one.price else 0
+
+    def _most(self, one: Request) -> int:
+        return min(one.hold_nano, self._charge(one, -1)) if one.hold_nano is not None else 0
+
+    def _tied(self, one: Request) -> int:
+        return one.want_nano if one.hold_nano is None else one.hold_nano

@@ -1,0 +1,38 @@
+"""What the worker process does about itself."""
+
+import asyncio
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+from tests.fakes.metering import FaultyDisk, opened
+
+from steelyard.kernel import limits
+from steelyard.kernel.clock import ManualClock
+from steelyard.kernel.errors import BooksError
+from steelyard.metering.energy import EnergyClocks
+from steelyard.metering.journal import Journal
+from steelyard.metering.meter import Meter
+from steelyard.metering.slots import Slots
+from steelyard.processes.worker import _stop_when_failed
+
+
+async def test_a_worker_whose_journal_failed_makes_room_for_another(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Otherwise it would refuse every request for ever, with a good disk under it."""
+    monkeypatch.setattr(limits, "HEALTH_INTERVAL_S", 0.001)
+    disk = FaultyDisk()
+    journal = Journal.create(tmp_path / "w0-1", disk=disk)
+    slots = Slots.create(tmp_path / "w0-1" / "slots", 2)
+    meter = Meter(journal, slots, ManualClock(), EnergyClocks(tmp_path))
+    server = SimpleNamespace(should_exit=False)
+    watch = asyncio.ensure_future(_stop_when_failed(meter, server))  # type: ignore[arg-type]
+    done, _ = await asyncio.wait([watch], timeout=0.02)
+    assert not done and not server.should_exit
+    disk.bytes_left = 10
+    with pytest.raises(BooksError):
+        journal.append(opened(1))
+    await asyncio.wait_for(watch, 10)
+    assert server.should_exit
+    meter.close()
