@@ -20,24 +20,14 @@ from steelyard.ledger.accounts import PAIRS, Fact, account_name, kind_of
 from steelyard.ledger.chain import GENESIS, EntryRow, UsageRow, content_of, link
 from steelyard.ledger.salt import salt_for
 from steelyard.storage import tables
+from steelyard.storage.bulk import bulk
 
-_INSERT_USAGE = (
-    f"INSERT INTO usage (batch_id, {', '.join(UsageRow._fields)}) "  # noqa: S608 - field names of our own tuple
-    f"VALUES (?, {', '.join('?' * len(UsageRow._fields))})"
-)
-_ADD_ROLLUP = (
-    "INSERT INTO rollups (grain, start_ns, tenant_id, model, currency, requests, input, cached_input, output, cpu_ns,"
-    " energy_uj, charge_nano, cost_nano) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
-    " ON CONFLICT (grain, start_ns, tenant_id, model, currency) DO UPDATE SET requests = requests + excluded.requests,"
-    " input = input + excluded.input, cached_input = cached_input + excluded.cached_input,"
-    " output = output + excluded.output, cpu_ns = cpu_ns + excluded.cpu_ns,"
-    " energy_uj = energy_uj + excluded.energy_uj, charge_nano = charge_nano + excluded.charge_nano,"
-    " cost_nano = cost_nano + excluded.cost_nano"
-)
-_SET_WATERMARK = (
-    'INSERT INTO watermarks (journal, segment, "offset") VALUES (?, ?, ?)'
-    ' ON CONFLICT (journal) DO UPDATE SET segment = excluded.segment, "offset" = excluded."offset"'
-)
+_USAGE = ("batch_id", *UsageRow._fields)
+_ROLLUP = (
+    "grain", "start_ns", "tenant_id", "model", "currency",
+    "requests", "input", "cached_input", "output", "cpu_ns", "energy_uj", "charge_nano", "cost_nano",
+)  # fmt: skip
+_ENTRY = ("batch_id", "fact", "debit_account_id", "credit_account_id", "currency", "amount_nano")
 _IDS_PER_QUERY = 500
 
 
@@ -68,7 +58,7 @@ def post(connection: Connection, rated: Sequence[Rated], marks: Mapping[str, Pos
         _post_usage(connection, fresh, clock)
     if marks:
         rows = [(journal, mark.segment, mark.offset) for journal, mark in marks.items()]
-        connection.exec_driver_sql(_SET_WATERMARK, rows)
+        bulk(connection).put(connection, tables.watermarks, ("journal", "segment", "offset"), rows)
     return fresh
 
 
@@ -216,15 +206,11 @@ def write_batch(
              one.currency, one.amount_nano)
             for one in entries
         ]  # fmt: skip
-        connection.exec_driver_sql(
-            "INSERT INTO entries (batch_id, fact, debit_account_id, credit_account_id, currency, amount_nano)"
-            " VALUES (?, ?, ?, ?, ?, ?)",
-            rows,
-        )
+        bulk(connection).insert(connection, tables.entries, _ENTRY, rows)
         _add_totals(connection, entries, accounts)
     if ordered:
-        connection.exec_driver_sql(_INSERT_USAGE, [(batch_id, *row) for row in ordered])
-        connection.exec_driver_sql(_ADD_ROLLUP, _rollup_rows(ordered))
+        bulk(connection).insert(connection, tables.usage, _USAGE, [(batch_id, *row) for row in ordered])
+        bulk(connection).add(connection, tables.rollups, _ROLLUP, _rollup_rows(ordered))
     return int(batch_id)
 
 
@@ -241,10 +227,8 @@ def _add_totals(
     for account in accounts.values():
         if max(account.debit_nano + debits[account.id], account.credit_nano + credits[account.id]) > INT64_MAX:
             raise BooksError(f"the account {account.name} is full")
-    connection.exec_driver_sql(
-        "UPDATE accounts SET debit_nano = debit_nano + ?, credit_nano = credit_nano + ? WHERE id = ?",
-        [(debits[account.id], credits[account.id], account.id) for account in accounts.values()],
-    )
+    totals = [(account.id, debits[account.id], credits[account.id]) for account in accounts.values()]
+    bulk(connection).increase(connection, tables.accounts, ("id", "debit_nano", "credit_nano"), totals)
 
 
 def _rollup_rows(usage: Iterable[UsageRow]) -> list[tuple[object, ...]]:

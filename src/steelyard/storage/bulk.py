@@ -1,0 +1,98 @@
+"""Many rows at once, by the quickest road of each database: the only SQL that is written by hand for a driver.
+
+Owns the statements that posting sends thousands of rows through. Rows are tuples in the order of the named columns and
+are written in the caller's transaction. Knows no rule of money; table and column names are the caller's own, not a
+user's.
+"""
+
+from collections.abc import Sequence
+from functools import lru_cache
+from typing import Any, Protocol
+
+from sqlalchemy import Connection, Table
+
+Rows = Sequence[tuple[Any, ...]]
+
+
+class Bulk(Protocol):
+    """One database's way to write many rows. Nothing happens for no rows."""
+
+    def insert(self, connection: Connection, table: Table, columns: Sequence[str], rows: Rows) -> None:
+        """Rows that are not there yet."""
+
+    def put(self, connection: Connection, table: Table, columns: Sequence[str], rows: Rows) -> None:
+        """Rows by primary key: what is there is replaced."""
+
+    def add(self, connection: Connection, table: Table, columns: Sequence[str], rows: Rows) -> None:
+        """Rows by primary key: to what is there the columns outside the key are added up."""
+
+    def increase(self, connection: Connection, table: Table, columns: Sequence[str], rows: Rows) -> None:
+        """Rows that are all there, by primary key: the columns outside the key are added to them."""
+
+
+def bulk(connection: Connection) -> Bulk:
+    """The way of this connection's database."""
+    return _WAYS[connection.dialect.name]
+
+
+class _SQLite:
+    """`executemany` of one prepared statement."""
+
+    def insert(self, connection: Connection, table: Table, columns: Sequence[str], rows: Rows) -> None:
+        self._send(connection, _insert_one(table, tuple(columns)), rows)
+
+    def put(self, connection: Connection, table: Table, columns: Sequence[str], rows: Rows) -> None:
+        statement = _insert_one(table, tuple(columns)) + on_conflict(table, tuple(columns), add=False)
+        self._send(connection, statement, rows)
+
+    def add(self, connection: Connection, table: Table, columns: Sequence[str], rows: Rows) -> None:
+        statement = _insert_one(table, tuple(columns)) + on_conflict(table, tuple(columns), add=True)
+        self._send(connection, statement, rows)
+
+    def increase(self, connection: Connection, table: Table, columns: Sequence[str], rows: Rows) -> None:
+        self._send(connection, _increase_one(table, tuple(columns)), rows)
+
+    def _send(self, connection: Connection, statement: str, rows: Rows) -> None:
+        if rows:
+            connection.exec_driver_sql(statement, list(rows))
+
+
+def key_of(table: Table) -> tuple[str, ...]:
+    return tuple(column.name for column in table.primary_key)
+
+
+def listed(columns: Sequence[str]) -> str:
+    return ", ".join(f'"{name}"' for name in columns)
+
+
+@lru_cache(maxsize=64)
+def on_conflict(table: Table, columns: tuple[str, ...], *, add: bool) -> str:
+    """What follows an insert of rows that may be there; both databases read it."""
+    key = key_of(table)
+    before = f'"{table.name}".' if add else ""
+    sets = [
+        f'"{name}" = {before}"{name}" + excluded."{name}"' if add else f'"{name}" = excluded."{name}"'
+        for name in columns
+        if name not in key
+    ]
+    return f" ON CONFLICT ({listed(key)}) DO UPDATE SET {', '.join(sets)}"
+
+
+@lru_cache(maxsize=64)
+def _insert_one(table: Table, columns: tuple[str, ...]) -> str:
+    names, marks = listed(columns), ", ".join("?" * len(columns))
+    return f'INSERT INTO "{table.name}" ({names}) VALUES ({marks})'  # noqa: S608 - names of our own tables
+
+
+@lru_cache(maxsize=64)
+def _increase_one(table: Table, columns: tuple[str, ...]) -> str:
+    """Numbered parameters, because the key comes first in a row and last in the statement."""
+    key = key_of(table)
+    numbered = {name: f"?{index}" for index, name in enumerate(columns, 1)}
+    sets = [f'"{name}" = "{name}" + {numbered[name]}' for name in columns if name not in key]
+    where = [f'"{name}" = {numbered[name]}' for name in key]
+    changes, match = ", ".join(sets), " AND ".join(where)
+    return f'UPDATE "{table.name}" SET {changes} WHERE {match}'  # noqa: S608 - names of our own tables
+
+
+_WAYS: dict[str, Bulk] = {"sqlite": _SQLite()}
