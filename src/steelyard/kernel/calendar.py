@@ -8,7 +8,7 @@ the IANA database.
 from datetime import UTC, date, datetime, timedelta
 from enum import StrEnum
 from functools import lru_cache
-from typing import NamedTuple
+from typing import NamedTuple, assert_never
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 from steelyard.kernel.clock import NS_PER_S
@@ -52,6 +52,8 @@ class Calendar(NamedTuple):
             case Every.MONTH:
                 first = local.replace(day=1)
                 after = (first + timedelta(days=31)).replace(day=1)
+            case _:
+                assert_never(self.every)
         return Window(_midnight_ns(first, zone), _midnight_ns(after, zone))
 
 
