@@ -14,7 +14,9 @@ PYTEST_ARGS ?=
 KILLS ?= 200
 ARGS ?=
 
-.PHONY: up install dev test check format crash lock clean
+BENCHES := $(filter-out bench-__init__ bench-report,$(patsubst bench/%.py,bench-%,$(wildcard bench/*.py)))
+
+.PHONY: up install dev test check format crash bench lock clean
 
 up: install ## install into .venv, start the platform, ask the model one question, print the answer and its bill
 	@exec $(BIN)/steelyard up $(ARGS)
@@ -42,18 +44,23 @@ test: dev ## the whole suite
 	@$(BIN)/python -m pytest $(PYTEST_ARGS)
 
 check: dev ## lint, import contract, types, tidy rules: seconds
-	@$(BIN)/ruff check src tests
-	@$(BIN)/ruff format --check src tests
+	@$(BIN)/ruff check src tests bench
+	@$(BIN)/ruff format --check src tests bench
 	@$(BIN)/lint-imports --no-cache
 	@$(BIN)/mypy
 	@$(BIN)/python -m pytest -q --durations=0 tests/tidy
 
 format: dev
-	@$(BIN)/ruff check --fix src tests
-	@$(BIN)/ruff format src tests
+	@$(BIN)/ruff check --fix src tests bench
+	@$(BIN)/ruff format src tests bench
 
 crash: dev ## the long crash campaign; `make crash KILLS=2000` for a longer one
 	@KILLS=$(KILLS) $(BIN)/python -m pytest tests/crash $(PYTEST_ARGS)
+
+bench: $(BENCHES) ## every measurement of bench/README.md; results in bench/results
+
+bench-%: dev ## one of them: `make bench-posting`
+	@$(BIN)/python -m bench.$*
 
 lock: ## rewrite the lock files from pyproject.toml (needs uv)
 	uv pip compile --quiet --universal --generate-hashes --no-emit-index-url --no-header --python-version 3.11 pyproject.toml -o requirements.lock
