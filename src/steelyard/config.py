@@ -1,12 +1,10 @@
-"""The settings as one frozen value, and the layout of the data directory.
+"""The settings as one frozen value.
 
 Read once from `steelyard.toml`, then `STEELYARD_*`, then command options (each beats the one before) and passed down.
 Prices, plans and models are dated data in the books, never settings.
 """
 
 import os
-import tempfile
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
@@ -22,7 +20,6 @@ from steelyard.kernel import limits
 from steelyard.kernel.errors import StartError
 
 SETTINGS_FILE = "steelyard.toml"
-_SOCKET_PATH_BYTES_MAX = 100  # sun_path holds 108 bytes on Linux, 104 on macOS
 
 
 def _threads() -> int:
@@ -94,69 +91,3 @@ def load_settings(**options: Any) -> Settings:
         raise StartError(f"The setting '{name}' is not usable: {first['msg']}.") from None
     except ValueError as error:  # broken TOML
         raise StartError(f"{SETTINGS_FILE} cannot be read: {error}.") from None
-
-
-@dataclass(frozen=True, slots=True)
-class DataDir:
-    """Where everything of one installation lies."""
-
-    root: Path
-
-    @property
-    def lock(self) -> Path:
-        return self.root / "lock"
-
-    @property
-    def database(self) -> Path:
-        return self.root / "steelyard.db"
-
-    @property
-    def journals(self) -> Path:
-        return self.root / "journal"
-
-    @property
-    def energy(self) -> Path:
-        return self.root / "energy"
-
-    @property
-    def logs(self) -> Path:
-        return self.root / "log"
-
-    @property
-    def secret(self) -> Path:
-        return self.root / "secret"
-
-    @property
-    def socket(self) -> Path:
-        """The Unix socket of `books`; a path too long for the kernel moves to a private temporary directory."""
-        direct = self.root.absolute() / "teller.sock"
-        if len(os.fsencode(direct)) <= _SOCKET_PATH_BYTES_MAX:
-            return direct
-        note = self.root / "teller.path"
-        if note.exists():
-            elsewhere = Path(note.read_text(encoding="utf-8"))
-            if elsewhere.is_dir():
-                return elsewhere / "teller.sock"
-        elsewhere = Path(tempfile.mkdtemp(prefix="steelyard-"))
-        note.write_text(str(elsewhere), encoding="utf-8")
-        return elsewhere / "teller.sock"
-
-    def prepare(self) -> None:
-        """Make the directories, readable by the owner only. Raises StartError when that fails."""
-        try:
-            self.root.mkdir(mode=0o700, parents=True, exist_ok=True)
-            for folder in (self.journals, self.energy, self.logs):
-                folder.mkdir(mode=0o700, exist_ok=True)
-        except OSError as error:
-            raise StartError(f"The data directory {self.root} cannot be used: {error.strerror}.") from None
-
-    def read_secret(self) -> bytes:
-        """The 32 bytes that sign console sessions; made on first use, mode 0600."""
-        try:
-            descriptor = os.open(self.secret, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-        except FileExistsError:
-            return self.secret.read_bytes()
-        with os.fdopen(descriptor, "wb") as file:
-            secret = os.urandom(32)
-            file.write(secret)
-        return secret

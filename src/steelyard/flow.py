@@ -10,32 +10,23 @@ import asyncio
 from collections.abc import Mapping, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass
-
-from sqlalchemy import Connection
+from typing import TYPE_CHECKING
 
 from steelyard.catalog.tariffs import COST_NEEDS, PRICE_NEEDS, complete, in_force
 from steelyard.identity.keys import authenticate
 from steelyard.kernel.clock import Clock
 from steelyard.kernel.errors import ClientGone, UpstreamError, price_missing, unknown_model, wallet_empty
 from steelyard.kernel.quantities import Usage
-from steelyard.kernel.records import (
-    Caller,
-    End,
-    Order,
-    Position,
-    Quote,
-    Rated,
-    Settlement,
-    Tariff,
-    Terms,
-)
+from steelyard.kernel.records import Caller, End, Order, Position, Quote, Rated, Settlement, Tariff, Terms
 from steelyard.kernel.roles import Answer, Ask, Teller
-from steelyard.ledger.posting import post
 from steelyard.metering.meter import Meter, Reading
 from steelyard.rating.rate import affordable_tokens, rate, worst_case_nano
 from steelyard.routing.choose import choose
 from steelyard.upstream.fanout import call
 from steelyard.upstream.protocol import Upstream
+
+if TYPE_CHECKING:
+    from sqlalchemy import Connection
 
 STAGES = ("authenticate", "hold", "route", "call", "meter", "rate", "post", "receipt")
 
@@ -138,12 +129,14 @@ async def _deliver(reading: Reading, answer: Answer, piece: bytes, usage: Usage)
 
 
 def settle(
-    connection: Connection,
+    connection: "Connection",
     settlements: Sequence[Settlement],
     tariffs: Mapping[int, Tariff],
     marks: Mapping[str, Position],
     clock: Clock,
 ) -> list[Rated]:
     """Rate and post a batch in the caller's transaction, the journals' watermarks with it (exactly once)."""
+    from steelyard.ledger.posting import post  # SQLAlchemy, which a worker can do without
+
     rated = [rate(one, tariffs[one.opened.price_id], tariffs[one.opened.cost_id]) for one in settlements]
     return post(connection, rated, marks, clock)

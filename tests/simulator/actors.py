@@ -17,8 +17,8 @@ from tests.simulator.oracle import Oracle
 from tests.simulator.world import CALM_NS, US, Killed, Medium, Process, SimClock, World
 
 from steelyard import flow
-from steelyard.config import DataDir
 from steelyard.kernel.clock import NS_PER_MS
+from steelyard.kernel.directory import DataDir
 from steelyard.kernel.errors import CallerError, ClientGone, StartError, SteelyardError, UpstreamError
 from steelyard.kernel.ids import Ids
 from steelyard.kernel.quantities import Usage

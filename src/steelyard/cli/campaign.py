@@ -25,9 +25,10 @@ from steelyard.cli.services import (
     engine_service,
     worker_service,
 )
-from steelyard.config import DataDir, Settings
+from steelyard.config import Settings
 from steelyard.kernel import limits
 from steelyard.kernel.clock import NS_PER_S, Clock
+from steelyard.kernel.directory import DataDir
 from steelyard.kernel.errors import BooksError
 from steelyard.processes import scripted
 from steelyard.processes.child import Service

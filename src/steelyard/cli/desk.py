@@ -16,9 +16,9 @@ from sqlalchemy import Connection
 from sqlalchemy.exc import DatabaseError
 
 from steelyard.cli.directory import directory_lock, is_held
-from steelyard.config import DataDir
 from steelyard.kernel import limits
 from steelyard.kernel.clock import NS_PER_S, Clock
+from steelyard.kernel.directory import DataDir
 from steelyard.kernel.errors import BooksError, StartError, unavailable
 from steelyard.ledger import wire
 from steelyard.storage.database import migrate, open_database

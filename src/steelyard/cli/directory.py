@@ -11,9 +11,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from steelyard.config import DataDir
 from steelyard.kernel import limits
 from steelyard.kernel.clock import NS_PER_S, Clock
+from steelyard.kernel.directory import DataDir
 from steelyard.kernel.errors import StartError
 
 _RETRY_S = 0.05

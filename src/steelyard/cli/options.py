@@ -9,8 +9,9 @@ import click
 
 from steelyard.cli.desk import Desk
 from steelyard.cli.show import Show
-from steelyard.config import DataDir, load_settings
+from steelyard.config import load_settings
 from steelyard.kernel.clock import SystemClock
+from steelyard.kernel.directory import DataDir
 
 Parameters = ParamSpec("Parameters")
 

@@ -22,9 +22,10 @@ from steelyard.cli.options import json_option
 from steelyard.cli.reports import checked
 from steelyard.cli.services import check_space, reserve_port
 from steelyard.cli.show import Show, count, words
-from steelyard.config import DataDir, Settings, load_settings
+from steelyard.config import Settings, load_settings
 from steelyard.kernel import limits
 from steelyard.kernel.clock import SystemClock
+from steelyard.kernel.directory import DataDir
 from steelyard.kernel.errors import SteelyardError
 from steelyard.processes.customers import Dice
 from steelyard.processes.score import Score

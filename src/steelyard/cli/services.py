@@ -15,8 +15,9 @@ from pathlib import Path
 import psutil
 
 from steelyard.cli.desk import Line
-from steelyard.config import DataDir, Settings
+from steelyard.config import Settings
 from steelyard.kernel import limits
+from steelyard.kernel.directory import DataDir
 from steelyard.kernel.errors import StartError, SteelyardError
 from steelyard.processes.child import Service
 from steelyard.processes.engine import KEY_VARIABLE

@@ -37,9 +37,10 @@ from steelyard.cli.services import (
     worker_check,
     worker_service,
 )
-from steelyard.config import DataDir, Settings, load_settings
+from steelyard.config import Settings, load_settings
 from steelyard.kernel import limits
 from steelyard.kernel.clock import SystemClock
+from steelyard.kernel.directory import DataDir
 from steelyard.kernel.errors import BooksError, SteelyardError
 from steelyard.processes.supervisor import Supervisor
 from steelyard.upstream.gguf import read_gguf

@@ -1,7 +1,7 @@
 """The public application: the hot URL straight to the flow, everything else through Starlette's router.
 
-Owns the small endpoints (models, receipts, health, metrics) and the last catch of every request. The admin API hands
-its routes in, the console comes as a whole under /console.
+Owns the small endpoints (models, receipts, health, metrics) and the last catch of every request. The console and the
+admin API come as one application, which is handed what lies under /console and /admin.
 """
 
 import ipaddress
@@ -30,7 +30,7 @@ from steelyard.kernel.records import Model
 
 log = structlog.get_logger()
 CHAT_PATH = "/v1/chat/completions"
-PAGES_PATH = "/console/"
+PAGES_PATHS = ("/console/", "/admin/")
 
 
 class Office(Desk, Protocol):
@@ -144,21 +144,22 @@ async def _bug(request: Request, error: Exception) -> Response:
     return error_response(internal_error())
 
 
+def rest(routes: Sequence[BaseRoute]) -> Starlette:
+    """Routes beside the hot one, whose every error is answered in the API's own shape."""
+    handlers = {CallerError: _caller_error, HTTPException: _http_error, Exception: _bug}
+    return Starlette(routes=routes, exception_handlers=handlers)
+
+
 class PublicApp:
     """The ASGI callable of the public port."""
 
-    def __init__(
-        self, house: House, office: Office, ids: Ids, *, routes: Sequence[BaseRoute] = (), pages: ASGIApp | None = None
-    ) -> None:
+    def __init__(self, house: House, office: Office, ids: Ids, pages: ASGIApp | None = None) -> None:
         self._chat: Callable[[Scope, Receive, Send], Awaitable[None]] = chat_endpoint(
             house, ids.next, Once(house, office)
         )
         self._ids = ids
         self._pages = pages
-        self._rest = Starlette(
-            routes=[*Endpoints(house, office).routes(), *routes],
-            exception_handlers={CallerError: _caller_error, HTTPException: _http_error, Exception: _bug},
-        )
+        self._rest = rest(Endpoints(house, office).routes())
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "http" and scope["path"] == CHAT_PATH and scope["method"] == "POST":
@@ -171,7 +172,7 @@ class PublicApp:
                 message["headers"] = [*message["headers"], *extra]
             await send(message)
 
-        if self._pages is not None and (scope["path"] + "/").startswith(PAGES_PATH):
+        if self._pages is not None and (scope["path"] + "/").startswith(PAGES_PATHS):
             await self._pages(scope, receive, send_with_id)
         else:
             await self._rest(scope, receive, send_with_id)

@@ -19,7 +19,7 @@ from steelyard.kernel import limits
 from steelyard.kernel.errors import CallerError, bad_request
 from steelyard.kernel.records import Caller, End, Order, Settlement
 from steelyard.kernel.roles import Answer, Ask
-from steelyard.ledger.answers import Claim, Kept
+from steelyard.ledger.wire import Claim, Kept
 
 log = structlog.get_logger()
 HEADER = b"idempotency-key"

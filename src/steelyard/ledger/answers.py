@@ -12,7 +12,7 @@ from sqlalchemy import ColumnElement, Connection, and_, delete, func, insert, se
 
 from steelyard.kernel import limits
 from steelyard.kernel.clock import NS_PER_S
-from steelyard.kernel.records import Record
+from steelyard.ledger.wire import Claim, Kept
 from steelyard.storage import tables
 
 _columns = tables.answers.c
@@ -27,28 +27,6 @@ class State(StrEnum):
     RUNNING = "running"
     WHOLE = "whole"  # answered and charged; the body may have been too long to keep
     CUT = "cut"  # charged, but the answer did not come to its end, or was lost with its worker
-
-
-class Claim(Record, frozen=True):
-    """A request that wants to be the one for its key."""
-
-    project_id: int
-    tenant_id: int
-    key: str
-    body_hash: bytes
-    request_id: bytes
-    series: str
-
-    @property
-    def place(self) -> tuple[int, str]:
-        return self.project_id, self.key
-
-
-class Kept(Record, frozen=True):
-    """An answer as it left: headers and body. `body` None: it was not kept."""
-
-    headers: tuple[tuple[bytes, bytes], ...]
-    body: bytes | None
 
 
 class Found(NamedTuple):

@@ -56,6 +56,28 @@ class HoldAsk(JournalRecord, frozen=True):
     floor_nano: int
 
 
+class Claim(Record, frozen=True):
+    """A request that wants to be the one for its key."""
+
+    project_id: int
+    tenant_id: int
+    key: str
+    body_hash: bytes
+    request_id: bytes
+    series: str
+
+    @property
+    def place(self) -> tuple[int, str]:
+        return self.project_id, self.key
+
+
+class Kept(Record, frozen=True):
+    """An answer as it left: headers and body. `body` None: it was not kept."""
+
+    headers: tuple[tuple[bytes, bytes], ...]
+    body: bytes | None
+
+
 class Refusal(Record, frozen=True):
     """A CallerError on the wire."""
 

@@ -23,9 +23,9 @@ import structlog
 import uvloop
 
 from steelyard import flow
-from steelyard.config import DataDir
 from steelyard.kernel import limits
 from steelyard.kernel.clock import NS_PER_MS, Clock, SystemClock
+from steelyard.kernel.directory import DataDir
 from steelyard.kernel.errors import BooksError, CallerError, StartError, unavailable
 from steelyard.ledger import wire
 from steelyard.ledger.salt import ensure_secret

@@ -19,7 +19,8 @@ from steelyard.kernel.clock import Clock
 from steelyard.kernel.errors import CallerError, bad_request, overloaded, unavailable
 from steelyard.kernel.ids import text_from_id
 from steelyard.ledger import answers
-from steelyard.ledger.answers import Claim, Found, Kept, Share, State
+from steelyard.ledger.answers import Found, Share, State
+from steelyard.ledger.wire import Claim, Kept
 from steelyard.processes.office import transaction
 from steelyard.processes.posting_loop import Thread
 

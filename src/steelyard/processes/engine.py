@@ -144,7 +144,7 @@ def _serve(options: argparse.Namespace, file: GgufFile, key: str, context: int) 
 
 def _tick(server: "xllamacpp.Server", options: argparse.Namespace, stop: "_Stop") -> None:
     """Advance the energy clock. The engine is asked for its load only when CPU time was spent: asking costs 0.15 ms."""
-    from steelyard.config import DataDir
+    from steelyard.kernel.directory import DataDir
     from steelyard.metering.energy import CpuClock, clock_path
 
     clock = CpuClock(clock_path(DataDir(options.data).energy, options.upstream))

@@ -12,74 +12,34 @@ import signal
 import socket
 import sys
 import threading
-from collections.abc import AsyncGenerator, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 import structlog
 import uvicorn
 import uvloop
-from sqlalchemy import Connection, Engine
 
-from steelyard.config import DataDir
-from steelyard.console.app import console_app
-from steelyard.console.play import PlayEvent, PlayOrder
 from steelyard.flow import House
-from steelyard.gateway.admin import admin_routes
 from steelyard.gateway.app import PublicApp
 from steelyard.gateway.server import public_server, public_socket
 from steelyard.kernel import limits
-from steelyard.kernel.clock import Clock, SystemClock
+from steelyard.kernel.clock import SystemClock
+from steelyard.kernel.directory import DataDir
 from steelyard.kernel.errors import SteelyardError
 from steelyard.kernel.ids import Ids
-from steelyard.kernel.records import Snapshot
 from steelyard.ledger.teller_client import TellerClient
 from steelyard.metering.energy import EnergyClocks
 from steelyard.metering.journal import Journal
 from steelyard.metering.meter import Meter
 from steelyard.metering.slots import Slots
 from steelyard.processes.engine import KEY_VARIABLE
-from steelyard.processes.playground import play
-from steelyard.storage.database import open_database
+from steelyard.processes.pages import Pages
 from steelyard.upstream.llama_cpp import LlamaCpp
 from steelyard.upstream.pool import Pool
 from steelyard.upstream.protocol import Upstream
 
 log = structlog.get_logger()
 LOCAL_UPSTREAM = "local"
-
-
-class PageHouse:
-    """What the console and the admin API need of this worker."""
-
-    def __init__(self, house: House, teller: TellerClient, engine: Engine, ids: Ids, secret: bytes) -> None:
-        self._house = house
-        self._teller = teller
-        self._engine = engine
-        self._ids = ids
-        self.secret = secret
-
-    @property
-    def clock(self) -> Clock:
-        return self._house.clock
-
-    @property
-    def snapshot(self) -> Snapshot:
-        return self._teller.snapshot
-
-    @contextmanager
-    def books(self) -> Iterator[Connection]:
-        with self._engine.connect() as connection:
-            yield connection
-
-    read = books
-
-    async def command(self, op: str, payload: dict[str, Any]) -> Any:
-        return await self._teller.command(op, payload)
-
-    def play(self, order: PlayOrder) -> AsyncGenerator[PlayEvent, None]:
-        return play(self._house, self._teller, order, self._ids.next())
 
 
 class Upstreams(dict[str, Upstream]):
@@ -108,12 +68,10 @@ async def run(data: DataDir, listener: socket.socket, worker: int, drain_s: int)
     journal = Journal.create(directory)
     meter = Meter(journal, Slots.create(directory / "slots", limits.SLOTS_PER_WORKER), clock, EnergyClocks(data.energy))
     pool = Pool()
-    engine = open_database(data.database, readonly=True)
+    house = House(teller, meter, Upstreams(pool, {LOCAL_UPSTREAM: os.environ.get(KEY_VARIABLE, "")}), clock)
+    pages = Pages(house, teller, data, ids)
     try:
-        upstreams = Upstreams(pool, {LOCAL_UPSTREAM: os.environ.get(KEY_VARIABLE, "")})
-        house = House(teller, meter, upstreams, clock)
-        pages = PageHouse(house, teller, engine, ids, data.read_secret())
-        app = PublicApp(house, teller, ids, routes=admin_routes(pages), pages=console_app(pages))
+        app = PublicApp(house, teller, ids, pages)
         running = public_server(app, drain_s, on_ready=lambda: print("ready", flush=True))
         stop_with_parent(running)
         watches = [
@@ -127,7 +85,7 @@ async def run(data: DataDir, listener: socket.socket, worker: int, drain_s: int)
         await pool.close()
         meter.close()
         await teller.close()
-        engine.dispose()
+        pages.close()
 
 
 def stop_with_parent(running: uvicorn.Server) -> None:

@@ -10,8 +10,8 @@ import pytest
 from tests.fakes.ledger import Requests, books
 
 from steelyard.cli.main import run
-from steelyard.config import DataDir
 from steelyard.kernel.clock import SystemClock
+from steelyard.kernel.directory import DataDir
 from steelyard.kernel.ids import text_from_id
 from steelyard.ledger.posting import post
 from steelyard.metering.journal import Journal

@@ -16,9 +16,9 @@ import pytest
 
 from steelyard.cli.desk import Desk, Line
 from steelyard.cli.directory import directory_lock, is_held
-from steelyard.config import DataDir
 from steelyard.kernel import limits
 from steelyard.kernel.clock import SystemClock
+from steelyard.kernel.directory import DataDir
 from steelyard.kernel.errors import BooksError, CallerError, StartError
 from steelyard.ledger import wire
 

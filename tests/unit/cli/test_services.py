@@ -22,9 +22,10 @@ from steelyard.cli.services import (
     worker_check,
     worker_service,
 )
-from steelyard.config import DataDir, Settings
+from steelyard.config import Settings
 from steelyard.gateway.server import public_socket
 from steelyard.kernel import limits
+from steelyard.kernel.directory import DataDir
 from steelyard.kernel.errors import StartError
 from steelyard.processes.engine import KEY_VARIABLE
 

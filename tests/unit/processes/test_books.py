@@ -8,8 +8,8 @@ import pytest
 from tests.fakes.ledger import Requests, put_tariffs
 
 from steelyard import flow
-from steelyard.config import DataDir
 from steelyard.kernel.clock import SystemClock
+from steelyard.kernel.directory import DataDir
 from steelyard.kernel.errors import CallerError
 from steelyard.kernel.ids import secret_hash
 from steelyard.kernel.quantities import Usage

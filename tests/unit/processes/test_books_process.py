@@ -10,7 +10,7 @@ from pathlib import Path
 
 from tests.fakes.ledger import Requests, put_tariffs
 
-from steelyard.config import DataDir
+from steelyard.kernel.directory import DataDir
 from steelyard.kernel.errors import CallerError
 from steelyard.kernel.records import Opened
 from steelyard.ledger.teller_client import TellerClient

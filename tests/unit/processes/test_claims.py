@@ -15,8 +15,8 @@ from steelyard.kernel.errors import CallerError
 from steelyard.kernel.quantities import Usage
 from steelyard.kernel.records import Opened
 from steelyard.ledger import answers
-from steelyard.ledger.answers import Claim, Kept
 from steelyard.ledger.teller_client import TellerClient
+from steelyard.ledger.wire import Claim, Kept
 from steelyard.storage.database import open_database
 
 BODY, OTHER = b"b" * 32, b"o" * 32

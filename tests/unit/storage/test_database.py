@@ -1,16 +1,20 @@
 """The database file: pragmas, migrations that build exactly the tables, and refusals in one clear line."""
 
 import re
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 from alembic.autogenerate import compare_metadata
 from alembic.runtime.migration import MigrationContext
+from alembic.script import ScriptDirectory
 from sqlalchemy import Connection, Engine, event, text
 from sqlalchemy.exc import OperationalError
 
 from steelyard.kernel.errors import StartError
-from steelyard.storage.database import migrate, open_database
+from steelyard.storage import database
+from steelyard.storage.database import migrate, open_database, packaged_heads
 from steelyard.storage.tables import metadata
 
 
@@ -48,6 +52,25 @@ def test_migrating_twice_changes_nothing(tmp_path: Path) -> None:
     migrate(engine)
     assert _schema(engine) == before
     engine.dispose()
+
+
+def test_the_newest_revision_is_the_one_alembic_sees() -> None:
+    scripts = ScriptDirectory(str(Path(database.__file__).parent / "migrations"))
+    assert packaged_heads() == set(scripts.get_heads())
+
+
+def test_nothing_to_migrate_loads_no_alembic(tmp_path: Path) -> None:
+    engine = open_database(tmp_path / "a.db")
+    migrate(engine)
+    engine.dispose()
+    code = (
+        "import sys; from pathlib import Path; from steelyard.storage.database import migrate, open_database;"
+        "migrate(open_database(Path(sys.argv[1]))); print('alembic' in sys.modules)"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code, str(tmp_path / "a.db")], capture_output=True, text=True, check=True
+    )
+    assert done.stdout.strip() == "False"
 
 
 def test_writer_is_durable_and_checks_foreign_keys(tmp_path: Path) -> None:
