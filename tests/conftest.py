@@ -1,10 +1,17 @@
 """What every test shares: hypothesis without wall-clock judgements (the machine may be busy), one real platform."""
 
 from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 from hypothesis import HealthCheck, settings
 from tests.platform import Platform
+
+from steelyard.kernel.directory import DatabaseUrl
+
+if TYPE_CHECKING:
+    from tests.fakes.postgres import Server
 
 settings.register_profile("house", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("house")
@@ -16,3 +23,24 @@ def platform(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Platform]:
     running = Platform(tmp_path_factory.mktemp("platform") / "data", "--workers", "2").start()
     yield running
     assert running.stop() == 0, running.text
+
+
+@pytest.fixture(scope="session")
+def postgres() -> Iterator["Server"]:
+    """A real PostgreSQL, started by the first test that wants one."""
+    from tests.fakes.postgres import Server  # half a second that most runs of some tests can spare
+
+    server = Server()
+    yield server
+    server.stop()
+
+
+@pytest.fixture(params=["sqlite", "postgresql"])
+def place(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Path | DatabaseUrl]:
+    """Where a test's books lie, in both databases: what `open_database` takes."""
+    if request.param == "sqlite":
+        yield tmp_path / "books.db"
+        return
+    server: Server = request.getfixturevalue("postgres")
+    with server.database() as url:
+        yield url

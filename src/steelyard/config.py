@@ -8,7 +8,7 @@ import os
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import Field, ValidationError
+from pydantic import Field, SecretStr, ValidationError, field_validator
 from pydantic_settings import (
     BaseSettings,
     PydanticBaseSettingsSource,
@@ -17,6 +17,7 @@ from pydantic_settings import (
 )
 
 from steelyard.kernel import limits
+from steelyard.kernel.directory import DatabaseUrl, DataDir
 from steelyard.kernel.errors import StartError
 
 SETTINGS_FILE = "steelyard.toml"
@@ -40,6 +41,9 @@ class Settings(BaseSettings):
     )
 
     data: Path = Field(Path("steelyard-data"), description="the data directory: books, journals, keys")
+    database: SecretStr = Field(
+        SecretStr(""), description="a postgresql:// URL for the books; empty: SQLite in the data directory"
+    )
     host: str = Field("127.0.0.1", description="address the public port binds")
     port: int = Field(8780, ge=1, le=65535, description="the public port")
     workers: int = Field(1, ge=1, le=64, description="worker processes on the public port")
@@ -50,6 +54,14 @@ class Settings(BaseSettings):
     context: int = Field(4096, ge=256, le=1_048_576, description="tokens of context per sequence")
     drain_s: int = Field(limits.DRAIN_S, ge=0, le=3600, description="seconds running streams get at shutdown")
     log_level: Literal["debug", "info", "warning", "error"] = Field("info", description="least level that is logged")
+
+    @field_validator("database")
+    @classmethod
+    def _is_postgres(cls, value: SecretStr) -> SecretStr:
+        scheme = value.get_secret_value().partition("://")[0]
+        if scheme not in {"", "postgresql", "postgres", "postgresql+psycopg"}:
+            raise ValueError("it is a postgresql:// URL, or empty")
+        return value
 
     @classmethod
     def settings_customise_sources(
@@ -91,3 +103,8 @@ def load_settings(**options: Any) -> Settings:
         raise StartError(f"The setting '{name}' is not usable: {first['msg']}.") from None
     except ValueError as error:  # broken TOML
         raise StartError(f"{SETTINGS_FILE} cannot be read: {error}.") from None
+
+
+def directory_of(settings: Settings) -> DataDir:
+    """The data directory, with the database its books are in."""
+    return DataDir(settings.data, DatabaseUrl(settings.database.get_secret_value()))

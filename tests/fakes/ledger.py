@@ -7,6 +7,7 @@ from sqlalchemy import Connection, Engine, insert
 
 from steelyard.identity.store import add_tenant
 from steelyard.kernel.clock import NS_PER_HOUR, ManualClock
+from steelyard.kernel.directory import DatabaseUrl
 from steelyard.kernel.ids import Ids
 from steelyard.kernel.quantities import Meter, Usage
 from steelyard.kernel.records import Closed, End, Opened, Rated, Settlement, Tariff, TariffLine
@@ -43,10 +44,12 @@ TARIFFS = {1: PRICE, 2: COST}
 TOPUP_NANO = 5_000_000_000
 
 
-def books(path: Path, tenants: Sequence[str] = ("acme", "beta"), clock: ManualClock | None = None) -> Engine:
+def books(
+    place: Path | DatabaseUrl, tenants: Sequence[str] = ("acme", "beta"), clock: ManualClock | None = None
+) -> Engine:
     """A migrated database with these tenants (ids from 1), the two tariffs and 5 CNY in every wallet."""
     clock = clock or ManualClock()
-    engine = open_database(path)
+    engine = open_database(place)
     migrate(engine)
     with engine.begin() as connection:
         put_tariffs(connection)
@@ -74,6 +77,8 @@ def put_tariffs(connection: Connection) -> None:
                 lines=msgspec.json.encode(tariff.lines).decode(),
             )
         )
+    if connection.dialect.name == "postgresql":  # the next version gets an id behind these
+        connection.exec_driver_sql("SELECT setval(pg_get_serial_sequence('tariffs', 'id'), 2)")
 
 
 class Requests:

@@ -25,10 +25,9 @@ from steelyard.cli.services import (
     engine_service,
     worker_service,
 )
-from steelyard.config import Settings
+from steelyard.config import Settings, directory_of
 from steelyard.kernel import limits
 from steelyard.kernel.clock import NS_PER_S, Clock
-from steelyard.kernel.directory import DataDir
 from steelyard.kernel.errors import BooksError
 from steelyard.processes import scripted
 from steelyard.processes.child import Service
@@ -84,7 +83,7 @@ class Campaign:
         self._settings = settings
         self._lock = lock
         self._clock = clock
-        self._data = DataDir(settings.data)
+        self._data = directory_of(settings)
         self.desk = Desk(self._data, clock)
         self.killed = 0
         self.said: list[str] = []

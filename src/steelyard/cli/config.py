@@ -8,7 +8,8 @@ import click
 from steelyard.cli.epilog import examples
 from steelyard.cli.options import data_option, json_option
 from steelyard.cli.show import Show, words
-from steelyard.config import Settings, load_settings
+from steelyard.config import Settings, directory_of, load_settings
+from steelyard.storage.postgres import shown
 
 _COLUMNS = (
     words("Setting", "setting"),
@@ -31,7 +32,8 @@ def config_show(data: Path | None, as_json: bool) -> None:
     options: dict[str, Any] = {"data": data}
     settings = load_settings(**options)
     origins = settings.origins(options)
-    values = settings.model_dump(mode="json")
+    url = directory_of(settings).url
+    values = settings.model_dump(mode="json") | {"database": shown(url) if url.text else ""}
     rows = [
         {"setting": name, "value": values[name], "origin": origins[name], "meaning": field.description}
         for name, field in Settings.model_fields.items()

@@ -12,8 +12,8 @@ from pathlib import Path
 from typing import Any
 
 import msgspec
-from sqlalchemy import Connection
-from sqlalchemy.exc import DatabaseError
+from sqlalchemy import Connection, inspect
+from sqlalchemy.exc import DBAPIError
 
 from steelyard.cli.directory import directory_lock, is_held
 from steelyard.kernel import limits
@@ -22,6 +22,7 @@ from steelyard.kernel.directory import DataDir
 from steelyard.kernel.errors import BooksError, StartError, unavailable
 from steelyard.ledger import wire
 from steelyard.storage.database import migrate, open_database
+from steelyard.storage.postgres import shown
 
 _RETRY_S = 0.05
 _decode = msgspec.msgpack.Decoder(tuple[int, str, msgspec.Raw]).decode
@@ -126,15 +127,24 @@ class Desk:
         engine = open_database(self.data.database, readonly=True)
         try:
             with engine.connect() as connection:
+                if not inspect(connection).has_table("batches"):
+                    raise self._no_books()
                 yield connection
-        except DatabaseError as error:
+        except DBAPIError as error:
             raise BooksError(f"The books cannot be read: {error.orig}.") from None
         finally:
             engine.dispose()
 
     def _must_exist(self) -> None:
-        if not self.data.database.exists():
-            raise StartError(
-                f"There are no books in {self.data.root}. Start the platform there with "
-                f"'steelyard up --data {self.data.root}', or name another directory with --data."
-            )
+        database = self.data.database
+        if isinstance(database, Path) and not database.exists():
+            raise self._no_books()
+
+    def _no_books(self) -> StartError:
+        database = self.data.database
+        if not isinstance(database, Path):
+            return StartError(f"There are no books in {shown(database)}. Start the platform with 'steelyard up'.")
+        return StartError(
+            f"There are no books in {self.data.root}. Start the platform there with "
+            f"'steelyard up --data {self.data.root}', or name another directory with --data."
+        )

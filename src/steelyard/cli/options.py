@@ -9,9 +9,8 @@ import click
 
 from steelyard.cli.desk import Desk
 from steelyard.cli.show import Show
-from steelyard.config import load_settings
+from steelyard.config import directory_of, load_settings
 from steelyard.kernel.clock import SystemClock
-from steelyard.kernel.directory import DataDir
 
 Parameters = ParamSpec("Parameters")
 
@@ -32,7 +31,7 @@ def at_desk(command: Callable[Concatenate[Desk, Show, Parameters], None]) -> Cal
     @json_option
     @functools.wraps(command)
     def run(data: Path | None, as_json: bool, **rest: Any) -> None:
-        desk = Desk(DataDir(load_settings(data=data).data), SystemClock())
+        desk = Desk(directory_of(load_settings(data=data)), SystemClock())
         command(desk, Show(as_json), **rest)  # type: ignore[call-arg]
 
     return run

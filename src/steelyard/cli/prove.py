@@ -22,10 +22,9 @@ from steelyard.cli.options import json_option
 from steelyard.cli.reports import checked
 from steelyard.cli.services import check_space, reserve_port
 from steelyard.cli.show import Show, count, words
-from steelyard.config import Settings, load_settings
+from steelyard.config import Settings, directory_of, load_settings
 from steelyard.kernel import limits
 from steelyard.kernel.clock import SystemClock
-from steelyard.kernel.directory import DataDir
 from steelyard.kernel.errors import SteelyardError
 from steelyard.processes.customers import Dice
 from steelyard.processes.score import Score
@@ -60,7 +59,13 @@ def prove(kills: int, seed: int | None, no_engine: bool, as_json: bool) -> None:
     root = Path(tempfile.mkdtemp(prefix="steelyard-prove-"))
     weights = None if no_engine else kept()
     settings = load_settings(
-        data=root, host=_HOST, port=_free_port(), workers=_WORKERS, drain_s=_DRAIN_S, engine=weights is not None
+        data=root,
+        database="",
+        host=_HOST,
+        port=_free_port(),
+        workers=_WORKERS,
+        drain_s=_DRAIN_S,
+        engine=weights is not None,
     )
     show.line(f"Seed {seed}: {kills} kills amid {_upstreams(weights is not None)}, in {root}.")
     started_ns = clock.monotonic_ns()
@@ -81,7 +86,7 @@ def prove(kills: int, seed: int | None, no_engine: bool, as_json: bool) -> None:
 
 
 def _run(plan: Plan, settings: Settings, clock: SystemClock) -> tuple[Score, dict[str, Any]]:
-    data = DataDir(settings.data)
+    data = directory_of(settings)
     data.prepare()
     with directory_lock(data, clock) as lock, reserve_port(settings.host, settings.port):
         check_space(settings)

@@ -15,9 +15,9 @@ from pathlib import Path
 import psutil
 
 from steelyard.cli.desk import Line
-from steelyard.config import Settings
+from steelyard.config import Settings, directory_of
 from steelyard.kernel import limits
-from steelyard.kernel.directory import DataDir
+from steelyard.kernel.directory import DATABASE_VARIABLE, DataDir
 from steelyard.kernel.errors import StartError, SteelyardError
 from steelyard.processes.child import Service
 from steelyard.processes.engine import KEY_VARIABLE
@@ -31,21 +31,23 @@ _PROBES_PER_WORKER = 4  # the kernel spreads connections; a living worker misses
 def books_service(settings: Settings, lock: int) -> Service:
     """The books inherit the directory's lock: it is free only when their last write is done."""
     command = [sys.executable, "-m", "steelyard.processes.books", "--data", str(settings.data)]
-    return Service(BOOKS, lambda: command, start_s=limits.RECOVERY_START_S, keep=(lock,))
+    environment = directory_of(settings).environment
+    return Service(BOOKS, lambda: command, environment, start_s=limits.RECOVERY_START_S, keep=(lock,))
 
 
 def engine_service(settings: Settings, model: Path, key: str, ready: Callable[[str], Awaitable[None]]) -> Service:
     command = [sys.executable, "-m", "steelyard.processes.engine", "--model", str(model), "--port", "0"]
     command += ["--upstream", LOCAL_UPSTREAM, "--data", str(settings.data), "--threads", str(settings.threads)]
     command += ["--slots", str(settings.slots), "--context", str(settings.context)]
-    return Service(ENGINE, lambda: command, environment={KEY_VARIABLE: key}, ready=ready)
+    return Service(ENGINE, lambda: command, environment={KEY_VARIABLE: key, DATABASE_VARIABLE: ""}, ready=ready)
 
 
 def worker_service(settings: Settings, number: int, key: str) -> Service:
     command = [sys.executable, "-m", "steelyard.processes.worker", "--data", str(settings.data)]
     command += ["--host", settings.host, "--port", str(settings.port)]
     command += ["--worker", str(number), "--drain", str(settings.drain_s)]
-    return Service(f"{WORKER}{number}", lambda: command, environment={KEY_VARIABLE: key})
+    environment = {KEY_VARIABLE: key} | directory_of(settings).environment
+    return Service(f"{WORKER}{number}", lambda: command, environment)
 
 
 def books_check(data: DataDir) -> Check:

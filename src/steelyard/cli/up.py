@@ -37,12 +37,13 @@ from steelyard.cli.services import (
     worker_check,
     worker_service,
 )
-from steelyard.config import Settings, load_settings
+from steelyard.config import SETTINGS_FILE, Settings, directory_of, load_settings
 from steelyard.kernel import limits
 from steelyard.kernel.clock import SystemClock
-from steelyard.kernel.directory import DataDir
-from steelyard.kernel.errors import BooksError, SteelyardError
+from steelyard.kernel.directory import DATABASE_VARIABLE, DataDir
+from steelyard.kernel.errors import BooksError, StartError, SteelyardError
 from steelyard.processes.supervisor import Supervisor
+from steelyard.storage.postgres import has_password
 from steelyard.upstream.gguf import read_gguf
 from steelyard.upstream.weights import fetch
 
@@ -55,6 +56,7 @@ _ANSWER_TOKENS_DEFAULT = 512
 @click.option("--port", type=click.IntRange(1, 65535), help="The public port (default: 8780).")
 @click.option("--host", help="The address to bind (default: 127.0.0.1, this machine only).")
 @data_option
+@click.option("--database", metavar="URL", help="A postgresql:// URL for the books (default: SQLite in --data).")
 @click.option("--workers", type=click.IntRange(1, 64), help="Worker processes on the public port (default: 1).")
 @click.option(
     "--model",
@@ -67,7 +69,12 @@ _ANSWER_TOKENS_DEFAULT = 512
 def up(no_engine: bool, open_browser: bool, **options: Any) -> None:
     """Start the platform, ask the model one question, show its bill. Ctrl-C stops, a second one forces."""
     settings = load_settings(**options, engine=False if no_engine else None)
-    data = DataDir(settings.data)
+    if options["database"] and has_password(directory_of(settings).url):
+        raise StartError(
+            "A command line is seen by everybody on this machine, so --database takes no password. "
+            f"Put the URL into {DATABASE_VARIABLE} or {SETTINGS_FILE}, or the password into PGPASSWORD or ~/.pgpass."
+        )
+    data = directory_of(settings)
     data.prepare()
     clock = SystemClock()
     with directory_lock(data, clock) as lock, reserve_port(settings.host, settings.port):

@@ -2,27 +2,47 @@
 
 import os
 import tempfile
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from steelyard.kernel.errors import StartError
 
+DATABASE_VARIABLE = "STEELYARD_DATABASE"
 _SOCKET_PATH_BYTES_MAX = 100  # sun_path holds 108 bytes on Linux, 104 on macOS
 
 
 @dataclass(frozen=True, slots=True)
+class DatabaseUrl:
+    """Where PostgreSQL has the books; empty: SQLite has them. It may carry a password, so it never shows itself."""
+
+    text: str = field(default="", repr=False)
+
+
+@dataclass(frozen=True, slots=True)
 class DataDir:
-    """Where everything of one installation lies."""
+    """Where everything of one installation lies. `url` names the database of the books, if they are elsewhere."""
 
     root: Path
+    url: DatabaseUrl = DatabaseUrl()
+
+    @classmethod
+    def of_child(cls, root: Path) -> "DataDir":
+        """For a process that was started for this directory: a URL travels in the environment only."""
+        return cls(root, DatabaseUrl(os.environ.get(DATABASE_VARIABLE, "")))
+
+    @property
+    def environment(self) -> dict[str, str]:
+        """For `of_child`."""
+        return {DATABASE_VARIABLE: self.url.text}
 
     @property
     def lock(self) -> Path:
         return self.root / "lock"
 
     @property
-    def database(self) -> Path:
-        return self.root / "steelyard.db"
+    def database(self) -> Path | DatabaseUrl:
+        """What storage.database opens."""
+        return self.url if self.url.text else self.root / "steelyard.db"
 
     @property
     def journals(self) -> Path:

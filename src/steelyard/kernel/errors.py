@@ -5,6 +5,7 @@
     ├── UpstreamError      an engine or vendor failed; carries retryable
     ├── ClientGone         the customer hung up; what had left is settled
     ├── BooksError         the books refuse: unbalanced, unknown account, broken journal
+    ├── WriterLost         another process has become the writer of the books; this one must end
     └── StartError         the platform cannot start; one line for the person at the terminal
 
 Anything else that is raised is a bug. Messages never carry a secret.
@@ -50,6 +51,10 @@ class ClientGone(SteelyardError):
 
 class BooksError(SteelyardError):
     """The books refuse an operation, or found themselves damaged."""
+
+
+class WriterLost(SteelyardError):
+    """Another process has become the writer of the books. What this one knows is old: it writes nothing more."""
 
 
 class StartError(SteelyardError):

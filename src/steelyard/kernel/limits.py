@@ -49,6 +49,10 @@ RECONNECT_DELAYS_MS = (10, 20, 50, 100, 200)  # the last one repeats
 CLOSED_AWAITED_MS = 250  # a short wallet waits this long for closes announced but not yet synced
 WORKERS_AWAITED_MS = 5000  # after a restart, no hold is given before the living workers have told theirs
 BOOKS_RETRY_MS = (50, 200, 1000, 5000)  # database locked or disk full; the last one repeats
+DATABASE_CONNECT_S = 5
+WRITER_AWAITED_MS = 5000  # PostgreSQL: how long the session of a writer before may take to be over
+DATABASE_LOOK_S = 1  # how often books that have nothing to post see whether their database is there
+READERS_MAX = 30  # PostgreSQL: connections of one process's pages beyond the two that stay open
 BOOKS_SEGMENT_BYTES = 1024 * 1024  # the books' own journal holds closes of recovered requests only
 
 # idempotency

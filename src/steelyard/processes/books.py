@@ -26,7 +26,7 @@ from steelyard import flow
 from steelyard.kernel import limits
 from steelyard.kernel.clock import NS_PER_MS, Clock, SystemClock
 from steelyard.kernel.directory import DataDir
-from steelyard.kernel.errors import BooksError, CallerError, StartError, unavailable
+from steelyard.kernel.errors import BooksError, CallerError, StartError, WriterLost, unavailable
 from steelyard.ledger import wire
 from steelyard.ledger.salt import ensure_secret
 from steelyard.ledger.teller import Teller
@@ -375,7 +375,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run until SIGTERM or until the parent is gone. One line on stderr and 1 when it cannot start."""
     parser = argparse.ArgumentParser(prog="steelyard.processes.books")
     parser.add_argument("--data", type=Path, required=True)
-    data = DataDir(parser.parse_args(arguments).data)
+    data = DataDir.of_child(parser.parse_args(arguments).data)
     structlog.configure(
         wrapper_class=structlog.make_filtering_bound_logger("info"),
         logger_factory=structlog.PrintLoggerFactory(sys.stderr),
@@ -384,7 +384,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         data.prepare()
         with _only_writer(data):
             uvloop.run(_run(data))
-    except (StartError, BooksError) as error:
+    except (StartError, BooksError, WriterLost) as error:
         print(error, file=sys.stderr)
         return 1
     return 0

@@ -12,11 +12,11 @@ from typing import Any, TypeVar
 import msgspec
 import structlog
 from sqlalchemy import Engine
-from sqlalchemy.exc import DatabaseError
+from sqlalchemy.exc import DBAPIError
 
 from steelyard.kernel import limits
 from steelyard.kernel.clock import Clock
-from steelyard.kernel.errors import CallerError, bad_request, overloaded, unavailable
+from steelyard.kernel.errors import CallerError, WriterLost, bad_request, overloaded, unavailable
 from steelyard.kernel.ids import text_from_id
 from steelyard.ledger import answers
 from steelyard.ledger.answers import Found, Share, State
@@ -214,7 +214,7 @@ class Claims:
         """What is not decided now is decided by a later sweep."""
         try:
             await work
-        except (CallerError, DatabaseError) as error:
+        except (CallerError, DBAPIError, WriterLost) as error:
             log.warning("claim_not_resolved", reason=str(error))
 
     async def _transact(self, act: Callable[..., T], *arguments: Any) -> T:

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 
 import msgspec
 from sqlalchemy import Connection, Engine, insert, select
-from sqlalchemy.exc import OperationalError
+from sqlalchemy.exc import DataError, InterfaceError, InternalError, OperationalError
 
 from steelyard.catalog import store as catalog
 from steelyard.catalog.price_file import parse_price_file
@@ -255,11 +255,13 @@ class Office:
 
 @contextmanager
 def transaction(engine: Engine) -> Iterator[Connection]:
-    """One transaction; a database that is locked or full becomes a CallerError 503."""
+    """One transaction; a database that is locked, full or away becomes a CallerError 503."""
     try:
         with engine.begin() as connection:
             yield connection
-    except OperationalError as error:
+    except DataError as error:
+        raise bad_request("The books cannot keep a value that is too long, too large or no text.") from error
+    except (OperationalError, InterfaceError, InternalError) as error:
         reason = "The disk is full." if "full" in str(error.orig) else "The books cannot be written at the moment."
         raise unavailable("books_unavailable", f"{reason} Nothing was changed. Try again in a moment.") from error
 

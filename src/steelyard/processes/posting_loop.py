@@ -12,10 +12,10 @@ from typing import Any, TypeVar
 
 import structlog
 from sqlalchemy import Engine
-from sqlalchemy.exc import DatabaseError
+from sqlalchemy.exc import DBAPIError
 
 from steelyard.kernel import limits
-from steelyard.kernel.clock import NS_PER_MS, Clock
+from steelyard.kernel.clock import NS_PER_MS, NS_PER_S, Clock
 from steelyard.kernel.errors import BooksError, CallerError
 from steelyard.ledger.posting import wallet_balances
 from steelyard.ledger.teller import Teller
@@ -44,6 +44,14 @@ class Thread:
     async def run(self, work: Callable[..., T], *arguments: Any) -> T:
         return await asyncio.get_running_loop().run_in_executor(self._executor, work, *arguments)
 
+    async def touch(self) -> None:
+        """Raise what a connection to the database raises now."""
+        await self.run(self._touch)
+
+    def _touch(self) -> None:
+        with self._engine.connect():
+            pass
+
     async def balances(self) -> dict[int, int]:
         """The wallets' balances by the accounts."""
         return await self.run(self._read_balances)
@@ -68,6 +76,7 @@ class PostingLoop:
         """Whether a commit has failed in a way that leaves its outcome open; the balances are then read again."""
         self.absent: dict[str, int | None] = {}
         """Series of workers that are not connected → their pid, if known."""
+        self._looked_ns = clock.monotonic_ns()
         self._noticed: dict[str, int] = {}  # series → closes its worker has announced
         self._wake = asyncio.Event()
         self._stop = asyncio.Event()
@@ -140,11 +149,12 @@ class PostingLoop:
         try:
             await self._steps()
             await self._settle_dead()
+            await self._look()
             if self.in_doubt:
                 self._teller.correct(await self._thread.balances())
                 self.in_doubt = False
             self.trouble = ""
-        except (DatabaseError, BooksError, OSError, CallerError) as error:
+        except (DBAPIError, BooksError, OSError, CallerError) as error:
             if not self.trouble:
                 log.error("posting_failed", reason=str(error))
             self.trouble, self.in_doubt = str(error), True
@@ -153,6 +163,13 @@ class PostingLoop:
         if self._closes_outstanding():
             self._nudge_soon()
         return not self.trouble
+
+    async def _look(self) -> None:
+        """Notice while nothing is posted that the database is away: then nothing may be served either."""
+        now_ns = self._clock.monotonic_ns()
+        if self.trouble or now_ns - self._looked_ns >= limits.DATABASE_LOOK_S * NS_PER_S:
+            await self._thread.touch()
+            self._looked_ns = now_ns
 
     async def _steps(self) -> None:
         more = True

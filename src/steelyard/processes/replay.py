@@ -26,7 +26,7 @@ from steelyard.metering.slots import Slots, SlotState
 from steelyard.processes.bookkeeper import BOOKS_SERIES, Settle
 from steelyard.processes.staging import Stage, Staged
 from steelyard.storage import tables
-from steelyard.storage.database import open_database
+from steelyard.storage.database import bytewise, open_database
 
 _Values = tuple[Any, ...]
 Progress = Callable[[int, int], None]
@@ -217,10 +217,11 @@ class _Replay:
 
     def _compare(self, what: str, columns: Sequence[Column[Any]], key_length: int) -> None:
         """Rows of the books and of the scratch books, both in the order of their first columns."""
-        query = select(*columns).order_by(*columns[:key_length])
+        key = columns[:key_length]
+        query = select(*columns)
         for booked, replayed in _merged(
-            self._books.execute(query, execution_options=_STREAMED),
-            self._scratch.execute(query, execution_options=_STREAMED),
+            self._books.execute(query.order_by(*bytewise(self._books, key)), execution_options=_STREAMED),
+            self._scratch.execute(query.order_by(*key), execution_options=_STREAMED),
             key_length,
         ):
             if what == "request":

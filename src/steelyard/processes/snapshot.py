@@ -3,8 +3,7 @@
 Owns the version numbers (`snapshot`, `epoch`): they only grow, and grow in the transaction that changes something.
 """
 
-from sqlalchemy import Connection, select
-from sqlalchemy.dialects.sqlite import insert
+from sqlalchemy import Connection, insert, select, update
 
 from steelyard.catalog.store import snapshot_parts
 from steelyard.identity.store import live_callers
@@ -24,10 +23,10 @@ def read_snapshot(connection: Connection) -> Snapshot:
 
 def bump(connection: Connection, counter: str) -> int:
     """The counter's next value, durable once the transaction is."""
-    values = tables.counters.c.value
-    query = insert(tables.counters).values(name=counter, value=1)
-    query = query.on_conflict_do_update(index_elements=["name"], set_={"value": values + 1})
-    connection.execute(query)
+    columns = tables.counters.c
+    change = update(tables.counters).where(columns.name == counter).values(value=columns.value + 1)
+    if not connection.execute(change).rowcount:
+        connection.execute(insert(tables.counters).values(name=counter, value=1))
     return _read(connection, counter)
 
 

@@ -11,7 +11,7 @@ from typing import Any, Protocol
 import msgspec
 
 from steelyard.kernel import limits
-from steelyard.kernel.errors import BooksError, CallerError, bad_request, overloaded
+from steelyard.kernel.errors import BooksError, CallerError, WriterLost, bad_request, overloaded, unavailable
 from steelyard.ledger import wire
 from steelyard.ledger.teller import Teller
 
@@ -120,6 +120,8 @@ class Session(wire.Link):
             self.send(number, wire.OK, await work)
         except CallerError as error:
             self._refuse(number, error)
+        except WriterLost:
+            self._refuse(number, unavailable("books_unavailable", "The books have another writer. Try again soon."))
         except BooksError as error:
             self._refuse(number, CallerError(500, "books_error", f"The books refuse: {error}."))
 

@@ -131,7 +131,7 @@ def main() -> int:
         print(f"Port {arguments.port} on {arguments.host} {reason}.", file=sys.stderr)
         return 2
     try:
-        uvloop.run(run(DataDir(arguments.data), listener, arguments.worker, arguments.drain))
+        uvloop.run(run(DataDir.of_child(arguments.data), listener, arguments.worker, arguments.drain))
     except SteelyardError as error:
         print(error, file=sys.stderr)
         return 1

@@ -1,20 +1,23 @@
-"""Opens the books' SQLite file and brings its schema up to date.
+"""Opens the books' database, a SQLite file or PostgreSQL (storage.postgres), and brings its schema up to date.
 
-Owns the pragmas (WAL, synchronous=FULL) and explicit transactions: a writer takes the write lock when it begins, so a
-transaction never fails half-way for want of it. Knows no table. Packaged migrations run on `migrate`.
+Owns SQLite's pragmas (WAL, synchronous=FULL) and explicit transactions: a writer takes the write lock when it begins,
+so a transaction never fails half-way for want of it. Knows no table. Packaged migrations run on `migrate`.
 """
 
 import re
 import sqlite3
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 from urllib.parse import quote
 
-from sqlalchemy import Connection, Engine, create_engine, event, text
-from sqlalchemy.exc import DatabaseError
+from sqlalchemy import Column, ColumnElement, Connection, Engine, String, collate, create_engine, event, text
+from sqlalchemy.exc import DatabaseError, DBAPIError
 from sqlalchemy.pool import ConnectionPoolEntry, QueuePool
 
+from steelyard.kernel.directory import DatabaseUrl
 from steelyard.kernel.errors import StartError
+from steelyard.storage import postgres
 
 _BUSY_TIMEOUT_MS = 5000
 _REVISION = re.compile(r'^revision = "(\w+)"', re.MULTILINE)
@@ -22,8 +25,17 @@ _DOWN_REVISION = re.compile(r'^down_revision = "(\w+)"', re.MULTILINE)
 _MIGRATIONS = Path(__file__).parent / "migrations"
 
 
-def open_database(path: Path, *, readonly: bool = False) -> Engine:
-    """An engine over the file at `path`; a writer creates it. Raises StartError when it cannot be opened."""
+def open_database(place: Path | DatabaseUrl, *, readonly: bool = False) -> Engine:
+    """An engine over the file at a path (a writer creates it) or over the database at a postgresql:// URL.
+
+    A transaction of a reader sees one snapshot. Raises StartError when it cannot be opened.
+    """
+    if isinstance(place, DatabaseUrl):
+        return postgres.open_postgres(place, readonly=readonly)
+    return _open_file(place, readonly)
+
+
+def _open_file(path: Path, readonly: bool) -> Engine:
     engine = create_engine("sqlite://", creator=_opener(path, readonly), poolclass=QueuePool, pool_size=2)
     _listen(engine, readonly)
     try:
@@ -61,10 +73,23 @@ def _listen(engine: Engine, readonly: bool) -> None:
     event.listen(engine, "begin", begin_explicitly)
 
 
+def bytewise(connection: Connection, columns: Sequence[Column[Any]]) -> list[ColumnElement[Any]]:
+    """What to order by so that texts come as Python sorts them, whatever collation a PostgreSQL database has."""
+    if connection.dialect.name != "postgresql":
+        return list(columns)
+    return [collate(column, "C") if isinstance(column.type, String) else column for column in columns]
+
+
 def migrate(engine: Engine) -> None:
-    """Run the packaged migrations that are missing. Refuses a file that a newer version wrote."""
-    if _is_current(engine):
-        return
+    """Run the packaged migrations that are missing; from here on this process is the writer. Refuses books that a
+    newer version wrote."""
+    if not _is_current(engine):
+        _upgrade(engine)
+    if engine.dialect.name == "postgresql":
+        postgres.take_over(engine)
+
+
+def _upgrade(engine: Engine) -> None:
     from alembic import command  # half a second that the books pay only when there is something to do
     from alembic.config import Config
     from alembic.runtime.migration import MigrationContext
@@ -85,7 +110,9 @@ def migrate(engine: Engine) -> None:
             if set(current) != set(scripts.get_heads()):
                 settings.attributes["connection"] = connection
                 command.upgrade(settings, "head")
-    except DatabaseError as error:
+    except DBAPIError as error:
+        if engine.dialect.name == "postgresql":
+            raise StartError(postgres.sentence(engine, error)) from None
         raise StartError(_sentence(Path(str(engine.url.database or "steelyard.db")), error)) from None
 
 
@@ -106,7 +133,7 @@ def packaged_heads() -> set[str]:
     return {revision for script in scripts for revision in _REVISION.findall(script)} - followed
 
 
-def _sentence(path: Path, error: DatabaseError) -> str:
+def _sentence(path: Path, error: DBAPIError) -> str:
     reason = str(error.orig)
     if "full" in reason:
         return f"The disk is full: {path.name} cannot be written. Free some space and start again."

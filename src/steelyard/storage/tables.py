@@ -1,5 +1,6 @@
 """The tables. Amounts are int64 nano-units, times int64 nanoseconds since 1970 UTC, request ids sixteen bytes.
 
+Ids of batches and entries are int64 too: a busy platform writes two thousand million of them within its life.
 Sub-ledger: `usage`. General ledger: `batches` and `entries`. `rollups` is derived from `usage` and can be rebuilt.
 Rows of `tariffs`, `usage`, `batches` and `entries` are never updated or deleted.
 """
@@ -27,6 +28,8 @@ metadata = MetaData(
         "pk": "pk_%(table_name)s",
     }
 )
+
+_Long = BigInteger().with_variant(Integer(), "sqlite")  # in SQLite only INTEGER is the row's own id, and has 64 bits
 
 # --- identity -----------------------------------------------------------------------------------------------------
 
@@ -119,7 +122,7 @@ accounts = Table(
 batches = Table(
     "batches",
     metadata,
-    Column("id", Integer, primary_key=True),
+    Column("id", _Long, primary_key=True, autoincrement=False),  # counted by posting: the chain has no gap
     Column("posted_ns", BigInteger, nullable=False),
     Column("kind", String(16), nullable=False),  # "usage", "topup"
     Column("note", Text, nullable=False),
@@ -133,7 +136,7 @@ batches = Table(
 entries = Table(
     "entries",
     metadata,
-    Column("id", Integer, primary_key=True),
+    Column("id", _Long, primary_key=True),
     Column("batch_id", ForeignKey("batches.id"), nullable=False, index=True),
     Column("fact", String(16), nullable=False),  # a ledger.accounts.Fact
     Column("debit_account_id", ForeignKey("accounts.id"), nullable=False, index=True),

@@ -7,6 +7,7 @@ import pytest
 from sqlalchemy import Engine, func, select, text
 from tests.fakes.ledger import TOPUP_NANO, Requests, books
 
+from steelyard.kernel.directory import DatabaseUrl
 from steelyard.kernel.errors import BooksError
 from steelyard.kernel.quantities import Usage
 from steelyard.kernel.records import Position
@@ -15,8 +16,8 @@ from steelyard.storage import tables
 
 
 @pytest.fixture
-def engine(tmp_path: Path) -> Iterator[Engine]:
-    engine = books(tmp_path / "books.db")
+def engine(place: Path | DatabaseUrl) -> Iterator[Engine]:
+    engine = books(place)
     yield engine
     engine.dispose()
 

@@ -8,11 +8,13 @@ down_revision = None
 branch_labels = None
 depends_on = None
 
+LONG = sa.BigInteger().with_variant(sa.Integer(), "sqlite")
+
 
 def upgrade() -> None:
     op.create_table(
         "batches",
-        sa.Column("id", sa.Integer(), nullable=False),
+        sa.Column("id", LONG, nullable=False, autoincrement=False),
         sa.Column("posted_ns", sa.BigInteger(), nullable=False),
         sa.Column("kind", sa.String(length=16), nullable=False),
         sa.Column("note", sa.Text(), nullable=False),
@@ -129,7 +131,7 @@ def upgrade() -> None:
         "topups",
         sa.Column("id", sa.Integer(), nullable=False),
         sa.Column("tenant_id", sa.Integer(), nullable=False),
-        sa.Column("batch_id", sa.Integer(), nullable=False),
+        sa.Column("batch_id", LONG, nullable=False),
         sa.Column("amount_nano", sa.BigInteger(), nullable=False),
         sa.Column("idempotency_key", sa.String(length=128), nullable=True),
         sa.ForeignKeyConstraint(["batch_id"], ["batches.id"], name=op.f("fk_topups_batch_id")),
@@ -140,7 +142,7 @@ def upgrade() -> None:
     op.create_table(
         "usage",
         sa.Column("request_id", sa.LargeBinary(length=16), nullable=False),
-        sa.Column("batch_id", sa.Integer(), nullable=False),
+        sa.Column("batch_id", LONG, nullable=False),
         sa.Column("opened_ns", sa.BigInteger(), nullable=False),
         sa.Column("closed_ns", sa.BigInteger(), nullable=False),
         sa.Column("tenant_id", sa.Integer(), nullable=False),
@@ -175,8 +177,8 @@ def upgrade() -> None:
     op.create_index(op.f("ix_usage_tenant_id"), "usage", ["tenant_id"], unique=False)
     op.create_table(
         "entries",
-        sa.Column("id", sa.Integer(), nullable=False),
-        sa.Column("batch_id", sa.Integer(), nullable=False),
+        sa.Column("id", LONG, nullable=False),
+        sa.Column("batch_id", LONG, nullable=False),
         sa.Column("fact", sa.String(length=16), nullable=False),
         sa.Column("debit_account_id", sa.Integer(), nullable=False),
         sa.Column("credit_account_id", sa.Integer(), nullable=False),

@@ -8,6 +8,8 @@ down_revision = "0001"
 branch_labels = None
 depends_on = None
 
+LONG = sa.BigInteger().with_variant(sa.Integer(), "sqlite")
+
 
 def upgrade() -> None:
     op.create_table(
@@ -40,7 +42,7 @@ def upgrade() -> None:
         sa.Column("book_hash", sa.LargeBinary(length=32), nullable=False),
         sa.Column("since_ns", sa.BigInteger(), nullable=False),
         sa.Column("until_ns", sa.BigInteger(), nullable=False),
-        sa.Column("batch_id", sa.Integer(), nullable=True),
+        sa.Column("batch_id", LONG, nullable=True),
         sa.Column("reason", sa.Text(), nullable=False),
         sa.Column("actor", sa.String(length=64), nullable=False),
         sa.Column("posted_ns", sa.BigInteger(), nullable=False),

