@@ -17,7 +17,7 @@ from steelyard.kernel.errors import BooksError
 from steelyard.kernel.records import Closed, Opened, Position
 from steelyard.metering.disk import Disk
 from steelyard.metering.frames import HEADER_BYTES, frame_from, segment_header, segment_path, segments
-from steelyard.metering.lock import SeriesLock
+from steelyard.metering.lock import LOCK_NAME, SeriesLock
 
 _SYSTEM_DISK = Disk()
 
@@ -72,10 +72,11 @@ class Journal:
             directory.mkdir(parents=True, exist_ok=True)
             disk.sync_directory(directory.parent)  # or the whole series may be gone after a power loss
             lock = SeriesLock.take(directory)
-            disk.sync_directory(directory)  # no segment may outlive its lock: without one the series counts as unborn
         except OSError as error:
             raise BooksError(f"cannot open the journal {directory.name}: {error.strerror}") from error
         try:
+            _sync_path(directory / LOCK_NAME, disk)
+            disk.sync_directory(directory)  # no segment may outlive its lock: without one the series counts as unborn
             before = segments(directory)
             if before:  # what the dead writer left in the page cache must be durable before we publish past it
                 _sync_path(segment_path(directory, before[-1]), disk)

@@ -1,9 +1,11 @@
 """After a crash: the close records that a dead writer could not write any more.
 
-Owns reading the slots of a dead series; writes nothing, books journal the result in their own series. The same files
-and clock give the same records, so a recovery that was itself killed is simply run again.
+Owns reading the slots of a dead series, and having what it left on the medium first; writes nothing, books journal the
+result in their own series. The same files and clock give the same records, so a recovery that was itself killed is
+simply run again.
 """
 
+import os
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -11,11 +13,30 @@ from steelyard.kernel.clock import Clock
 from steelyard.kernel.errors import BooksError
 from steelyard.kernel.quantities import Usage
 from steelyard.kernel.records import Closed, End, Opened
+from steelyard.metering.disk import Disk
 from steelyard.metering.lock import is_held
 from steelyard.metering.meter import settled_usage
 from steelyard.metering.slots import Slots, SlotState
 
 SLOTS_NAME = "slots"
+_SYSTEM_DISK = Disk()
+
+
+def make_durable(directory: Path, disk: Disk = _SYSTEM_DISK) -> None:
+    """Bring what a dead writer left in the page cache to the medium, before anything of it is posted (I8).
+
+    Raises BooksError when the disk refuses.
+    """
+    try:
+        for path in sorted(directory.iterdir()):
+            fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+            try:
+                disk.sync(fd)
+            finally:
+                os.close(fd)
+        disk.sync_directory(directory)
+    except OSError as error:
+        raise BooksError(f"the journal {directory.name} cannot be synced: {error.strerror}") from error
 
 
 def recover(directory: Path, opened: Iterable[Opened], clock: Clock) -> list[Closed]:

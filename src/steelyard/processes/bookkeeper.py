@@ -21,7 +21,7 @@ from steelyard.ledger.posting import posted_ids, read_watermarks
 from steelyard.metering.journal import Journal
 from steelyard.metering.lock import LOCK_NAME
 from steelyard.metering.reader import is_held, series
-from steelyard.metering.recovery import recover
+from steelyard.metering.recovery import make_durable, recover
 from steelyard.processes.tail import Tail, is_settled
 
 log = structlog.get_logger()
@@ -135,6 +135,7 @@ class Bookkeeper:
         """From the next step on, read the series to its very end, behind what its writer had synced."""
         self._discover()
         if name in self._tails:
+            make_durable(self._tails[name].directory)
             self._tails[name].live = False
 
     def recover(self, name: str) -> None:
@@ -189,6 +190,8 @@ class Bookkeeper:
                 self._finished.add(name)
                 continue
             live = name == self._own_name or is_held(directory)
+            if not live:
+                make_durable(directory)
             self._tails[name] = Tail(directory, self._marks.get(name, Position()), live=live)
 
     def _read(self) -> bool:

@@ -363,6 +363,31 @@ def test_names_are_durable_before_they_are_relied_on(tmp_path: Path) -> None:
     ]
 
 
+def test_a_lock_file_without_its_content_never_counts(tmp_path: Path) -> None:
+    """Found by the simulator: after a power loss the lock had its name and was blank, so `verify` called it damaged."""
+    done: list[str] = []
+
+    class Order(FaultyDisk):
+        def sync(self, fd: int) -> None:
+            done.append(Path(f"/proc/self/fd/{fd}").readlink().name)
+            super().sync(fd)
+
+        def sync_directory(self, path: Path) -> None:
+            done.append(path.name)
+            super().sync_directory(path)
+
+    Journal.create(tmp_path / "w0-1", disk=Order()).close()
+    assert done.index("lock") < done.index("w0-1")
+
+
+def test_a_lock_that_cannot_be_synced_is_let_go(tmp_path: Path) -> None:
+    disk = FaultyDisk()
+    disk.sync_fails = True
+    with pytest.raises(BooksError, match="Input/output error"):
+        Journal.create(tmp_path / "w0-1", disk=disk)
+    assert not is_held(tmp_path / "w0-1")
+
+
 def test_without_a_thread_the_owner_tends_the_journal(tmp_path: Path) -> None:
     journal = Journal.create(tmp_path / "w0-1", segment_bytes=4096, threaded=False)
     while journal.end.offset < 2048:

@@ -3,7 +3,7 @@
 from pathlib import Path
 
 import pytest
-from tests.fakes.metering import closed, opened, order, quote, request_id
+from tests.fakes.metering import FaultyDisk, closed, opened, order, quote, request_id
 
 from steelyard.kernel.clock import ManualClock
 from steelyard.kernel.errors import BooksError
@@ -13,7 +13,7 @@ from steelyard.metering.energy import CpuClock, EnergyClocks, clock_path
 from steelyard.metering.journal import Journal
 from steelyard.metering.meter import Meter
 from steelyard.metering.reader import read
-from steelyard.metering.recovery import recover
+from steelyard.metering.recovery import make_durable, recover
 from steelyard.metering.slots import Slots
 
 CLOCK = ManualClock()
@@ -159,3 +159,23 @@ def test_a_request_does_not_end_before_it_began(tmp_path: Path) -> None:
     journal.close()
     slots.close()
     assert recovered(tmp_path)[0].closed_ns == CLOCK.now_ns() + 10
+
+
+def test_all_that_a_dead_writer_left_becomes_durable(tmp_path: Path) -> None:
+    """Found by the simulator: after a kill and then a power loss the books had more than the journal."""
+    journal, slots = series(tmp_path)
+    journal.close()
+    slots.close()
+    synced: list[str] = []
+
+    class Files(FaultyDisk):
+        def sync(self, fd: int) -> None:
+            synced.append(Path(f"/proc/self/fd/{fd}").readlink().name)
+            super().sync(fd)
+
+    disk = Files()
+    make_durable(tmp_path / "w0-1", disk)
+    assert synced == ["00000000.journal", "lock", "slots"]
+    disk.sync_fails = True
+    with pytest.raises(BooksError, match="w0-1 cannot be synced: Input/output error"):
+        make_durable(tmp_path / "w0-1", disk)

@@ -12,6 +12,7 @@ from tests.fakes.metering import order, quote
 
 from steelyard import flow
 from steelyard.kernel.clock import ManualClock
+from steelyard.kernel.errors import BooksError
 from steelyard.kernel.quantities import Usage
 from steelyard.kernel.records import Closed, End, Opened
 from steelyard.metering.energy import EnergyClocks
@@ -19,6 +20,7 @@ from steelyard.metering.frames import segments
 from steelyard.metering.journal import Journal
 from steelyard.metering.meter import Meter
 from steelyard.metering.slots import Slots
+from steelyard.processes import bookkeeper
 from steelyard.processes.bookkeeper import Bookkeeper
 from steelyard.processes.replay import TITLES, replay
 from steelyard.storage.database import open_database
@@ -277,3 +279,18 @@ def test_i6_counts_without_a_slot_that_vouches_for_them(shop: Shop) -> None:
     die(shop)
     (shop.journals / "w1-5" / "slots").unlink()
     assert shop.red() == {"I6"}
+
+
+def test_nothing_of_a_dead_worker_is_posted_before_it_is_durable(shop: Shop, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(directory: Path) -> None:
+        raise BooksError("Input/output error")
+
+    monkeypatch.setattr(bookkeeper, "make_durable", refuse)
+    served = shop.serve()
+    shop.journal.close()  # for a reader, the end of its writer
+    late = shop.new_bookkeeper(4)
+    with pytest.raises(BooksError, match="Input/output error"):
+        late.start()
+    with pytest.raises(BooksError, match="Input/output error"):
+        late.mark_dead("w0-2")
+    assert not late.posted([served.request_id])
