@@ -12,11 +12,14 @@ PROGRESS := 2>&1 | awk -v tty="$$([ -t 2 ] && echo 1)" ' \
 	/^ERROR/ { print } END { if (tty) printf "\r\033[K" }'
 PYTEST_ARGS ?=
 KILLS ?= 200
+SEEDS ?= 0..1000
+STEPS ?= 10000
+JOBS ?= 1
 ARGS ?=
 
 BENCHES := $(filter-out bench-__init__ bench-report,$(patsubst bench/%.py,bench-%,$(wildcard bench/*.py)))
 
-.PHONY: up install dev test check format crash bench lock clean
+.PHONY: up install dev test check format crash bench simulate lock clean
 
 up: install ## install into .venv, start the platform, ask the model one question, print the answer and its bill
 	@exec $(BIN)/steelyard up $(ARGS)
@@ -61,6 +64,9 @@ bench: $(BENCHES) ## every measurement of bench/README.md; results in bench/resu
 
 bench-%: dev ## one of them: `make bench-posting`
 	@$(BIN)/python -m bench.$*
+
+simulate: dev ## the books in seeded worlds full of faults; `make simulate SEEDS=0..100 STEPS=5000 JOBS=2`
+	@PYTHONPATH=src:. $(BIN)/python -m tests.simulator --seeds $(SEEDS) --steps $(STEPS) --jobs $(JOBS) --json bench/results/simulator.json
 
 lock: ## rewrite the lock files from pyproject.toml (needs uv)
 	uv pip compile --quiet --universal --generate-hashes --no-emit-index-url --no-header --python-version 3.11 pyproject.toml -o requirements.lock

@@ -1,11 +1,11 @@
-"""The parties: worker and books processes around the real classes, customers, an upstream, whoever pays in.
+"""The parties: worker and books processes around the real classes, and whoever pays in.
 
-Owns how each of them behaves, well or badly. Knows no fault by name (faults.py) and no right or wrong (oracle.py).
+Owns how each of them behaves. Knows no fault by name (faults.py) and no right or wrong (oracle.py).
 """
 
 import asyncio
 import itertools
-from collections.abc import AsyncGenerator
+import sqlite3
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,16 +13,17 @@ from typing import Any
 import msgspec
 from sqlalchemy import Engine
 from sqlalchemy.exc import OperationalError
+from tests.simulator.customers import CONTEXT, MODEL, OUTPUT_MAX, UPSTREAM, Customer, Upstream
+from tests.simulator.medium import Medium
 from tests.simulator.oracle import Oracle
-from tests.simulator.world import CALM_NS, US, Killed, Medium, Process, SimClock, World
+from tests.simulator.world import Killed, Process, SimClock, World
 
 from steelyard import flow
 from steelyard.kernel.clock import NS_PER_MS
 from steelyard.kernel.directory import DataDir
-from steelyard.kernel.errors import CallerError, ClientGone, StartError, SteelyardError, UpstreamError
+from steelyard.kernel.errors import CallerError, StartError, SteelyardError
 from steelyard.kernel.ids import Ids
-from steelyard.kernel.quantities import Usage
-from steelyard.kernel.records import Caller, Event, Offer, Order, Position, Quote, Snapshot
+from steelyard.kernel.records import Order, Position
 from steelyard.ledger.teller_client import TellerClient
 from steelyard.metering.energy import EnergyClocks
 from steelyard.metering.frames import segment_path
@@ -31,10 +32,6 @@ from steelyard.metering.meter import Meter
 from steelyard.metering.slots import Slots
 from steelyard.processes.books import Books
 from steelyard.rating.rate import worst_case_nano
-
-MODEL, UPSTREAM = "m", "up"
-CONTEXT, OUTPUT_MAX = 400, 60
-_pack, _unpack = msgspec.msgpack.encode, msgspec.msgpack.Decoder(Usage).decode
 
 
 @dataclass(slots=True)
@@ -50,6 +47,7 @@ class Habits:
     leaves: float  # chance per piece that the customer hangs up
     breaks: float  # chance per read that the upstream fails
     excess: float  # share of sequences that ignore their cap
+    odd: float  # share of sequences that tell no usage, tell it twice, or take counts back
     topup_nano: int
 
 
@@ -63,6 +61,7 @@ class House:
         self.oracle = Oracle()
         self.clock = SimClock(world)
         self.workers: list[Worker | None] = [None] * habits.workers
+        self.replaced: list[Worker] = []  # alive, but another one has their number now
         self.books: BooksProcess | None = None
         self.database_fails = 0.0  # share of commits and reads that the database refuses
         self.serving = True  # customers come
@@ -127,7 +126,7 @@ class Worker:
         self.world.at(self.world.now_ns, self.process, self._tend)
         await self.teller.fenced.wait()
         self.world.say(f"{self.process.name} is fenced")
-        self.process.kill("fenced")
+        self.process.kill("because it was fenced")
 
     def _may_overlap(self) -> bool:
         journal = self.journal
@@ -219,115 +218,6 @@ class Worker:
             self.house.oracle.ended(request_id, "client_gone", self.world.now_ns)
 
 
-class Customer:
-    """One request from the customer's side: an Ask and an Answer. Pieces carry their counts, so he can add up."""
-
-    authorization = None
-
-    def __init__(self, worker: Worker, order: Order, tenant_id: int) -> None:
-        self._worker, self._order = worker, order
-        self._oracle = worker.house.oracle
-        self.caller = Caller(tenant_id, tenant_id, tenant_id, f"t{tenant_id}", "default", "CNY")
-        self.gone = False
-        self.floor_nano = 0
-        self._told = [Usage()] * order.sequences
-        self._opened = False
-
-    async def order(self) -> Order:
-        return self._order
-
-    async def ask(self) -> None:
-        worker, world, request_id = self._worker, self._worker.world, self._order.request_id
-        end = "failed"
-        try:
-            done = await flow.paid_request(worker.conductor, self, self)
-            end = done.closed.end
-        except CallerError as error:
-            end = error.code
-        except UpstreamError as error:
-            end = "refused" if 400 <= error.status < 500 else "upstream_error"
-        except asyncio.CancelledError:
-            end = "client_gone" if self.gone else "drained"
-        finally:
-            if not worker.process.dead:
-                worker.asking.pop(request_id, None)
-                if end == "insufficient_quota":
-                    calm = world.now_ns - world.disturbed_ns > CALM_NS
-                    self._oracle.refuse(request_id, self.floor_nano, calm, world.now_ns)
-                else:
-                    self._oracle.ended(request_id, end, world.now_ns)
-                if self._opened and worker.journal is not None and not worker.journal.failed:
-                    worker.closes.append((worker.journal.end, request_id))
-
-    def hang_up(self, task: "asyncio.Task[None]") -> None:
-        if task.done() or self._worker.process.dead or self._worker.process.paused:
-            return
-        self.gone = True
-        if self._worker.world.chance(0.7):
-            task.cancel()
-
-    def begin(self, order: Order, quote: Quote) -> None:
-        self._opened = True
-        self._oracle.promised(order.request_id, quote)
-
-    def render(self, sequence: int, event: Event) -> bytes:
-        self._told[sequence] = event.usage
-        return _pack(sum(self._told, Usage())) if event.text else b""
-
-    def closing(self, usage: Usage) -> bytes:
-        return _pack(usage)
-
-    def failing(self, error: UpstreamError) -> bytes:
-        return b""
-
-    async def send(self, piece: bytes) -> None:
-        world, habits = self._worker.world, self._worker.house.habits
-        roll = world.random.random()
-        if roll < habits.slow:  # a slow reader
-            await asyncio.sleep(world.random.random() * 0.004)
-        if self.gone:
-            raise ClientGone("gone")
-        self._worker.process.burn("send")
-        if piece:
-            self._oracle.left_user_space(self._order.request_id, _unpack(piece))
-        self._worker.process.burn("sent")
-        if roll < habits.slow / 2:
-            await asyncio.sleep(0)
-
-
-class Upstream:
-    """A model that answers at its own pace, fails now and then, and does not always keep to its cap."""
-
-    name = UPSTREAM
-
-    def __init__(self, worker: Worker) -> None:
-        self._worker = worker
-        self._world = worker.world
-
-    async def stream(
-        self, offer: Offer, params: dict[str, msgspec.Raw], max_tokens: int, request_id: bytes
-    ) -> AsyncGenerator[Event, None]:
-        rng, habits = self._world.random, self._worker.house.habits
-        prompt = int(bytes(params["prompt"]))
-        cached = rng.randrange(prompt) if rng.random() < 0.4 else 0
-        if rng.random() < habits.breaks:
-            raise UpstreamError(self.name, "no", status=rng.choice((400, 500)))
-        length = rng.randrange(0, OUTPUT_MAX)
-        length = length + max_tokens if rng.random() < habits.excess else min(length, max_tokens)
-        output = 0
-        while output < length:
-            output = min(length, output + rng.randrange(1, 5))
-            if rng.random() < 0.6:
-                await asyncio.sleep(rng.random() * 0.003)
-            if rng.random() < habits.breaks / 8:
-                raise UpstreamError(self.name, "broken")
-            yield Event("x" if rng.random() < 0.95 else "", Usage(prompt - cached, cached, output))
-        yield Event("", Usage(prompt - cached, cached, output), "stop")
-
-    async def ready(self, offer: Offer) -> bool:
-        return True
-
-
 class BooksProcess:
     """The books process: the real Books behind the simulated socket, with a database that may refuse."""
 
@@ -358,21 +248,39 @@ class BooksProcess:
         self.engines.append(engine)
         dialect, commit = engine.dialect, engine.dialect.do_commit
 
+        execute, execute_many = dialect.do_execute, dialect.do_executemany
+
         def do_commit(connection: Any) -> None:
             self.process.burn("commit")
-            self._maybe_refuse("database is locked")
+            self._maybe_refuse("database is locked", "commit")
             commit(connection)
             self.process.burn("committed")
-            self._maybe_refuse("disk I/O error")
+            self._maybe_refuse("disk I/O error", "commit whose outcome is unknown")
+
+        def do_execute(cursor: Any, statement: str, parameters: Any, context: Any = None) -> None:
+            self._maybe_refuse_statement(statement)
+            execute(cursor, statement, parameters, context)
+
+        def do_execute_many(cursor: Any, statement: str, parameters: Any, context: Any = None) -> None:
+            self._maybe_refuse_statement(statement)
+            execute_many(cursor, statement, parameters, context)
 
         dialect.do_commit = do_commit  # type: ignore[method-assign]
+        dialect.do_execute, dialect.do_executemany = do_execute, do_execute_many  # type: ignore[method-assign]
         return engine
 
-    def _maybe_refuse(self, why: str) -> None:
+    def _maybe_refuse_statement(self, statement: str) -> None:
+        if self.house.database_fails and self.house.world.chance(0.3):
+            if statement.startswith("BEGIN"):
+                self._maybe_refuse("database is locked", "begin")
+            elif not statement.startswith("SELECT"):
+                self._maybe_refuse("database or disk is full", "write")
+
+    def _maybe_refuse(self, why: str, where: str) -> None:
         world = self.house.world
         if self.house.database_fails and world.chance(self.house.database_fails):
-            world.disturb(f"database refuses: {why}")
-            raise OperationalError("COMMIT", {}, Exception(why))
+            world.note(f"database refuses: {why}", f"database: {why} at {where}")
+            raise sqlite3.OperationalError(why)
 
     def create_journal(self, directory: Path, *, segment_bytes: int) -> Journal:
         return Journal.create(directory, segment_bytes=16 * 1024, disk=self.process.disk, threaded=False)
@@ -442,6 +350,3 @@ def end_quietly(processes: list[Process]) -> None:
                 task.get_coro().close()
             except (Killed, RuntimeError, ValueError, OSError, SteelyardError):
                 pass
-
-
-__all__ = ["US", "BooksProcess", "Desk", "Habits", "House", "Snapshot", "Worker", "end_quietly"]

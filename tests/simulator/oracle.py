@@ -57,11 +57,22 @@ class Oracle:
         self.owed: dict[int, int] = {}  # tenant → the least that holds and charges must have set aside
         self.recent: dict[int, set[bytes]] = {}  # tenant → requests that may still hold money
         self.spent: dict[int, int] = {}  # tenant → the most that requests no longer recent can have cost
+        self.above_cap: set[bytes] = set()  # requests whose upstream gave more than it was asked for
         self.refused = self.solvent_refusals = 0
         self.faults: list[str] = []
 
     def fault(self, what: str) -> None:
         self.faults.append(what)
+
+    def finding(self, invariant: str, detail: str) -> None:
+        """A complaint of `verify`. That an upstream gave more than it was asked for is one it should make."""
+        rest = [
+            one
+            for one in detail.split("; ")
+            if not ("output tokens of at most" in one and bytes.fromhex(one.split()[0]) in self.above_cap)
+        ]
+        if rest and not (len(rest) == 1 and rest[0].startswith("and ")):
+            self.fault(f"{invariant}: {'; '.join(rest)}")
 
     def asked(self, request_id: bytes, tenant_id: int, want_nano: int, now_ns: int) -> None:
         self.requests[request_id] = Request(tenant_id, want_nano, now_ns, self.confirmed.get(tenant_id, 0))
@@ -85,7 +96,7 @@ class Oracle:
             return
         one.end, one.ended_ns = end, now_ns
         if one.hold_nano is not None and not one.vague:
-            self._owes(one, min(one.hold_nano, self._charge(one, -2)))
+            self._owes(one, min(one.hold_nano, self._charge(one, -1), self._charge(one, -2)))
 
     def refuse(self, request_id: bytes, floor_nano: int, calm: bool, now_ns: int) -> None:
         """No solvent customer is refused: counted at the least he can have had. Money of requests that had ended a

@@ -6,18 +6,21 @@ the oracle must both be content, and no hold may be left.
 
 import contextlib
 import functools
+import hashlib
+import itertools
 import os
 import shutil
 import traceback
 from collections.abc import Iterator
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import psutil
 import structlog
 from sqlalchemy import select
-from tests.simulator.actors import CONTEXT as CONTEXT_TOKENS
-from tests.simulator.actors import MODEL, OUTPUT_MAX, UPSTREAM, BooksProcess, Desk, Habits, House, Worker, end_quietly
+from tests.simulator.actors import BooksProcess, Desk, Habits, House, Worker, end_quietly
+from tests.simulator.customers import CONTEXT as CONTEXT_TOKENS
+from tests.simulator.customers import MODEL, OUTPUT_MAX, UPSTREAM
 from tests.simulator.faults import FAIR_WEATHER, FAULTS
 from tests.simulator.world import World
 
@@ -26,10 +29,13 @@ from steelyard.kernel.clock import NS_PER_MS, NS_PER_S, ManualClock
 from steelyard.kernel.records import Tariff
 from steelyard.ledger.chain import UsageRow
 from steelyard.ledger.posting import wallet_balances
+from steelyard.ledger.salt import ensure_secret
 from steelyard.ledger.verify import verify
 from steelyard.metering import journal, lock
 from steelyard.processes import bookkeeper, books
+from steelyard.processes import replay as replaying
 from steelyard.processes.office import Office
+from steelyard.processes.teller_server import Session
 from steelyard.rating.rate import rate
 from steelyard.storage import tables
 from steelyard.storage.database import migrate, open_database
@@ -78,7 +84,7 @@ class Result(NamedTuple):
     short: int
     refused: int
     kills: int
-    power_losses: int
+    tally: dict[str, int]
     fingerprint: str
     faults: list[str]
     trail: list[str]
@@ -101,14 +107,17 @@ class Simulation:
             leaves=rng.choice((0.0, 0.05, 0.3)),
             breaks=rng.choice((0.0, 0.02, 0.1)),
             excess=rng.choice((0.0, 0.0, 0.05)),
+            odd=rng.choice((0.0, 0.0, 0.05)),
             topup_nano=rng.choice((3_000_000, 30_000_000, 1_000_000_000, 10_000_000_000)),
         )
         self.house = House(world, root, self.habits)
         world.wall_ns = BEGIN_NS + rng.randrange(4 * NS_PER_S)
         self.fault_every_ns = int(rng.choice((30, 100, 300)) * NS_PER_MS)
         self.weights = FAIR_WEATHER if rng.random() < 0.25 else FAULTS
-        self.books_fuse = self.worker_fuse = 0
-        self.kills = self.power_losses = 0
+        self.books_fuses: list[int] = []
+        self.worker_fuse = 0
+        self.room_at_birth: int | None = None
+        self.kills = 0
         self.faulty = True
         self.rows: list[UsageRow] = []
         self.fingerprint = ""
@@ -157,14 +166,15 @@ class Simulation:
         if house.books is None or (house.books.process.dead and rng.random() < 0.5):
             self.kills += house.books is not None
             house.books = BooksProcess(house)
-            house.books.process.fuse, self.books_fuse = self.books_fuse, 0
+            house.books.process.fuse = self.books_fuses.pop() if self.books_fuses else 0
         for number, worker in enumerate(house.workers):
             if worker is None or (worker.process.dead and rng.random() < 0.5):
                 self.kills += worker is not None
                 born = house.workers[number] = Worker(house, number)
                 born.process.fuse, self.worker_fuse = self.worker_fuse, 0
+                born.process.disk.allocations_left, self.room_at_birth = self.room_at_birth, None
             elif worker.meter is not None and worker.meter.failed and rng.random() < 0.2:
-                worker.process.kill("its journal has failed")
+                worker.process.kill("because its journal has failed")
         self.world.after(20 * NS_PER_MS, self._supervise)
 
     def _look(self) -> None:
@@ -186,7 +196,9 @@ class Simulation:
         house.database_fails = 0.0
         for process in world.processes:
             process.fuse = 0
-            process.disk.full = process.disk.sync_fails = False
+            process.disk.heal()
+        for replaced in house.replaced:
+            replaced.process.kill("after its successor had come")
         for worker in house.workers:
             if worker is not None:
                 worker.stalled = False
@@ -235,11 +247,15 @@ class Simulation:
             tariffs = tariffs_by_id(connection)
             for finding in verify(connection, rate, tariffs, complaints):
                 if not finding.ok:
-                    oracle.fault(f"{finding.invariant}: {finding.detail}")
+                    oracle.finding(finding.invariant, finding.detail)
             columns = [tables.usage.c[name] for name in UsageRow._fields]
             rows = [UsageRow._make(row) for row in connection.execute(select(*columns))]
             last = connection.execute(select(tables.batches.c.hash).order_by(tables.batches.c.id.desc()).limit(1))
-            self.fingerprint = f"{self.world.steps}-{self.world.now_ns}-{(last.scalar() or b'').hex()[:16]}"
+            drawn = hashlib.sha256(repr(self.world.random.getstate()).encode()).hexdigest()
+            self.fingerprint = f"{self.world.steps}-{(last.scalar() or b'').hex()[:16]}-{drawn[:16]}"
+            for finding in replaying.replay(connection, self.house.data.journals):
+                if not finding.ok:
+                    oracle.finding(finding.invariant, finding.detail)
         prices = [tariff for tariff in tariffs.values() if tariff.subject == MODEL]
         for row in rows:
             due = max((one for one in prices if one.effective_from_ns <= row.opened_ns), key=_effective)
@@ -279,6 +295,8 @@ def _template(root: Path) -> Path:
     office = Office(engine, ManualClock(BEGIN_NS - NS_PER_S))
     for number in range(1, TENANTS_MAX + 1):
         office.command("tenant.add", {"name": f"t{number}"})
+    with engine.begin() as connection:
+        ensure_secret(connection, bytes)
     office.command("prices.load", {"text": PRICES})
     registration = {"name": MODEL, "upstream": UPSTREAM, "address": "127.0.0.1:1", "upstream_model": MODEL}
     counts = {"context_tokens": CONTEXT_TOKENS, "max_output_tokens": OUTPUT_MAX, "default_max_tokens": OUTPUT_MAX // 2}
@@ -316,11 +334,40 @@ def _locks(world: World) -> type[lock.SeriesLock]:
     return KnownLock
 
 
+class SharedCache(dict[Any, Any]):
+    """Compiled statements for all engines of all processes: the first part of the key names the engine's dialect."""
+
+    one: "SharedCache"
+
+    def get(self, key: Any, default: Any = None) -> Any:
+        return super().get(key[1:], default)
+
+    def __setitem__(self, key: Any, value: Any) -> None:
+        super().__setitem__(key[1:], value)
+
+
+SharedCache.one = SharedCache()
+
+
+class NumberedSession(Session):
+    """Sessions are kept in sets: walked in the order in which they came, not in that of their addresses."""
+
+    _numbers = itertools.count()
+
+    def __init__(self, counter: books.Books) -> None:
+        super().__init__(counter)
+        self._number = next(self._numbers)
+
+    def __hash__(self) -> int:
+        return self._number
+
+
 @contextlib.contextmanager
 def _machine(sim: Simulation) -> Iterator[None]:
     """What the program asks the system for by name: process ids, its database, its log, journals."""
     real_pid, real_exists, real_log = os.getpid, psutil.pid_exists, structlog.get_config()
     real = {name: getattr(books, name) for name in ("open_database", "migrate")}
+    real["make_durable"] = bookkeeper.make_durable
 
     def pid() -> int:
         return sim.world.current.pid if sim.world.current else real_pid()
@@ -331,10 +378,21 @@ def _machine(sim: Simulation) -> Iterator[None]:
     def open_instrumented(path: Path, *, readonly: bool = False) -> object:
         engine = real["open_database"](path, readonly=readonly)
         assert sim.house.books is not None
+        engine._compiled_cache = SharedCache.one
         return engine if readonly else sim.house.books.instrument(engine)
 
+    def open_scratch(path: Path) -> object:
+        engine = real["open_database"](path)
+        engine._compiled_cache = SharedCache.one
+        return engine
+
+    def make_durable(directory: Path) -> None:
+        real["make_durable"](directory, sim.world.current.disk)
+
     os.getpid, psutil.pid_exists = pid, exists  # type: ignore[assignment]
+    replaying.open_database, bookkeeper.make_durable = open_scratch, make_durable
     books.open_database, books.migrate = open_instrumented, lambda engine: None  # type: ignore[assignment]
+    books.Session, NumberedSession._numbers = NumberedSession, itertools.count()  # type: ignore[misc]
     journal.SeriesLock, real_lock = _locks(sim.world), journal.SeriesLock  # type: ignore[misc]
     bookkeeper.Journal, real_journal = _Journals(sim), bookkeeper.Journal  # type: ignore[misc,assignment]
     structlog.configure(wrapper_class=structlog.make_filtering_bound_logger("critical"))
@@ -343,6 +401,8 @@ def _machine(sim: Simulation) -> Iterator[None]:
     finally:
         os.getpid, psutil.pid_exists = real_pid, real_exists
         books.open_database, books.migrate = real["open_database"], real["migrate"]
+        replaying.open_database, bookkeeper.make_durable = real["open_database"], real["make_durable"]
+        books.Session = Session  # type: ignore[misc]
         bookkeeper.Journal, journal.SeriesLock = real_journal, real_lock  # type: ignore[misc]
         structlog.configure(**real_log)
 
@@ -371,7 +431,7 @@ def simulate(seed: int, steps: int, folder: Path) -> Result:
         short=sum(row.short_by_one_read for row in rows),
         refused=oracle.refused,
         kills=sim.kills,
-        power_losses=sim.power_losses,
+        tally=dict(sim.world.tally),
         fingerprint=sim.fingerprint,
         faults=oracle.faults,
         trail=list(sim.world.trail),

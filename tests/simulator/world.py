@@ -1,8 +1,11 @@
-"""The simulated machine: one queue of events, virtual time, processes that can die between any two of them, a disk that
-forgets what was not synced, and sockets that lose what was under way.
+"""The simulated machine: one queue of events, virtual time, processes that can die between any two of them, and sockets
+that lose what was under way. Its disk is in medium.py.
 
 Owns every source of order and chance: all of it is drawn from one seed, so a run is repeated by its seed alone. A
 process is an asyncio loop of its own over the common queue; the program's coroutines run in it unchanged.
+
+A step is one event of that queue: an arrival, a read, a turn of a coroutine, bytes at a socket, a job of the database's
+thread, a turn of the syncer, a fault. Within a step a process may still die at every labelled place (`burn`).
 """
 
 import asyncio
@@ -11,18 +14,17 @@ import errno
 import heapq
 import os
 import random
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable, Coroutine
-from pathlib import Path
 from typing import Any
 
+from tests.simulator.medium import Medium, SimDisk, path_of
+
 from steelyard.kernel.clock import NS_PER_MS, NS_PER_S
-from steelyard.metering.disk import Disk
 from steelyard.metering.lock import SeriesLock
 
 US = 1_000
 CALM_NS = 6 * NS_PER_S  # after a disturbance, money of the dead may be tied up for that long
-SECTOR = 512
 _set_running_loop = asyncio._set_running_loop
 _get_running_loop = asyncio._get_running_loop
 
@@ -58,6 +60,7 @@ class World:
         self.wall_ns = 0  # the machine's clock may step; `now_ns` never does
         self.steps = 0
         self.trail: deque[str] = deque(maxlen=30)
+        self.tally: Counter[str] = Counter()  # what was injected, by name, at the moment it took effect
         self.processes: list[Process] = []
         self.listeners: dict[str, tuple[Process, Callable[[], Any]]] = {}
         self.disturbed_ns = -CALM_NS  # the last time anything was made to fail
@@ -73,6 +76,11 @@ class World:
     def disturb(self, what: str) -> None:
         self.disturbed_ns = self.now_ns
         self.say(what)
+
+    def note(self, what: str, name: str) -> None:
+        """A disturbance that takes effect now."""
+        self.tally[name] += 1
+        self.disturb(what)
 
     def chance(self, share: float) -> bool:
         return self.random.random() < share
@@ -125,11 +133,12 @@ class World:
 class Process:
     """One process of the platform: a loop, a disk as it sees it, its sockets, its open files."""
 
-    def __init__(self, world: World, name: str, medium: "Medium") -> None:
+    def __init__(self, world: World, name: str, medium: Medium) -> None:
         self.world, self.name = world, name
         self.pid = 1000 + len(world.processes)
         self.loop = Loop(self)
         self.disk = SimDisk(self, medium)
+        self.kind = name.partition(" ")[0]
         self.dead = self.paused = False
         self.delayed: list[Handle] = []
         self.transports: list[Transport] = []
@@ -148,7 +157,8 @@ class Process:
         if self.dead:
             return
         self.dead = True
-        self.world.disturb(f"{self.name} killed: {why}")
+        self.world.tally[f"{self.kind} killed {why}"] += 1
+        self.world.disturb(f"{self.name} killed {why}")
         self.bury()
 
     def exit(self) -> None:
@@ -166,7 +176,7 @@ class Process:
         for last in self.on_death:
             last()
         for fd, path in self.files.items():
-            if _path_of(fd) == path:
+            if path_of(fd) == path:
                 os.close(fd)
         for lock in self.locks:
             with contextlib.suppress(ValueError, OSError):
@@ -185,6 +195,7 @@ class Process:
     def pause(self, ns: int) -> None:
         """SIGSTOP, and SIGCONT after `ns`."""
         self.paused = True
+        self.world.tally[f"{self.kind} stopped and continued"] += 1
         self.world.disturb(f"{self.name} stopped for {ns // NS_PER_MS} ms")
         self.world.after(ns, self.resume)
 
@@ -394,98 +405,3 @@ class SimClock:
 
     def monotonic_ns(self) -> int:
         return self._world.now_ns
-
-
-class Medium:
-    """What would still be there after a power loss: bytes that were synced, names whose directory was."""
-
-    def __init__(self, root: Path) -> None:
-        self.root = root
-        self.bytes: dict[str, bytes] = {}
-        self.names: set[str] = set()
-
-    def lose_power(self, rng: random.Random) -> None:
-        """Every process is dead. Of what was never synced, each sector and each name may be gone or not."""
-        for folder, folders, files in os.walk(self.root, topdown=False):
-            for name in sorted(files):
-                self._forget(os.path.join(folder, name), rng)
-            for name in sorted(folders):
-                path = os.path.join(folder, name)
-                if path not in self.names and rng.random() < 0.5:
-                    for inner in os.listdir(path):
-                        os.unlink(os.path.join(path, inner))
-                    os.rmdir(path)
-
-    def _forget(self, path: str, rng: random.Random) -> None:
-        if path not in self.names and rng.random() < 0.5:
-            os.unlink(path)
-            return
-        with open(path, "r+b") as file:
-            new = file.read()
-            old = self.bytes.get(path, b"")
-            size = len(new) if path in self.bytes or rng.random() < 0.7 else 0
-            old = old[:size].ljust(size, b"\0")
-            keep = rng.choice((0.0, 0.5, 1.0))
-            kept = bytearray(old)
-            for start in range(0, size, SECTOR):
-                if rng.random() < keep:
-                    kept[start : start + SECTOR] = new[start : start + SECTOR]
-            file.seek(0)
-            file.write(kept)
-            file.truncate()
-        self.bytes[path] = bytes(kept)
-        self.names.add(path)
-
-
-class SimDisk(Disk):
-    """The disk as one process sees it. Every call is a place where it may die, or be told that it failed."""
-
-    def __init__(self, process: Process, medium: Medium) -> None:
-        self._process, self._medium = process, medium
-        self.full = False
-        self.bytes_left: int | None = None
-        self.sync_fails = False
-        self.may_overlap: Callable[[], bool] = lambda: False
-
-    def pwrite(self, fd: int, data: bytes, offset: int) -> int:
-        self._process.burn("write")
-        if self.bytes_left is not None:
-            if self.bytes_left == 0:
-                raise OSError(errno.ENOSPC, "No space left on device")
-            data = data[: self.bytes_left]
-            self.bytes_left -= len(data)
-        written = os.pwrite(fd, data, offset)
-        self._process.burn("written")
-        return written
-
-    def sync(self, fd: int) -> None:
-        self._process.burn("sync")
-        path = _path_of(fd)
-        content = os.pread(fd, os.fstat(fd).st_size, 0)
-        if self.may_overlap():
-            self._process.world.overlap()
-            self._process.burn("syncing")
-        if self.sync_fails:
-            raise OSError(errno.EIO, "Input/output error")
-        self._medium.bytes[path] = content
-        self._process.burn("synced")
-
-    def sync_directory(self, path: Path) -> None:
-        self._process.burn("directory sync")
-        self._medium.names.update(entry.path for entry in os.scandir(path))
-
-    def allocate(self, fd: int, size: int) -> None:
-        self._process.burn("allocation")
-        if self.full:
-            raise OSError(errno.ENOSPC, "No space left on device")
-        path = _path_of(fd)
-        self._medium.bytes.pop(path, None)
-        self._process.files[fd] = path
-        super().allocate(fd, size)
-
-
-def _path_of(fd: int) -> str:
-    try:
-        return os.readlink(f"/proc/self/fd/{fd}")
-    except FileNotFoundError:
-        return ""

@@ -1,0 +1,164 @@
+"""Customers and the upstream: who asks, reads slowly, hangs up; who answers, fails, and does not keep to its cap.
+
+Pieces carry their counts, so a customer can add up what left user space for him.
+"""
+
+import asyncio
+from collections.abc import AsyncGenerator
+from typing import TYPE_CHECKING
+
+import msgspec
+from tests.simulator.world import CALM_NS
+
+from steelyard import flow
+from steelyard.kernel.errors import CallerError, ClientGone, SteelyardError, UpstreamError
+from steelyard.kernel.quantities import Usage
+from steelyard.kernel.records import Caller, Event, Offer, Order, Quote
+
+if TYPE_CHECKING:
+    from tests.simulator.actors import Worker
+
+MODEL, UPSTREAM = "m", "up"
+CONTEXT, OUTPUT_MAX = 400, 60
+_pack, _unpack = msgspec.msgpack.encode, msgspec.msgpack.Decoder(Usage).decode
+
+
+class Customer:
+    """One request from the customer's side: an Ask and an Answer."""
+
+    authorization = None
+
+    def __init__(self, worker: "Worker", order: Order, tenant_id: int) -> None:
+        self._worker, self._order = worker, order
+        self._oracle = worker.house.oracle
+        self.caller = Caller(tenant_id, tenant_id, tenant_id, f"t{tenant_id}", "default", "CNY")
+        self.gone = False
+        self.floor_nano = 0
+        self._told = [Usage()] * order.sequences
+        self._opened = self._began = self._told_all = False
+
+    async def order(self) -> Order:
+        return self._order
+
+    async def ask(self) -> None:
+        worker, world, request_id = self._worker, self._worker.world, self._order.request_id
+        end = "failed"
+        try:
+            done = await flow.paid_request(worker.conductor, self, self)
+            end = done.closed.end
+        except CallerError as error:
+            end = error.code
+        except UpstreamError as error:
+            end = "refused" if 400 <= error.status < 500 else "upstream_error"
+        except asyncio.CancelledError:
+            end = "client_gone" if self.gone else "drained"
+        except ClientGone:  # found while it was told that the upstream had failed
+            end = "upstream_error"
+        except SteelyardError as error:
+            self._oracle.fault(f"{request_id.hex()} got {error!r}")
+        finally:
+            if not worker.process.dead:
+                worker.asking.pop(request_id, None)
+                world.tally[f"request ended: {end}"] += 1
+                if end == "insufficient_quota":
+                    calm = world.now_ns - world.disturbed_ns > CALM_NS
+                    self._oracle.refuse(request_id, self.floor_nano, calm, world.now_ns)
+                else:
+                    self._oracle.ended(request_id, end, world.now_ns)
+                if self._opened and worker.journal is not None and not worker.journal.failed:
+                    worker.closes.append((worker.journal.end, request_id))
+
+    def hang_up(self, task: "asyncio.Task[None]") -> None:
+        if task.done() or self._worker.process.dead or self._worker.process.paused:
+            return
+        self.gone = True
+        self._worker.world.tally[f"client gone {self._stage()}"] += 1
+        if self._worker.world.chance(0.7):
+            task.cancel()
+
+    def _stage(self) -> str:
+        if not self._opened:
+            return "before it was opened"
+        if not self._began:
+            return "before the first byte"
+        return "before the end was told" if self._told_all else "in mid-stream"
+
+    def begin(self, order: Order, quote: Quote) -> None:
+        self._opened = True
+        self._oracle.promised(order.request_id, quote)
+
+    def render(self, sequence: int, event: Event) -> bytes:
+        self._told[sequence] = event.usage
+        return _pack(sum(self._told, Usage())) if event.text else b""
+
+    def closing(self, usage: Usage) -> bytes:
+        self._told_all = True
+        return _pack(usage)
+
+    def failing(self, error: UpstreamError) -> bytes:
+        return b""
+
+    async def send(self, piece: bytes) -> None:
+        world, habits = self._worker.world, self._worker.house.habits
+        roll = world.random.random()
+        if roll < habits.slow:
+            world.tally["slow reader"] += 1
+            await asyncio.sleep(world.random.random() * 0.004)
+        if self.gone:
+            raise ClientGone("gone")
+        self._worker.process.burn("send")
+        if piece:
+            self._began = True
+            self._oracle.left_user_space(self._order.request_id, _unpack(piece))
+        self._worker.process.burn("sent")
+        if roll < habits.slow / 2:
+            await asyncio.sleep(0)
+
+
+class Upstream:
+    """A model that answers at its own pace, fails now and then, and does not always keep to its cap."""
+
+    name = UPSTREAM
+
+    def __init__(self, worker: "Worker") -> None:
+        self._worker = worker
+        self._world = worker.world
+
+    async def stream(
+        self, offer: Offer, params: dict[str, msgspec.Raw], max_tokens: int, request_id: bytes
+    ) -> AsyncGenerator[Event, None]:
+        rng, habits, tally = self._world.random, self._worker.house.habits, self._world.tally
+        prompt = int(bytes(params["prompt"]))
+        cached = rng.randrange(prompt) if rng.random() < 0.4 else 0
+        if rng.random() < habits.breaks:
+            tally["upstream refused"] += 1
+            raise UpstreamError(self.name, "no", status=rng.choice((400, 500)))
+        length = min(rng.randrange(0, OUTPUT_MAX), max_tokens)
+        if excessive := rng.random() < habits.excess:
+            length += max_tokens
+            tally["upstream above its cap"] += 1
+            self._worker.house.oracle.above_cap.add(request_id)
+        silent = rng.random() < habits.odd  # an upstream without usage
+        tally["upstream without usage"] += silent
+        output = 0
+        usage = Usage()
+        while output < length:
+            output = min(length, output + rng.randrange(1, 5))
+            if rng.random() < 0.6:
+                await asyncio.sleep(rng.random() * 0.003)
+            if rng.random() < habits.breaks / 8:
+                tally["upstream cut its stream"] += 1
+                raise UpstreamError(self.name, "broken")
+            usage = usage if silent else Usage(prompt - cached, cached, output)
+            yield Event("x" if rng.random() < 0.95 else "", usage)
+        usage = usage if silent else Usage(prompt - cached, cached, output)
+        yield Event("", usage, "stop")
+        if rng.random() < habits.odd:
+            tally["upstream told usage twice"] += 1
+            yield Event("", usage)
+        if rng.random() < habits.odd and usage.output and not excessive:
+            tally["upstream took counts back"] += 1
+            yield Event("x", Usage(usage.input, usage.cached_input, usage.output - 1))
+
+    async def ready(self, offer: Offer) -> bool:
+        return True
