@@ -2,6 +2,8 @@
 
 import errno
 import threading
+import time
+from collections.abc import Callable
 
 from steelyard.kernel.clock import NS_PER_S
 from steelyard.kernel.quantities import Usage
@@ -40,6 +42,13 @@ class FaultyDisk(Disk):
         if self.sync_fails:
             raise OSError(errno.EIO, "Input/output error")
         super().sync(fd)
+
+
+def wait_for(true: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + 20
+    while not true():
+        assert time.monotonic() < deadline, "waited in vain"
+        time.sleep(0.001)
 
 
 def request_id(number: int) -> bytes:

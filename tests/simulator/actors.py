@@ -98,6 +98,7 @@ class Worker:
         self.closing = False
         self.tending = False
         self.stalled = False
+        self.turns = 0
         self.asking: dict[bytes, asyncio.Task[None]] = {}
         self.closes: list[tuple[Position, bytes]] = []
         self._ids = Ids(house.clock, self.world.random.randbytes)
@@ -115,7 +116,7 @@ class Worker:
             directory = self.house.data.journals / self.teller.series
             self.journal = Journal.create(directory, segment_bytes=habits.segment_bytes, disk=disk, threaded=False)
             disk.may_overlap = self._may_overlap
-            self.slots = Slots.create(directory / "slots", habits.slots, disk=disk)
+            self.slots = Slots.create(directory / "slots", habits.slots, disk=disk, threaded=False)
         except SteelyardError as error:
             self.world.say(f"{self.process.name} cannot start: {error}")
             self.process.exit()
@@ -141,10 +142,23 @@ class Worker:
             self.tending = True
             try:
                 self.journal.tend()
+                self._tend_slots()
             finally:
                 self.tending = False
             self._became_durable()
         self.world.at(self.world.now_ns + 5 * NS_PER_MS, self.process, self._tend)
+
+    def _tend_slots(self) -> None:
+        """Every hundredth of a second here, to meet more losses of power in mid-interval."""
+        assert self.slots is not None
+        self.turns += 1
+        if self.turns % 2 or not self.slots._dirty:
+            return
+        left = {request_id: len(self.house.oracle.requests[request_id].left) for request_id in self.asking}
+        self.slots.tend()
+        if not self.slots.failed:
+            for request_id, pieces in left.items():
+                self.house.oracle.requests[request_id].durable = pieces
 
     def _became_durable(self) -> None:
         journal = self.journal

@@ -33,6 +33,7 @@ RETRY_AFTER_S = 1
 SEGMENT_BYTES = 64 * 1024 * 1024
 FRAME_BYTES_MAX = 64 * 1024
 SYNC_INTERVAL_MS = 5
+SLOTS_SYNC_INTERVAL_MS = 100  # how old the counts of requests in flight may be after a power loss
 CLOSED_FRAME_BYTES_MAX = 256  # room kept in a segment for the close of each open request
 JOURNAL_READ_BYTES = 1024 * 1024
 JOURNAL_LOCK_TRIES = 20  # 5 ms apart: a reader's probe may hold the lock for a moment

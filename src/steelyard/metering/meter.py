@@ -13,6 +13,7 @@ from steelyard.metering.journal import Journal
 from steelyard.metering.slots import Slots
 
 _NOTHING = Usage()
+_TAKES_NONE = "The journal takes no new requests; nothing was charged."
 
 
 class Meter:
@@ -34,8 +35,8 @@ class Meter:
 
     @property
     def failed(self) -> bool:
-        """The journal takes nothing more: the worker must be replaced, its successor settles from the slots."""
-        return self._journal.failed
+        """The medium takes nothing more: the worker must be replaced, its successor settles from the slots."""
+        return self._journal.failed or self._slots.failed
 
     def open(self, order: Order, quote: Quote) -> "Reading":
         """Put the request on record before the upstream is called.
@@ -45,6 +46,8 @@ class Meter:
         """
         if self._retired:
             raise unavailable("draining", "This worker is stopping.")
+        if self._slots.failed:
+            raise unavailable("journal_failed", _TAKES_NONE)
         slot = self._slots.claim(order.request_id, quote.cost.watts_milli)
         if slot is None:
             raise overloaded(f"All {self._slots.count} places for running requests are taken.")
@@ -69,7 +72,7 @@ class Meter:
             self._journal.append(opened)
         except BooksError as error:
             self._slots.free(slot)
-            raise unavailable("journal_failed", "The journal takes no new requests; nothing was charged.") from error
+            raise unavailable("journal_failed", _TAKES_NONE) from error
         self._in_flight += 1
         return Reading(self, opened, self._energy.gauge(opened.upstream), quote.cost.watts_milli)
 

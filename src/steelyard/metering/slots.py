@@ -8,15 +8,18 @@ are used (others tear when the process is killed), and no two of them are ever a
     intent        generation whose counts were handed to the connection: stored after its bank is full
     commit        generation whose bytes have left user space: stored after the send was drained
 
-A commit is therefore one store that makes all counts of a bank valid at once, and the next intent fills the other bank.
-Whenever the process dies, the committed bank is whole and was delivered whole: never over, at most one read short.
+A commit is therefore one store that makes all counts of a bank valid at once, and the next intent fills the other bank:
+the committed bank is whole and was delivered whole. A thread syncs the cells, so that power loss costs one interval.
 """
 
+import contextlib
 import errno
 import mmap
 import os
+import threading
 from pathlib import Path
 
+from steelyard.kernel import limits
 from steelyard.kernel.errors import BooksError
 from steelyard.kernel.quantities import Usage
 from steelyard.kernel.records import Record
@@ -58,15 +61,24 @@ def _tokens(usage: Usage) -> tuple[int, int, int]:
 class Slots:
     """Made by `create` (the worker, once per series) or `open` (recovery, metrics). Use from one thread."""
 
-    def __init__(self, path: Path, fd: int, readonly: bool) -> None:
+    def __init__(self, path: Path, fd: int, readonly: bool, disk: Disk = _SYSTEM_DISK) -> None:
+        self._fd = fd
         try:
             size = os.fstat(fd).st_size
             if size < _HEADER_WORDS * 8 or size % 8:
                 raise BooksError(f"the slot file {path} is damaged")
             access = mmap.ACCESS_READ if readonly else mmap.ACCESS_WRITE
             self._map = mmap.mmap(fd, size, access=access)
-        finally:
+        except BaseException:
             os.close(fd)
+            raise
+        self._path = path
+        self._disk = disk
+        self._dirty = False
+        self._failed = False
+        self._claimed = threading.Event()  # the syncer sleeps while nothing is in flight
+        self._stopping = threading.Event()
+        self._syncer: threading.Thread | None = None
         self._words = memoryview(self._map).cast("Q")
         magic, version, count, slot_words = self._words[:4]
         if (magic, version, slot_words) != (_MAGIC, _VERSION, _SLOT_WORDS) or size < _size(count):
@@ -76,10 +88,11 @@ class Slots:
         self._free = [] if readonly else [index for index in reversed(range(count)) if not self._state(index)]
 
     @classmethod
-    def create(cls, path: Path, count: int, *, disk: Disk = _SYSTEM_DISK) -> "Slots":
+    def create(cls, path: Path, count: int, *, disk: Disk = _SYSTEM_DISK, threaded: bool = True) -> "Slots":
         """A new file with all its space allocated: a sparse one would kill the process (SIGBUS) on a full disk.
 
-        Raises BooksError when the file exists or the disk has no room.
+        Without a thread of its own, whoever made the slots calls `tend`. Raises BooksError when the file exists or the
+        disk has no room.
         """
         try:
             fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
@@ -90,11 +103,17 @@ class Slots:
             header = b"".join(word.to_bytes(8, "little") for word in (_MAGIC, _VERSION, count, _SLOT_WORDS))
             if disk.pwrite(fd, header, 0) != len(header):
                 raise OSError(errno.ENOSPC, "no room for the header")
+            disk.sync(fd)
+            disk.sync_directory(path.parent)
         except OSError as error:
             os.close(fd)
             path.unlink()
             raise BooksError(f"cannot allocate the slot file {path}: {error.strerror}") from error
-        return cls(path, fd, readonly=False)
+        slots = cls(path, fd, readonly=False, disk=disk)
+        if threaded:
+            slots._syncer = threading.Thread(target=slots._sync_while_claimed, name="syncer-slots", daemon=True)
+            slots._syncer.start()
+        return slots
 
     @classmethod
     def open(cls, path: Path, *, readonly: bool = True) -> "Slots":
@@ -108,6 +127,26 @@ class Slots:
     @property
     def free_count(self) -> int:
         return len(self._free)
+
+    @property
+    def failed(self) -> bool:
+        """The medium refused the counts: they survive a kill, but no power loss any more."""
+        return self._failed
+
+    def sync(self) -> None:
+        """Return when all counts stored so far are on the medium. Raises BooksError when the disk says no."""
+        self._dirty = False
+        try:
+            self._disk.sync(self._fd)
+        except OSError as error:
+            self._failed = True  # never tried again: a second fsync may succeed although the pages are lost
+            raise BooksError(f"the slot file {self._path} cannot sync: {error.strerror}") from error
+
+    def tend(self) -> None:
+        """One turn of the syncer."""
+        if self._dirty and not self._failed:
+            with contextlib.suppress(BooksError):  # `failed` is set: the worker is replaced
+                self.sync()
 
     def claim(self, request_id: bytes, watts_milli: int = 0) -> int | None:
         """The index of a cell that is now this request's; None when all are taken."""
@@ -124,6 +163,9 @@ class Slots:
         words[at + _ID_HIGH] = int.from_bytes(request_id[:8], "big")
         words[at + _ID_LOW] = int.from_bytes(request_id[8:], "big")
         words[at + _STATE] = CLAIMED
+        self._dirty = True
+        if not self._claimed.is_set():
+            self._claimed.set()
         return index
 
     def free(self, index: int) -> None:
@@ -147,6 +189,7 @@ class Slots:
         words, at = self._words, _at(index)
         words[at + _LAST_NS] = last_ns
         words[at + _COMMIT] = words[at + _INTENT]
+        self._dirty = True
 
     def first_token(self, index: int, ns: int) -> None:
         """How long after the open the first piece left; before its commit."""
@@ -166,8 +209,24 @@ class Slots:
         )
 
     def close(self) -> None:
+        """Let the file go. Cells still claimed are left to recovery, on the medium. Safe to call twice."""
+        if self._map.closed:
+            return
+        self._stopping.set()
+        self._claimed.set()
+        if self._syncer is not None:
+            self._syncer.join()
+            self.tend()
         self._words.release()
         self._map.close()
+        os.close(self._fd)
+
+    def _sync_while_claimed(self) -> None:
+        while not self._stopping.is_set():
+            self._claimed.wait()
+            self._claimed.clear()
+            while len(self._free) < self.count and not self._stopping.wait(limits.SLOTS_SYNC_INTERVAL_MS / 1000):
+                self.tend()
 
     def _state(self, index: int) -> int:
         return self._words[_at(index) + _STATE]

@@ -5,12 +5,10 @@ import os
 import signal
 import subprocess
 import sys
-import time
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from tests.fakes.metering import FaultyDisk, closed, opened
+from tests.fakes.metering import FaultyDisk, closed, opened, wait_for
 
 from steelyard.kernel import limits
 from steelyard.kernel.errors import BooksError
@@ -21,13 +19,6 @@ from steelyard.metering.lock import is_held, synced
 from steelyard.metering.reader import read
 
 ALL = 10**9
-
-
-def wait_for(true: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + 20
-    while not true():
-        assert time.monotonic() < deadline, "waited in vain"
-        time.sleep(0.001)
 
 
 def everything(directory: Path) -> list[object]:

@@ -3,8 +3,9 @@
 from pathlib import Path
 
 import pytest
-from tests.fakes.metering import FaultyDisk, request_id
+from tests.fakes.metering import FaultyDisk, request_id, wait_for
 
+from steelyard.kernel import limits
 from steelyard.kernel.errors import BooksError
 from steelyard.kernel.quantities import Usage
 from steelyard.metering.slots import CLAIMED, FREE, Slots
@@ -179,3 +180,58 @@ def test_a_cut_or_missing_file_is_refused(tmp_path: Path) -> None:
     (tmp_path / "slots").write_bytes(whole[:-8])
     with pytest.raises(BooksError):
         Slots.open(tmp_path / "slots")
+
+
+def test_counts_are_on_the_medium_an_interval_after_the_commit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Power loss: what the disk was last told is what a request in flight is settled at."""
+    monkeypatch.setattr(limits, "SLOTS_SYNC_INTERVAL_MS", 1)
+    disk = FaultyDisk()
+    slots = Slots.create(tmp_path / "slots", 4, disk=disk)
+    born = disk.syncs
+    assert slots.claim(request_id(1)) is not None
+    wait_for(lambda: disk.syncs > born)
+    disk.may_sync.clear()  # the thread waits in the disk, not the one that counts
+    slots.intend(0, output=1, input=20, cached=0)
+    slots.commit(0)
+    slots.intend(0, output=2, input=20, cached=0)
+    slots.commit(0)
+    before = disk.syncs
+    disk.may_sync.set()
+    wait_for(lambda: disk.syncs > before and not slots._dirty)
+    slots.free(0)
+    slots.close()
+
+
+def test_nothing_in_flight_syncs_nothing(tmp_path: Path) -> None:
+    disk = FaultyDisk()
+    slots = Slots.create(tmp_path / "slots", 4, disk=disk, threaded=False)
+    born = disk.syncs
+    slots.tend()
+    assert disk.syncs == born
+    slots.claim(request_id(1))
+    slots.tend()
+    slots.tend()
+    assert disk.syncs == born + 1
+    slots.intend(0, output=1, input=20, cached=0)
+    slots.commit(0)
+    slots.tend()
+    assert disk.syncs == born + 2
+    slots.close()
+
+
+def test_a_failed_sync_of_the_counts_is_never_tried_again(tmp_path: Path) -> None:
+    """Pitfall 12 for the cells: they go on, a kill is still settled exactly, but the worker has to go."""
+    disk = FaultyDisk()
+    slots = Slots.create(tmp_path / "slots", 4, disk=disk, threaded=False)
+    slots.claim(request_id(1))
+    disk.sync_fails = True
+    slots.tend()
+    assert slots.failed
+    disk.sync_fails = False
+    syncs = disk.syncs
+    slots.intend(0, output=1, input=20, cached=0)
+    slots.commit(0)
+    slots.tend()
+    assert disk.syncs == syncs
+    assert slots.read_slot(0).committed == Usage(20, 0, 1)
+    slots.close()
