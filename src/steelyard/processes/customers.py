@@ -7,7 +7,7 @@ A connection that is refused or dies before its first byte, and a 5xx, are asked
 import asyncio
 import socket
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Protocol
 
 import msgspec
@@ -49,11 +49,13 @@ class Arrival:
     told: int | None = None  # output tokens by the answer's own usage
     whole: bool = False
     in_order: bool = True
+    key: str = ""  # the Idempotency-Key it was asked under
+    final: bool = False  # asking again under this key gives nothing else
 
 
 @dataclass(frozen=True, slots=True)
 class Question:
-    """One request. `cut_after`: hang up after this many events, but go on reading."""
+    """One request. `cut_after`: hang up after this many events, but go on reading. `key`: its Idempotency-Key."""
 
     kind: str
     wallet: Wallet
@@ -61,6 +63,7 @@ class Question:
     stream: bool
     scripted: bool
     cut_after: int = 0
+    key: str = ""
 
 
 class _Delta(msgspec.Struct):
@@ -88,15 +91,17 @@ _decode = msgspec.json.Decoder(_Answer).decode
 def scripted_question(kind: str, wallet: Wallet, dice: Dice) -> Question:
     """A question to the scripted model, whose every token can be told from the others."""
     tokens, pace_ms = dice.randrange(4, 60), dice.randrange(2, 14)
+    stream = kind != "plain" and (kind != "keyed" or dice.random() < 0.6)
+    key = f"key-{dice.randrange(1, 1 << 60)}" if kind == "keyed" else ""
     body = {
         "model": scripted.MODEL,
         "messages": [{"role": "user", "content": scripted.PROMPT.format(tokens=tokens, pace_ms=pace_ms)}],
         "max_tokens": dice.randrange(4, 80),
-        "stream": kind != "plain",
+        "stream": stream,
         "n": 2 if kind == "pair" else 1,
     }
     cut_after = dice.randrange(1, 30) if kind == "cut" else 0
-    return Question(kind, wallet, msgspec.json.encode(body), kind != "plain", True, cut_after)
+    return Question(kind, wallet, msgspec.json.encode(body), stream, True, cut_after, key)
 
 
 def engine_question(model: str, wallet: Wallet, dice: Dice) -> Question:
@@ -115,10 +120,11 @@ def engine_question(model: str, wallet: Wallet, dice: Dice) -> Question:
 
 async def ask(port: int, question: Question) -> Arrival:
     """Put the question once and read to the end of what arrives, however that end comes."""
-    arrival = Arrival(question.kind, question.wallet.tenant, question.wallet.solvent)
+    arrival = Arrival(question.kind, question.wallet.tenant, question.wallet.solvent, key=question.key)
+    keyed = f"idempotency-key: {question.key}\r\n" if question.key else ""
     head = (
         f"POST /v1/chat/completions HTTP/1.1\r\nhost: 127.0.0.1\r\nauthorization: Bearer {question.wallet.key}\r\n"
-        f"content-type: application/json\r\ncontent-length: {len(question.body)}\r\nconnection: close\r\n\r\n"
+        f"{keyed}content-type: application/json\r\ncontent-length: {len(question.body)}\r\nconnection: close\r\n\r\n"
     )
     loop = asyncio.get_running_loop()
     received = bytearray()
@@ -133,15 +139,11 @@ async def ask(port: int, question: Question) -> Arrival:
                     if question.cut_after and received.count(b"data: {") >= question.cut_after:
                         # Half of the line only: what had left before the platform noticed is still read.
                         line.shutdown(socket.SHUT_WR)
-                        question = _uncut(question)
+                        question = replace(question, cut_after=0)
         except (OSError, TimeoutError):  # killed: what had come until then is in `received`
             pass
     _understand(bytes(received), question, arrival)
     return arrival
-
-
-def _uncut(question: Question) -> Question:
-    return Question(question.kind, question.wallet, question.body, question.stream, question.scripted)
 
 
 def _understand(received: bytes, question: Question, arrival: Arrival) -> None:
@@ -152,6 +154,7 @@ def _understand(received: bytes, question: Question, arrival: Arrival) -> None:
     arrival.status = int(lines[0].split(b" ")[1])
     headers = {name.lower(): value.strip() for name, _, value in (line.partition(b":") for line in lines[1:])}
     arrival.request_id = headers.get(b"x-request-id", b"").decode()
+    arrival.final = arrival.status == 409 and b"retry-after" not in headers
     if arrival.status != 200:
         return
     body = _joined(rest) if headers.get(b"transfer-encoding") == b"chunked" else rest
@@ -207,7 +210,7 @@ class Crowd:
 
     async def scripted_customer(self, dice: Dice) -> None:
         """Asks the scripted model until stopped, in every manner a customer may."""
-        kinds = ["stream"] * 8 + ["plain"] * 3 + ["cut"] * 4 + ["pair"] * 2 + ["tiny"] * 3 + ["bad key"]
+        kinds = ["stream"] * 8 + ["plain"] * 3 + ["cut"] * 4 + ["pair"] * 2 + ["tiny"] * 3 + ["keyed"] * 3 + ["bad key"]
         while not self._stopping:
             kind = dice.choice(kinds)
             wallet = self._rich
@@ -215,18 +218,30 @@ class Crowd:
                 wallet = self._tiny[min(int(self.progress * len(self._tiny)), len(self._tiny) - 1)]
             elif kind == "bad key":
                 wallet = Wallet("nobody", "sk-sy-wrong", False)
-            await self._ask_until_answered(scripted_question(kind, wallet, dice))
+            question = scripted_question(kind, wallet, dice)
+            if kind == "keyed":
+                await self._ask_again_and_again(question, dice)
+            else:
+                await self._ask_until_answered(question)
 
     async def engine_customer(self, dice: Dice) -> None:
         """Asks the real engine until stopped."""
         while not self._stopping and self._engine_model is not None:
             await self._ask_until_answered(engine_question(self._engine_model, self._rich, dice))
 
-    async def _ask_until_answered(self, question: Question) -> None:
+    async def _ask_again_and_again(self, question: Question, dice: Dice) -> None:
+        """Under one key: now and then twice at once, and again after a whole answer. Charged is it once at most."""
+        while not self._stopping:
+            both = [self._ask_until_answered(question) for _ in range(1 + (dice.random() < 0.2))]
+            arrivals = await asyncio.gather(*both)
+            if any(one.final for one in arrivals) or (any(one.whole for one in arrivals) and dice.random() < 0.5):
+                return
+
+    async def _ask_until_answered(self, question: Question) -> Arrival:
         while True:
             arrival = await ask(self._port, question)
             if arrival.status:
                 self.arrivals.append(arrival)
             if self._stopping or 0 < arrival.status < 500:
-                return
+                return arrival
             await asyncio.sleep(limits.PROVE_RETRY_MS / 1000)

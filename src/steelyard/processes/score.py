@@ -25,7 +25,7 @@ class Score(Record, frozen=True):
     short_by_one_read: int  # billed less than arrived, by one read at most, and flagged
     over_billed: int  # billed more than arrived
     lost: int  # arrived and not billed: a request without a row, or tokens missing without a flag
-    double: int  # counted more than once in any of the books
+    double: int  # counted more than once in any of the books, or charged again under one Idempotency-Key
     wallets_overspent: int
     solvent_refusals: int  # 402 for a wallet with more than enough money
 
@@ -37,16 +37,24 @@ class Score(Record, frozen=True):
 
 def score(connection: Connection, arrivals: Iterable[Arrival]) -> Score:
     """Every usage row against its arrival, every arrival against its row."""
-    served = {one.request_id: one for one in arrivals if one.status == 200}
-    refusals = sum(1 for one in arrivals if one.status == 402 and one.solvent)
+    served: dict[str, Arrival] = {}
+    refusals = 0
+    for one in arrivals:
+        refusals += one.status == 402 and one.solvent
+        before = served.get(one.request_id)
+        if one.status == 200 and (before is None or (one.tokens or 0) > (before.tokens or 0)):
+            served[one.request_id] = one  # a repeat of an answer that was cut may have brought the rest
     found: Counter[str] = Counter()
+    charged: Counter[str] = Counter()
     usage = tables.usage.c
-    rows = select(usage.request_id, usage.output, usage.end, usage.short_by_one_read)
+    rows = select(usage.request_id, usage.output, usage.end, usage.short_by_one_read, usage.charge_nano)
     for row in connection.execute(rows, execution_options={"yield_per": 1000}):
         arrival = served.pop(text_from_id(row.request_id), None)
         found["rows"] += 1
         if arrival is None and not row.output and row.end in _NEVER_BEGAN:
             continue
+        if arrival is not None and arrival.key and row.charge_nano:
+            charged[arrival.key] += 1
         found["interrupted"] += row.end != End.COMPLETE
         found[_judged(arrival, row.output, row.short_by_one_read)] += 1
     return Score(
@@ -56,7 +64,7 @@ def score(connection: Connection, arrivals: Iterable[Arrival]) -> Score:
         short_by_one_read=found["short"],
         over_billed=found["over"],
         lost=found["lost"] + len(served),
-        double=_counted_twice(connection, found["rows"]),
+        double=_counted_twice(connection, found["rows"]) + sum(times - 1 for times in charged.values()),
         wallets_overspent=_overspent(connection),
         solvent_refusals=refusals,
     )

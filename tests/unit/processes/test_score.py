@@ -74,6 +74,17 @@ def test_a_token_that_did_not_arrive_is_over_billed(proof: Proof) -> None:
     expect(proof, exact=1, over_billed=1)
 
 
+def test_a_key_charged_again_is_double(proof: Proof) -> None:
+    proof.arrivals[:2] = [replace(one, key="k") for one in proof.arrivals[:2]]
+    expect(proof, double=1)
+
+
+def test_what_a_repeat_brought_counts_beside_what_was_cut(proof: Proof) -> None:
+    proof.arrivals.insert(0, replace(proof.arrivals[0], tokens=3, whole=False, key="k"))
+    proof.arrivals.append(replace(proof.arrivals[1], tokens=2, whole=False, key="k"))
+    assert proof.score() == CLEAN
+
+
 def test_a_row_no_customer_can_name_must_be_worth_nothing(proof: Proof) -> None:
     del proof.arrivals[1]
     expect(proof, exact=1, over_billed=1)
