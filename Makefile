@@ -17,9 +17,9 @@ STEPS ?= 10000
 JOBS ?= 1
 ARGS ?=
 
-BENCHES := $(filter-out bench-__init__ bench-report,$(patsubst bench/%.py,bench-%,$(wildcard bench/*.py)))
+BENCHES := $(filter-out bench-__init__ bench-report bench-crash,$(patsubst bench/%.py,bench-%,$(wildcard bench/*.py)))
 
-.PHONY: up install dev test check format crash bench simulate lock clean
+.PHONY: up install dev test check format prove prove-sqlite prove-postgres crash bench simulate lock clean
 
 up: install ## install into .venv, start the platform, ask the model one question, print the answer and its bill
 	@exec $(BIN)/steelyard up $(ARGS)
@@ -57,8 +57,19 @@ format: dev
 	@$(BIN)/ruff check --fix src tests bench
 	@$(BIN)/ruff format src tests bench
 
-crash: dev ## the long crash campaign; `make crash KILLS=2000` for a longer one
-	@KILLS=$(KILLS) $(BIN)/python -m pytest tests/crash $(PYTEST_ARGS)
+prove: dev ## kill a private platform 200 times on SQLite and 200 times on PostgreSQL, both at once
+	@$(MAKE) --no-print-directory -j2 --output-sync=target prove-sqlite prove-postgres
+
+prove-sqlite: dev
+	@echo "The books in SQLite"; $(BIN)/steelyard prove --kills $(KILLS) $(ARGS)
+
+prove-postgres: dev
+	@echo "The books in PostgreSQL"; $(BIN)/steelyard prove --kills $(KILLS) --postgres $(ARGS)
+
+crash: KILLS = 2000
+crash: dev ## every kill test, and the proof with 2,000 kills; `make crash KILLS=10000` for a longer one
+	@$(BIN)/python -m pytest tests/crash $(PYTEST_ARGS)
+	@$(BIN)/python -m bench.crash --kills $(KILLS) $(ARGS)
 
 bench: $(BENCHES) ## every measurement of bench/README.md; results in bench/results
 

@@ -1,4 +1,7 @@
-"""The public proof as a user runs it: a seeded campaign of kills, and the zeros are zeros. KILLS sets how many."""
+"""The public proof as a user runs it, in both databases: a seeded campaign of kills, and the zeros are zeros.
+
+KILLS sets how many in each; `make prove` and `make crash` run it longer.
+"""
 
 import json
 import os
@@ -23,8 +26,9 @@ NAMES = [
 
 
 @pytest.mark.timeout(120 + 5 * KILLS)
-def test_a_campaign_of_kills_costs_nobody_anything(tmp_path: Path) -> None:
-    command = [sys.executable, "-m", "steelyard.cli.main", "prove", "--kills", str(KILLS), "--seed", "20261124"]
+@pytest.mark.parametrize("books", [[], ["--postgres"]], ids=["sqlite", "postgresql"])
+def test_a_campaign_of_kills_costs_nobody_anything(tmp_path: Path, books: list[str]) -> None:
+    command = [sys.executable, "-m", "steelyard.cli.main", "prove", "--kills", str(KILLS), "--seed", "20261124", *books]
     command += ["--json"] if "ENGINE" in os.environ else ["--no-engine", "--json"]
     done = subprocess.run(
         command, capture_output=True, text=True, check=False, cwd=tmp_path, env={**os.environ, "TMPDIR": str(tmp_path)}

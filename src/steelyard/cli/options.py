@@ -9,8 +9,10 @@ import click
 
 from steelyard.cli.desk import Desk
 from steelyard.cli.show import Show
-from steelyard.config import directory_of, load_settings
+from steelyard.config import SETTINGS_FILE, directory_of, load_settings
 from steelyard.kernel.clock import SystemClock
+from steelyard.kernel.directory import DATABASE_VARIABLE, DatabaseUrl
+from steelyard.kernel.errors import StartError
 
 Parameters = ParamSpec("Parameters")
 
@@ -22,6 +24,17 @@ since_option = click.option(
     "--since", metavar="WHEN", help="From: a date, a time, or an age such as 7d (default: the beginning)."
 )
 until_option = click.option("--until", metavar="WHEN", help="Up to, excluded: a date, a time or an age (default: now).")
+
+
+def refuse_password(url: str | None) -> None:
+    """For a --database option. Raises StartError when the URL carries a password."""
+    from steelyard.storage.postgres import has_password
+
+    if url and has_password(DatabaseUrl(url)):
+        raise StartError(
+            "A command line is seen by everybody on this machine, so --database takes no password. "
+            f"Put the URL into {DATABASE_VARIABLE} or {SETTINGS_FILE}, or the password into PGPASSWORD or ~/.pgpass."
+        )
 
 
 def at_desk(command: Callable[Concatenate[Desk, Show, Parameters], None]) -> Callable[..., None]:

@@ -20,7 +20,7 @@ from steelyard.cli import welcome
 from steelyard.cli.desk import Desk, Line
 from steelyard.cli.directory import directory_lock
 from steelyard.cli.epilog import examples
-from steelyard.cli.options import data_option
+from steelyard.cli.options import data_option, refuse_password
 from steelyard.cli.progress import Steps
 from steelyard.cli.services import (
     BOOKS,
@@ -37,13 +37,12 @@ from steelyard.cli.services import (
     worker_check,
     worker_service,
 )
-from steelyard.config import SETTINGS_FILE, Settings, directory_of, load_settings
+from steelyard.config import Settings, directory_of, load_settings
 from steelyard.kernel import limits
 from steelyard.kernel.clock import SystemClock
-from steelyard.kernel.directory import DATABASE_VARIABLE, DataDir
-from steelyard.kernel.errors import BooksError, StartError, SteelyardError
+from steelyard.kernel.directory import DataDir
+from steelyard.kernel.errors import BooksError, SteelyardError
 from steelyard.processes.supervisor import Supervisor
-from steelyard.storage.postgres import has_password
 from steelyard.upstream.gguf import read_gguf
 from steelyard.upstream.weights import fetch
 
@@ -69,11 +68,7 @@ _ANSWER_TOKENS_DEFAULT = 512
 def up(no_engine: bool, open_browser: bool, **options: Any) -> None:
     """Start the platform, ask the model one question, show its bill. Ctrl-C stops, a second one forces."""
     settings = load_settings(**options, engine=False if no_engine else None)
-    if options["database"] and has_password(directory_of(settings).url):
-        raise StartError(
-            "A command line is seen by everybody on this machine, so --database takes no password. "
-            f"Put the URL into {DATABASE_VARIABLE} or {SETTINGS_FILE}, or the password into PGPASSWORD or ~/.pgpass."
-        )
+    refuse_password(options["database"])
     data = directory_of(settings)
     data.prepare()
     clock = SystemClock()
