@@ -35,9 +35,15 @@ def postgres() -> Iterator["Server"]:
     server.stop()
 
 
-@pytest.fixture(params=["sqlite", "postgresql"])
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    if "place" in metafunc.fixturenames:
+        both = metafunc.definition.get_closest_marker("postgres") is not None
+        metafunc.parametrize("place", ["sqlite", "postgresql"] if both else ["sqlite"], indirect=True)
+
+
+@pytest.fixture
 def place(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Path | DatabaseUrl]:
-    """Where a test's books lie, in both databases: what `open_database` takes."""
+    """Where a test's books lie: what `open_database` takes. In both databases for tests marked `postgres`."""
     if request.param == "sqlite":
         yield tmp_path / "books.db"
         return

@@ -1,9 +1,10 @@
 """Rated requests and a database with tenants, prices and money, for every test around the books."""
 
+import sqlite3
 from collections.abc import Sequence
 from pathlib import Path
 
-from sqlalchemy import Connection, Engine, insert
+from sqlalchemy import Connection, Engine, create_engine, insert, make_url
 
 from steelyard.identity.store import add_tenant
 from steelyard.kernel.clock import NS_PER_HOUR, ManualClock
@@ -15,6 +16,7 @@ from steelyard.ledger.posting import open_wallet, post_topup
 from steelyard.rating.rate import rate
 from steelyard.storage import tables
 from steelyard.storage.database import migrate, open_database
+from steelyard.storage.postgres import DRIVER
 
 MODEL = "small"
 UPSTREAM = "local"
@@ -58,6 +60,13 @@ def books(
             open_wallet(connection, tenant.id, tenant.name, tenant.currency)
             post_topup(connection, tenant.id, TOPUP_NANO, "first money", clock)
     return engine
+
+
+def outside(place: Path | DatabaseUrl) -> Engine:
+    """A way into books that another writer has: what a hand at the database sees and may damage."""
+    if isinstance(place, Path):
+        return create_engine("sqlite://", creator=lambda: sqlite3.connect(place))
+    return create_engine(make_url(place.text).set(drivername=DRIVER))
 
 
 def put_tariffs(connection: Connection) -> None:

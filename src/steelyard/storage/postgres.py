@@ -108,7 +108,8 @@ def _parsed(url: DatabaseUrl) -> URL:
 
 
 def _shown(url: URL) -> str:
-    return url.set(drivername="postgresql", password=None, query={}).render_as_string()
+    bare = URL.create("postgresql", username=url.username, host=url.host, port=url.port, database=url.database)
+    return bare.render_as_string()
 
 
 def _session(readonly: bool) -> dict[str, Any]:

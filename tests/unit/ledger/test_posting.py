@@ -14,6 +14,8 @@ from steelyard.kernel.records import Position
 from steelyard.ledger.posting import post, post_topup, posted_ids, read_watermarks, wallet_balances
 from steelyard.storage import tables
 
+pytestmark = pytest.mark.postgres
+
 
 @pytest.fixture
 def engine(place: Path | DatabaseUrl) -> Iterator[Engine]:

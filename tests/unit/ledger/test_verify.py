@@ -3,15 +3,14 @@
 Whoever damages rows that are chained also forges the chain (`_rechain`), or I11 would be red beside it.
 """
 
-import sqlite3
 from collections.abc import Iterator
-from contextlib import closing
 from pathlib import Path
 
 import pytest
 from sqlalchemy import Connection, Engine, select, text
-from tests.fakes.ledger import TARIFFS, Requests, books
+from tests.fakes.ledger import TARIFFS, Requests, books, outside
 
+from steelyard.kernel.directory import DatabaseUrl
 from steelyard.kernel.quantities import Meter
 from steelyard.kernel.records import Rated, Settlement, Tariff, TariffLine
 from steelyard.ledger.chain import GENESIS, EntryRow, UsageRow, content_of, hash_unsealed, link
@@ -22,8 +21,8 @@ from steelyard.storage import tables
 
 
 @pytest.fixture
-def engine(tmp_path: Path) -> Iterator[Engine]:
-    engine = books(tmp_path / "books.db")
+def engine(place: Path | DatabaseUrl) -> Iterator[Engine]:
+    engine = books(place)
     requests = Requests()
     with engine.begin() as connection:
         for _ in range(3):
@@ -82,6 +81,7 @@ def _damage(engine: Engine, *statements: str, forge: bool = False) -> None:
             _rechain(connection)
 
 
+@pytest.mark.postgres
 def test_clean_books_are_clean(engine: Engine) -> None:
     assert _red(engine) == set()
 
@@ -91,6 +91,7 @@ def test_forging_the_chain_alone_changes_nothing(engine: Engine) -> None:
     assert _red(engine) == set()
 
 
+@pytest.mark.postgres
 def test_batches_from_before_the_salts_still_verify_and_cannot_be_changed(engine: Engine) -> None:
     with engine.begin() as connection:
         _rechain(connection, sealed=False)
@@ -104,6 +105,7 @@ def test_i11_a_content_that_is_not_the_rows(engine: Engine) -> None:
     assert _red(engine) == {"I11"}
 
 
+@pytest.mark.postgres
 def test_i1_an_account_total_that_is_not_the_sum_of_its_entries(engine: Engine) -> None:
     _damage(engine, "UPDATE accounts SET debit_nano = debit_nano + 1 WHERE name = 'cash'")
     assert _red(engine) == {"I1"}
@@ -129,6 +131,7 @@ def test_i1_a_fact_between_accounts_that_it_does_not_join(engine: Engine) -> Non
     assert _red(engine) == {"I1"}
 
 
+@pytest.mark.postgres
 def test_i2_a_cost_entry_that_no_usage_explains(engine: Engine) -> None:
     _damage(
         engine,
@@ -140,6 +143,7 @@ def test_i2_a_cost_entry_that_no_usage_explains(engine: Engine) -> None:
     assert _red(engine) == {"I2"}
 
 
+@pytest.mark.postgres
 @pytest.mark.parametrize(
     "statement",
     [
@@ -171,8 +175,13 @@ def test_i4_what_the_live_teller_complains_about(engine: Engine) -> None:
     assert _red(engine, live=("tenant 1: held is not the sum of open holds",)) == {"I4"}
 
 
+@pytest.mark.postgres
 def test_i5_a_charge_above_its_hold(engine: Engine) -> None:
-    _damage(engine, "UPDATE usage SET hold_nano = 1 WHERE request_id = (SELECT min(request_id) FROM usage)", forge=True)
+    _damage(
+        engine,
+        "UPDATE usage SET hold_nano = 1 WHERE request_id = (SELECT min(request_id) FROM usage)",
+        forge=True,
+    )
     assert _red(engine) == {"I5"}
 
 
@@ -191,14 +200,15 @@ def test_i9_a_tariff_that_is_gone(engine: Engine) -> None:
     assert _red(engine, {2: TARIFFS[2]}) == {"I9"}
 
 
+@pytest.mark.postgres
 @pytest.mark.parametrize(
     "statement",
     [
         "UPDATE usage SET first_token_ns = first_token_ns + 1 WHERE request_id = (SELECT min(request_id) FROM usage)",
         "UPDATE batches SET note = 'second money' WHERE id = 1",
         "UPDATE batches SET posted_ns = posted_ns + 1 WHERE id = 4",
-        "UPDATE batches SET hash = zeroblob(32) WHERE id = (SELECT max(id) FROM batches)",
-        "UPDATE batches SET previous_hash = zeroblob(32) WHERE id = 3",
+        "UPDATE batches SET hash = previous_hash WHERE id = (SELECT max(id) FROM batches)",
+        "UPDATE batches SET previous_hash = hash WHERE id = 3",
     ],
 )
 def test_i11_a_row_that_is_not_what_was_hashed(engine: Engine, statement: str) -> None:
@@ -206,10 +216,14 @@ def test_i11_a_row_that_is_not_what_was_hashed(engine: Engine, statement: str) -
     assert _red(engine) == {"I11"}
 
 
-def test_a_lost_batch_is_noticed(engine: Engine, tmp_path: Path) -> None:
-    with closing(sqlite3.connect(tmp_path / "books.db")) as unchecked:
-        unchecked.execute("DELETE FROM batches WHERE id = 4")
-        unchecked.commit()
+@pytest.mark.postgres
+def test_a_lost_batch_is_noticed(engine: Engine, place: Path | DatabaseUrl) -> None:
+    unchecked = outside(place)
+    with unchecked.begin() as connection:
+        if connection.dialect.name == "postgresql":
+            connection.execute(text("SET session_replication_role = replica"))  # no foreign key is looked at
+        connection.execute(text("DELETE FROM batches WHERE id = 4"))
+    unchecked.dispose()
     assert "I11" in _red(engine)
 
 

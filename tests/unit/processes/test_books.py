@@ -5,11 +5,11 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
 
 import pytest
-from tests.fakes.ledger import Requests, put_tariffs
+from tests.fakes.ledger import Requests, outside, put_tariffs
 
 from steelyard import flow
 from steelyard.kernel.clock import SystemClock
-from steelyard.kernel.directory import DataDir
+from steelyard.kernel.directory import DatabaseUrl, DataDir
 from steelyard.kernel.errors import CallerError
 from steelyard.kernel.ids import secret_hash
 from steelyard.kernel.quantities import Usage
@@ -17,7 +17,6 @@ from steelyard.kernel.records import Opened
 from steelyard.ledger.teller_client import TellerClient
 from steelyard.metering.journal import Journal
 from steelyard.processes.books import Books
-from steelyard.storage.database import open_database
 
 SEGMENT_BYTES = 256 * 1024
 
@@ -32,8 +31,8 @@ async def until(condition: Callable[[], object], what: str, seconds: float = 10)
 class House:
     """A books process in this loop, and workers that talk to it."""
 
-    def __init__(self, root: Path) -> None:
-        self.data = DataDir(root)
+    def __init__(self, root: Path, place: Path | DatabaseUrl = Path()) -> None:
+        self.data = DataDir(root, place) if isinstance(place, DatabaseUrl) else DataDir(root)
         self.data.prepare()
         self.requests = Requests()
         self.books: Books | None = None
@@ -82,13 +81,13 @@ class House:
 
 
 @pytest.fixture
-async def house(tmp_path: Path) -> AsyncIterator[House]:
-    house = House(tmp_path / "data")
+async def house(tmp_path: Path, place: Path | DatabaseUrl) -> AsyncIterator[House]:
+    house = House(tmp_path / "data", place)
     await house.open_books()
     office = await house.client(None)
     await office.command("tenant.add", {"name": "acme"})
     await office.command("wallet.topup", {"tenant": "acme", "amount": "5"})
-    engine = open_database(house.data.database)
+    engine = outside(house.data.database)
     with engine.begin() as connection:
         put_tariffs(connection)
     engine.dispose()
@@ -106,6 +105,7 @@ async def clean(client: TellerClient) -> None:
     assert answer["ok"], answer
 
 
+@pytest.mark.postgres
 async def test_a_request_is_held_settled_and_receipted(house: House) -> None:
     client, journal = await house.worker()
     opened = await house.held(client)
@@ -182,6 +182,7 @@ async def test_without_books_no_hold(house: House) -> None:
     assert (refused.value.status, refused.value.code) == (503, "books_unavailable")
 
 
+@pytest.mark.postgres
 async def test_a_worker_outlives_a_restart_of_the_books(house: House) -> None:
     client, journal = await house.worker()
     done, running = await house.held(client), await house.held(client)
@@ -242,6 +243,7 @@ async def eventually(condition: Callable[[], Awaitable[bool]], seconds: float = 
             await asyncio.sleep(0.01)
 
 
+@pytest.mark.postgres
 async def test_what_died_with_the_books_is_settled_at_the_next_start(house: House) -> None:
     client, journal = await house.worker()
     done, running = await house.held(client), await house.held(client)
@@ -288,6 +290,7 @@ async def test_what_costs_more_than_its_hold_never_overdraws(house: House) -> No
     await clean(client)
 
 
+@pytest.mark.postgres
 async def test_metrics_and_status_answer(house: House) -> None:
     client, journal = await house.worker()
     opened = await house.held(client)
@@ -312,6 +315,7 @@ async def test_an_unknown_command_is_told(house: House) -> None:
         await house.clients[0].command("wallet.rob", {})
 
 
+@pytest.mark.postgres
 async def test_an_older_request_that_still_runs_is_found_again_after_a_restart(house: House) -> None:
     client, journal = await house.worker()
     running = await house.held(client)

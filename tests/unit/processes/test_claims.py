@@ -6,31 +6,31 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tests.fakes.ledger import put_tariffs
+from tests.fakes.ledger import outside, put_tariffs
 from tests.unit.processes.test_books import House, until, wallet
 
 from steelyard.kernel import limits
 from steelyard.kernel.clock import NS_PER_S
+from steelyard.kernel.directory import DatabaseUrl
 from steelyard.kernel.errors import CallerError
 from steelyard.kernel.quantities import Usage
 from steelyard.kernel.records import Opened
 from steelyard.ledger import answers
 from steelyard.ledger.teller_client import TellerClient
 from steelyard.ledger.wire import Claim, Kept
-from steelyard.storage.database import open_database
 
 BODY, OTHER = b"b" * 32, b"o" * 32
 KEPT = Kept(((b"content-type", b"application/json"),), b'{"answer":1}')
 
 
 @pytest.fixture
-async def house(tmp_path: Path) -> AsyncIterator[House]:
-    house = House(tmp_path / "data")
+async def house(tmp_path: Path, place: Path | DatabaseUrl) -> AsyncIterator[House]:
+    house = House(tmp_path / "data", place)
     await house.open_books()
     office = await house.client(None)
     await office.command("tenant.add", {"name": "acme"})
     await office.command("wallet.topup", {"tenant": "acme", "amount": "5"})
-    engine = open_database(house.data.database)
+    engine = outside(house.data.database)
     with engine.begin() as connection:
         put_tariffs(connection)
     engine.dispose()
@@ -127,6 +127,7 @@ async def test_who_waits_too_long_is_told_to_come_back(house: House, monkeypatch
     assert error.value.retry_after_s == limits.IDEMPOTENT_RETRY_AFTER_S
 
 
+@pytest.mark.postgres
 async def test_a_claim_outlives_the_books_and_its_answer_is_still_taken(house: House) -> None:
     client, _ = await house.worker()
     first = claim_of(house, client)
@@ -181,6 +182,7 @@ async def test_over_looks_the_charge_up(house: House) -> None:
     assert await take(client, claim_of(house, client, "unsold")) == {"verdict": "run"}
 
 
+@pytest.mark.postgres
 async def test_stored_answers_are_bounded_and_never_forgotten_early(
     house: House, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -200,10 +202,11 @@ async def test_stored_answers_are_bounded_and_never_forgotten_early(
     assert (await refused(client, claim_of(house, client, "e")))[0] == 429
 
 
-def test_what_has_expired_is_deleted_and_what_runs_is_not(tmp_path: Path) -> None:
+@pytest.mark.postgres
+def test_what_has_expired_is_deleted_and_what_runs_is_not(place: Path | DatabaseUrl) -> None:
     from tests.fakes.ledger import books
 
-    engine = books(tmp_path / "books.db")
+    engine = books(place)
     end_ns = limits.ANSWER_KEPT_S * NS_PER_S
     with engine.begin() as connection:
         for number, key in enumerate(("runs", "kept")):

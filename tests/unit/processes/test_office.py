@@ -9,6 +9,7 @@ from sqlalchemy import Engine
 
 from steelyard.identity.keys import authenticate, is_operator
 from steelyard.kernel.clock import ManualClock
+from steelyard.kernel.directory import DatabaseUrl
 from steelyard.kernel.errors import CallerError
 from steelyard.processes.office import Office
 from steelyard.processes.snapshot import read_snapshot
@@ -24,10 +25,12 @@ MODEL = {
     "default_max_tokens": 256,
 }
 
+pytestmark = pytest.mark.postgres
+
 
 @pytest.fixture
-def engine(tmp_path: Path) -> Iterator[Engine]:
-    engine = open_database(tmp_path / "books.db")
+def engine(place: Path | DatabaseUrl) -> Iterator[Engine]:
+    engine = open_database(place)
     migrate(engine)
     yield engine
     engine.dispose()

@@ -1,17 +1,17 @@
 """The replay over real journals and books: clean ones are clean, and each kind of damage turns its invariant red."""
 
-import sqlite3
 from collections.abc import Callable
-from contextlib import closing
 from pathlib import Path
 
 import msgspec
 import pytest
-from tests.fakes.ledger import Requests, books
+from sqlalchemy import text
+from tests.fakes.ledger import Requests, books, outside
 from tests.fakes.metering import order, quote
 
 from steelyard import flow
 from steelyard.kernel.clock import ManualClock
+from steelyard.kernel.directory import DatabaseUrl
 from steelyard.kernel.errors import BooksError
 from steelyard.kernel.quantities import Usage
 from steelyard.kernel.records import Closed, End, Opened
@@ -32,10 +32,10 @@ REQUESTS = 300  # several segments and, posted in bits, several batches
 class Shop:
     """Books, one living worker's journal, and a bookkeeper that posts when told to."""
 
-    def __init__(self, root: Path) -> None:
+    def __init__(self, root: Path, place: Path | DatabaseUrl) -> None:
         self.root = root
         self.journals = root / "journal"
-        self.database = root / "books.db"
+        self.database = place
         self.clock = ManualClock()
         self.requests = Requests(self.clock)
         self._engine = books(self.database, clock=self.clock)
@@ -76,10 +76,11 @@ class Shop:
         return found
 
     def damage(self, *statements: str) -> None:
-        with closing(sqlite3.connect(self.database)) as connection:
+        engine = outside(self.database)
+        with engine.begin() as connection:
             for statement in statements:
-                assert connection.execute(statement).rowcount > 0, statement
-            connection.commit()
+                assert connection.execute(text(statement)).rowcount > 0, statement
+        engine.dispose()
 
     def close(self) -> None:
         self.bookkeeper.close()
@@ -88,8 +89,8 @@ class Shop:
 
 
 @pytest.fixture
-def shop(tmp_path: Path):
-    shop = Shop(tmp_path)
+def shop(tmp_path: Path, place: Path | DatabaseUrl):
+    shop = Shop(tmp_path, place)
     yield shop
     shop.close()
 
@@ -105,12 +106,14 @@ def busy(shop: Shop) -> Shop:
     return shop
 
 
+@pytest.mark.postgres
 def test_sound_books_replay_to_the_same_bytes_and_tell_how_far_they_are(busy: Shop) -> None:
     assert busy.red() == set()
     assert busy.progress[-1] == (3 * REQUESTS, 3 * REQUESTS)
     assert [done for done, _ in busy.progress] == sorted(done for done, _ in busy.progress)
 
 
+@pytest.mark.postgres
 def test_what_is_still_on_its_way_is_no_damage(busy: Shop) -> None:
     running = busy.requests.opened()
     busy.journal.append(running)
@@ -121,15 +124,17 @@ def test_what_is_still_on_its_way_is_no_damage(busy: Shop) -> None:
     assert busy.red() == set()
 
 
+@pytest.mark.postgres
 def test_books_without_any_request_are_sound(shop: Shop) -> None:
     assert shop.red() == set()
 
 
+@pytest.mark.postgres
 @pytest.mark.parametrize(
     "statement",
     [
         "UPDATE usage SET first_token_ns = first_token_ns + 1 WHERE request_id = (SELECT max(request_id) FROM usage)",
-        "UPDATE usage SET short_by_one_read = 1 WHERE request_id = (SELECT min(request_id) FROM usage)",
+        "UPDATE usage SET short_by_one_read = true WHERE request_id = (SELECT min(request_id) FROM usage)",
         "UPDATE usage SET output = output + 1 WHERE request_id = (SELECT min(request_id) FROM usage)",
         "UPDATE rollups SET requests = requests + 1 WHERE grain = 'day' AND tenant_id = 1",
         "DELETE FROM rollups WHERE grain = 'hour' AND tenant_id = 2",
@@ -207,6 +212,7 @@ def test_i8_a_journal_that_is_gone(busy: Shop) -> None:
     (busy.root / "elsewhere").rename(busy.journals / "w0-2")
 
 
+@pytest.mark.postgres
 def test_i6_more_output_than_asked_for(shop: Shop) -> None:
     shop.serve(usage=Usage(1, 0, 100))
     shop.post()
@@ -239,6 +245,7 @@ def die(shop: Shop, *, short: bool = False) -> Closed:
     return Closed(reading.request_id, 0, Usage(10, 0, 5), End.WORKER_DIED, 0, 0, short)
 
 
+@pytest.mark.postgres
 @pytest.mark.parametrize("short", [False, True])
 def test_what_a_dead_worker_left_is_replayed_with_the_recovered_closes(shop: Shop, short: bool) -> None:
     die(shop, short=short)

@@ -4,6 +4,7 @@ import re
 import subprocess
 import sys
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 from alembic.autogenerate import compare_metadata
@@ -16,6 +17,9 @@ from steelyard.kernel.errors import StartError
 from steelyard.storage import database
 from steelyard.storage.database import migrate, open_database, packaged_heads
 from steelyard.storage.tables import metadata
+
+if TYPE_CHECKING:
+    from tests.fakes.postgres import Server
 
 
 def _schema(engine: Engine) -> dict[str, list[str]]:
@@ -32,6 +36,14 @@ def _clauses(sql: str) -> list[str]:
     head, _, body = sql.partition("(")
     clauses = re.split(r",\s+(?![^()]*\))", body.rpartition(")")[0])
     return [head.strip(), *sorted(clause.strip() for clause in clauses)]
+
+
+def test_migrations_build_exactly_the_tables_in_postgresql_too(postgres: "Server") -> None:
+    with postgres.database() as url:
+        engine = open_database(url)
+        with engine.connect() as connection:
+            assert compare_metadata(MigrationContext.configure(connection), metadata) == []
+        engine.dispose()
 
 
 def test_migrations_build_exactly_the_tables(tmp_path: Path) -> None:
