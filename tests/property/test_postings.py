@@ -9,7 +9,8 @@ from tests.fakes.ledger import TARIFFS, TOPUP_NANO, Requests, books
 
 from steelyard.kernel.quantities import Usage
 from steelyard.kernel.records import Rated
-from steelyard.ledger.posting import post, wallet_balances
+from steelyard.ledger.posting import post
+from steelyard.ledger.purses import wallet_balances
 from steelyard.ledger.teller import Teller
 from steelyard.ledger.verify import verify
 from steelyard.rating.rate import rate

@@ -28,7 +28,7 @@ from steelyard.catalog.store import tariffs_by_id
 from steelyard.kernel.clock import NS_PER_MS, NS_PER_S, ManualClock
 from steelyard.kernel.records import Tariff
 from steelyard.ledger.chain import UsageRow
-from steelyard.ledger.posting import wallet_balances
+from steelyard.ledger.purses import wallet_balances
 from steelyard.ledger.salt import ensure_secret
 from steelyard.ledger.verify import verify
 from steelyard.metering import journal, lock

@@ -28,9 +28,16 @@ class AccountKind(NamedTuple):
 
 
 WALLET = AccountKind(
-    "wallet", "tenant", Side.CREDIT, "liability", "Prepaid money of a tenant that he has not used up. Never below zero."
+    "wallet",
+    "tenant",
+    Side.CREDIT,
+    "liability",
+    "Money of a tenant that he has not used up; below zero what he owes, at most his credit limit.",
 )
-CASH = AccountKind("cash", "", Side.DEBIT, "asset", "Money received for top-ups.")
+GRANT = AccountKind(
+    "grant", "tenant#number", Side.CREDIT, "liability", "Free credit given to a tenant, until it is used or expires."
+)
+CASH = AccountKind("cash", "", Side.DEBIT, "asset", "Money received for top-ups, less what was paid back.")
 REVENUE = AccountKind("revenue", "model", Side.CREDIT, "income", "What customers were charged for a model.")
 OVERRUN = AccountKind(
     "overrun", "tenant", Side.DEBIT, "expense", "The part of a charge above its hold: we bear it, not the wallet."
@@ -52,11 +59,27 @@ CLEARING_ENERGY = AccountKind(
     "clearing-energy", "", Side.CREDIT, "liability", "Energy charged to requests, to clear against the power bill."
 )
 
+PROMOTION = AccountKind("promotion", "", Side.DEBIT, "expense", "Free credit given, less what expired unused.")
+ADJUSTMENT = AccountKind(
+    "adjustment", "", Side.DEBIT, "expense", "Goodwill and corrections by hand; below zero they brought money in."
+)
+FX = AccountKind(
+    "fx",
+    "",
+    Side.DEBIT,
+    "clearing",
+    "What conversions between currencies left in this one.",
+)
+
 CHART: tuple[AccountKind, ...] = (
     WALLET,
+    GRANT,
     CASH,
     REVENUE,
     OVERRUN,
+    PROMOTION,
+    ADJUSTMENT,
+    FX,
     EXPENSE_CPU,
     EXPENSE_ENERGY,
     CLEARING_AMORTISATION,
@@ -69,6 +92,14 @@ class Fact(StrEnum):
     """What an entry records."""
 
     TOPUP = "topup"
+    REFUND = "refund"
+    TRANSFER = "transfer"
+    ADJUSTMENT = "adjustment"
+    FX_OUT = "fx-out"
+    FX_IN = "fx-in"
+    GRANT = "grant"
+    GRANT_SPENT = "grant-spent"
+    GRANT_EXPIRED = "grant-expired"
     CHARGE = "charge"
     OVERRUN = "overrun"
     CPU = "cpu"
@@ -77,12 +108,53 @@ class Fact(StrEnum):
 
 PAIRS: dict[Fact, tuple[AccountKind, AccountKind]] = {
     Fact.TOPUP: (CASH, WALLET),
+    Fact.REFUND: (WALLET, CASH),
+    Fact.TRANSFER: (WALLET, WALLET),
+    Fact.ADJUSTMENT: (ADJUSTMENT, WALLET),
+    Fact.FX_OUT: (WALLET, FX),
+    Fact.FX_IN: (FX, WALLET),
+    Fact.GRANT: (PROMOTION, GRANT),
+    Fact.GRANT_SPENT: (GRANT, REVENUE),
+    Fact.GRANT_EXPIRED: (GRANT, PROMOTION),
     Fact.CHARGE: (WALLET, REVENUE),
     Fact.OVERRUN: (OVERRUN, REVENUE),
     Fact.CPU: (EXPENSE_CPU, CLEARING_AMORTISATION),
     Fact.ENERGY: (EXPENSE_ENERGY, CLEARING_ENERGY),
 }
 """The accounts each fact debits and credits."""
+
+
+class BatchKind(StrEnum):
+    """Why a batch was posted."""
+
+    USAGE = "usage"
+    TOPUP = "topup"
+    REFUND = "refund"
+    TRANSFER = "transfer"
+    ADJUSTMENT = "adjustment"
+    GRANT = "grant"
+    EXPIRY = "expiry"
+    CREDIT = "credit"
+    RERATE = "rerate"
+    REVERSAL = "reversal"
+
+
+FACTS: dict[BatchKind, tuple[tuple[Fact, ...], tuple[Fact, ...]]] = {
+    BatchKind.USAGE: ((Fact.CHARGE, Fact.GRANT_SPENT, Fact.OVERRUN, Fact.CPU, Fact.ENERGY), ()),
+    BatchKind.TOPUP: ((Fact.TOPUP,), ()),
+    BatchKind.REFUND: ((Fact.REFUND,), ()),
+    BatchKind.TRANSFER: ((Fact.TRANSFER, Fact.FX_OUT, Fact.FX_IN), ()),
+    BatchKind.ADJUSTMENT: ((Fact.ADJUSTMENT,), (Fact.ADJUSTMENT,)),
+    BatchKind.GRANT: ((Fact.GRANT,), ()),
+    BatchKind.EXPIRY: ((Fact.GRANT_EXPIRED,), ()),
+    BatchKind.CREDIT: ((), (Fact.CHARGE,)),
+    BatchKind.RERATE: ((Fact.CHARGE, Fact.OVERRUN), (Fact.CHARGE, Fact.OVERRUN)),
+    BatchKind.REVERSAL: (
+        (),
+        (Fact.TOPUP, Fact.REFUND, Fact.TRANSFER, Fact.ADJUSTMENT, Fact.FX_OUT, Fact.FX_IN, Fact.GRANT),
+    ),
+}
+"""The facts that a batch of each kind may hold as they are, and those it may hold with debit and credit swapped."""
 
 
 def account_name(kind: AccountKind, part: str = "") -> str:

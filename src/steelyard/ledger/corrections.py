@@ -13,14 +13,9 @@ from sqlalchemy import Connection, insert, or_, select
 
 from steelyard.kernel.clock import Clock
 from steelyard.kernel.errors import BooksError, CallerError
-from steelyard.ledger.accounts import OVERRUN, REVENUE, Fact, account_name
+from steelyard.ledger.accounts import OVERRUN, REVENUE, BatchKind, Fact, account_name
 from steelyard.ledger.posting import Pair, wallets, write_batch
 from steelyard.storage import tables
-
-KIND = "rerate"
-"""The kind of a correction's batch."""
-CORRECTED = (Fact.CHARGE, Fact.OVERRUN)
-"""The facts that such a batch may hold, either way round."""
 
 
 class Correction(NamedTuple):
@@ -82,7 +77,7 @@ def post_correction(
     reason, actor = why
     batch_id = None
     if any(pairs.values()):
-        batch_id = write_batch(connection, KIND, f"{reason} ({actor})", pairs, [], clock)
+        batch_id = write_batch(connection, BatchKind.RERATE, f"{reason} ({actor})", pairs, [], clock)
     row = period._asdict() | {"batch_id": batch_id, "reason": reason, "actor": actor, "posted_ns": clock.now_ns()}
     connection.execute(insert(tables.corrections).values(row))
     return Posted(batch_id, {tenant_id: amount for tenant_id, amount in taken.items() if amount}, again=False)

@@ -2,22 +2,24 @@
 
 Owns batches, entries, usage rows, roll-ups, account totals and watermarks. An entry is a (debit, credit, amount) pair,
 so it balances by construction (I1); a request id that has a usage row is skipped (I5); each batch carries the hash of
-the one before (I11). Rows are never updated. Knows no tariff.
+the one before (I11). Rows are never updated. What a charge draws on is decided by ledger.purse. Knows no tariff.
 """
 
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from typing import NamedTuple
 
-from sqlalchemy import Connection, insert, select
+from sqlalchemy import Connection, func, insert, select
 
 from steelyard.kernel.clock import Clock, day_of, hour_of
 from steelyard.kernel.errors import BooksError
 from steelyard.kernel.money import INT64_MAX
 from steelyard.kernel.quantities import Meter
 from steelyard.kernel.records import Position, Rated
-from steelyard.ledger.accounts import PAIRS, Fact, account_name, kind_of
+from steelyard.ledger.accounts import PAIRS, WALLET, BatchKind, Fact, account_name, kind_of
 from steelyard.ledger.chain import GENESIS, EntryRow, UsageRow, content_of, link
+from steelyard.ledger.purse import Purse
+from steelyard.ledger.purses import limits_since, live_grants
 from steelyard.ledger.salt import salt_for
 from steelyard.storage import tables
 from steelyard.storage.bulk import bulk
@@ -40,12 +42,19 @@ class Pair(NamedTuple):
     currency: str
 
 
-class _Account(NamedTuple):
+class Account(NamedTuple):
+    """An account with its totals."""
+
     id: int
     name: str
     currency: str
     debit_nano: int
     credit_nano: int
+
+    @property
+    def balance_nano(self) -> int:
+        """Credit − debit."""
+        return self.credit_nano - self.debit_nano
 
 
 def post(connection: Connection, rated: Sequence[Rated], marks: Mapping[str, Position], clock: Clock) -> list[Rated]:
@@ -68,7 +77,7 @@ def post_topup(connection: Connection, tenant_id: int, amount_nano: int, note: s
         raise BooksError("a top-up is more than zero")
     wallet = wallets(connection, {tenant_id})[tenant_id]
     pair = Pair(Fact.TOPUP, account_name(PAIRS[Fact.TOPUP][0]), wallet.name, wallet.currency)
-    return write_batch(connection, "topup", note, {pair: amount_nano}, [], clock)
+    return write_batch(connection, BatchKind.TOPUP, note, {pair: amount_nano}, [], clock)
 
 
 def open_wallet(connection: Connection, tenant_id: int, tenant: str, currency: str) -> None:
@@ -76,13 +85,6 @@ def open_wallet(connection: Connection, tenant_id: int, tenant: str, currency: s
     kind = PAIRS[Fact.TOPUP][1]
     row = {"name": account_name(kind, tenant), "kind": kind.name, "currency": currency, "tenant_id": tenant_id}
     connection.execute(insert(tables.accounts).values(row | {"debit_nano": 0, "credit_nano": 0}))
-
-
-def wallet_balances(connection: Connection) -> dict[int, int]:
-    """Tenant → balance of the wallet account (credit − debit)."""
-    columns = tables.accounts.c
-    query = select(columns.tenant_id, columns.credit_nano - columns.debit_nano).where(columns.tenant_id.is_not(None))
-    return {row[0]: row[1] for row in connection.execute(query)}
 
 
 def read_watermarks(connection: Connection) -> dict[str, Position]:
@@ -110,35 +112,54 @@ def _not_posted(connection: Connection, rated: Sequence[Rated]) -> list[Rated]:
 
 def _post_usage(connection: Connection, rated: Sequence[Rated], clock: Clock) -> None:
     found = wallets(connection, {one.settlement.opened.tenant_id for one in rated})
-    left = {tenant_id: wallet.credit_nano - wallet.debit_nano for tenant_id, wallet in found.items()}
+    purses = _purses(connection, rated, found)
+    closed_until_ns = closed_until(connection)
     sums: dict[tuple[int, str, str, str], list[int]] = defaultdict(lambda: [0] * 4)
+    pairs: dict[Pair, int] = defaultdict(int)
     usage: list[UsageRow] = []
     for one in rated:
         opened = one.settlement.opened
         tenant_id = opened.tenant_id
-        row = _usage_row(one)
+        row = _usage_row(one, closed_until_ns)
         usage.append(row)
         if found[tenant_id].currency != opened.currency:
             raise BooksError(f"{opened.request_id.hex()} is in {opened.currency}, its wallet is not")
-        # Never more than was set aside, never below zero: what is above that is our overrun, not the customer's.
-        taken = min(row.charge_nano, row.hold_nano, left[tenant_id])
-        left[tenant_id] -= taken
+        # Never more than was set aside, never beyond the purse: what is above is our overrun, not the customer's.
+        drawn = purses[tenant_id].draw(min(row.charge_nano, row.hold_nano))
+        purses[tenant_id] = drawn.purse
+        for account, amount in drawn.granted:
+            pairs[Pair(Fact.GRANT_SPENT, account, "revenue:" + opened.model, opened.currency)] += amount
         sum_of = sums[tenant_id, opened.model, opened.upstream, opened.currency]
-        sum_of[0] += taken
-        sum_of[1] += row.charge_nano - taken
+        sum_of[0] += drawn.wallet_nano
+        sum_of[1] += row.charge_nano - drawn.total_nano
         sum_of[2] += row.cpu_cost_nano
         sum_of[3] += row.energy_cost_nano
-    pairs: dict[Pair, int] = defaultdict(int)
     for (tenant_id, model, upstream, currency), (taken, overrun, cpu, energy) in sums.items():
         wallet, revenue = found[tenant_id].name, "revenue:" + model
         pairs[Pair(Fact.CHARGE, wallet, revenue, currency)] += taken
         pairs[Pair(Fact.OVERRUN, "overrun:" + wallet.partition(":")[2], revenue, currency)] += overrun
         pairs[Pair(Fact.CPU, "expense-cpu:" + upstream, "clearing-amortisation", currency)] += cpu
         pairs[Pair(Fact.ENERGY, "expense-energy:" + upstream, "clearing-energy", currency)] += energy
-    write_batch(connection, "usage", "", pairs, usage, clock)
+    write_batch(connection, BatchKind.USAGE, "", pairs, usage, clock)
 
 
-def _usage_row(rated: Rated) -> UsageRow:
+def _purses(connection: Connection, rated: Iterable[Rated], found: Mapping[int, Account]) -> dict[int, Purse]:
+    """What these requests may draw on: their limit is the greatest that was in force since the first of them opened."""
+    since: dict[int, int] = {}
+    for one in rated:
+        opened = one.settlement.opened
+        since[opened.tenant_id] = min(opened.opened_ns, since.get(opened.tenant_id, opened.opened_ns))
+    limits, grants = limits_since(connection, since), live_grants(connection, since)
+    return {one: Purse(found[one].balance_nano, limits.get(one, 0), grants.get(one, ())) for one in since}
+
+
+def closed_until(connection: Connection) -> int:
+    """Until when the books are closed: nothing is posted before. 0 when no period was closed."""
+    return int(connection.execute(select(func.coalesce(func.max(tables.periods.c.until_ns), 0))).scalar_one())
+
+
+def _usage_row(rated: Rated, closed_until_ns: int) -> UsageRow:
+    """What comes late for a closed period counts in the open one."""
     opened, closed = rated.settlement.opened, rated.settlement.closed
     used = closed.usage
     cpu_cost = energy_cost = 0
@@ -152,7 +173,7 @@ def _usage_row(rated: Rated) -> UsageRow:
     row = UsageRow(
         request_id=opened.request_id,
         opened_ns=opened.opened_ns,
-        closed_ns=closed.closed_ns,
+        closed_ns=max(closed.closed_ns, closed_until_ns),
         tenant_id=opened.tenant_id,
         project_id=opened.project_id,
         key_id=opened.key_id,
@@ -190,9 +211,10 @@ def write_batch(
     wanted = [(pair, amount) for pair, amount in pairs.items() if amount]
     accounts = _accounts(connection, [pair for pair, _ in wanted])
     batches = tables.batches.c
-    last = connection.execute(select(batches.id, batches.hash).order_by(batches.id.desc()).limit(1)).one_or_none()
-    batch_id, previous = (last.id + 1, last.hash) if last else (1, GENESIS)
-    posted_ns = clock.now_ns()
+    query = select(batches.id, batches.hash, batches.posted_ns).order_by(batches.id.desc())
+    last = connection.execute(query.limit(1)).one_or_none()
+    batch_id, previous, not_before_ns = (last.id + 1, last.hash, last.posted_ns) if last else (1, GENESIS, 0)
+    posted_ns = max(clock.now_ns(), not_before_ns, closed_until(connection))  # the clock may have stepped back
     entries = [EntryRow(pair.fact.value, pair.debit, pair.credit, pair.currency, amount) for pair, amount in wanted]
     ordered = sorted(usage, key=lambda row: row.request_id)
     salt = salt_for(connection, batch_id, previous)
@@ -215,7 +237,7 @@ def write_batch(
 
 
 def _add_totals(
-    connection: Connection, entries: Iterable[EntryRow], accounts: Mapping[tuple[str, str], _Account]
+    connection: Connection, entries: Iterable[EntryRow], accounts: Mapping[tuple[str, str], Account]
 ) -> None:
     debits: dict[int, int] = defaultdict(int)
     credits: dict[int, int] = defaultdict(int)
@@ -246,20 +268,20 @@ def _rollup_rows(usage: Iterable[UsageRow]) -> list[tuple[object, ...]]:
     return [(*key, *sums) for key, sums in added.items()]
 
 
-def wallets(connection: Connection, tenant_ids: set[int]) -> dict[int, _Account]:
+def wallets(connection: Connection, tenant_ids: set[int]) -> dict[int, Account]:
     """The wallet of each of these tenants. Raises BooksError when one has none."""
     columns = tables.accounts.c
     query = select(
         columns.tenant_id, columns.id, columns.name, columns.currency, columns.debit_nano, columns.credit_nano
-    ).where(columns.tenant_id.in_(tenant_ids))
-    found = {row[0]: _Account(*row[1:]) for row in connection.execute(query)}
+    ).where(columns.kind == WALLET.name, columns.tenant_id.in_(tenant_ids))
+    found = {row[0]: Account(*row[1:]) for row in connection.execute(query)}
     missing = tenant_ids - found.keys()
     if missing:
         raise BooksError(f"no wallet for the tenants {sorted(missing)}")
     return found
 
 
-def _accounts(connection: Connection, pairs: Sequence[Pair]) -> dict[tuple[str, str], _Account]:
+def _accounts(connection: Connection, pairs: Sequence[Pair]) -> dict[tuple[str, str], Account]:
     """The accounts of these pairs by (name, currency); those of the chart that are missing are opened."""
     wanted = {(name, pair.currency) for pair in pairs for name in (pair.debit, pair.credit)}
     found = _find_accounts(connection, wanted)
@@ -270,15 +292,15 @@ def _accounts(connection: Connection, pairs: Sequence[Pair]) -> dict[tuple[str, 
     return found
 
 
-def _find_accounts(connection: Connection, wanted: set[tuple[str, str]]) -> dict[tuple[str, str], _Account]:
-    found: dict[tuple[str, str], _Account] = {}
+def _find_accounts(connection: Connection, wanted: set[tuple[str, str]]) -> dict[tuple[str, str], Account]:
+    found: dict[tuple[str, str], Account] = {}
     columns = tables.accounts.c
     names = sorted({name for name, _ in wanted})
     query = select(columns.id, columns.name, columns.currency, columns.debit_nano, columns.credit_nano)
     for start in range(0, len(names), _IDS_PER_QUERY):
         for row in connection.execute(query.where(columns.name.in_(names[start : start + _IDS_PER_QUERY]))):
             if (row.name, row.currency) in wanted:
-                found[row.name, row.currency] = _Account(*row)
+                found[row.name, row.currency] = Account(*row)
     return found
 
 

@@ -1,13 +1,16 @@
-"""The teller: wallets and holds in memory, the one authority that sets money aside.
+"""The teller: purses and holds in memory, the one authority that sets money aside.
 
-Pure: no I/O, no clock. Keeps I4 in every step: balance = available + held, available ≥ 0, held = sum of open holds.
-A charge never takes more than its hold, and never more than the wallet has; the rest is our overrun (ledger.posting).
+Pure: no I/O, no clock. Keeps I4 in every step: what may be used (wallet, grants, credit limit) = available + held,
+available ≥ 0, held = sum of open holds. A charge never takes more than its hold, and never more than the purse has; the
+rest is our overrun (ledger.posting). A grant that has expired funds no new hold, only those that were open before.
 """
 
 from collections.abc import Iterator, Mapping
 from typing import NamedTuple
 
 from steelyard.kernel.errors import BooksError
+from steelyard.kernel.money import INT64_MAX
+from steelyard.ledger.purse import Purse, purse_of
 
 
 class Hold(NamedTuple):
@@ -18,32 +21,56 @@ class Hold(NamedTuple):
     owner: str
 
 
-class Teller:
-    """All wallets of one node. Times out nothing by itself: a hold ends by settle, release or its owner's death."""
+class _Earlier(NamedTuple):
+    """Holds that were open when a grant expired, and their sum: what is left of the grant is theirs alone."""
 
-    def __init__(self, balances: Mapping[int, int] | None = None) -> None:
-        self._balance: dict[int, int] = {}
+    ids: set[bytes]
+    held_nano: int
+
+
+class Teller:
+    """All purses of one node. Times out nothing by itself: a hold ends by settle, release or its owner's death."""
+
+    def __init__(self, balances: Mapping[int, int | Purse] | None = None) -> None:
+        self._purses: dict[int, Purse] = {}
+        self._usable: dict[int, int] = {}  # what all holds together may use
         self._held: dict[int, int] = {}
+        self._promised: dict[int, int] = {}  # the greatest credit limit since nothing was held
+        self._earlier: dict[int, _Earlier] = {}
+        self._now_ns = 0
+        self._next_expiry_ns = INT64_MAX
         self._holds: dict[bytes, Hold] = {}
         self._owned: dict[str, set[bytes]] = {}
         for tenant_id, balance in (balances or {}).items():
             self.open_wallet(tenant_id, balance)
 
-    def open_wallet(self, tenant_id: int, balance_nano: int = 0) -> None:
-        """A wallet with its balance from the accounts. One that is open already is left alone."""
-        if balance_nano < 0:
+    def open_wallet(self, tenant_id: int, balance: int | Purse = 0) -> None:
+        """A purse as the accounts have it. One that is open already is left alone."""
+        purse = purse_of(balance)
+        if purse.wallet_nano < 0 and not isinstance(balance, Purse):
             raise BooksError(f"the wallet of tenant {tenant_id} is below zero")
-        self._balance.setdefault(tenant_id, balance_nano)
-        self._held.setdefault(tenant_id, 0)
+        if tenant_id not in self._purses:
+            self._held[tenant_id] = 0
+            self._put(tenant_id, purse)
 
     def balance(self, tenant_id: int) -> int:
-        return self._balance.get(tenant_id, 0)
+        """The wallet, without grants and credit."""
+        return self.purse(tenant_id).wallet_nano
+
+    def purse(self, tenant_id: int) -> Purse:
+        return self._purses.get(tenant_id) or Purse(0)
 
     def held(self, tenant_id: int) -> int:
         return self._held.get(tenant_id, 0)
 
     def available(self, tenant_id: int) -> int:
-        return self._balance.get(tenant_id, 0) - self._held.get(tenant_id, 0)
+        """What a new hold may get; below zero after a credit limit was lowered under what is used."""
+        return self._usable.get(tenant_id, 0) - self._held.get(tenant_id, 0)
+
+    def payable(self, tenant_id: int) -> int:
+        """What of the wallet may be paid out: not held, no grant, no credit."""
+        purse = self.purse(tenant_id)
+        return max(0, min(purse.wallet_nano, self.available(tenant_id) - purse.limit_nano))
 
     def find(self, request_id: bytes) -> Hold | None:
         return self._holds.get(request_id)
@@ -69,10 +96,10 @@ class Teller:
         known = self._holds.get(request_id)
         if known is not None:
             return known.amount_nano if known.tenant_id == tenant_id else 0
-        balance = self._balance.get(tenant_id)
-        if balance is None:
+        usable = self._usable.get(tenant_id)
+        if usable is None:
             return 0
-        granted = min(want_nano, balance - self._held[tenant_id])
+        granted = max(0, min(want_nano, usable - self._held[tenant_id]))
         if granted < floor_nano:
             return 0
         self._holds[request_id] = Hold(tenant_id, granted, owner)
@@ -89,7 +116,7 @@ class Teller:
         hold = self._holds.pop(request_id, None)
         if hold is None:
             return 0
-        self._held[hold.tenant_id] -= hold.amount_nano
+        self._unhold(request_id, hold.tenant_id, hold.amount_nano)
         owned = self._owned[hold.owner]
         owned.discard(request_id)
         if not owned:
@@ -97,14 +124,18 @@ class Teller:
         return hold.amount_nano
 
     def settle(self, request_id: bytes, tenant_id: int, hold_nano: int, charge_nano: int) -> int:
-        """End the hold and take the charge, at most `hold_nano` and at most the wallet. Returns what was taken."""
+        """End the hold and take the charge, at most `hold_nano` and at most the purse. Returns what was taken."""
         if charge_nano < 0:
             raise BooksError("a charge is never negative")
+        promised = self._promised.get(tenant_id, 0)
         self.release(request_id)
-        taken = min(charge_nano, hold_nano, self._balance.get(tenant_id, 0))
+        purse = self._purses.get(tenant_id)
+        if purse is None:
+            return 0
+        drawn = purse.draw(min(charge_nano, hold_nano), promised)
+        taken = drawn.total_nano
         if taken:
-            self._balance[tenant_id] -= taken
-            self._cover(tenant_id)
+            self._put(tenant_id, drawn.purse)
         return taken
 
     def topup(self, tenant_id: int, amount_nano: int) -> int:
@@ -112,15 +143,27 @@ class Teller:
         if amount_nano < 0:
             raise BooksError("a top-up is never negative")
         self.open_wallet(tenant_id)
-        self._balance[tenant_id] += amount_nano
-        return self._balance[tenant_id]
+        purse = self._purses[tenant_id]
+        self._put(tenant_id, purse._replace(wallet_nano=purse.wallet_nano + amount_nano))
+        return self.balance(tenant_id)
 
-    def correct(self, balances: Mapping[int, int]) -> None:
-        """Take the balances from the accounts, after a commit whose outcome was not known."""
+    def correct(self, balances: Mapping[int, int | Purse]) -> None:
+        """Take the purses from the accounts, as they are after a commit."""
         for tenant_id, balance in balances.items():
             self.open_wallet(tenant_id)
-            self._balance[tenant_id] = balance
-            self._cover(tenant_id)
+            self._put(tenant_id, purse_of(balance))
+
+    def expire(self, now_ns: int) -> dict[int, int]:
+        """Let grants whose time has come fund no new hold. Returns tenant → what nobody may use of them any more."""
+        before_ns, self._now_ns = self._now_ns, max(now_ns, self._now_ns)
+        if self._now_ns >= self._next_expiry_ns:
+            self._next_expiry_ns = INT64_MAX
+            for tenant_id, purse in self._purses.items():
+                if any(before_ns < grant.expires_ns <= self._now_ns for grant in purse.grants):
+                    ids = {request_id for request_id, hold in self._holds.items() if hold.tenant_id == tenant_id}
+                    self._earlier[tenant_id] = _Earlier(ids, self._held[tenant_id])
+                self._put(tenant_id, purse)
+        return {tenant_id: left for tenant_id in self._earlier if (left := self._left_over(tenant_id))}
 
     def owner_gone(self, owner: str) -> int:
         """Give back every hold of an owner that died and whose journal is settled. Returns how many there were."""
@@ -129,9 +172,53 @@ class Teller:
             self.release(request_id)
         return len(gone)
 
+    def _put(self, tenant_id: int, purse: Purse) -> None:
+        """Replace a purse and all that follows from it."""
+        self._purses[tenant_id] = purse
+        held = self._held[tenant_id]
+        promised = self._promised.get(tenant_id, 0) if held else 0
+        self._promised[tenant_id] = max(promised, purse.limit_nano)
+        for grant in purse.grants:
+            if grant.expires_ns > self._now_ns:
+                self._next_expiry_ns = min(self._next_expiry_ns, grant.expires_ns)
+        if not purse.expired_nano(self._now_ns):
+            self._earlier.pop(tenant_id, None)
+        elif tenant_id not in self._earlier:
+            self._earlier[tenant_id] = _Earlier(set(), 0)
+        self._count(tenant_id)
+        self._cover(tenant_id)
+
+    def _count(self, tenant_id: int) -> None:
+        purse = self._purses[tenant_id]
+        usable = purse.wallet_nano + purse.limit_nano
+        if purse.grants:
+            expired = purse.expired_nano(self._now_ns)
+            usable += purse.granted_nano - expired
+            if expired:
+                usable += min(expired, self._earlier[tenant_id].held_nano)
+        self._usable[tenant_id] = usable
+
+    def _left_over(self, tenant_id: int) -> int:
+        return max(0, self._purses[tenant_id].expired_nano(self._now_ns) - self._earlier[tenant_id].held_nano)
+
+    def _unhold(self, request_id: bytes, tenant_id: int, amount_nano: int) -> None:
+        self._held[tenant_id] -= amount_nano
+        if not self._held[tenant_id]:
+            self._promised[tenant_id] = self._purses[tenant_id].limit_nano
+        earlier = self._earlier.get(tenant_id)
+        if earlier is not None and request_id in earlier.ids:
+            earlier.ids.discard(request_id)
+            self._earlier[tenant_id] = earlier._replace(held_nano=earlier.held_nano - amount_nano)
+            self._count(tenant_id)
+
+    def _short(self, tenant_id: int) -> int:
+        """What holds lack, under the limit they were given under."""
+        lowered = self._promised[tenant_id] - self._purses[tenant_id].limit_nano
+        return self._held[tenant_id] - self._usable[tenant_id] - lowered
+
     def _cover(self, tenant_id: int) -> None:
-        """Cut holds that the wallet no longer covers: only after a charge whose hold this teller did not know."""
-        short = self._held[tenant_id] - self._balance[tenant_id]
+        """Cut holds that the purse no longer covers: only after a charge whose hold this teller did not know."""
+        short = self._short(tenant_id)
         if short <= 0:
             return
         for request_id, hold in list(self._holds.items()):
@@ -139,19 +226,26 @@ class Teller:
                 cut = min(short, hold.amount_nano)
                 self._holds[request_id] = hold._replace(amount_nano=hold.amount_nano - cut)
                 self._held[tenant_id] -= cut
-                short -= cut
+                earlier = self._earlier.get(tenant_id)
+                if earlier is not None and request_id in earlier.ids:
+                    self._earlier[tenant_id] = earlier._replace(held_nano=earlier.held_nano - cut)
+                    self._count(tenant_id)
+                short = self._short(tenant_id)
 
-    def complaints(self, balances: Mapping[int, int] | None = None) -> list[str]:
+    def complaints(self, balances: Mapping[int, int | Purse] | None = None) -> list[str]:
         """Where I4 does not hold, in words; empty when all is well. `balances` are the accounts', if at hand."""
         found: list[str] = []
         held: dict[int, int] = {}
         for hold in self._holds.values():
             held[hold.tenant_id] = held.get(hold.tenant_id, 0) + hold.amount_nano
-        for tenant_id, balance in self._balance.items():
+        for tenant_id, purse in self._purses.items():
             if held.get(tenant_id, 0) != self._held[tenant_id]:
                 found.append(f"tenant {tenant_id}: held is not the sum of open holds")
-            if self.available(tenant_id) < 0:
+            if self._held[tenant_id] and self._short(tenant_id) > 0:
                 found.append(f"tenant {tenant_id}: available is below zero")
-            if balances is not None and balances.get(tenant_id, 0) != balance:
+            if balances is None:
+                continue
+            booked = balances.get(tenant_id, 0)
+            if booked != (purse if isinstance(booked, Purse) else purse.wallet_nano):
                 found.append(f"tenant {tenant_id}: the teller's balance is not the account's")
         return found

@@ -14,9 +14,9 @@ from steelyard.kernel.clock import NS_PER_HOUR
 from steelyard.kernel.errors import BooksError
 from steelyard.kernel.quantities import Meter, Usage
 from steelyard.kernel.records import Closed, Opened, Rated, Record, Settlement, Tariff
-from steelyard.ledger.accounts import PAIRS, WALLET, Fact
+from steelyard.ledger.accounts import FACTS, GRANT, PAIRS, WALLET, BatchKind, Fact
 from steelyard.ledger.chain import GENESIS, EntryRow, UsageRow, content_of, hash_unsealed, link
-from steelyard.ledger.corrections import CORRECTED, KIND
+from steelyard.ledger.credit import LimitHistory, limit_histories
 from steelyard.storage import tables
 
 T = TypeVar("T")
@@ -26,7 +26,7 @@ TITLES = {
     "I1": "Debits equal credits, per currency, per batch and in total",
     "I2": "Usage equals the entries posted for it, per account and batch",
     "I3": "Roll-ups equal usage",
-    "I4": "Wallets hold what was topped up less what was charged, never below zero; held is the sum of open holds",
+    "I4": "Available + held + captured − paid out = topped up + granted; no purse is overdrawn; held = open holds",
     "I5": "Each request has one usage row and took at most its hold; the rest is overrun",
     "I9": "Re-rating a usage row with its tariffs gives the same amounts",
     "I11": "The chain of batch hashes is unbroken",
@@ -34,6 +34,7 @@ TITLES = {
 """The invariants that are checked, in the words of docs/explain/ledger.md."""
 
 _PAIRS = {fact.value: kinds for fact, kinds in PAIRS.items()}
+_KINDS = frozenset(BatchKind)
 _SHOWN_MAX = 5
 _STREAMED = {"yield_per": 1000}
 
@@ -78,12 +79,18 @@ class _Audit:
         self._complaints: dict[str, list[str]] = {invariant: [] for invariant in TITLES}
         self._counts: Counter[str] = Counter()
         self._accounts = {row.id: row for row in connection.execute(select(tables.accounts))}
-        self._wallets = {row.tenant_id: row.name for row in self._accounts.values() if row.tenant_id is not None}
+        self._wallets = {row.tenant_id: row.name for row in self._accounts.values() if row.kind == WALLET.name}
+        self._purses = {  # wallets and grants → the wallet of the same tenant
+            row.name: self._wallets.get(row.tenant_id, "")
+            for row in self._accounts.values()
+            if row.kind in (WALLET.name, GRANT.name)
+        }
+        self._limits = limit_histories(connection)
         self._debits: Counter[int] = Counter()
         self._credits: Counter[int] = Counter()
         self._charged: Counter[str] = Counter()  # wallet → Σ usage.charge
-        self._corrected: Counter[str] = Counter()  # wallet → Σ corrections
-        self._by_fact: Counter[tuple[str, str]] = Counter()  # (fact, wallet) → Σ entries
+        self._borne: Counter[str] = Counter()  # wallet → Σ overrun of its charges
+        self._moved: Counter[str] = Counter()  # wallet → what else went into its purse, less what went out
 
     def complain(self, invariant: str, what: str) -> None:
         self._counts[invariant] += 1
@@ -107,12 +114,10 @@ class _Audit:
             select(tables.batches).order_by(tables.batches.c.id), execution_options=_STREAMED
         ):
             booked, used = entries.take(batch.id), usage.take(batch.id)
-            corrects = batch.kind == KIND
-            self._check_entries(batch.id, booked, corrects)
-            if corrects:
-                self._take_correction(booked)
-            else:
+            self._check_entries(batch.id, batch.kind, booked)
+            if batch.kind == BatchKind.USAGE or used:
                 self._check_usage(batch.id, booked, used)
+            self._check_purses(batch.id, booked, used)
             for row in used:
                 self._rerate(row)
             header = (batch.id, batch.posted_ns, batch.kind, batch.note, batch.requests)
@@ -143,17 +148,14 @@ class _Audit:
         for currency, difference in total.items():
             if difference:
                 self.complain("I1", f"debits and credits differ by {difference} nano {currency} in total")
+        has: Counter[str] = Counter()
         for account in self._accounts.values():
-            if account.tenant_id is None:
-                continue
-            balance = account.credit_nano - account.debit_nano
-            overrun = self._by_fact[Fact.OVERRUN, account.name]
-            due = self._by_fact[Fact.TOPUP, account.name] - (self._charged[account.name] - overrun)
-            due -= self._corrected[account.name]
-            if balance < 0:
-                self.complain("I4", f"{account.name} is below zero: {balance} nano")
-            if balance != due:
-                self.complain("I4", f"{account.name} has {balance} nano, top-ups less charges are {due}")
+            if account.name in self._purses:
+                has[self._purses[account.name]] += account.credit_nano - account.debit_nano
+        for wallet in self._wallets.values():
+            due = self._moved[wallet] - (self._charged[wallet] - self._borne[wallet])
+            if has[wallet] != due:
+                self.complain("I4", f"{wallet} and its grants have {has[wallet]} nano, {due} are due")
 
     def check_rollups(self) -> None:
         """Compared inside the database: the differing rows only come out."""
@@ -166,33 +168,41 @@ class _Audit:
                 for row in self._connection.execute(text(f"{query} LIMIT {_SHOWN_MAX}")):
                     self.complain("I3", f"the {grain} {row[0]} of tenant {row[1]} and {row[2]} {what}")
 
-    def _take_correction(self, entries: Iterable[_Entry]) -> None:
-        """What a correction moved on wallets; below zero it gave money back."""
-        for entry in entries:
-            row = entry.row
-            if row.fact == Fact.CHARGE:
-                reversed_ = _kind(row.credit) == WALLET.name
-                self._corrected[row.credit if reversed_ else row.debit] += (
-                    -row.amount_nano if reversed_ else row.amount_nano
-                )
-
-    def _check_entries(self, batch_id: int, entries: Iterable[_Entry], corrects: bool) -> None:
+    def _check_entries(self, batch_id: int, kind: str, entries: Iterable[_Entry]) -> None:
+        plain, swapped = FACTS[BatchKind(kind)] if kind in _KINDS else ((), ())
         for entry in entries:
             row = entry.row
             if row.amount_nano <= 0 or not row.currency == entry.debit_currency == entry.credit_currency:
                 self.complain("I1", f"batch {batch_id} has an entry of {row.amount_nano} nano {row.currency}")
-            kinds = _PAIRS.get(row.fact)
+            kinds = tuple(account.name for account in _PAIRS.get(row.fact, ()))
             sides = (_kind(row.debit), _kind(row.credit))
-            if corrects and row.fact in CORRECTED and kinds is not None and sides == (kinds[1].name, kinds[0].name):
-                sides = sides[::-1]
-            if kinds is None or (kinds[0].name, kinds[1].name) != sides:
-                self.complain("I1", f"batch {batch_id} posts {row.fact} from {row.debit} to {row.credit}")
+            if not (row.fact in plain and sides == kinds) and not (row.fact in swapped and sides == kinds[::-1]):
+                self.complain("I1", f"batch {batch_id} ({kind}) posts {row.fact} from {row.debit} to {row.credit}")
             self._debits[entry.debit_id] += row.amount_nano
             self._credits[entry.credit_id] += row.amount_nano
-            if row.fact == Fact.TOPUP:
-                self._by_fact[Fact.TOPUP, row.credit] += row.amount_nano
-            elif row.fact == Fact.OVERRUN and not corrects:
-                self._by_fact[Fact.OVERRUN, "wallet:" + row.debit.partition(":")[2]] += row.amount_nano
+            if kind == BatchKind.USAGE:
+                if row.fact == Fact.OVERRUN:
+                    self._borne["wallet:" + row.debit.partition(":")[2]] += row.amount_nano
+            else:
+                self._moved[self._purses.get(row.credit, "")] += row.amount_nano
+                self._moved[self._purses.get(row.debit, "")] -= row.amount_nano
+
+    def _check_purses(self, batch_id: int, entries: Iterable[_Entry], usage: Iterable[UsageRow]) -> None:
+        """No grant below zero; a wallet that was drawn on not below the credit limit it was drawn on under."""
+        since: dict[int, int] = {}
+        for row in usage:
+            since[row.tenant_id] = min(row.opened_ns, since.get(row.tenant_id, row.opened_ns))
+        for account_id in {entry.debit_id for entry in entries}:
+            account = self._accounts[account_id]
+            if account.name not in self._purses:
+                continue
+            floor = 0
+            if account.kind == WALLET.name and account.tenant_id in self._limits:
+                history: LimitHistory = self._limits[account.tenant_id]
+                floor = -history.greatest(batch_id, since.get(account.tenant_id))
+            balance = self._credits[account_id] - self._debits[account_id]
+            if balance < floor:
+                self.complain("I4", f"batch {batch_id} takes {account.name} to {balance} nano, below {floor}")
 
     def _check_usage(self, batch_id: int, entries: Iterable[_Entry], usage: Iterable[UsageRow]) -> None:
         used: Counter[tuple[str, str]] = Counter()
@@ -210,10 +220,11 @@ class _Audit:
         for entry in entries:
             _, debit, credit, currency, amount = entry.row
             match entry.row.fact:
-                case Fact.CHARGE:
-                    booked[debit, currency] += amount
+                case Fact.CHARGE | Fact.GRANT_SPENT:
+                    wallet = self._purses.get(debit, debit)
+                    booked[wallet, currency] += amount
                     booked[credit, currency] += amount
-                    taken[debit] += amount
+                    taken[wallet] += amount
                 case Fact.OVERRUN:
                     booked["wallet:" + debit.partition(":")[2], currency] += amount
                     booked[credit, currency] += amount

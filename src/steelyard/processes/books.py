@@ -84,8 +84,8 @@ class Books:
 
     async def serve(self) -> None:
         """Open the socket. Requests that living workers have open keep their holds."""
-        for tenant_id, balance in (await self._thread.balances()).items():
-            self.teller.open_wallet(tenant_id, balance)
+        for tenant_id, purse in (await self._thread.purses()).items():
+            self.teller.open_wallet(tenant_id, purse)
         self._posting = PostingLoop(self._bookkeeper, self._thread, self.teller, self._clock, self._tell)
         self._claims = Claims(
             self._engine,
@@ -309,7 +309,7 @@ class Books:
     async def _verify(self, *, replayed: bool) -> object:
         """Reads on a connection of its own, beside the posting; the teller is compared at one and the same moment."""
         await self._posting.settled_now()
-        complaints = tuple(self.teller.complaints(await self._thread.balances()))
+        complaints = tuple(self.teller.complaints(await self._thread.purses()))
         return await asyncio.get_running_loop().run_in_executor(self._auditor, self._audit, complaints, replayed)
 
     def _audit(self, complaints: tuple[str, ...], replayed: bool) -> object:

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import msgspec
-from sqlalchemy import Connection, Engine, insert, select
+from sqlalchemy import Connection, Engine
 from sqlalchemy.exc import DataError, InterfaceError, InternalError, OperationalError
 
 from steelyard.catalog import store as catalog
@@ -23,7 +23,9 @@ from steelyard.kernel.errors import CallerError, bad_request, unavailable
 from steelyard.kernel.ids import id_from_text
 from steelyard.kernel.money import INT64_MAX, nano_from_text, text_from_nano
 from steelyard.kernel.records import Opened, Snapshot
-from steelyard.ledger.posting import open_wallet, post_topup, wallet_balances
+from steelyard.ledger.operations import Operation, Why, answered_before, record
+from steelyard.ledger.posting import open_wallet, post_topup
+from steelyard.ledger.purses import wallet_balances
 from steelyard.ledger.verify import verify
 from steelyard.processes.receipts import open_receipt
 from steelyard.processes.replay import replay
@@ -32,7 +34,6 @@ from steelyard.processes.snapshot import SNAPSHOT, bump, read_snapshot
 from steelyard.rating.rate import rate
 from steelyard.reports.export import Wanted, export
 from steelyard.reports.receipts import posted_receipt
-from steelyard.storage import tables
 
 Payload = dict[str, Any]
 _NOTE_CHARACTERS_MAX = 500
@@ -156,37 +157,18 @@ class Office:
         repeat_key = payload.get("idempotency_key")
         if len(note) > _NOTE_CHARACTERS_MAX:
             raise bad_request(f"'note' has at most {_NOTE_CHARACTERS_MAX} characters.", "note")
-        batch = None if repeat_key is None else self._topup_before(connection, tenant.id, payload, amount_nano)
+        asked = ("topup", amount_nano)
+        answer = None if repeat_key is None else answered_before(connection, tenant.id, _key_text(payload), asked)
         added: tuple[tuple[int, int], ...] = ()
-        if batch is None:
+        if answer is None:
             batch = post_topup(connection, tenant.id, amount_nano, note, self._clock)
-            row = {"tenant_id": tenant.id, "batch_id": batch, "amount_nano": amount_nano}
-            connection.execute(insert(tables.topups).values(row | {"idempotency_key": repeat_key}))
+            answer = {"batch": batch, "amount_nano": amount_nano}
+            done = Operation("topup", tenant.id, asked, answer, batch, amount_nano, key=repeat_key)
+            record(connection, done, Why(note, ""), self._clock)
             added = ((tenant.id, amount_nano),)
         reply = self._wallet(tenant, wallet_balances(connection)[tenant.id])
-        return Outcome(reply | {"tenant": tenant.name, "batch": batch, "amount": text_from_nano(amount_nano)}, added)
-
-    def _topup_before(self, connection: Connection, tenant_id: int, payload: Payload, amount_nano: int) -> int | None:
-        """The batch of an earlier top-up with this idempotency key."""
-        repeat_key = _text(payload, "idempotency_key")
-        if not 0 < len(repeat_key) <= 128:
-            raise bad_request("'idempotency_key' has 1 to 128 characters.", "idempotency_key")
-        columns = tables.topups.c
-        found = connection.execute(
-            select(columns.batch_id, columns.amount_nano).where(
-                columns.tenant_id == tenant_id, columns.idempotency_key == repeat_key
-            )
-        ).one_or_none()
-        if found is None:
-            return None
-        if found.amount_nano != amount_nano:
-            raise CallerError(
-                409,
-                "idempotency_conflict",
-                "This idempotency key was used for another amount. Use a new key for a new top-up.",
-                param="idempotency_key",
-            )
-        return int(found.batch_id)
+        booked = {"tenant": tenant.name, "batch": answer["batch"], "amount": text_from_nano(amount_nano)}
+        return Outcome(reply | booked, added)
 
     def _wallet_show(self, connection: Connection, payload: Payload) -> Outcome:
         tenant = identity.find_tenant(connection, _text(payload, "tenant"))
@@ -319,6 +301,13 @@ def _amount(payload: Payload, field: str) -> int:
     if not 0 < amount_nano <= _TOPUP_NANO_MAX:
         raise bad_request(f"'{field}' must be above 0 and at most {text_from_nano(_TOPUP_NANO_MAX)}.", field)
     return amount_nano
+
+
+def _key_text(payload: Payload) -> str:
+    repeat_key = _text(payload, "idempotency_key")
+    if not 0 < len(repeat_key) <= 128:
+        raise bad_request("'idempotency_key' has 1 to 128 characters.", "idempotency_key")
+    return repeat_key
 
 
 def _request_id(payload: Payload) -> bytes:

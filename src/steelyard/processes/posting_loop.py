@@ -17,7 +17,8 @@ from sqlalchemy.exc import DBAPIError
 from steelyard.kernel import limits
 from steelyard.kernel.clock import NS_PER_MS, NS_PER_S, Clock
 from steelyard.kernel.errors import BooksError, CallerError
-from steelyard.ledger.posting import wallet_balances
+from steelyard.ledger.purse import Purse
+from steelyard.ledger.purses import read_purses
 from steelyard.ledger.teller import Teller
 from steelyard.processes.bookkeeper import Bookkeeper, Step
 from steelyard.processes.books_metrics import BooksMetrics
@@ -52,13 +53,13 @@ class Thread:
         with self._engine.connect():
             pass
 
-    async def balances(self) -> dict[int, int]:
-        """The wallets' balances by the accounts."""
-        return await self.run(self._read_balances)
+    async def purses(self) -> dict[int, Purse]:
+        """All purses by the accounts."""
+        return await self.run(self._read_purses)
 
-    def _read_balances(self) -> dict[int, int]:
+    def _read_purses(self) -> dict[int, Purse]:
         with transaction(self._engine) as connection:
-            return wallet_balances(connection)
+            return read_purses(connection)
 
 
 class PostingLoop:
@@ -151,7 +152,7 @@ class PostingLoop:
             await self._settle_dead()
             await self._look()
             if self.in_doubt:
-                self._teller.correct(await self._thread.balances())
+                self._teller.correct(await self._thread.purses())
                 self.in_doubt = False
             self.trouble = ""
         except (DBAPIError, BooksError, OSError, CallerError) as error:

@@ -6,6 +6,7 @@ staged and what is posted again lies in a scratch database that is thrown away.
 """
 
 import tempfile
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,7 @@ from steelyard.kernel.clock import ManualClock
 from steelyard.kernel.errors import BooksError
 from steelyard.kernel.quantities import Usage
 from steelyard.kernel.records import Settlement
+from steelyard.ledger.accounts import WALLET, BatchKind
 from steelyard.ledger.chain import UsageRow
 from steelyard.ledger.posting import read_watermarks
 from steelyard.ledger.verify import Finding
@@ -75,6 +77,10 @@ class _Replay:
         self._total = _PASSES * books.execute(select(func.count()).select_from(tables.usage)).scalar_one()
         self._tariffs = tariffs_by_id(books)
         self._accounts = {row.id: dict(row._mapping) for row in books.execute(select(tables.accounts))}
+        self._rules = {
+            table: deque(dict(row._mapping) for row in books.execute(select(table).order_by(table.c.id)))
+            for table in (tables.credit_limits, tables.periods)
+        }
         self._slots: tuple[str, Slots | None] = ("", None)
         tables.metadata.create_all(scratch)
         self._stage = Stage(scratch, self._complain, self._tell)
@@ -84,7 +90,8 @@ class _Replay:
         self._begin()
         query = select(tables.batches.c.id, tables.batches.c.posted_ns, tables.batches.c.kind)
         for batch in self._books.execute(query.order_by(tables.batches.c.id), execution_options=_STREAMED):
-            if batch.kind == "usage":
+            self._copy_rules(batch.id)
+            if batch.kind == BatchKind.USAGE:
                 self._settle_again(batch.id, batch.posted_ns)
             else:
                 self._copy_facts(batch.id)
@@ -127,8 +134,14 @@ class _Replay:
         if tenants:
             self._scratch.execute(insert(tables.tenants), tenants)
         for account in self._accounts.values():
-            if account["tenant_id"] is not None:
+            if account["kind"] == WALLET.name:
                 self._open_account(account)
+
+    def _copy_rules(self, batch_id: int) -> None:
+        """Credit limits and closed periods that were set before this batch: they decide how it is posted."""
+        for table, rows in self._rules.items():
+            while rows and rows[0]["after_batch_id"] < batch_id:
+                self._scratch.execute(insert(table).values(rows.popleft()))
 
     def _settle_again(self, batch_id: int, posted_ns: int) -> None:
         """Settle the requests of one batch as they stand in the journals, after the batches before it."""
@@ -150,7 +163,9 @@ class _Replay:
         self._tell(len(request_ids))
 
     def _copy_facts(self, batch_id: int) -> None:
-        """Money that moved without a request has no journal: its entries are taken as they are."""
+        """Money that moved without a request has no journal: its header, entries and grants are taken as they are."""
+        header = self._books.execute(select(tables.batches).where(tables.batches.c.id == batch_id)).one()
+        self._scratch.execute(insert(tables.batches).values(dict(header._mapping)))
         for entry in self._books.execute(select(tables.entries).where(tables.entries.c.batch_id == batch_id)):
             for account_id, debit, credit in (
                 (entry.debit_account_id, entry.amount_nano, 0),
@@ -165,6 +180,12 @@ class _Replay:
                 if not self._scratch.execute(change).rowcount:
                     self._open_account(account)
                     self._scratch.execute(change)
+
+        for grant in self._books.execute(select(tables.grants).where(tables.grants.c.batch_id == batch_id)):
+            name, columns = self._accounts[grant.account_id]["name"], tables.accounts.c
+            account_id = self._scratch.execute(select(columns.id).where(columns.name == name)).scalar_one()
+            row = dict(grant._mapping) | {"account_id": account_id, "allowance_id": None}
+            self._scratch.execute(insert(tables.grants).values(row))
 
     def _open_account(self, account: dict[str, Any]) -> None:
         row = {name: value for name, value in account.items() if name != "id"}

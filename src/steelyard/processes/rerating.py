@@ -19,7 +19,7 @@ from steelyard.kernel.clock import NS_PER_S, Clock
 from steelyard.kernel.errors import bad_request
 from steelyard.kernel.money import INT64_MAX
 from steelyard.ledger.corrections import Correction, Period, post_correction
-from steelyard.ledger.posting import wallet_balances
+from steelyard.ledger.purses import wallet_balances
 from steelyard.ledger.teller import Teller
 
 if TYPE_CHECKING:

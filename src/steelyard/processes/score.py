@@ -10,6 +10,7 @@ from sqlalchemy import Connection, func, select
 
 from steelyard.kernel.ids import text_from_id
 from steelyard.kernel.records import End, Record
+from steelyard.ledger.accounts import WALLET
 from steelyard.processes.customers import Arrival
 from steelyard.storage import tables
 
@@ -101,6 +102,6 @@ def _overspent(connection: Connection) -> int:
     }
     wallets = select(accounts.id, accounts.tenant_id, accounts.credit_nano, accounts.debit_nano)
     overspent = 0
-    for row in connection.execute(wallets.where(accounts.tenant_id.is_not(None))):
+    for row in connection.execute(wallets.where(accounts.kind == WALLET.name)):
         overspent += row.debit_nano > row.credit_nano or charged.get(row.tenant_id, 0) > row.credit_nano
     return overspent

@@ -12,8 +12,7 @@ from steelyard.identity.store import Tenant, find_tenant
 from steelyard.kernel.clock import iso_from_ns
 from steelyard.kernel.errors import BooksError
 from steelyard.kernel.records import Record
-from steelyard.ledger.accounts import WALLET, Fact
-from steelyard.ledger.corrections import KIND as CORRECTION
+from steelyard.ledger.accounts import WALLET, BatchKind, Fact
 from steelyard.reports.sums import DAY_NS, whole
 from steelyard.storage import tables
 
@@ -150,7 +149,7 @@ def _corrections(
     query = (
         select(columns.batch_id, batches.posted_ns, batches.note, whole(signed).label("amount_nano"))
         .join_from(tables.entries, tables.batches)
-        .where(batches.kind == CORRECTION)
+        .where(batches.kind == BatchKind.RERATE)
         .where(columns.credit_account_id.in_(wallets) | columns.debit_account_id.in_(wallets))
         .group_by(columns.batch_id, batches.posted_ns, batches.note)
         .order_by(columns.batch_id)
@@ -169,7 +168,7 @@ def _charges(
         .join_from(tables.entries, tables.batches)
         .join(tables.accounts, tables.accounts.c.id == columns.credit_account_id)
         .where(columns.fact == Fact.CHARGE.value, columns.debit_account_id.in_(_wallet_ids(tenant)))
-        .where(batches.kind != CORRECTION)
+        .where(batches.kind != BatchKind.RERATE)
         .group_by("day_ns", tables.accounts.c.name)
     )
     amounts = {

@@ -2,7 +2,8 @@
 
 Ids of batches and entries are int64 too: a busy platform writes two thousand million of them within its life.
 Sub-ledger: `usage`. General ledger: `batches` and `entries`. `rollups` is derived from `usage` and can be rebuilt.
-Rows of `tariffs`, `usage`, `batches` and `entries` are never updated or deleted.
+Rows of `tariffs`, `usage`, `batches`, `entries`, `grants`, `credit_limits`, `conversions`, `periods` and `operations`
+are never updated or deleted.
 """
 
 from sqlalchemy import (
@@ -113,10 +114,17 @@ accounts = Table(
     Column("name", String(200), nullable=False),  # "wallet:acme", "revenue:smollm2-135m-instruct", …
     Column("kind", String(32), nullable=False),  # the part before the colon
     Column("currency", String(3), nullable=False),
-    Column("tenant_id", ForeignKey("tenants.id")),  # wallets only
+    Column("tenant_id", ForeignKey("tenants.id")),  # wallets and grants only
     Column("debit_nano", BigInteger, nullable=False),
     Column("credit_nano", BigInteger, nullable=False),
     UniqueConstraint("name", "currency"),
+    Index(None, "tenant_id", "kind"),
+)
+Index(  # grants that have something left: a tenant's spent ones are never looked through
+    "ix_accounts_tenant_id_left",
+    accounts.c.tenant_id,
+    sqlite_where=accounts.c.credit_nano > accounts.c.debit_nano,
+    postgresql_where=accounts.c.credit_nano > accounts.c.debit_nano,
 )
 
 batches = Table(
@@ -124,7 +132,7 @@ batches = Table(
     metadata,
     Column("id", _Long, primary_key=True, autoincrement=False),  # counted by posting: the chain has no gap
     Column("posted_ns", BigInteger, nullable=False),
-    Column("kind", String(16), nullable=False),  # "usage", "topup"
+    Column("kind", String(16), nullable=False),  # a ledger.accounts.BatchKind
     Column("note", Text, nullable=False),
     Column("requests", Integer, nullable=False),
     Column("previous_hash", LargeBinary(32), nullable=False),
@@ -211,15 +219,96 @@ counters = Table(
     Column("value", BigInteger, nullable=False),
 )
 
-topups = Table(
-    "topups",
+# --- money operations ---------------------------------------------------------------------------------------------
+
+operations = Table(
+    "operations",
     metadata,
     Column("id", Integer, primary_key=True),
-    Column("tenant_id", ForeignKey("tenants.id"), nullable=False),
+    Column("kind", String(16), nullable=False),  # of its batch; or "limit", "allowance", "close", which have none
+    Column("tenant_id", ForeignKey("tenants.id")),
+    Column("batch_id", ForeignKey("batches.id"), index=True),
+    Column("amount_nano", BigInteger),
+    Column("request_id", LargeBinary(16), index=True),  # a credit for this request
+    Column("reverses_id", ForeignKey("batches.id"), unique=True),  # a batch is reversed at most once
+    Column("reason", Text, nullable=False),
+    Column("actor", String(64), nullable=False),
+    Column("at_ns", BigInteger, nullable=False),
+    Column("idempotency_key", String(128)),  # a repeated key answers the first operation
+    Column("asked", Text, nullable=False),  # JSON: what the key stands for
+    Column("answer", Text, nullable=False),  # JSON: what is answered again
+    UniqueConstraint("tenant_id", "idempotency_key"),
+)
+
+grants = Table(
+    "grants",
+    metadata,
+    Column("id", Integer, primary_key=True),
+    Column("tenant_id", ForeignKey("tenants.id"), nullable=False, index=True),
+    Column("account_id", ForeignKey("accounts.id"), nullable=False, unique=True),
     Column("batch_id", ForeignKey("batches.id"), nullable=False),
     Column("amount_nano", BigInteger, nullable=False),
-    Column("idempotency_key", String(128)),  # a repeated key answers the first batch
-    UniqueConstraint("tenant_id", "idempotency_key"),
+    Column("granted_ns", BigInteger, nullable=False),
+    Column("expires_ns", BigInteger, nullable=False),
+    Column("allowance_id", ForeignKey("allowances.id")),
+    Column("window_start_ns", BigInteger),
+    UniqueConstraint("allowance_id", "window_start_ns"),
+)
+
+credit_limits = Table(
+    "credit_limits",
+    metadata,
+    Column("id", Integer, primary_key=True),
+    Column("tenant_id", ForeignKey("tenants.id"), nullable=False, index=True),
+    Column("limit_nano", BigInteger, nullable=False),
+    Column("set_ns", BigInteger, nullable=False),
+    Column("after_batch_id", Integer, nullable=False),  # in force for the batches behind this one, until the next row
+    Column("reason", Text, nullable=False),
+    Column("actor", String(64), nullable=False),
+)
+
+allowances = Table(
+    "allowances",
+    metadata,
+    Column("id", Integer, primary_key=True),
+    Column("tenant_id", ForeignKey("tenants.id"), nullable=False, index=True),
+    Column("amount_nano", BigInteger, nullable=False),
+    Column("every", String(8), nullable=False),  # a kernel.calendar.Every
+    Column("zone", String(64), nullable=False),
+    Column("week_start", Integer, nullable=False),
+    Column("started_ns", BigInteger, nullable=False),
+    Column("stopped_ns", BigInteger),
+    Column("reason", Text, nullable=False),
+    Column("actor", String(64), nullable=False),
+)
+
+conversions = Table(
+    "conversions",
+    metadata,
+    Column("id", Integer, primary_key=True),
+    Column("batch_id", ForeignKey("batches.id"), nullable=False, unique=True),
+    Column("from_currency", String(3), nullable=False),
+    Column("to_currency", String(3), nullable=False),
+    Column("from_nano", BigInteger, nullable=False),
+    Column("to_nano", BigInteger, nullable=False),
+    Column("rate_numerator", BigInteger, nullable=False),  # to = from × numerator ÷ denominator, half-even
+    Column("rate_denominator", BigInteger, nullable=False),
+    Column("source", Text, nullable=False),
+    Column("at_ns", BigInteger, nullable=False),
+)
+
+periods = Table(
+    "periods",
+    metadata,
+    Column("id", Integer, primary_key=True),
+    Column("until_ns", BigInteger, nullable=False, unique=True),  # everything before is closed
+    Column("zone", String(64), nullable=False),
+    Column("last_batch_id", Integer, nullable=False),  # the last one of the period; 0: there was none
+    Column("after_batch_id", Integer, nullable=False),  # the last one of the books when it was closed
+    Column("balances_hash", LargeBinary(32), nullable=False),
+    Column("reason", Text, nullable=False),
+    Column("actor", String(64), nullable=False),
+    Column("closed_ns", BigInteger, nullable=False),
 )
 
 # --- idempotency --------------------------------------------------------------------------------------------------

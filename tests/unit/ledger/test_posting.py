@@ -11,7 +11,8 @@ from steelyard.kernel.directory import DatabaseUrl
 from steelyard.kernel.errors import BooksError
 from steelyard.kernel.quantities import Usage
 from steelyard.kernel.records import Position
-from steelyard.ledger.posting import post, post_topup, posted_ids, read_watermarks, wallet_balances
+from steelyard.ledger.posting import post, post_topup, posted_ids, read_watermarks
+from steelyard.ledger.purses import wallet_balances
 from steelyard.storage import tables
 
 pytestmark = pytest.mark.postgres

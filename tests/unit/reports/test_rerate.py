@@ -13,7 +13,7 @@ from steelyard.catalog.price_file import parse_price_file
 from steelyard.catalog.store import tariffs_by_id
 from steelyard.kernel.errors import CallerError
 from steelyard.kernel.quantities import Usage
-from steelyard.ledger.posting import wallet_balances
+from steelyard.ledger.purses import wallet_balances
 from steelyard.ledger.verify import verify
 from steelyard.processes.rerating import post_rerating
 from steelyard.rating.rate import charge_of, rate

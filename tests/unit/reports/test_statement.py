@@ -8,7 +8,7 @@ from tests.unit.reports.shop import DAY_NS, FAR, NOON_NS, SMOL, Shop
 from steelyard.kernel.clock import NS_PER_S, day_of, iso_from_ns
 from steelyard.kernel.errors import BooksError, CallerError
 from steelyard.kernel.quantities import Usage
-from steelyard.ledger.posting import wallet_balances
+from steelyard.ledger.purses import wallet_balances
 from steelyard.reports.statement import statement
 from steelyard.storage import tables
 

@@ -1,0 +1,47 @@
+"""Credit limits: how far below zero a wallet may go, as dated rows of which the latest counts.
+
+A limit is in force for the batches behind the one that was last when it was set, so that replaying the books finds it
+in force at the same places (I12), whatever the clock did. Works in the caller's transaction.
+"""
+
+from typing import NamedTuple
+
+from sqlalchemy import Connection, insert, select
+
+from steelyard.kernel.clock import Clock
+from steelyard.ledger.purses import last_batch_id, limits_since
+from steelyard.storage import tables
+
+
+class LimitHistory(NamedTuple):
+    """The limits of one tenant: (after batch, set_ns, limit), oldest first."""
+
+    rows: tuple[tuple[int, int, int], ...]
+
+    def greatest(self, batch_id: int, since_ns: int | None = None) -> int:
+        """The greatest limit in force for a batch since then (None: when it was posted)."""
+        found = 0
+        for after, set_ns, limit in self.rows:
+            if after < batch_id:
+                found = max(found, limit) if since_ns is not None and set_ns > since_ns else limit
+        return found
+
+
+def limit_histories(connection: Connection) -> dict[int, LimitHistory]:
+    """Tenant → his limits; tenants who never had one are not in it."""
+    columns = tables.credit_limits.c
+    query = select(columns.tenant_id, columns.after_batch_id, columns.set_ns, columns.limit_nano).order_by(columns.id)
+    found: dict[int, list[tuple[int, int, int]]] = {}
+    for tenant_id, *row in connection.execute(query):
+        found.setdefault(tenant_id, []).append((row[0], row[1], row[2]))
+    return {tenant_id: LimitHistory(tuple(rows)) for tenant_id, rows in found.items()}
+
+
+def set_limit(connection: Connection, tenant_id: int, limit_nano: int, why: tuple[str, str], clock: Clock) -> bool:
+    """Set a tenant's limit; `why` is reason and actor. False when it is what it was."""
+    if limits_since(connection, {tenant_id: None}).get(tenant_id, 0) == limit_nano:
+        return False
+    reason, actor = why
+    row = {"tenant_id": tenant_id, "limit_nano": limit_nano, "set_ns": clock.now_ns(), "reason": reason, "actor": actor}
+    connection.execute(insert(tables.credit_limits).values(row | {"after_batch_id": last_batch_id(connection)}))
+    return True
