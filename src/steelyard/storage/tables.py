@@ -262,7 +262,9 @@ credit_limits = Table(
     Column("tenant_id", ForeignKey("tenants.id"), nullable=False, index=True),
     Column("limit_nano", BigInteger, nullable=False),
     Column("set_ns", BigInteger, nullable=False),
-    Column("after_batch_id", Integer, nullable=False),  # in force for the batches behind this one, until the next row
+    Column(
+        "after_batch_id", BigInteger, nullable=False
+    ),  # in force for the batches behind this one, until the next row
     Column("reason", Text, nullable=False),
     Column("actor", String(64), nullable=False),
 )
@@ -303,8 +305,8 @@ periods = Table(
     Column("id", Integer, primary_key=True),
     Column("until_ns", BigInteger, nullable=False, unique=True),  # everything before is closed
     Column("zone", String(64), nullable=False),
-    Column("last_batch_id", Integer, nullable=False),  # the last one of the period; 0: there was none
-    Column("after_batch_id", Integer, nullable=False),  # the last one of the books when it was closed
+    Column("last_batch_id", BigInteger, nullable=False),  # the last one of the period; 0: there was none
+    Column("after_batch_id", BigInteger, nullable=False),  # the last one of the books when it was closed
     Column("balances_hash", LargeBinary(32), nullable=False),
     Column("reason", Text, nullable=False),
     Column("actor", String(64), nullable=False),
