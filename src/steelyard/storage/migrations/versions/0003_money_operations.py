@@ -10,6 +10,8 @@ down_revision = "0002"
 branch_labels = None
 depends_on = None
 
+LONG = sa.BigInteger().with_variant(sa.Integer(), "sqlite")
+
 
 def upgrade() -> None:
     op.create_index(op.f("ix_accounts_tenant_id_kind"), "accounts", ["tenant_id", "kind"], unique=False)
@@ -20,7 +22,7 @@ def upgrade() -> None:
     op.create_table(
         "conversions",
         sa.Column("id", sa.Integer(), nullable=False),
-        sa.Column("batch_id", sa.BigInteger(), nullable=False),
+        sa.Column("batch_id", LONG, nullable=False),
         sa.Column("from_currency", sa.String(length=3), nullable=False),
         sa.Column("to_currency", sa.String(length=3), nullable=False),
         sa.Column("from_nano", sa.BigInteger(), nullable=False),
@@ -56,10 +58,10 @@ def _create_operations() -> None:
         sa.Column("id", sa.Integer(), nullable=False),
         sa.Column("kind", sa.String(length=16), nullable=False),
         sa.Column("tenant_id", sa.Integer(), nullable=True),
-        sa.Column("batch_id", sa.BigInteger(), nullable=True),
+        sa.Column("batch_id", LONG, nullable=True),
         sa.Column("amount_nano", sa.BigInteger(), nullable=True),
         sa.Column("request_id", sa.LargeBinary(length=16), nullable=True),
-        sa.Column("reverses_id", sa.BigInteger(), nullable=True),
+        sa.Column("reverses_id", LONG, nullable=True),
         sa.Column("reason", sa.Text(), nullable=False),
         sa.Column("actor", sa.String(length=64), nullable=False),
         sa.Column("at_ns", sa.BigInteger(), nullable=False),
@@ -112,7 +114,7 @@ def _create_grants() -> None:
         sa.Column("id", sa.Integer(), nullable=False),
         sa.Column("tenant_id", sa.Integer(), nullable=False),
         sa.Column("account_id", sa.Integer(), nullable=False),
-        sa.Column("batch_id", sa.BigInteger(), nullable=False),
+        sa.Column("batch_id", LONG, nullable=False),
         sa.Column("amount_nano", sa.BigInteger(), nullable=False),
         sa.Column("granted_ns", sa.BigInteger(), nullable=False),
         sa.Column("expires_ns", sa.BigInteger(), nullable=False),
