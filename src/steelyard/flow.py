@@ -20,7 +20,7 @@ from steelyard.kernel.quantities import Usage
 from steelyard.kernel.records import Caller, End, Order, Position, Quote, Rated, Settlement, Tariff, Terms
 from steelyard.kernel.roles import Answer, Ask, Teller
 from steelyard.metering.meter import Meter, Reading
-from steelyard.rating.rate import affordable_tokens, rate, worst_case_nano
+from steelyard.rating.rate import covered_tokens, hold_ask, rate
 from steelyard.routing.choose import choose
 from steelyard.upstream.fanout import call
 from steelyard.upstream.protocol import Upstream
@@ -79,7 +79,7 @@ async def paid_request(house: House, ask: Ask, answer: Answer) -> Settlement:
 
 
 async def hold(house: House, caller: Caller, order: Order) -> Terms:
-    """Set the worst case aside, or as much of it as the wallet covers; then fewer output tokens are forwarded."""
+    """Set the worst case aside, or as much of it as wallet and limits cover; then fewer output tokens are forwarded."""
     snapshot = house.teller.snapshot
     model = snapshot.models.get(order.model)
     if model is None:
@@ -91,13 +91,12 @@ async def hold(house: House, caller: Caller, order: Order) -> Terms:
         raise price_missing(model.name)
     prompt = min(order.prompt_tokens_max, max(offer.context_tokens for offer in offers))
     asked = min(order.max_tokens or model.default_max_tokens, max(offer.max_output_tokens for offer in offers))
-    want = worst_case_nano(price, prompt, asked, order.sequences)
-    floor = worst_case_nano(price, prompt, 1, order.sequences)
-    granted = await house.teller.hold(order.request_id, caller.tenant_id, want, floor)
-    if granted < floor:
+    ask = hold_ask(price, order, caller, (prompt, asked), priced_ns)
+    granted = await house.teller.hold(ask)
+    if granted.amount_nano < ask.floor_nano:
         raise wallet_empty()
-    covered = asked if granted >= want else affordable_tokens(price, prompt, order.sequences, granted)
-    return Terms(model, price, granted, min(asked, covered), covered < asked, priced_ns)
+    max_tokens = covered_tokens(price, ask, granted)
+    return Terms(model, price, granted.amount_nano, max_tokens, max_tokens < asked, priced_ns)
 
 
 def route(house: House, caller: Caller, order: Order, terms: Terms) -> Quote:

@@ -8,7 +8,19 @@ from steelyard.kernel.errors import ClientGone, UpstreamError
 from steelyard.kernel.ids import API_KEY_PREFIX, secret_hash
 from steelyard.kernel.quantities import Meter as M
 from steelyard.kernel.quantities import Usage
-from steelyard.kernel.records import Caller, Event, Model, Offer, Order, Quote, Snapshot, Tariff, TariffLine
+from steelyard.kernel.records import (
+    Caller,
+    Event,
+    Granted,
+    HoldAsk,
+    Model,
+    Offer,
+    Order,
+    Quote,
+    Snapshot,
+    Tariff,
+    TariffLine,
+)
 
 KEY = API_KEY_PREFIX + "demo"
 CALLER = Caller(key_id=1, project_id=1, tenant_id=1, tenant="demo", project="default", currency="CNY")
@@ -57,13 +69,13 @@ class FakeTeller:
         self.asked: list[tuple[int, int]] = []
         self.closings = 0
 
-    async def hold(self, request_id: bytes, tenant_id: int, want_nano: int, floor_nano: int) -> int:
-        self.asked.append((want_nano, floor_nano))
-        granted = min(want_nano, self.purse_nano)
-        if granted < floor_nano:
-            return 0
-        self.holds[request_id] = granted
-        return granted
+    async def hold(self, ask: HoldAsk) -> Granted:
+        self.asked.append((ask.want_nano, ask.floor_nano))
+        granted = min(ask.want_nano, self.purse_nano)
+        if granted < ask.floor_nano:
+            return Granted(0)
+        self.holds[ask.request_id] = granted
+        return Granted(granted, ask.max_tokens)
 
     def release(self, request_id: bytes) -> None:
         self.holds.pop(request_id, None)

@@ -9,7 +9,7 @@ from typing import Any
 
 from steelyard import flow
 from steelyard.kernel.errors import BooksError
-from steelyard.kernel.records import Position
+from steelyard.kernel.records import Position, Use
 from steelyard.ledger.teller import Teller
 from steelyard.metering import recovery
 from steelyard.metering.journal import Journal
@@ -30,9 +30,11 @@ def _watermark_ahead(tail: Tail) -> Position | None:
     return tail._position if tail._position > tail._marked else None
 
 
-def _release_twice(teller: Teller, request_id: bytes, tenant_id: int, hold_nano: int, charge_nano: int) -> int:
+def _release_twice(
+    teller: Teller, request_id: bytes, tenant_id: int, hold_nano: int, charge_nano: int, used: Use | None = None
+) -> int:
     known = teller.find(request_id)
-    taken = _settle(teller, request_id, tenant_id, hold_nano, charge_nano)
+    taken = _settle(teller, request_id, tenant_id, hold_nano, charge_nano, used)
     if known is not None:
         teller._held[tenant_id] -= known.amount_nano
     return taken

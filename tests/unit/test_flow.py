@@ -14,7 +14,7 @@ from steelyard.kernel.clock import NS_PER_MS, ManualClock
 from steelyard.kernel.errors import CallerError, UpstreamError
 from steelyard.kernel.ids import Ids
 from steelyard.kernel.quantities import Usage
-from steelyard.kernel.records import Closed, End, Opened, Order, Position
+from steelyard.kernel.records import Closed, End, Granted, HoldAsk, Opened, Order, Position
 from steelyard.metering.energy import EnergyClocks
 from steelyard.metering.journal import Journal
 from steelyard.metering.meter import Meter
@@ -241,9 +241,9 @@ async def test_price_change_at_the_second_the_open_time_wins(scene: Scene, befor
     dearer = msgspec.structs.replace(PRICE, id=2, effective_from_ns=switch_ns)
 
     class SlowTeller(FakeTeller):
-        async def hold(self, request_id: bytes, tenant_id: int, want_nano: int, floor_nano: int) -> int:
+        async def hold(self, ask: HoldAsk) -> Granted:
             clock.advance(250 * NS_PER_MS)
-            return await super().hold(request_id, tenant_id, want_nano, floor_nano)
+            return await super().hold(ask)
 
     scene.teller = SlowTeller(snapshot_=snapshot(prices={"m": (dearer, PRICE)}))
     opened = (await paid_request(scene.house(ScriptedUpstream(words("a"))), FakeAsk(order()), FakeAnswer())).opened

@@ -23,6 +23,7 @@ COMMANDS = {
     "tenant": "tenant:tenant",
     "key": "key:key",
     "wallet": "wallet:wallet",
+    "limit": "limit:limit",
     "operator": "tenant:operator",
     "prices": "prices:prices",
     "models": "models:models",

@@ -15,10 +15,11 @@ from starlette.concurrency import run_in_threadpool
 from steelyard.gateway.figures import flat, period_ns
 from steelyard.gateway.openapi import document
 from steelyard.kernel import limits
+from steelyard.kernel.calendar import Every
 from steelyard.kernel.clock import Clock
 from steelyard.kernel.errors import CallerError
 from steelyard.kernel.ids import id_from_text
-from steelyard.kernel.records import Snapshot
+from steelyard.kernel.records import LimitKind, Snapshot
 from steelyard.reports.accounts import accounts, entries, trial_balance
 from steelyard.reports.margin import margin
 from steelyard.reports.requests import RequestFilter, detail, latest
@@ -73,6 +74,35 @@ class TopUp(Asked):
 
     amount: str
     note: str = ""
+
+
+class NewLimits(Asked):
+    """Limits of a tenant, of a project of his, or of one key; `budget` is decimal text: "20.00"."""
+
+    tenant: str | None = None
+    project: str | None = None
+    key: int | None = None
+    budget: str | None = None
+    every: Every = Every.MONTH
+    zone: str = "UTC"
+    week_start: Literal["monday", "tuesday", "wednesday", "thursday", "friday", "saturday", "sunday"] = "monday"
+    rpm: int | None = None
+    tpm: int | None = None
+    concurrency: int | None = None
+    reason: str = ""
+    actor: str = "operator"
+
+
+class LiftedLimits(Asked):
+    """Which limits end: without `kinds` all of the tenant, project or key."""
+
+    tenant: str | None = None
+    project: str | None = None
+    key: int | None = None
+    kinds: tuple[LimitKind, ...] = ()
+    every: Every | None = None
+    reason: str = ""
+    actor: str = "operator"
 
 
 class Prices(Asked):
@@ -293,6 +323,17 @@ OPERATIONS: tuple[Operation, ...] = (
         body=TopUp,
         headers=_IDEMPOTENCY,
     ),
+    Operation("GET", f"{PREFIX}/limits", "listLimits", "Limits in force", commanded("limit.list"), query=KeyFilter),
+    Operation(
+        "POST",
+        f"{PREFIX}/limits",
+        "setLimits",
+        "Set budgets, requests and tokens a minute, requests at the same time",
+        commanded("limit.set"),
+        status=201,
+        body=NewLimits,
+    ),
+    Operation("POST", f"{PREFIX}/limits/lift", "liftLimits", "End limits", commanded("limit.lift"), body=LiftedLimits),
     Operation("GET", f"{PREFIX}/prices", "listPrices", "Every tariff version", commanded("prices.list")),
     Operation(
         "POST",

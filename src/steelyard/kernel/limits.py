@@ -56,6 +56,13 @@ DATABASE_LOOK_S = 1  # how often books that have nothing to post see whether the
 READERS_MAX = 30  # PostgreSQL: connections of one process's pages beyond the two that stay open
 BOOKS_SEGMENT_BYTES = 1024 * 1024  # the books' own journal holds closes of recovered requests only
 
+
+# sub-limits
+RATE_WINDOW_S = 60  # of requests and tokens per minute
+BUDGET_WINDOWS_KEPT = 16  # of one budget, in memory
+RATE_MAX = 10**12  # of requests, tokens or requests at a time that a sub-limit may allow
+REASON_CHARACTERS_MAX = 500
+
 # idempotency
 IDEMPOTENCY_KEY_CHARACTERS_MAX = 255
 IDEMPOTENT_WAIT_S = 30  # a repeat waits this long for the first request to end

@@ -93,6 +93,72 @@ class Snapshot(Record, frozen=True):
     costs: dict[str, tuple[Tariff, ...]]  # upstream → versions, latest effective_from first
 
 
+# --- what bounds a customer ---------------------------------------------------------------------------------------
+
+
+class Scope(StrEnum):
+    """Whose requests a sub-limit counts."""
+
+    TENANT = "tenant"
+    PROJECT = "project"
+    KEY = "key"
+
+
+class LimitKind(StrEnum):
+    """What a sub-limit bounds."""
+
+    BUDGET = "budget"  # nano-units per calendar window
+    RPM = "rpm"  # requests in any 60 seconds
+    TPM = "tpm"  # tokens in any 60 seconds
+    CONCURRENCY = "concurrency"  # requests at the same time
+
+
+class Limit(Record, frozen=True):
+    """A sub-limit in force; `amount` None: lifted. A subject has one of each kind, and one budget of each length."""
+
+    scope: Scope
+    subject_id: int
+    tenant_id: int
+    name: str  # the subject's, for people
+    kind: LimitKind
+    amount: int | None
+    currency: str = ""  # budgets only, like what follows
+    every: str = ""
+    zone: str = "UTC"
+    week_start: int = 0  # Monday = 0
+
+
+class Use(JournalRecord, frozen=True):
+    """What a request takes of sub-limits beside money. `tokens`: reserved while it runs, counted when it has ended."""
+
+    project_id: int
+    key_id: int
+    opened_ns: int
+    tokens: int
+
+
+class HoldAsk(JournalRecord, frozen=True):
+    """What is to be set aside for a request: money between `floor` and `want`, and its use of sub-limits."""
+
+    request_id: bytes
+    tenant_id: int
+    want_nano: int
+    floor_nano: int  # covers one output token per sequence
+    project_id: int = 0
+    key_id: int = 0
+    opened_ns: int = 0
+    prompt_tokens: int = 0  # the bound, over all sequences
+    max_tokens: int = 1  # per sequence; what `want` covers
+    sequences: int = 1
+
+
+class Granted(JournalRecord, frozen=True):
+    """What was set aside; nothing when `amount_nano` is below the floor. `max_tokens` may be lower than asked."""
+
+    amount_nano: int
+    max_tokens: int = 1
+
+
 # --- what is asked ------------------------------------------------------------------------------------------------
 
 

@@ -7,7 +7,7 @@ from typing import Protocol
 
 from steelyard.kernel.errors import UpstreamError
 from steelyard.kernel.quantities import Usage
-from steelyard.kernel.records import Caller, Event, Order, Quote, Snapshot
+from steelyard.kernel.records import Caller, Event, Granted, HoldAsk, Order, Quote, Snapshot
 
 
 class Teller(Protocol):
@@ -15,7 +15,7 @@ class Teller(Protocol):
 
     @property
     def snapshot(self) -> Snapshot: ...
-    async def hold(self, request_id: bytes, tenant_id: int, want_nano: int, floor_nano: int) -> int: ...
+    async def hold(self, ask: HoldAsk) -> Granted: ...
     def release(self, request_id: bytes) -> None: ...
     def closed(self) -> None: ...
 

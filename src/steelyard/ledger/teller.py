@@ -10,15 +10,21 @@ from typing import NamedTuple
 
 from steelyard.kernel.errors import BooksError
 from steelyard.kernel.money import INT64_MAX
+from steelyard.kernel.records import Granted, HoldAsk, Use
 from steelyard.ledger.purse import Purse, purse_of
+from steelyard.ledger.sublimits import Seed, Sublimits, money_for, tokens_within, use_of
 
 
 class Hold(NamedTuple):
-    """Money set aside for one request; `owner` is the journal series of the worker that asked."""
+    """Money set aside for one request; `owner` is the journal series of the worker that asked.
+
+    `use` is what the request takes of sub-limits; None: nothing a sub-limit counts.
+    """
 
     tenant_id: int
     amount_nano: int
     owner: str
+    use: Use | None = None
 
 
 class _Earlier(NamedTuple):
@@ -41,6 +47,7 @@ class Teller:
         self._next_expiry_ns = INT64_MAX
         self._holds: dict[bytes, Hold] = {}
         self._owned: dict[str, set[bytes]] = {}
+        self._sublimits = Sublimits()
         for tenant_id, balance in (balances or {}).items():
             self.open_wallet(tenant_id, balance)
 
@@ -86,7 +93,44 @@ class Teller:
     def held_by_tenant(self) -> Iterator[tuple[int, int]]:
         return iter(self._held.items())
 
-    def hold(self, request_id: bytes, tenant_id: int, want_nano: int, floor_nano: int, owner: str) -> int:
+    def limit(self, seed: Seed) -> None:
+        """Set a sub-limit anew, or lift it. Requests that run count towards it from now on."""
+        running = [(hold.tenant_id, hold.use, hold.amount_nano) for hold in self._holds.values() if hold.use]
+        self._sublimits.put(seed, running)
+
+    def grant(self, ask: HoldAsk, owner: str, *, whole: bool = False) -> Granted | None:
+        """Set aside what a request asks, or as much of it as wallet and sub-limits cover, or nothing at all.
+
+        An amount below the floor: the wallet cannot. `whole`: all or None. Raises the CallerError of a sub-limit that
+        refuses. Asking again answers the same.
+        """
+        known = self._holds.get(ask.request_id)
+        if known is not None:
+            amount = known.amount_nano if known.tenant_id == ask.tenant_id else 0
+            tokens = known.use.tokens - ask.prompt_tokens if known.use else 0
+            return Granted(amount, tokens // ask.sequences)
+        room = self._sublimits.room(ask)
+        available = self.available(ask.tenant_id)
+        covered = min(room.money_nano, available)
+        if whole and (room.refusal or covered < ask.want_nano or room.max_tokens < ask.max_tokens):
+            return None
+        if room.refusal is not None:
+            raise room.refusal
+        want = min(covered, money_for(ask, room.max_tokens))
+        if want < ask.floor_nano:
+            return Granted(0)
+        tokens = min(room.max_tokens, tokens_within(ask, want))
+        use = use_of(ask, tokens)
+        return Granted(self.hold(ask.request_id, ask.tenant_id, want, ask.floor_nano, owner, use), tokens)
+
+    def may_grow(self, ask: HoldAsk) -> bool:
+        """Whether settling what has just finished may leave more for this request."""
+        short = self.available(ask.tenant_id) < ask.want_nano and self.held(ask.tenant_id) > 0
+        return short or self._sublimits.room(ask).may_grow
+
+    def hold(
+        self, request_id: bytes, tenant_id: int, want_nano: int, floor_nano: int, owner: str, use: Use | None = None
+    ) -> int:
         """Set aside `want`, or what is available if that reaches `floor`. Returns the amount; 0 when refused.
 
         Asking again for the same request answers the same amount and sets nothing more aside.
@@ -102,7 +146,9 @@ class Teller:
         granted = max(0, min(want_nano, usable - self._held[tenant_id]))
         if granted < floor_nano:
             return 0
-        self._holds[request_id] = Hold(tenant_id, granted, owner)
+        self._holds[request_id] = Hold(tenant_id, granted, owner, use)
+        if use is not None:
+            self._sublimits.take(tenant_id, use, granted)
         self._held[tenant_id] += granted
         owned = self._owned.get(owner)
         if owned is None:
@@ -116,6 +162,8 @@ class Teller:
         hold = self._holds.pop(request_id, None)
         if hold is None:
             return 0
+        if hold.use is not None:
+            self._sublimits.release(hold.tenant_id, hold.use, hold.amount_nano)
         self._unhold(request_id, hold.tenant_id, hold.amount_nano)
         owned = self._owned[hold.owner]
         owned.discard(request_id)
@@ -123,10 +171,17 @@ class Teller:
             del self._owned[hold.owner]
         return hold.amount_nano
 
-    def settle(self, request_id: bytes, tenant_id: int, hold_nano: int, charge_nano: int) -> int:
-        """End the hold and take the charge, at most `hold_nano` and at most the purse. Returns what was taken."""
+    def settle(
+        self, request_id: bytes, tenant_id: int, hold_nano: int, charge_nano: int, used: Use | None = None
+    ) -> int:
+        """End the hold and take the charge, at most `hold_nano` and at most the purse. Returns what was taken.
+
+        `used` is what sub-limits count of the request from now on.
+        """
         if charge_nano < 0:
             raise BooksError("a charge is never negative")
+        if used is not None:
+            self._count_use(request_id, tenant_id, used, min(charge_nano, hold_nano))
         promised = self._promised.get(tenant_id, 0)
         self.release(request_id)
         purse = self._purses.get(tenant_id)
@@ -137,6 +192,14 @@ class Teller:
         if taken:
             self._put(tenant_id, drawn.purse)
         return taken
+
+    def _count_use(self, request_id: bytes, tenant_id: int, used: Use, charged_nano: int) -> None:
+        """Have sub-limits count a request that has ended; what its hold takes of them ends here."""
+        hold = self._holds.get(request_id)
+        use, held_nano = (hold.use, hold.amount_nano) if hold else (None, 0)
+        self._sublimits.settle(tenant_id, use, held_nano, used, charged_nano)
+        if hold is not None:
+            self._holds[request_id] = hold._replace(use=None)
 
     def topup(self, tenant_id: int, amount_nano: int) -> int:
         """Add money. Returns the new balance."""
@@ -225,6 +288,9 @@ class Teller:
             if hold.tenant_id == tenant_id and short > 0:
                 cut = min(short, hold.amount_nano)
                 self._holds[request_id] = hold._replace(amount_nano=hold.amount_nano - cut)
+                if hold.use is not None:
+                    self._sublimits.release(tenant_id, hold.use, hold.amount_nano)
+                    self._sublimits.take(tenant_id, hold.use, hold.amount_nano - cut)
                 self._held[tenant_id] -= cut
                 earlier = self._earlier.get(tenant_id)
                 if earlier is not None and request_id in earlier.ids:

@@ -16,8 +16,9 @@ import structlog
 
 from steelyard.kernel import limits
 from steelyard.kernel.errors import CallerError, StartError, unavailable
-from steelyard.kernel.records import Snapshot
+from steelyard.kernel.records import Granted, HoldAsk, Snapshot
 from steelyard.ledger import wire
+from steelyard.ledger.sublimits import use_of
 
 log = structlog.get_logger()
 _NO_SNAPSHOT = Snapshot(0, {}, frozenset(), {}, {}, {})
@@ -138,20 +139,20 @@ class TellerClient:
             await self._link.gone.wait()
             self._link = None
 
-    async def hold(self, request_id: bytes, tenant_id: int, want_nano: int, floor_nano: int) -> int:
-        """Set money aside: between `floor` and `want`, or 0 when refused. Raises CallerError 503 without books."""
+    async def hold(self, ask: HoldAsk) -> Granted:
+        """Set money aside, and room in the sub-limits. Raises CallerError when one refuses, and 503 without books."""
         link = self._link
         if link is None or not link.alive:
             raise _books_away()
         try:
-            ask = wire.HoldAsk(request_id, tenant_id, want_nano, floor_nano)
             answer = await link.ask("hold", ask, limits.TELLER_REPLY_S)
         except BaseException:  # cancelled or given up: whatever books granted meanwhile goes back
-            link.send(wire.NOTICE, "release", request_id)
+            link.send(wire.NOTICE, "release", ask.request_id)
             raise
-        granted = wire.decode_count(answer)
-        if granted:
-            self._holds[request_id] = wire.Held(request_id, tenant_id, granted)
+        granted = wire.decode_granted(answer)
+        if granted.amount_nano:
+            use = use_of(ask, granted.max_tokens)
+            self._holds[ask.request_id] = wire.Held(ask.request_id, ask.tenant_id, granted.amount_nano, use)
         return granted
 
     def release(self, request_id: bytes) -> None:

@@ -14,7 +14,7 @@ import msgspec
 
 from steelyard.kernel import limits
 from steelyard.kernel.errors import BooksError, CallerError
-from steelyard.kernel.records import JournalRecord, Record, Snapshot
+from steelyard.kernel.records import Granted, HoldAsk, JournalRecord, Record, Snapshot, Use
 
 NOTICE = 0
 OK = "ok"
@@ -27,6 +27,7 @@ class Held(JournalRecord, frozen=True):
     request_id: bytes
     tenant_id: int
     amount_nano: int
+    use: Use | None = None
 
 
 class Hello(Record, frozen=True):
@@ -45,15 +46,6 @@ class Welcome(Record, frozen=True):
     epoch: int
     series: str
     snapshot: Snapshot
-
-
-class HoldAsk(JournalRecord, frozen=True):
-    """The payload of "hold"."""
-
-    request_id: bytes
-    tenant_id: int
-    want_nano: int
-    floor_nano: int
 
 
 class Claim(Record, frozen=True):
@@ -91,6 +83,7 @@ class Refusal(Record, frozen=True):
 _encode = msgspec.msgpack.Encoder().encode
 _decode_message = msgspec.msgpack.Decoder(tuple[int, str, msgspec.Raw]).decode
 decode_hold = msgspec.msgpack.Decoder(HoldAsk).decode
+decode_granted = msgspec.msgpack.Decoder(Granted).decode
 decode_hello = msgspec.msgpack.Decoder(Hello).decode
 decode_welcome = msgspec.msgpack.Decoder(Welcome).decode
 decode_snapshot = msgspec.msgpack.Decoder(Snapshot).decode

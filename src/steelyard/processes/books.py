@@ -8,13 +8,12 @@ The loop keeps the teller and the sessions; one thread owns the database and the
 import argparse
 import asyncio
 import contextlib
-import fcntl
 import os
 import signal
 import stat
 import sys
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -27,13 +26,16 @@ from steelyard.kernel import limits
 from steelyard.kernel.clock import NS_PER_MS, Clock, SystemClock
 from steelyard.kernel.directory import DataDir
 from steelyard.kernel.errors import BooksError, CallerError, StartError, WriterLost, unavailable
+from steelyard.kernel.records import Granted, HoldAsk
 from steelyard.ledger import wire
 from steelyard.ledger.salt import ensure_secret
+from steelyard.ledger.sublimits import running
 from steelyard.ledger.teller import Teller
 from steelyard.processes import rerating
 from steelyard.processes.bookkeeper import Bookkeeper, Settle
 from steelyard.processes.claims import Claims
 from steelyard.processes.office import Office, Outcome, transaction
+from steelyard.processes.only_writer import only_writer
 from steelyard.processes.posting_loop import PostingLoop, Thread
 from steelyard.processes.snapshot import EPOCH, bump, read_snapshot
 from steelyard.processes.teller_server import Session
@@ -97,8 +99,10 @@ class Books:
         )
         await self._claims.start(self._bookkeeper.live_series())
         self._posting.on_settled_death = self._settled_death
+        for seed in await self._thread.run(self._office.seeds):
+            self.teller.limit(seed)
         for opened, series in self._bookkeeper.open_requests():
-            self.teller.hold(opened.request_id, opened.tenant_id, opened.hold_nano, 0, series)
+            self.teller.hold(opened.request_id, opened.tenant_id, opened.hold_nano, 0, series, running(opened))
         self._greeted = asyncio.Event()
         self._awaited = set(self._bookkeeper.live_series())
         self._posting.absent.update(dict.fromkeys(self._awaited))
@@ -172,16 +176,16 @@ class Books:
     def noticed_close(self, series: str, count: int) -> None:
         self._posting.noticed_close(series, count)
 
-    async def decide_hold(self, ask: wire.HoldAsk, session: Session) -> int:
-        """A hold that is short of money or time: settle what has just finished, then decide again."""
+    async def decide_hold(self, ask: HoldAsk, session: Session) -> Granted:
+        """A hold that is short of money, room or time: settle what has just finished, then decide again."""
         await self._greeted.wait()
-        if self.teller.available(ask.tenant_id) < ask.want_nano and self.teller.held(ask.tenant_id):
+        if self.teller.may_grow(ask):
             await self._posting.free_up()
         if not self.open_for_holds:
             raise unavailable("books_unavailable", "The books cannot be written at the moment, so nothing is served.")
         if ask.request_id not in session.undecided or not session.alive:
-            return 0  # released, or its worker is gone
-        return self.teller.hold(ask.request_id, ask.tenant_id, ask.want_nano, ask.floor_nano, session.series)
+            return Granted(0)  # released, or its worker is gone
+        return self.teller.grant(ask, session.series) or Granted(0)
 
     async def greet(self, session: Session, hello: wire.Hello) -> wire.Welcome:
         """Give a new worker its epoch and series, or take a returning one back with its holds."""
@@ -209,7 +213,8 @@ class Books:
             raise CallerError(409, "stale_epoch", f"The journal {series} was settled as that of a dead worker.")
         for request_id, held in told.items():
             if request_id not in posted:
-                self.teller.hold(request_id, held.tenant_id, held.amount_nano, 0, series)
+                self.teller.release(request_id)  # its worker knows better what it takes
+                self.teller.hold(request_id, held.tenant_id, held.amount_nano, 0, series, held.use)
         for request_id in self.teller.owned(series) - told.keys() - opened:
             self.teller.release(request_id)
         self._seat(session, series)
@@ -301,6 +306,8 @@ class Books:
     def _take(self, outcome: Outcome) -> None:
         for tenant_id, amount_nano in outcome.added:
             self.teller.topup(tenant_id, amount_nano)
+        for seed in outcome.limited:
+            self.teller.limit(seed)
         if outcome.snapshot is not None:
             self._snapshot = outcome.snapshot
             for session in self._listeners:
@@ -330,19 +337,6 @@ class Books:
             "trouble": self._posting.trouble,
             "snapshot": self._snapshot.version,
         }
-
-
-@contextlib.contextmanager
-def _only_writer(data: DataDir) -> Iterator[None]:
-    """There is one books process for a data directory, whoever started it."""
-    descriptor = os.open(data.root / "books.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        yield
-    except BlockingIOError:
-        raise StartError(f"Another books process writes {data.root}. Stop it first.") from None
-    finally:
-        os.close(descriptor)
 
 
 def _watch_parent(loop: asyncio.AbstractEventLoop, books: Books) -> None:
@@ -382,7 +376,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     )
     try:
         data.prepare()
-        with _only_writer(data):
+        with only_writer(data):
             uvloop.run(_run(data))
     except (StartError, BooksError, WriterLost) as error:
         print(error, file=sys.stderr)

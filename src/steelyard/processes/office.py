@@ -26,7 +26,9 @@ from steelyard.kernel.records import Opened, Snapshot
 from steelyard.ledger.operations import Operation, Why, answered_before, record
 from steelyard.ledger.posting import open_wallet, post_topup
 from steelyard.ledger.purses import wallet_balances
+from steelyard.ledger.sublimits import Seed
 from steelyard.ledger.verify import verify
+from steelyard.processes.limiting import Limited, limit_lift, limit_list, limit_seeds, limit_set
 from steelyard.processes.receipts import open_receipt
 from steelyard.processes.replay import replay
 from steelyard.processes.rerating import post_rerating
@@ -46,6 +48,7 @@ class Outcome(NamedTuple):
     reply: Any
     added: tuple[tuple[int, int], ...] = ()  # (tenant, nano); a new wallet comes with 0
     snapshot: Snapshot | None = None
+    limited: tuple[Seed, ...] = ()  # sub-limits set or lifted
 
 
 def _nothing_held(tenant_id: int) -> int:
@@ -87,6 +90,9 @@ class Office:
             "prices.list": self._prices_list,
             "model.register": self._model_register,
             "model.withdraw": self._model_withdraw,
+            "limit.set": self._limited(limit_set),
+            "limit.list": self._limited(limit_list),
+            "limit.lift": self._limited(limit_lift),
             "receipt": self._receipt,
             "receipt.export": self._receipt_export,
             "rerate.post": self._rerate_post,
@@ -111,6 +117,20 @@ class Office:
         if replayed and self._journals is not None:
             findings += replay(connection, self._journals)
         return {"findings": msgspec.to_builtins(findings), "ok": all(finding.ok for finding in findings)}
+
+    def seeds(self) -> list[Seed]:
+        """All sub-limits in force with what the books say of the time before, for a teller that begins."""
+        with transaction(self._engine) as connection:
+            return limit_seeds(connection, self._clock)
+
+    def _limited(
+        self, act: Callable[[Connection, Payload, Clock], Limited]
+    ) -> Callable[[Connection, Payload], Outcome]:
+        def run(connection: Connection, payload: Payload) -> Outcome:
+            limited = act(connection, payload, self._clock)
+            return Outcome(limited.reply, limited=limited.seeds)
+
+        return run
 
     def _tenant_add(self, connection: Connection, payload: Payload) -> Outcome:
         currency = _text(payload, "currency") if payload.get("currency") is not None else "CNY"

@@ -19,6 +19,7 @@ from steelyard.kernel.clock import NS_PER_MS, NS_PER_S, Clock
 from steelyard.kernel.errors import BooksError, CallerError
 from steelyard.ledger.purse import Purse
 from steelyard.ledger.purses import read_purses
+from steelyard.ledger.sublimits import used_of
 from steelyard.ledger.teller import Teller
 from steelyard.processes.bookkeeper import Bookkeeper, Step
 from steelyard.processes.books_metrics import BooksMetrics
@@ -187,7 +188,8 @@ class PostingLoop:
         for rated in step.posted:
             opened = rated.settlement.opened
             self._note_owner(opened.request_id, told)
-            self._teller.settle(opened.request_id, opened.tenant_id, opened.hold_nano, rated.charge_nano)
+            used = used_of(rated.settlement)
+            self._teller.settle(opened.request_id, opened.tenant_id, opened.hold_nano, rated.charge_nano, used)
         for request_id in step.known:
             self._note_owner(request_id, told)
             self._teller.release(request_id)

@@ -1,7 +1,7 @@
 """The teller's side of the Unix socket: one session for each worker or command line.
 
-Owns the messages and the quick path of a hold: a wallet that covers what is asked is answered in the same turn of the
-loop. Everything that needs the database or another look at the journals is left to `Counter`. Knows no SQL.
+Owns the messages and the quick path of a hold: what wallet and sub-limits cover whole is granted in the same turn of
+the loop. Everything that needs the database or another look at the journals is left to `Counter`. Knows no SQL.
 """
 
 import asyncio
@@ -12,6 +12,7 @@ import msgspec
 
 from steelyard.kernel import limits
 from steelyard.kernel.errors import BooksError, CallerError, WriterLost, bad_request, overloaded, unavailable
+from steelyard.kernel.records import Granted, HoldAsk
 from steelyard.ledger import wire
 from steelyard.ledger.teller import Teller
 
@@ -23,7 +24,7 @@ class Counter(Protocol):
     def teller(self) -> Teller: ...
     @property
     def open_for_holds(self) -> bool: ...
-    async def decide_hold(self, ask: wire.HoldAsk, session: "Session") -> int: ...
+    async def decide_hold(self, ask: HoldAsk, session: "Session") -> Granted: ...
     async def greet(self, session: "Session", hello: wire.Hello) -> wire.Welcome: ...
     async def command(self, op: str, payload: dict[str, Any]) -> object: ...
     def noticed_close(self, series: str, count: int) -> None: ...
@@ -77,15 +78,16 @@ class Session(wire.Link):
         if self._tasks:
             await asyncio.wait(self._tasks)
 
-    def _hold(self, number: int, ask: wire.HoldAsk) -> None:
+    def _hold(self, number: int, ask: HoldAsk) -> None:
         counter = self._counter
         teller = counter.teller
         if not self.series:
             self._refuse(number, bad_request("Say hello as a worker before you ask for a hold."))
         elif not 0 <= ask.floor_nano <= ask.want_nano:
             self._refuse(number, bad_request("A hold needs 0 ≤ floor ≤ want."))
-        elif counter.open_for_holds and teller.available(ask.tenant_id) >= ask.want_nano:
-            granted = teller.hold(ask.request_id, ask.tenant_id, ask.want_nano, ask.floor_nano, self.series)
+        elif ask.max_tokens < 1 or ask.sequences < 1 or ask.prompt_tokens < 0:
+            self._refuse(number, bad_request("A hold is for at least one token of one sequence."))
+        elif counter.open_for_holds and (granted := teller.grant(ask, self.series, whole=True)) is not None:
             self.send(number, wire.OK, granted)
         else:
             self.undecided.add(ask.request_id)
@@ -99,7 +101,7 @@ class Session(wire.Link):
         if hold is not None and hold.owner == self.series:
             self._counter.teller.release(request_id)
 
-    async def _second_look(self, number: int, ask: wire.HoldAsk) -> None:
+    async def _second_look(self, number: int, ask: HoldAsk) -> None:
         try:
             granted = await self._counter.decide_hold(ask, self)
         except CallerError as error:

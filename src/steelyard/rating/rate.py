@@ -9,7 +9,17 @@ from collections.abc import Sequence
 from steelyard.kernel.errors import BooksError
 from steelyard.kernel.money import INT64_MAX, PICO_PER_NANO, divide_half_even
 from steelyard.kernel.quantities import Meter, Usage
-from steelyard.kernel.records import AmountLine, Rated, Settlement, Tariff, TariffLine
+from steelyard.kernel.records import (
+    AmountLine,
+    Caller,
+    Granted,
+    HoldAsk,
+    Order,
+    Rated,
+    Settlement,
+    Tariff,
+    TariffLine,
+)
 
 PRICE_METERS = (Meter.INPUT, Meter.CACHED_INPUT, Meter.OUTPUT)
 """What a price book charges customers for."""
@@ -61,6 +71,31 @@ def affordable_tokens(price: Tariff, prompt_tokens_max: int, sequences: int, mon
     if output.pico == 0:
         return INT64_MAX
     return left_nano * output.per * PICO_PER_NANO // (output.pico * sequences)
+
+
+def hold_ask(price: Tariff, order: Order, caller: Caller, bounds: tuple[int, int], opened_ns: int) -> HoldAsk:
+    """What to set aside for an order. `bounds`: prompt tokens and output tokens of one sequence, at most."""
+    prompt, output = bounds
+    return HoldAsk(
+        order.request_id,
+        caller.tenant_id,
+        worst_case_nano(price, prompt, output, order.sequences),
+        worst_case_nano(price, prompt, 1, order.sequences),
+        caller.project_id,
+        caller.key_id,
+        opened_ns,
+        prompt * order.sequences,
+        output,
+        order.sequences,
+    )
+
+
+def covered_tokens(price: Tariff, ask: HoldAsk, granted: Granted) -> int:
+    """The output tokens per sequence that what was granted covers, at most what was asked for."""
+    if granted.amount_nano >= ask.want_nano:
+        return min(ask.max_tokens, granted.max_tokens)
+    affordable = affordable_tokens(price, ask.prompt_tokens // ask.sequences, ask.sequences, granted.amount_nano)
+    return min(ask.max_tokens, granted.max_tokens, affordable)
 
 
 def _worst_prompt_nano(price: Tariff, prompt_tokens_max: int, sequences: int) -> int:

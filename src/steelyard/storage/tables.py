@@ -313,6 +313,24 @@ periods = Table(
     Column("closed_ns", BigInteger, nullable=False),
 )
 
+sublimits = Table(
+    "sublimits",
+    metadata,
+    Column("id", Integer, primary_key=True),  # of a subject, kind and length the latest is in force
+    Column("scope", String(8), nullable=False),  # a kernel.records.Scope
+    Column("subject_id", Integer, nullable=False),  # of the tenant, project or key
+    Column("tenant_id", ForeignKey("tenants.id"), nullable=False, index=True),
+    Column("name", String(64), nullable=False),  # the subject's
+    Column("kind", String(16), nullable=False),  # a kernel.records.LimitKind
+    Column("amount", BigInteger),  # nano-units of a budget, else a count; null: lifted
+    Column("every", String(8), nullable=False),  # budgets only: a kernel.calendar.Every
+    Column("zone", String(64), nullable=False),
+    Column("week_start", Integer, nullable=False),  # Monday = 0
+    Column("set_ns", BigInteger, nullable=False),
+    Column("reason", Text, nullable=False),
+    Column("actor", String(64), nullable=False),
+)
+
 # --- idempotency --------------------------------------------------------------------------------------------------
 
 answers = Table(

@@ -100,6 +100,23 @@ def test_a_topup_is_booked_and_a_repeated_one_is_not(terminal: Any) -> None:
     assert "¥17.50" in terminal("wallet", "show", "beta").out
 
 
+def test_limits_are_set_listed_and_lifted(terminal: Any) -> None:
+    budget = terminal("limit", "set", "--tenant", "acme", "--budget", "20.00", "--zone", "Asia/Shanghai", "--json").json
+    assert (budget[0]["amount"], budget[0]["spent_nano"]) == ("20.00", 0)  # the demo's request is of another month
+    assert budget[0]["begins_anew"].endswith("T16:00:00.000Z")
+    set_ = terminal("limit", "set", "--key", "1", "--rpm", "60", "--concurrency", "4", "--reason", "trial")
+    assert "60 requests a minute" in set_.out
+    listed = terminal("limit", "list", "--tenant", "acme")
+    assert "¥20.00 a month" in listed.out
+    assert "key 1 backend" in listed.out
+    lifted = terminal("limit", "lift", "--key", "1", "--kind", "rpm")
+    assert lifted.out == "Lifted 1 limit of the key backend.\n", lifted.err
+    assert terminal("limit", "lift", "--key", "1", "--json").json["lifted"] == 1
+    assert len(terminal("limit", "list", "--json").json) == 1
+    wrong = terminal("limit", "set", "--tenant", "acme")
+    assert (wrong.code, wrong.err.count("\n")) == (2, 1)
+
+
 def test_prices_are_checked_loaded_and_listed(terminal: Any, tmp_path: Path) -> None:
     from steelyard.catalog.demo import demo_price_text
 

@@ -13,7 +13,7 @@ from steelyard.kernel.directory import DatabaseUrl, DataDir
 from steelyard.kernel.errors import CallerError
 from steelyard.kernel.ids import secret_hash
 from steelyard.kernel.quantities import Usage
-from steelyard.kernel.records import Opened
+from steelyard.kernel.records import HoldAsk, Opened
 from steelyard.ledger.teller_client import TellerClient
 from steelyard.metering.journal import Journal
 from steelyard.processes.books import Books
@@ -67,7 +67,7 @@ class House:
     async def held(self, client: TellerClient, want: int = 1_000_000, floor: int = 1) -> Opened:
         """An open record with the hold it was given."""
         opened = self.requests.opened(hold_nano=0)
-        granted = await client.hold(opened.request_id, 1, want, floor)
+        granted = (await client.hold(HoldAsk(opened.request_id, 1, want, floor))).amount_nano
         values = {name: getattr(opened, name) for name in opened.__struct_fields__}
         return Opened(**values | {"hold_nano": granted})
 
@@ -136,8 +136,8 @@ async def test_a_running_request_has_an_open_receipt(house: House) -> None:
 async def test_fifty_concurrent_holds_drain_the_wallet_to_the_last_nano(house: House) -> None:
     clients = [await house.client(number) for number in range(2)]
     want = 130_000_001
-    asks = [clients[n % 2].hold(house.requests.ids.next(), 1, want, 1) for n in range(50)]
-    granted = await asyncio.gather(*asks)
+    asks = [clients[n % 2].hold(HoldAsk(house.requests.ids.next(), 1, want, 1)) for n in range(50)]
+    granted = [one.amount_nano for one in await asyncio.gather(*asks)]
     assert sum(granted) == 5_000_000_000
     assert granted.count(want) == 38
     assert granted.count(0) == 11
@@ -152,20 +152,20 @@ async def test_money_of_a_just_finished_request_is_found_before_a_refusal(house:
         journal.append(opened)
         journal.append(house.requests.closed(opened))
         client.closed()  # the next hold comes at once, before the journal is even synced
-    assert await client.hold(house.requests.ids.next(), 1, 5_000_000_000, 5_000_000_000) == 0
+    assert (await client.hold(HoldAsk(house.requests.ids.next(), 1, 5_000_000_000, 5_000_000_000))).amount_nano == 0
 
 
 async def test_a_release_gives_the_hold_back(house: House) -> None:
     client = await house.client()
     request_id = house.requests.ids.next()
-    await client.hold(request_id, 1, 10, 1)
+    await client.hold(HoldAsk(request_id, 1, 10, 1))
     client.release(request_id)
     assert await wallet(client) == (5_000_000_000, 0)
 
 
 async def test_a_cancelled_hold_is_given_back(house: House) -> None:
     client = await house.client()
-    task = asyncio.create_task(client.hold(house.requests.ids.next(), 1, 10, 1))
+    task = asyncio.create_task(client.hold(HoldAsk(house.requests.ids.next(), 1, 10, 1)))
     await asyncio.sleep(0)
     task.cancel()
     with pytest.raises(asyncio.CancelledError):
@@ -178,7 +178,7 @@ async def test_without_books_no_hold(house: House) -> None:
     await house.close_books()
     await until(lambda: not client.connected, "the loss to be noticed")
     with pytest.raises(CallerError) as refused:
-        await client.hold(house.requests.ids.next(), 1, 10, 1)
+        await client.hold(HoldAsk(house.requests.ids.next(), 1, 10, 1))
     assert (refused.value.status, refused.value.code) == (503, "books_unavailable")
 
 
@@ -187,7 +187,7 @@ async def test_a_worker_outlives_a_restart_of_the_books(house: House) -> None:
     client, journal = await house.worker()
     done, running = await house.held(client), await house.held(client)
     unopened = house.requests.ids.next()
-    await client.hold(unopened, 1, 7, 7)
+    await client.hold(HoldAsk(unopened, 1, 7, 7))
     for opened in (done, running):
         journal.append(opened)
     series = client.series
@@ -212,7 +212,7 @@ async def test_a_dead_worker_is_recovered_and_its_holds_are_released(house: Hous
     office = house.clients[0]
     client, journal = await house.worker()
     running = await house.held(client)
-    await client.hold(house.requests.ids.next(), 1, 7, 7)
+    await client.hold(HoldAsk(house.requests.ids.next(), 1, 7, 7))
     journal.append(running)
     epoch = client.epoch
     await client.close()
@@ -341,8 +341,8 @@ async def test_an_older_request_that_still_runs_is_found_again_after_a_restart(h
 async def test_a_hold_whose_answer_was_lost_is_given_back_at_the_next_hello(house: House) -> None:
     client = await house.client()
     lost, kept = house.requests.ids.next(), house.requests.ids.next()
-    await client.hold(lost, 1, 10, 1)
-    await client.hold(kept, 1, 20, 1)
+    await client.hold(HoldAsk(lost, 1, 10, 1))
+    await client.hold(HoldAsk(kept, 1, 20, 1))
     client._holds.pop(lost)  # as if the connection had broken before the answer came
     assert client._link is not None
     client._link.abort()

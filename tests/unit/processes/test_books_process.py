@@ -12,7 +12,7 @@ from tests.fakes.ledger import Requests, put_tariffs
 
 from steelyard.kernel.directory import DataDir
 from steelyard.kernel.errors import CallerError
-from steelyard.kernel.records import Opened
+from steelyard.kernel.records import HoldAsk, Opened
 from steelyard.ledger.teller_client import TellerClient
 from steelyard.metering.journal import Journal
 from steelyard.storage.database import open_database
@@ -68,7 +68,7 @@ async def test_kill_9_in_the_middle_of_traffic_loses_and_doubles_nothing(tmp_pat
         nonlocal served
         opened = requests.opened()
         try:
-            granted = await client.hold(opened.request_id, 1, 1_000_000, 1_000_000)
+            granted = (await client.hold(HoldAsk(opened.request_id, 1, 1_000_000, 1_000_000))).amount_nano
         except CallerError:
             await asyncio.sleep(0.01)
             return
@@ -114,7 +114,7 @@ async def test_a_locked_database_refuses_holds_and_keeps_everything(tmp_path: Pa
     journal = Journal.create(data.journals / client.series, segment_bytes=256 * 1024)
     requests = Requests()
     opened: Opened = requests.opened()
-    await client.hold(opened.request_id, 1, 1_000_000, 1_000_000)
+    await client.hold(HoldAsk(opened.request_id, 1, 1_000_000, 1_000_000))
     with closing(sqlite3.connect(data.database, isolation_level=None)) as other:
         other.execute("BEGIN IMMEDIATE")
         journal.append(opened)
@@ -124,7 +124,7 @@ async def test_a_locked_database_refuses_holds_and_keeps_everything(tmp_path: Pa
             while not (await client.command("status", {}))["trouble"]:
                 await asyncio.sleep(0.05)
         try:
-            await client.hold(requests.ids.next(), 1, 1, 1)
+            await client.hold(HoldAsk(requests.ids.next(), 1, 1, 1))
             refused = ""
         except CallerError as error:
             refused = error.code
@@ -132,7 +132,7 @@ async def test_a_locked_database_refuses_holds_and_keeps_everything(tmp_path: Pa
         other.execute("ROLLBACK")
     await until_settled(client)
     assert (await client.command("wallet.show", {"tenant": "acme"}))["balance_nano"] == 5_000_000_000 - CHARGE_NANO
-    assert await client.hold(requests.ids.next(), 1, 1, 1) == 1
+    assert (await client.hold(HoldAsk(requests.ids.next(), 1, 1, 1))).amount_nano == 1
     await client.close()
     journal.close()
     process.terminate()

@@ -14,7 +14,7 @@ from steelyard.kernel.clock import NS_PER_S
 from steelyard.kernel.directory import DatabaseUrl
 from steelyard.kernel.errors import CallerError
 from steelyard.kernel.quantities import Usage
-from steelyard.kernel.records import Opened
+from steelyard.kernel.records import HoldAsk, Opened
 from steelyard.ledger import answers
 from steelyard.ledger.teller_client import TellerClient
 from steelyard.ledger.wire import Claim, Kept
@@ -58,7 +58,7 @@ async def refused(client: TellerClient, claim: Claim) -> tuple[int, str]:
 
 async def charged(house: House, client: TellerClient, journal: Any, claim: Claim, usage: Usage | None = None) -> None:
     """The claim's request runs and closes."""
-    granted = await client.hold(claim.request_id, 1, 1_000_000, 1)
+    granted = (await client.hold(HoldAsk(claim.request_id, 1, 1_000_000, 1))).amount_nano
     made = house.requests.opened(hold_nano=granted)
     fields = {name: getattr(made, name) for name in made.__struct_fields__} | {"request_id": claim.request_id}
     opened = Opened(**fields)
@@ -223,7 +223,7 @@ def test_what_has_expired_is_deleted_and_what_runs_is_not(place: Path | Database
 
 async def test_a_correction_takes_no_money_that_requests_were_promised(house: House) -> None:
     client = await house.client(0)
-    assert await client.hold(house.requests.ids.next(), 1, 4_000_000_000, 1) == 4_000_000_000
+    assert (await client.hold(HoldAsk(house.requests.ids.next(), 1, 4_000_000_000, 1))).amount_nano == 4_000_000_000
     line = {"tenant_id": 1, "model": "small", "currency": "CNY", "wallet_nano": 3_000_000_000, "overrun_nano": 0}
     payload = {"book": "ab" * 32, "since_ns": 0, "until_ns": 10**18, "reason": "r", "actor": "a", "corrections": [line]}
     reply = await client.command("rerate.post", payload)
