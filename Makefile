@@ -42,9 +42,9 @@ $(VENV)/.dev: $(VENV)/.installed requirements-dev.lock
 	@$(PIP) install --require-hashes -r requirements-dev.lock $(PROGRESS)
 	@touch $@
 
-test: dev ## the whole suite
+test: dev ## the whole suite, two tests at a time; `make test PYTEST_ARGS="-n 0 tests/unit"` for a part of it
 	@BIN=$(BIN) sh tests/browser/find-chromium.sh
-	@$(BIN)/python -m pytest $(PYTEST_ARGS)
+	@$(BIN)/python -m pytest -n 2 --dist loadgroup $(PYTEST_ARGS)
 
 check: dev ## lint, import contract, types, tidy rules: seconds
 	@$(BIN)/ruff check src tests bench

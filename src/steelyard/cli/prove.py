@@ -27,6 +27,7 @@ from steelyard.cli.show import Show, count, words
 from steelyard.config import Settings, directory_of, load_settings
 from steelyard.kernel import limits
 from steelyard.kernel.clock import SystemClock
+from steelyard.kernel.directory import DataDir
 from steelyard.kernel.errors import BooksError, SteelyardError
 from steelyard.processes.customers import Dice
 from steelyard.processes.score import Score
@@ -77,7 +78,8 @@ def prove(kills: int, seed: int | None, no_engine: bool, postgres: bool, databas
         if root.exists():
             print(f"Everything is kept in {root}, seed {seed}.", file=sys.stderr)
         raise error
-    shutil.rmtree(root, ignore_errors=True)
+    for place in {DataDir(root).socket.parent, root}:  # the socket's own directory, when `root` has too long a name
+        shutil.rmtree(place, ignore_errors=True)
 
 
 def _books_place(root: Path, postgres: bool, database: str | None) -> AbstractContextManager[str]:
