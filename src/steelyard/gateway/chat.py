@@ -2,19 +2,22 @@
 
 import asyncio
 from collections.abc import Awaitable, Callable
+from functools import partial
 
 import structlog
 
 from steelyard.flow import House, paid_request
-from steelyard.gateway.chat_answer import ChatBody, ChatStream
+from steelyard.gateway.chat_answer import Bill, ChatBody, ChatStream
 from steelyard.gateway.chat_request import ChatOrder, parse_chat
 from steelyard.gateway.errors import error_body, error_headers, from_upstream, internal_error
 from steelyard.gateway.once import HEADER, Once, RecordingWire
 from steelyard.gateway.wire import Headers, Receive, Scope, Send, Wire, header
 from steelyard.kernel.errors import CallerError, ClientGone, UpstreamError
 from steelyard.kernel.ids import text_from_id
+from steelyard.kernel.money import text_from_nano
 from steelyard.kernel.quantities import Usage
-from steelyard.kernel.records import Caller, Event, Order, Quote
+from steelyard.kernel.records import Caller, Event, Order, Quote, Tariff
+from steelyard.rating.rate import charge_of
 
 log = structlog.get_logger()
 
@@ -25,6 +28,7 @@ class ChatExchange:
     caller: Caller | None = None
     _parsed: ChatOrder
     _form: ChatStream | ChatBody
+    _bill: Callable[[Usage], Bill]
 
     def __init__(self, wire: Wire, authorization: str | None, request_id: bytes, created_ns: int) -> None:
         self._wire = wire
@@ -49,6 +53,7 @@ class ChatExchange:
         return self._wire.gone
 
     def begin(self, order: Order, quote: Quote) -> None:
+        self._bill = self._form.bill = partial(bill_of, quote.price)
         if quote.lowered:
             self._headers.append((b"x-steelyard-max-tokens-lowered", str(quote.max_tokens).encode()))
         if self._parsed.ignored:
@@ -59,6 +64,9 @@ class ChatExchange:
         return self._form.render(sequence, event)
 
     def closing(self, usage: Usage) -> bytes:
+        if isinstance(self._form, ChatBody):
+            charge = text_from_nano(self._bill(usage).charge_nano)
+            self._headers.append((b"x-steelyard-charge", charge.encode()))
         return self._form.closing(usage)
 
     def failing(self, error: UpstreamError) -> bytes:
@@ -73,6 +81,11 @@ class ChatExchange:
                 headers.append((b"content-length", str(len(piece)).encode()))
             await self._wire.start(200, headers)
         await self._wire.send(piece)
+
+
+def bill_of(price: Tariff, usage: Usage) -> Bill:
+    """What this usage costs the customer by the tariff his request was opened with; the posting says the same."""
+    return Bill(sum(line.amount_nano for line in charge_of(usage, price)), price.currency)
 
 
 def id_headers(request_id: bytes) -> Headers:

@@ -3,30 +3,99 @@
 Owns the OpenAI dialect's projection of usage and its chunk order. Pure text making: the bytes are sent elsewhere.
 """
 
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import msgspec
 
+from steelyard import __version__
 from steelyard.kernel.clock import NS_PER_S
 from steelyard.kernel.errors import UpstreamError
+from steelyard.kernel.money import text_from_nano
 from steelyard.kernel.quantities import Usage
-from steelyard.kernel.records import Event, Order
+from steelyard.kernel.records import CallPiece, Event, Order
 
+FINGERPRINT = f"steelyard-{__version__}"
 _encode = msgspec.json.encode
 _DONE = b"data: [DONE]\n\n"
 
 
-def usage_object(usage: Usage) -> dict[str, Any]:
-    """OpenAI-style usage: `prompt_tokens` includes the cached ones. DeepSeek's two names are given as well."""
-    return {
+def usage_object(usage: Usage, reasoning_tokens: int = 0, bill: "Bill | None" = None) -> dict[str, Any]:
+    """OpenAI-style usage: `prompt_tokens` includes the cached ones. DeepSeek's two names are given as well, and what
+    this costs so far under `steelyard`."""
+    shown: dict[str, Any] = {
         "prompt_tokens": usage.prompt,
         "completion_tokens": usage.output,
         "total_tokens": usage.total,
         "prompt_tokens_details": {"cached_tokens": usage.cached_input},
-        "completion_tokens_details": {"reasoning_tokens": 0},
+        "completion_tokens_details": {"reasoning_tokens": min(reasoning_tokens, usage.output)},
         "prompt_cache_hit_tokens": usage.cached_input,
         "prompt_cache_miss_tokens": usage.input,
     }
+    if bill is not None:
+        shown["steelyard"] = bill.shown()
+    return shown
+
+
+class Bill(msgspec.Struct, frozen=True):
+    """What an answer costs by the price it was asked at, before it is posted."""
+
+    charge_nano: int
+    currency: str
+    estimated: bool = False  # the upstream gave no counts
+
+    def shown(self) -> dict[str, Any]:
+        shown: dict[str, Any] = {"charge": text_from_nano(self.charge_nano), "currency": self.currency}
+        return {**shown, "estimated": True} if self.estimated else shown
+
+
+class Spoken(msgspec.Struct):
+    """What a sequence has said so far, apart from its text."""
+
+    greeted: bool = False
+    finish: str | None = None
+    reasoning_tokens: int = 0
+    estimated: bool = False
+    texts: list[str] = []
+    reasoning: list[str] = []
+    refusal: list[str] = []
+    logprobs: list[Any] = []
+    calls: dict[int, dict[str, Any]] = {}
+
+    def message(self) -> dict[str, Any]:
+        """The whole turn, as an assistant's message."""
+        text = "".join(self.texts)
+        message: dict[str, Any] = {
+            "role": "assistant",
+            "content": text if text or not (self.calls or self.refusal) else None,
+            "refusal": "".join(self.refusal) or None,
+        }
+        if self.reasoning:
+            message["reasoning_content"] = message["reasoning"] = "".join(self.reasoning)
+        if self.calls:
+            message["tool_calls"] = [self.calls[index] for index in sorted(self.calls)]
+        return message
+
+    def call(self, piece: CallPiece) -> None:
+        """Add a piece of a tool call to the whole one."""
+        call = self.calls.setdefault(
+            piece.index, {"id": None, "type": "function", "function": {"name": "", "arguments": ""}}
+        )
+        call["id"] = piece.id or call["id"]
+        call["function"]["name"] += piece.name or ""
+        call["function"]["arguments"] += piece.arguments
+
+
+def head_of(order: Order, kind: str, created_ns: int, tier: str | None) -> dict[str, Any]:
+    """The fields every chunk of an answer repeats."""
+    head: dict[str, Any] = {
+        "id": f"chatcmpl-{order.request_id.hex()}",
+        "object": kind,
+        "created": created_ns // NS_PER_S,
+        "model": order.model,
+        "system_fingerprint": FINGERPRINT,
+    }
+    return {**head, "service_tier": tier} if tier else head
 
 
 class ChatStream:
@@ -34,17 +103,13 @@ class ChatStream:
 
     content_type = b"text/event-stream; charset=utf-8"
 
-    def __init__(self, order: Order, created_ns: int, include_usage: bool) -> None:
-        head = {
-            "id": f"chatcmpl-{order.request_id.hex()}",
-            "object": "chat.completion.chunk",
-            "created": created_ns // NS_PER_S,
-            "model": order.model,
-        }
+    def __init__(self, order: Order, created_ns: int, include_usage: bool, tier: str | None = None) -> None:
+        head = head_of(order, "chat.completion.chunk", created_ns, tier)
         self._prefix = b"data: " + _encode(head)[:-1] + b',"choices":'
         self._suffix = b',"usage":null}\n\n' if include_usage else b"}\n\n"
         self._include_usage = include_usage
-        self._greeted = bytearray(order.sequences)
+        self._spoken = [Spoken() for _ in range(order.sequences)]
+        self.bill: Callable[[Usage], Bill] | None = None
 
     def _chunk(self, index: int, delta: dict[str, Any], finish: str | None, logprobs: msgspec.Raw | None) -> bytes:
         choice = {"index": index, "delta": delta, "logprobs": logprobs, "finish_reason": finish}
@@ -53,11 +118,22 @@ class ChatStream:
     def render(self, sequence: int, event: Event) -> bytes:
         """The chunks of one event; empty when it says nothing."""
         pieces: list[bytes] = []
-        if not self._greeted[sequence]:
-            self._greeted[sequence] = 1
+        spoken = self._spoken[sequence]
+        spoken.reasoning_tokens = event.reasoning_tokens
+        spoken.estimated = event.estimated
+        if not spoken.greeted:
+            spoken.greeted = True
             pieces.append(self._chunk(sequence, {"role": "assistant", "content": ""}, None, None))
+        if event.reasoning:
+            delta = {"reasoning_content": event.reasoning, "reasoning": event.reasoning}
+            pieces.append(self._chunk(sequence, delta, None, None))
         if event.text or event.logprobs is not None:
             pieces.append(self._chunk(sequence, {"content": event.text}, None, event.logprobs))
+        if event.refusal:
+            pieces.append(self._chunk(sequence, {"refusal": event.refusal}, None, None))
+        if event.tool_calls:
+            calls = [_call_delta(piece) for piece in event.tool_calls]
+            pieces.append(self._chunk(sequence, {"tool_calls": calls}, None, None))
         if event.finish is not None:
             pieces.append(self._chunk(sequence, {}, event.finish, None))
         return b"".join(pieces)
@@ -65,7 +141,8 @@ class ChatStream:
     def closing(self, usage: Usage) -> bytes:
         if not self._include_usage:
             return _DONE
-        return self._prefix + b'[],"usage":' + _encode(usage_object(usage)) + b"}\n\n" + _DONE
+        shown = _usage_shown(usage, self._spoken, self.bill)
+        return self._prefix + b'[],"usage":' + _encode(shown) + b"}\n\n" + _DONE
 
     def failing(self, error: UpstreamError) -> bytes:
         """A failure after the first byte, in the form client libraries raise on."""
@@ -83,43 +160,61 @@ class ChatBody:
 
     content_type = b"application/json"
 
-    def __init__(self, order: Order, created_ns: int) -> None:
-        self._order = order
-        self._created_s = created_ns // NS_PER_S
-        self._texts: list[list[str]] = [[] for _ in range(order.sequences)]
-        self._finish: list[str | None] = [None] * order.sequences
-        self._logprobs: list[list[Any]] = [[] for _ in range(order.sequences)]
+    def __init__(self, order: Order, created_ns: int, tier: str | None = None) -> None:
+        self._head = head_of(order, "chat.completion", created_ns, tier)
+        self._spoken = [Spoken() for _ in range(order.sequences)]
+        self.bill: Callable[[Usage], Bill] | None = None
 
     def render(self, sequence: int, event: Event) -> bytes:
         """Nothing is sent before the end."""
-        self._texts[sequence].append(event.text)
-        if event.finish is not None:
-            self._finish[sequence] = event.finish
-        if event.logprobs is not None:
-            self._logprobs[sequence] += msgspec.json.decode(event.logprobs).get("content") or []
+        gather(self._spoken[sequence], event)
         return b""
 
     def closing(self, usage: Usage) -> bytes:
         choices = [
             {
                 "index": index,
-                "message": {"role": "assistant", "content": "".join(texts), "refusal": None},
-                "logprobs": {"content": self._logprobs[index]} if self._logprobs[index] else None,
-                "finish_reason": self._finish[index],
+                "message": spoken.message(),
+                "logprobs": {"content": spoken.logprobs, "refusal": None} if spoken.logprobs else None,
+                "finish_reason": spoken.finish,
             }
-            for index, texts in enumerate(self._texts)
+            for index, spoken in enumerate(self._spoken)
         ]
-        return _encode(
-            {
-                "id": f"chatcmpl-{self._order.request_id.hex()}",
-                "object": "chat.completion",
-                "created": self._created_s,
-                "model": self._order.model,
-                "choices": choices,
-                "usage": usage_object(usage),
-            }
-        )
+        return _encode({**self._head, "choices": choices, "usage": _usage_shown(usage, self._spoken, self.bill)})
 
     def failing(self, error: UpstreamError) -> bytes:
         """Never reached by bytes: a body that has not started becomes an HTTP error instead."""
         raise error
+
+
+def gather(spoken: Spoken, event: Event) -> None:
+    """Add what an event says to what the sequence has said."""
+    if event.text:
+        spoken.texts.append(event.text)
+    if event.reasoning:
+        spoken.reasoning.append(event.reasoning)
+    if event.refusal:
+        spoken.refusal.append(event.refusal)
+    for piece in event.tool_calls:
+        spoken.call(piece)
+    if event.logprobs is not None:
+        spoken.logprobs += msgspec.json.decode(event.logprobs).get("content") or []
+    spoken.finish = event.finish or spoken.finish
+    spoken.reasoning_tokens = event.reasoning_tokens
+    spoken.estimated = event.estimated
+
+
+def _usage_shown(usage: Usage, spoken: Sequence[Spoken], bill: Callable[[Usage], Bill] | None) -> dict[str, Any]:
+    reasoning_tokens = sum(one.reasoning_tokens for one in spoken)
+    if bill is None:
+        return usage_object(usage, reasoning_tokens)
+    priced = msgspec.structs.replace(bill(usage), estimated=any(one.estimated for one in spoken))
+    return usage_object(usage, reasoning_tokens, priced)
+
+
+def _call_delta(piece: CallPiece) -> dict[str, Any]:
+    """`index` always, id, type and name in the first piece only."""
+    if piece.id is None and piece.name is None:
+        return {"index": piece.index, "function": {"arguments": piece.arguments}}
+    function = {"name": piece.name, "arguments": piece.arguments}
+    return {"index": piece.index, "id": piece.id, "type": "function", "function": function}

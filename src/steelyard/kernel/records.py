@@ -163,7 +163,17 @@ class Granted(JournalRecord, frozen=True):
 
 
 class Order(Record, frozen=True):
-    """One request, stripped of its dialect."""
+    """One request, stripped of its dialect.
+
+    `params` is the canonical form: the fields of an OpenAI chat request, a superset of every dialect. Dialects
+    translate into it, upstream adapters out of it; what cannot be carried over is refused by name, never dropped.
+
+    - `messages`: turns of the roles system, user, assistant and tool. `content` is a text, null, or a list of parts
+      (`{"type": "text", "text": …}`, `image_url`, `input_audio`, `file`); a part keeps its `cache_control`. An
+      assistant's turn may have `tool_calls` and `reasoning_content`; a tool's turn has `tool_call_id`.
+    - `tools` (functions only), `tool_choice` ("none", "auto", "required" or `{"type": "function", …}`),
+      `parallel_tool_calls`, `response_format`, samplers, and fields we do not know, for upstreams that do.
+    """
 
     request_id: bytes
     model: str
@@ -198,13 +208,27 @@ class Quote(Record, frozen=True):
     priced_ns: int  # the moment whose prices count; the request is opened at it
 
 
+class CallPiece(Record, frozen=True):
+    """A piece of a tool call. `id` and `name` stand in the first piece of an `index` only."""
+
+    index: int  # which call of the sequence, counted from 0
+    id: str | None = None
+    name: str | None = None
+    arguments: str = ""  # the next piece of a JSON text
+
+
 class Event(Record, frozen=True):
     """What one sequence of an upstream said in one read. Counts are cumulative for the sequence."""
 
     text: str = ""
     usage: Usage = Usage()  # CPU and energy are not filled in here
-    finish: str | None = None  # "stop", "length", …; set once
-    logprobs: msgspec.Raw | None = None  # the dialect's own value, untouched
+    finish: str | None = None  # "stop", "length", "tool_calls", "content_filter"; set once
+    logprobs: msgspec.Raw | None = None  # an OpenAI chat choice's `logprobs`, untouched
+    reasoning: str = ""
+    tool_calls: tuple[CallPiece, ...] = ()
+    refusal: str = ""
+    reasoning_tokens: int = 0  # how many of `usage.output` were reasoning: told, not priced by itself
+    estimated: bool = False  # the upstream gave no counts: `usage` is our own estimate
 
 
 # --- what happened ------------------------------------------------------------------------------------------------

@@ -2,10 +2,10 @@ import json
 
 from msgspec import Raw
 
-from steelyard.gateway.chat_answer import ChatBody, ChatStream
+from steelyard.gateway.chat_answer import Bill, ChatBody, ChatStream
 from steelyard.kernel.errors import UpstreamError
 from steelyard.kernel.quantities import Usage
-from steelyard.kernel.records import Event, Order
+from steelyard.kernel.records import CallPiece, Event, Order
 
 USAGE = Usage(input=4, cached_input=6, output=3)
 
@@ -68,6 +68,68 @@ def test_a_body_is_sent_once_with_all_sequences() -> None:
     answer = json.loads(body.closing(USAGE))
     assert [c["message"]["content"] for c in answer["choices"]] == ["Hey", "Yo"]
     assert [c["finish_reason"] for c in answer["choices"]] == ["stop", "length"]
-    assert answer["choices"][0]["logprobs"] == {"content": [{"token": "a"}, {"token": "a"}]}
+    assert answer["choices"][0]["logprobs"] == {"content": [{"token": "a"}, {"token": "a"}], "refusal": None}
     assert answer["choices"][1]["logprobs"] is None
     assert answer["usage"]["total_tokens"] == 13
+
+
+CALLS = [
+    Event(reasoning="Hm"),
+    Event(tool_calls=(CallPiece(0, "call_a", "weather", ""), CallPiece(1, "call_b", "time", "{"))),
+    Event(tool_calls=(CallPiece(0, arguments='{"city":'), CallPiece(1, arguments="}"))),
+    Event(tool_calls=(CallPiece(0, arguments='"Bern"}'),), finish="tool_calls", reasoning_tokens=2),
+]
+
+
+def test_parallel_tool_calls_are_streamed_piece_by_piece() -> None:
+    stream = ChatStream(order(), 0, include_usage=True)
+    seen = events(b"".join(stream.render(0, event) for event in CALLS) + stream.closing(USAGE))
+    deltas = [e["choices"][0]["delta"] for e in seen[1:-2]]
+    assert deltas == [
+        {"reasoning_content": "Hm", "reasoning": "Hm"},
+        {
+            "tool_calls": [
+                {"index": 0, "id": "call_a", "type": "function", "function": {"name": "weather", "arguments": ""}},
+                {"index": 1, "id": "call_b", "type": "function", "function": {"name": "time", "arguments": "{"}},
+            ]
+        },
+        {
+            "tool_calls": [
+                {"index": 0, "function": {"arguments": '{"city":'}},
+                {"index": 1, "function": {"arguments": "}"}},
+            ]
+        },
+        {"tool_calls": [{"index": 0, "function": {"arguments": '"Bern"}'}}]},
+        {},
+    ]
+    assert seen[-3]["choices"][0]["finish_reason"] == "tool_calls"
+    assert seen[-2]["usage"]["completion_tokens_details"] == {"reasoning_tokens": 2}
+
+
+def test_a_body_holds_whole_tool_calls_and_no_empty_text() -> None:
+    body = ChatBody(order(), 0)
+    for event in CALLS:
+        body.render(0, event)
+    message = json.loads(body.closing(USAGE))["choices"][0]["message"]
+    assert message["content"] is None
+    assert message["reasoning_content"] == message["reasoning"] == "Hm"
+    assert [(call["id"], call["function"]) for call in message["tool_calls"]] == [
+        ("call_a", {"name": "weather", "arguments": '{"city":"Bern"}'}),
+        ("call_b", {"name": "time", "arguments": "{}"}),
+    ]
+
+
+def test_a_refusal_is_no_text() -> None:
+    body = ChatBody(order(), 0)
+    body.render(0, Event(refusal="No.", finish="stop"))
+    message = json.loads(body.closing(USAGE))["choices"][0]["message"]
+    assert (message["content"], message["refusal"]) == (None, "No.")
+
+
+def test_usage_carries_the_charge_and_says_when_counts_are_estimates() -> None:
+    stream = ChatStream(order(), 0, include_usage=True, tier="default")
+    stream.bill = lambda usage: Bill(usage.total * 10**6, "CNY")
+    stream.render(0, Event("x", finish="stop", estimated=True))
+    shown, _ = events(stream.closing(USAGE))
+    assert shown["usage"]["steelyard"] == {"charge": "0.013", "currency": "CNY", "estimated": True}
+    assert shown["service_tier"] == "default" and shown["system_fingerprint"].startswith("steelyard-")
