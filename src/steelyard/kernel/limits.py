@@ -48,6 +48,7 @@ COMMAND_REPLY_S = 120  # `verify` reads every row
 COMMANDS_PENDING_MAX = 256  # per connection; more answer 429
 RECONNECT_DELAYS_MS = (10, 20, 50, 100, 200)  # the last one repeats
 CLOSED_AWAITED_MS = 250  # a short wallet waits this long for closes announced but not yet synced
+HELD_AWAITED_MS = 2000  # before a wallet is refused whose money other requests hold at the moment
 WORKERS_AWAITED_MS = 5000  # after a restart, no hold is given before the living workers have told theirs
 BOOKS_RETRY_MS = (50, 200, 1000, 5000)  # database locked or disk full; the last one repeats
 DATABASE_CONNECT_S = 5
@@ -126,7 +127,7 @@ FREE_BYTES_MIN = 64 * 1024 * 1024  # beside the pre-allocated journal segments
 # the proof
 PROVE_KILLS_MAX = 100_000
 PROVE_RESTART_DELAYS_MS = (10,)  # no back-off: that a child dies again and again is the point
-PROVE_KILL_PAUSE_MS = (60, 500)  # between two kills, drawn evenly
+PROVE_KILL_PAUSE_MS = (40, 400)  # between two kills, drawn evenly
 PROVE_KILL_S_MAX = 5  # per kill: a campaign that takes longer on average has stopped moving
 PROVE_SETTLE_S = 60  # after the last request everything must be in the books
 PROVE_ANSWER_S = 60  # a customer gives one answer up after this

@@ -177,15 +177,27 @@ class Books:
         self._posting.noticed_close(series, count)
 
     async def decide_hold(self, ask: HoldAsk, session: Session) -> Granted:
-        """A hold that is short of money, room or time: settle what has just finished, then decide again."""
+        """A hold that is short of money, room or time: settle what has just finished, then decide again.
+
+        Nobody is refused for money that others hold at the moment: most of it comes back, so it is waited for a while.
+        """
         await self._greeted.wait()
-        if self.teller.may_grow(ask):
-            await self._posting.free_up()
-        if not self.open_for_holds:
-            raise unavailable("books_unavailable", "The books cannot be written at the moment, so nothing is served.")
-        if ask.request_id not in session.undecided or not session.alive:
-            return Granted(0)  # released, or its worker is gone
-        return self.teller.grant(ask, session.series) or Granted(0)
+        loop = asyncio.get_running_loop()
+        deadline_s = loop.time() + limits.HELD_AWAITED_MS / 1000
+        while True:
+            if self.teller.may_grow(ask):
+                await self._posting.free_up()
+            if not self.open_for_holds:
+                raise unavailable(
+                    "books_unavailable", "The books cannot be written at the moment, so nothing is served."
+                )
+            if ask.request_id not in session.undecided or not session.alive:
+                return Granted(0)  # released, or its worker is gone
+            granted = self.teller.grant(ask, session.series) or Granted(0)
+            covered = granted.amount_nano >= ask.floor_nano
+            if covered or not self.teller.held(ask.tenant_id) or loop.time() > deadline_s:
+                return granted
+            await asyncio.sleep(limits.SYNC_INTERVAL_MS / 1000)
 
     async def greet(self, session: Session, hello: wire.Hello) -> wire.Welcome:
         """Give a new worker its epoch and series, or take a returning one back with its holds."""

@@ -155,6 +155,17 @@ async def test_money_of_a_just_finished_request_is_found_before_a_refusal(house:
     assert (await client.hold(HoldAsk(house.requests.ids.next(), 1, 5_000_000_000, 5_000_000_000))).amount_nano == 0
 
 
+async def test_nobody_is_refused_for_money_that_others_hold_at_the_moment(house: House) -> None:
+    client = await house.client()
+    first, second = house.requests.ids.next(), house.requests.ids.next()
+    assert (await client.hold(HoldAsk(first, 1, 5_000_000_000, 1))).amount_nano == 5_000_000_000
+    waiting = asyncio.create_task(client.hold(HoldAsk(second, 1, 1000, 1000)))
+    await client.command("status", {})  # asked behind the hold, answered before it
+    assert not waiting.done()
+    client.release(first)
+    assert (await waiting).amount_nano == 1000
+
+
 async def test_a_release_gives_the_hold_back(house: House) -> None:
     client = await house.client()
     request_id = house.requests.ids.next()
