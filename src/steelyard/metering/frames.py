@@ -44,6 +44,11 @@ def segment_header(series: str, segment: int) -> bytes:
     return head + zlib.crc32(head).to_bytes(4, "little")
 
 
+def header_is_whole(header: bytes) -> bool:
+    """Whether these are the first bytes of a segment, of whichever series and number."""
+    return header.startswith(_MAGIC) and zlib.crc32(header[:-4]).to_bytes(4, "little") == header[-4:]
+
+
 def frame_from(record: Opened | Closed) -> bytes:
     """One record as it stands in the file."""
     body = _VERSION_BYTE + _encode(record)

@@ -18,6 +18,7 @@ from steelyard.kernel.records import Closed, Opened, Position
 from steelyard.metering.disk import Disk
 from steelyard.metering.frames import HEADER_BYTES, frame_from, segment_header, segment_path, segments
 from steelyard.metering.lock import LOCK_NAME, SeriesLock
+from steelyard.metering.reader import ends_of_data
 
 _SYSTEM_DISK = Disk()
 
@@ -78,9 +79,13 @@ class Journal:
             _sync_path(directory / LOCK_NAME, disk)
             disk.sync_directory(directory)  # no segment may outlive its lock: without one the series counts as unborn
             before = segments(directory)
-            if before:  # what the dead writer left in the page cache must be durable before we publish past it
-                _sync_path(segment_path(directory, before[-1]), disk)
+            for path, end in ends_of_data(directory).items():
+                os.truncate(path, end)  # as after a rotation: behind it would be damage
+                _sync_path(path, disk)  # what was left in the page cache is durable before we publish past it
             return cls(directory, lock, before[-1] + 1 if before else 0, segment_bytes, disk, threaded)
+        except BooksError:
+            lock.release()
+            raise
         except OSError as error:
             lock.release()
             raise BooksError(f"cannot open the journal {directory.name}: {error.strerror}") from error

@@ -13,6 +13,7 @@ from steelyard.kernel.records import Closed, Opened, Position, Record
 from steelyard.metering.frames import (
     HEADER_BYTES,
     PREFIX,
+    header_is_whole,
     length_is_possible,
     record_from,
     segment_header,
@@ -44,39 +45,73 @@ def read(directory: Path, position: Position, *, until: Position | None, max_rec
     """Up to `max_records` records from `position`, following the rotation of segments.
 
     `until` bounds the read; None means all that can be trusted: the synced position of a living writer, every whole
-    frame of a dead one. Raises BooksError when synced bytes of a living writer are damaged or a segment is missing.
+    frame of a dead one. Raises BooksError when anything before the synced position is damaged or missing.
     """
     if until is None and is_held(directory):
         until = synced(directory)
+    safe = _published(directory) if until is None else min(until, _published(directory))
     records: list[Opened | Closed] = []
     torn = False
     while until is None or position < until:
         last = until is not None and until.segment == position.segment
-        bound = until.offset if until is not None and last else None
-        start = max(position.offset, HEADER_BYTES)
         path = segment_path(directory, position.segment)
         try:
             fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
         except FileNotFoundError:
-            if any(number > position.segment for number in segments(directory)):
+            if position < safe or any(number > position.segment for number in segments(directory)):
                 raise BooksError(f"the segment {path.name} of the journal {directory.name} is missing") from None
             break
         try:
-            scan = _Scan(fd, start, bound)
+            scan = _Scan(fd, max(position.offset, HEADER_BYTES), until.offset if until is not None and last else None)
             if scan.begins(directory.name, position.segment):
                 scan.take(records, max_records)
         finally:
             os.close(fd)
         position = Position(position.segment, scan.offset)
-        if scan.torn and last:
-            raise BooksError(f"the journal {directory.name} is damaged at {path.name}, byte {scan.offset}")
-        if last or len(records) >= max_records:
+        if len(records) >= max_records:
             break
-        if not segment_path(directory, position.segment + 1).exists():
-            return Batch(records, position, torn or scan.torn)
+        # A rotated segment was cut to its data before anything behind it was published.
+        if position < safe and (position.segment == safe.segment or not scan.ended):
+            raise BooksError(f"the journal {directory.name} is damaged at {path.name}, byte {scan.offset}")
         torn = torn or scan.torn
+        if last or not (position < safe or segment_path(directory, position.segment + 1).exists()):
+            break
         position = Position(position.segment + 1, HEADER_BYTES)
     return Batch(records, position, torn)
+
+
+def _published(directory: Path) -> Position:
+    """The synced position; a lock file that a power loss has blanked promises nothing."""
+    try:
+        return synced(directory)
+    except BooksError:
+        return Position()
+
+
+def ends_of_data(directory: Path) -> dict[Path, int]:
+    """Where the data of a dead writer's last segments ends: those from the synced position on, by their path.
+
+    A segment without a header ends at 0. Raises BooksError when one is missing or ends before what was synced.
+    """
+    safe, ends = _published(directory), {}
+    if safe > Position() and not segment_path(directory, safe.segment).exists():
+        raise BooksError(f"the segment {safe.segment} of the journal {directory.name} is missing")
+    for segment in segments(directory):
+        if segment < safe.segment:
+            continue
+        path = segment_path(directory, segment)
+        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+        try:
+            scan = _Scan(fd, HEADER_BYTES, None)
+            begun = scan.begins(directory.name, segment)
+            if begun:
+                scan.take([], 1 << 62)
+        finally:
+            os.close(fd)
+        if Position(segment, scan.offset) < safe:
+            raise BooksError(f"the journal {directory.name} is damaged at {path.name}, byte {scan.offset}")
+        ends[path] = scan.offset if begun else 0
+    return ends
 
 
 class _Scan:
@@ -89,11 +124,18 @@ class _Scan:
         self.offset = offset
         self.torn = bound is not None and bound > self._size
 
+    @property
+    def ended(self) -> bool:
+        """Whether every byte of the segment was understood."""
+        return not self.torn and self.offset >= self._size
+
     def begins(self, series: str, segment: int) -> bool:
         """Whether this is the segment it should be. A blank one was being made when its writer died."""
         header = os.pread(self._fd, HEADER_BYTES, 0)
         if header == segment_header(series, segment):
             return True
+        if header_is_whole(header):
+            raise BooksError(f"a file in the place of segment {segment} of the journal {series} belongs elsewhere")
         self.torn = self.torn or not _is_blank(header)
         return False
 

@@ -144,7 +144,9 @@ class Bookkeeper:
         if tail is None or tail.recovered:
             return
         left = [self._opened[request_id][0] for request_id in tail.open_requests if request_id in self._opened]
-        self._write_own(recover(tail.directory, left, self._clock))
+        if tail.owed is None:
+            tail.owed = recover(tail.directory, left, self._clock)
+        self._write_own(tail.owed)
         tail.recovered = True
         if left:
             log.info("series_recovered", series=name, requests=len(left))

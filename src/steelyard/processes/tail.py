@@ -8,7 +8,7 @@ skipped by their id (ledger.posting). So nothing is lost and nothing counts twic
 import os
 from pathlib import Path
 
-from steelyard.kernel.records import Position
+from steelyard.kernel.records import Closed, Position
 from steelyard.metering import reader
 from steelyard.metering.frames import segment_path
 
@@ -22,6 +22,7 @@ class Tail:
         self.directory = directory
         self.name = directory.name
         self.live = live
+        self.owed: list[Closed] | None = None  # what recovery found, the same for every try to write it
         self.recovered = False
         self.closes = 0
         self._position = position

@@ -320,7 +320,7 @@ def test_a_series_that_is_being_born_is_not_taken_for_dead(tmp_path: Path) -> No
 
 
 def test_a_dead_series_is_continued_in_a_fresh_segment(tmp_path: Path) -> None:
-    """The books' own series outlives its process; a torn tail of the last life is not written over."""
+    """The books' own series outlives its process; a torn tail of the last life is cut off, not written over."""
     directory = tmp_path / "books"
     journal = Journal.create(directory)
     journal.append(closed(1))
@@ -332,7 +332,7 @@ def test_a_dead_series_is_continued_in_a_fresh_segment(tmp_path: Path) -> None:
     again.sync()
     batch = read(directory, Position(), until=None, max_records=ALL)
     assert batch.records == [closed(1), closed(3)]
-    assert batch.torn
+    assert not batch.torn
     assert batch.end == again.end
     again.close()
 

@@ -7,7 +7,7 @@ import msgspec
 import pytest
 from sqlalchemy import text
 from tests.fakes.ledger import Requests, books, outside
-from tests.fakes.metering import order, quote
+from tests.fakes.metering import FaultyDisk, order, quote
 
 from steelyard import flow
 from steelyard.kernel.clock import ManualClock
@@ -228,8 +228,8 @@ def test_what_an_upstream_made_above_its_cap_is_overrun(shop: Shop) -> None:
     assert shop.red() == set()
 
 
-def die(shop: Shop, *, short: bool = False) -> Closed:
-    """A worker dies in mid-answer; returns the close that books wrote for it. It ends up posted."""
+def died(shop: Shop, *, short: bool = False) -> Closed:
+    """A worker dies in mid-answer; returns the close that books will write for it."""
     directory = shop.journals / "w1-5"
     journal = shop.new_journal("w1-5")
     meter = Meter(journal, Slots.create(directory / "slots", 4), shop.clock, EnergyClocks(shop.root))
@@ -239,10 +239,16 @@ def die(shop: Shop, *, short: bool = False) -> Closed:
     if short:
         reading.intend(Usage(10, 0, 6))
     meter.close()
+    return Closed(reading.request_id, 0, Usage(10, 0, 5), End.WORKER_DIED, 0, 0, short)
+
+
+def die(shop: Shop, *, short: bool = False) -> Closed:
+    """A worker dies in mid-answer; returns the close that books wrote for it. It ends up posted."""
+    closed = died(shop, short=short)
     shop.bookkeeper.close()
     shop.bookkeeper = shop.new_bookkeeper(6)
     shop.bookkeeper.start()
-    return Closed(reading.request_id, 0, Usage(10, 0, 5), End.WORKER_DIED, 0, 0, short)
+    return closed
 
 
 @pytest.mark.postgres
@@ -250,6 +256,31 @@ def die(shop: Shop, *, short: bool = False) -> Closed:
 def test_what_a_dead_worker_left_is_replayed_with_the_recovered_closes(shop: Shop, short: bool) -> None:
     die(shop, short=short)
     assert (shop.journals / "books-6").is_dir()
+    assert shop.red() == set()
+
+
+def test_a_recovery_that_is_tried_again_writes_the_same_closes(shop: Shop, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A disk that could not sync what it had taken: the journal has the close twice, with one and the same moment."""
+    disk = FaultyDisk()
+    create = Journal.create
+    monkeypatch.setattr(Journal, "create", lambda directory, **sizes: create(directory, disk=disk, **sizes))
+    write = Journal.append
+
+    def append(journal: Journal, record: Opened | Closed) -> None:
+        write(journal, record)
+        disk.sync_fails = not disk.syncs_failed
+        disk.syncs_failed = True
+
+    died(shop)
+    late = shop.new_bookkeeper(7)
+    disk.syncs_failed = False
+    monkeypatch.setattr(Journal, "append", append)
+    with pytest.raises(BooksError, match="cannot sync"):
+        late.start()
+    disk.sync_fails = False
+    shop.clock.advance(1_000_000)
+    late.start()
+    shop.bookkeeper = late
     assert shop.red() == set()
 
 
