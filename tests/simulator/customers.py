@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
 MODEL, UPSTREAM = "m", "up"
 CONTEXT, OUTPUT_MAX = 400, 60
+_ENDS = {"overloaded": "slots exhausted", "insufficient_quota": "wallet spent to the last hold"}
 _pack, _unpack = msgspec.msgpack.encode, msgspec.msgpack.Decoder(Usage).decode
 
 
@@ -59,7 +60,7 @@ class Customer:
         finally:
             if not worker.process.dead:
                 worker.asking.pop(request_id, None)
-                world.tally[f"request ended: {end}"] += 1
+                world.tally[_ENDS.get(end, f"request ended: {end}")] += 1
                 if end == "insufficient_quota":
                     calm = world.now_ns - world.disturbed_ns > CALM_NS
                     self._oracle.refuse(request_id, self.floor_nano, calm, world.now_ns)

@@ -9,6 +9,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from tests.simulator.actors import BooksProcess, Worker
+from tests.simulator.damage import DAMAGE, damage_a_journal
 from tests.simulator.world import Process
 
 from steelyard.kernel.clock import NS_PER_MS, NS_PER_S
@@ -224,6 +225,7 @@ def crowd(sim: "Simulation") -> None:
 
 def lose_power(sim: "Simulation") -> None:
     """Everything dies at once; the disk keeps what was synced and whatever else it happened to have written."""
+    sim.mend()
     sim.world.note("the power fails", "power lost")
     sim.house.oracle.lose_power()
     for worker in [*sim.house.workers, *sim.house.replaced]:
@@ -258,9 +260,48 @@ FAULTS: dict[Callable[["Simulation"], None], int] = {
     step_clock: 3,
     pay_in: 8,
     crowd: 4,
+    damage_a_journal: 3,
     lose_power: 2,
 }
 FAIR_WEATHER = {fault: FAULTS[fault] for fault in (pay_in, crowd, step_clock, drain_worker)}
 """Some worlds know no other trouble: in them the oracle can tell exactly who is solvent."""
-INJECTED: tuple[str, ...] = ()
+_PLACES = ("write", "written", "sync", "synced", "directory sync", "allocation")
+INJECTED = (
+    *(f"worker killed at {place}" for place in (*_PLACES, "syncing", "slot store", "send", "sent")),
+    *(f"books killed at {place}" for place in (*_PLACES, "commit", "committed")),
+    *(
+        f"{process} killed {when}"
+        for process in ("worker", "books")
+        for when in ("at a random moment", "with the power")
+    ),
+    *(f"{process} stopped and continued" for process in ("worker", "books")),
+    *(f"{process}: SIGTERM" for process in ("worker", "books")),
+    "two workers with one number",
+    "worker killed because its journal has failed",
+    "worker: connection lost",
+    "worker: slow disk",
+    *(f"worker: {error}" for error in ("short write", "ENOSPC at write", "EROFS at write", "EIO at sync")),
+    *(f"worker: {error} at {what}" for error in ("ENOSPC", "EROFS") for what in ("segment", "slots")),
+    *(f"books: {error}" for error in ("ENOSPC at segment", "EROFS at segment", "EIO at sync")),
+    *(f"database: database is locked at {where}" for where in ("begin", "commit")),
+    "database: database or disk is full at write",
+    "database: disk I/O error at commit whose outcome is unknown",
+    "power lost",
+    "torn sectors after a power loss",
+    *(f"journal damaged: {what}" for what in DAMAGE),
+    "journal repaired",
+    "journal delivered twice",
+    "clock stepped back",
+    "clock stepped forward",
+    "price switched",
+    *(f"client gone {when}" for when in ("before it was opened", "before the first byte", "in mid-stream")),
+    "client gone before the end was told",
+    "slow reader",
+    *(f"upstream {what}" for what in ("refused", "cut its stream", "above its cap", "without usage")),
+    *(f"upstream {what}" for what in ("told usage twice", "took counts back")),
+    "crowd of one tenant",
+    "top-up beside holds",
+    "slots exhausted",
+    "wallet spent to the last hold",
+)
 """What a long campaign must have seen at least once."""

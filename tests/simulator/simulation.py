@@ -4,74 +4,30 @@ Owns the supervisor (what died is started again), the checks while it runs, and 
 the oracle must both be content, and no hold may be left.
 """
 
-import contextlib
-import functools
 import hashlib
-import itertools
-import os
 import shutil
 import traceback
-from collections.abc import Iterator
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
-import psutil
-import structlog
 from sqlalchemy import select
 from tests.simulator.actors import BooksProcess, Desk, Habits, House, Worker, end_quietly
-from tests.simulator.customers import CONTEXT as CONTEXT_TOKENS
-from tests.simulator.customers import MODEL, OUTPUT_MAX, UPSTREAM
+from tests.simulator.customers import MODEL
 from tests.simulator.faults import FAIR_WEATHER, FAULTS
+from tests.simulator.machine import BEGIN_NS, TENANTS_MAX, machine, template
 from tests.simulator.world import World
 
 from steelyard.catalog.store import tariffs_by_id
-from steelyard.kernel.clock import NS_PER_MS, NS_PER_S, ManualClock
+from steelyard.kernel.clock import NS_PER_MS, NS_PER_S
 from steelyard.kernel.records import Tariff
 from steelyard.ledger.chain import UsageRow
 from steelyard.ledger.purses import wallet_balances
-from steelyard.ledger.salt import ensure_secret
 from steelyard.ledger.verify import verify
-from steelyard.metering import journal, lock
-from steelyard.processes import bookkeeper, books
+from steelyard.metering import lock
 from steelyard.processes import replay as replaying
-from steelyard.processes.office import Office
-from steelyard.processes.teller_server import Session
 from steelyard.rating.rate import rate
 from steelyard.storage import tables
-from steelyard.storage.database import migrate, open_database
-
-BEGIN_NS = 1_790_000_000 * NS_PER_S
-TENANTS_MAX = 4
-PRICES = f"""
-[[price]]
-model = "{MODEL}"
-currency = "CNY"
-effective_from = 2020-01-01T00:00:00Z
-per = "1M tokens"
-input = "3.0005"
-cached_input = "0.3"
-output = "15.0015"
-source = "before"
-
-[[price]]
-model = "{MODEL}"
-currency = "CNY"
-effective_from = 2026-09-21T14:13:23Z
-per = "1M tokens"
-input = "4"
-cached_input = "0.4"
-output = "20"
-source = "three seconds after the beginning"
-
-[[cost]]
-upstream = "{UPSTREAM}"
-currency = "CNY"
-effective_from = 2020-01-01T00:00:00Z
-cpu_hour = "0.10"
-watts_per_busy_core = "8"
-kwh = "0.60"
-source = "test"
-"""
 
 
 class Result(NamedTuple):
@@ -108,7 +64,7 @@ class Simulation:
             breaks=rng.choice((0.0, 0.02, 0.1)),
             excess=rng.choice((0.0, 0.0, 0.05)),
             odd=rng.choice((0.0, 0.0, 0.05)),
-            topup_nano=rng.choice((3_000_000, 30_000_000, 1_000_000_000, 10_000_000_000)),
+            topup_nano=rng.choice((5_000_000, 30_000_000, 1_000_000_000, 10_000_000_000, 10_000_000_000)),
         )
         self.house = House(world, root, self.habits)
         world.wall_ns = BEGIN_NS + rng.randrange(4 * NS_PER_S)
@@ -117,6 +73,8 @@ class Simulation:
         self.books_fuses: list[int] = []
         self.worker_fuse = 0
         self.room_at_birth: int | None = None
+        self.damaged = False
+        self.repair: Callable[[], None] = lambda: None
         self.kills = 0
         self.faulty = True
         self.rows: list[UsageRow] = []
@@ -160,6 +118,11 @@ class Simulation:
         fault(self)
         self.world.after(rng.expovariate(1 / self.fault_every_ns), self._go_wrong)
 
+    def mend(self) -> None:
+        """Take back what was damaged on the disk."""
+        if self.damaged:
+            self.repair()
+
     def _supervise(self) -> None:
         """Start what is not there, replace what has failed: every 20 ms."""
         house, rng = self.house, self.world.random
@@ -194,6 +157,7 @@ class Simulation:
         world, house = self.world, self.house
         self.faulty = house.serving = False
         house.database_fails = 0.0
+        self.mend()
         for process in world.processes:
             process.fuse = 0
             process.disk.heal()
@@ -261,6 +225,7 @@ class Simulation:
             due = max((one for one in prices if one.effective_from_ns <= row.opened_ns), key=_effective)
             if due.id != row.price_id:
                 oracle.fault(f"I9: {row.request_id.hex()} was opened while another price was in force")
+        self.world.tally["price switched"] += len({row.price_id for row in rows}) > 1
         oracle.check(rows, balances)
         self.rows = rows
 
@@ -285,136 +250,14 @@ def _kill_books(sim: Simulation) -> None:
 FAULTS_AT_THE_END = (_kill_all, _kill_books)
 
 
-@functools.cache
-def _template(root: Path) -> Path:
-    """A database with tenants, prices and a model, made once by the real office and copied for every seed."""
-    path = root / "template.db"
-    path.unlink(missing_ok=True)
-    engine = open_database(path)
-    migrate(engine)
-    office = Office(engine, ManualClock(BEGIN_NS - NS_PER_S))
-    for number in range(1, TENANTS_MAX + 1):
-        office.command("tenant.add", {"name": f"t{number}"})
-    with engine.begin() as connection:
-        ensure_secret(connection, bytes)
-    office.command("prices.load", {"text": PRICES})
-    registration = {"name": MODEL, "upstream": UPSTREAM, "address": "127.0.0.1:1", "upstream_model": MODEL}
-    counts = {"context_tokens": CONTEXT_TOKENS, "max_output_tokens": OUTPUT_MAX, "default_max_tokens": OUTPUT_MAX // 2}
-    office.command("model.register", registration | counts)
-    engine.dispose()  # the last connection takes the write-ahead log into the file
-    return path
-
-
-class _Journals:
-    """Stands where the books make their own journal: it gets the simulated disk and no thread."""
-
-    def __init__(self, sim: Simulation) -> None:
-        self._sim = sim
-
-    def create(self, directory: Path, *, segment_bytes: int) -> object:
-        assert self._sim.house.books is not None
-        return self._sim.house.books.create_journal(directory, segment_bytes=segment_bytes)
-
-
-def _locks(world: World) -> type[lock.SeriesLock]:
-    """The real lock, known to its process, so that the kernel lets go of it when that dies."""
-
-    class KnownLock(lock.SeriesLock):
-        def __init__(self, fd: int) -> None:
-            super().__init__(fd)
-            if world.current is not None:
-                world.current.locks.append(self)
-            self._released = False
-
-        def release(self) -> None:
-            if not self._released:
-                self._released = True
-                super().release()
-
-    return KnownLock
-
-
-class SharedCache(dict[Any, Any]):
-    """Compiled statements for all engines of all processes: the first part of the key names the engine's dialect."""
-
-    one: "SharedCache"
-
-    def get(self, key: Any, default: Any = None) -> Any:
-        return super().get(key[1:], default)
-
-    def __setitem__(self, key: Any, value: Any) -> None:
-        super().__setitem__(key[1:], value)
-
-
-SharedCache.one = SharedCache()
-
-
-class NumberedSession(Session):
-    """Sessions are kept in sets: walked in the order in which they came, not in that of their addresses."""
-
-    _numbers = itertools.count()
-
-    def __init__(self, counter: books.Books) -> None:
-        super().__init__(counter)
-        self._number = next(self._numbers)
-
-    def __hash__(self) -> int:
-        return self._number
-
-
-@contextlib.contextmanager
-def _machine(sim: Simulation) -> Iterator[None]:
-    """What the program asks the system for by name: process ids, its database, its log, journals."""
-    real_pid, real_exists, real_log = os.getpid, psutil.pid_exists, structlog.get_config()
-    real = {name: getattr(books, name) for name in ("open_database", "migrate")}
-    real["make_durable"] = bookkeeper.make_durable
-
-    def pid() -> int:
-        return sim.world.current.pid if sim.world.current else real_pid()
-
-    def exists(number: int) -> bool:
-        return any(process.pid == number and not process.dead for process in sim.world.processes)
-
-    def open_instrumented(path: Path, *, readonly: bool = False) -> object:
-        engine = real["open_database"](path, readonly=readonly)
-        assert sim.house.books is not None
-        engine._compiled_cache = SharedCache.one
-        return engine if readonly else sim.house.books.instrument(engine)
-
-    def open_scratch(path: Path) -> object:
-        engine = real["open_database"](path)
-        engine._compiled_cache = SharedCache.one
-        return engine
-
-    def make_durable(directory: Path) -> None:
-        real["make_durable"](directory, sim.world.current.disk)
-
-    os.getpid, psutil.pid_exists = pid, exists  # type: ignore[assignment]
-    replaying.open_database, bookkeeper.make_durable = open_scratch, make_durable
-    books.open_database, books.migrate = open_instrumented, lambda engine: None  # type: ignore[assignment]
-    books.Session, NumberedSession._numbers = NumberedSession, itertools.count()  # type: ignore[misc]
-    journal.SeriesLock, real_lock = _locks(sim.world), journal.SeriesLock  # type: ignore[misc]
-    bookkeeper.Journal, real_journal = _Journals(sim), bookkeeper.Journal  # type: ignore[misc,assignment]
-    structlog.configure(wrapper_class=structlog.make_filtering_bound_logger("critical"))
-    try:
-        yield
-    finally:
-        os.getpid, psutil.pid_exists = real_pid, real_exists
-        books.open_database, books.migrate = real["open_database"], real["migrate"]
-        replaying.open_database, bookkeeper.make_durable = real["open_database"], real["make_durable"]
-        books.Session = Session  # type: ignore[misc]
-        bookkeeper.Journal, journal.SeriesLock = real_journal, real_lock  # type: ignore[misc]
-        structlog.configure(**real_log)
-
-
 def simulate(seed: int, steps: int, folder: Path) -> Result:
     """Run one seed in a folder of its own (a memory file system is quickest) and say what was found."""
     root = folder / "data"
     shutil.rmtree(root, ignore_errors=True)
     sim = Simulation(seed, root)
     sim.house.data.prepare()
-    shutil.copy(_template(folder), sim.house.data.database)
-    with _machine(sim):
+    shutil.copy(template(folder), sim.house.data.database)
+    with machine(sim):
         try:
             sim.run(steps)
         except Exception as error:
@@ -431,7 +274,7 @@ def simulate(seed: int, steps: int, folder: Path) -> Result:
         short=sum(row.short_by_one_read for row in rows),
         refused=oracle.refused,
         kills=sim.kills,
-        tally=dict(sim.world.tally),
+        tally={name: count for name, count in sim.world.tally.items() if count},
         fingerprint=sim.fingerprint,
         faults=oracle.faults,
         trail=list(sim.world.trail),
