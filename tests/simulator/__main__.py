@@ -16,6 +16,7 @@ import platform
 import sys
 import tempfile
 import time
+import warnings
 from collections import Counter
 from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
@@ -36,6 +37,7 @@ def run(seed: int, steps: int, mutant: str | None, folder: Path) -> "Result":
     from tests.simulator.simulation import simulate
 
     sys.unraisablehook = lambda _: None  # generators of killed processes, collected in mid-air
+    warnings.simplefilter("ignore", RuntimeWarning)  # coroutines of processes that died before their first step
     gc.disable()  # a world is small, and collected as a whole when it is over
     with mutated(mutant) if mutant else nullcontext():
         result = simulate(seed, steps, folder)
