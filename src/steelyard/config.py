@@ -52,6 +52,9 @@ class Settings(BaseSettings):
     threads: int = Field(default_factory=_threads, ge=1, le=256, description="CPU threads of the engine")
     slots: int = Field(4, ge=1, le=64, description="sequences the engine decodes at once")
     context: int = Field(4096, ge=256, le=1_048_576, description="tokens of context per sequence")
+    durability: Literal["normal", "strict"] = Field(
+        "normal", description="strict holds the last bytes of an answer until its close is on the disk"
+    )
     drain_s: int = Field(limits.DRAIN_S, ge=0, le=3600, description="seconds running streams get at shutdown")
     log_level: Literal["debug", "info", "warning", "error"] = Field("info", description="least level that is logged")
 

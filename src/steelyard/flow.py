@@ -8,21 +8,21 @@ calls two stages in a row. Knows no HTTP and no SQL: the customer's side is an `
 
 import asyncio
 from collections.abc import Mapping, Sequence
-from contextlib import aclosing
+from contextlib import aclosing, suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from steelyard.catalog.tariffs import COST_NEEDS, PRICE_NEEDS, complete, in_force
+from steelyard.catalog.tariffs import COST_NEEDS, PRICE_NEEDS, usable
 from steelyard.identity.keys import authenticate
 from steelyard.kernel.clock import Clock
-from steelyard.kernel.errors import ClientGone, UpstreamError, price_missing, unknown_model, wallet_empty
+from steelyard.kernel.errors import ClientGone, UpstreamError, unknown_model, wallet_empty
 from steelyard.kernel.quantities import Usage
 from steelyard.kernel.records import Caller, End, Order, Position, Quote, Rated, Settlement, Tariff, Terms
 from steelyard.kernel.roles import Answer, Ask, Teller
 from steelyard.metering.meter import Meter, Reading
 from steelyard.rating.rate import covered_tokens, hold_ask, rate
 from steelyard.routing.choose import choose
-from steelyard.upstream.fanout import call
+from steelyard.upstream.fanout import at_cap, call
 from steelyard.upstream.protocol import Upstream
 
 if TYPE_CHECKING:
@@ -39,6 +39,7 @@ class House:
     meter: Meter
     upstreams: Mapping[str, Upstream]
     clock: Clock
+    strict: bool = False  # the last bytes of an answer wait until its close is on the medium
 
 
 async def paid_request(house: House, ask: Ask, answer: Answer) -> Settlement:
@@ -56,11 +57,10 @@ async def paid_request(house: House, ask: Ask, answer: Answer) -> Settlement:
     except BaseException:
         house.teller.release(order.request_id)
         raise
-    end = End.UPSTREAM_ERROR
+    end, last = End.UPSTREAM_ERROR, b""
     try:
         answer.begin(order, quote)
-        await relay(house, order, quote, reading, answer)
-        end = End.COMPLETE
+        end, last = await relay(house, order, quote, reading, answer)
     except UpstreamError as error:
         end = End.REFUSED if 400 <= error.status < 500 else End.UPSTREAM_ERROR
         if not reading.started:
@@ -75,6 +75,10 @@ async def paid_request(house: House, ask: Ask, answer: Answer) -> Settlement:
     finally:
         closed = reading.close(end)
         house.teller.closed()
+    if last:
+        with suppress(ClientGone):
+            await reading.durable(answer)
+            await answer.send(last)  # to one who is gone as well: what an Idempotency-Key keeps must be whole
     return Settlement(reading.opened, closed)
 
 
@@ -86,9 +90,7 @@ async def hold(house: House, caller: Caller, order: Order) -> Terms:
         raise unknown_model(order.model)
     offers = choose(model)
     priced_ns = house.meter.now_ns()
-    price = in_force(snapshot.prices.get(model.name, ()), priced_ns)
-    if price is None or price.currency != caller.currency or not complete(price, PRICE_NEEDS):
-        raise price_missing(model.name)
+    price = usable(model.name, snapshot.prices.get(model.name, ()), priced_ns, caller.currency, PRICE_NEEDS)
     prompt = min(order.prompt_tokens_max, max(offer.context_tokens for offer in offers))
     asked = min(order.max_tokens or model.default_max_tokens, max(offer.max_output_tokens for offer in offers))
     ask = hold_ask(price, order, caller, (prompt, asked), priced_ns)
@@ -102,23 +104,28 @@ async def hold(house: House, caller: Caller, order: Order) -> Terms:
 def route(house: House, caller: Caller, order: Order, terms: Terms) -> Quote:
     """Choose the offer and name its cost tariff; an upstream without one is not used (fail closed)."""
     offer = choose(terms.model)[0]
-    cost = in_force(house.teller.snapshot.costs.get(offer.upstream, ()), terms.priced_ns)
-    if cost is None or cost.currency != caller.currency or not complete(cost, COST_NEEDS):
-        raise price_missing(order.model)
+    costs = house.teller.snapshot.costs.get(offer.upstream, ())
+    cost = usable(order.model, costs, terms.priced_ns, caller.currency, COST_NEEDS)
     max_tokens = min(terms.max_tokens, offer.max_output_tokens)
-    return Quote(caller, offer, terms.price, cost, terms.hold_nano, max_tokens, terms.lowered, terms.priced_ns)
+    lowered = terms.lowered and max_tokens == terms.max_tokens
+    return Quote(caller, offer, terms.price, cost, terms.hold_nano, max_tokens, lowered, terms.priced_ns)
 
 
-async def relay(house: House, order: Order, quote: Quote, reading: Reading, answer: Answer) -> None:
-    """Call the upstream and pass on what it says. Intend, send, commit: a count never runs ahead of its bytes."""
-    total = Usage()
+async def relay(house: House, order: Order, quote: Quote, reading: Reading, answer: Answer) -> tuple[End, bytes]:
+    """Call the upstream and pass on what it says. Returns the end, and the bytes that wait until that is durable."""
+    total, end, last = Usage(), End.COMPLETE, b""
     upstream = house.upstreams[quote.offer.upstream]
     async with aclosing(call(upstream, quote.offer, order, quote.max_tokens)) as events:
         async for sequence, event, total in events:
-            piece = answer.render(sequence, event)
-            if piece:
+            if piece := answer.render(sequence, event):
                 await _deliver(reading, answer, piece, total)
-    await _deliver(reading, answer, answer.closing(total), total)
+            if event.finish is not None and quote.lowered and at_cap(event, quote.max_tokens):
+                end = End.MONEY_ENDED
+    closing = answer.closing(total)
+    if house.strict:
+        closing, last = answer.parted(closing)
+    await _deliver(reading, answer, closing, total)
+    return end, last
 
 
 async def _deliver(reading: Reading, answer: Answer, piece: bytes, usage: Usage) -> None:

@@ -113,6 +113,9 @@ class FakeAnswer:
     def closing(self, usage: Usage) -> bytes:
         return f"end {usage.total}".encode()
 
+    def parted(self, closing: bytes) -> tuple[bytes, bytes]:
+        return closing[:-1], closing[-1:]
+
     def failing(self, error: UpstreamError) -> bytes:
         return b"failed"
 

@@ -96,6 +96,9 @@ class Customer:
         self._told_all = True
         return _pack(usage)
 
+    def parted(self, closing: bytes) -> tuple[bytes, bytes]:
+        return closing, b""
+
     def failing(self, error: UpstreamError) -> bytes:
         return b""
 

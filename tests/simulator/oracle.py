@@ -43,7 +43,7 @@ def price_nano(usage: Usage, price: Tariff) -> int:
 
 def sold(usage: Usage, end: str) -> Usage:
     """An answer cut before its first output token is worth nothing."""
-    if not usage.output and end != "complete":
+    if not usage.output and end not in ("complete", "money_ended"):
         return NOTHING
     return Usage(usage.input, usage.cached_input, usage.output)
 

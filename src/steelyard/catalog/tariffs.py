@@ -5,6 +5,7 @@ Pure functions of records. Versions are never edited: of two with the same date 
 
 from collections.abc import Collection, Iterable
 
+from steelyard.kernel.errors import price_missing
 from steelyard.kernel.quantities import Meter
 from steelyard.kernel.records import Tariff
 
@@ -17,6 +18,14 @@ def in_force(versions: Iterable[Tariff], at_ns: int) -> Tariff | None:
     """The version that prices a request opened at `at_ns`, or None when there is none yet."""
     begun = (version for version in versions if version.effective_from_ns <= at_ns)
     return max(begun, key=newest, default=None)
+
+
+def usable(model: str, versions: Iterable[Tariff], at_ns: int, currency: str, needs: Collection[Meter]) -> Tariff:
+    """The version in force, if it prices all of `needs` in this currency. Raises CallerError `price_missing`."""
+    found = in_force(versions, at_ns)
+    if found is None or found.currency != currency or not complete(found, needs):
+        raise price_missing(model)
+    return found
 
 
 def complete(tariff: Tariff, needs: Collection[Meter]) -> bool:

@@ -46,6 +46,7 @@ def worker_service(settings: Settings, number: int, key: str) -> Service:
     command = [sys.executable, "-m", "steelyard.processes.worker", "--data", str(settings.data)]
     command += ["--host", settings.host, "--port", str(settings.port)]
     command += ["--worker", str(number), "--drain", str(settings.drain_s)]
+    command += ["--strict"] if settings.durability == "strict" else []
     environment = {KEY_VARIABLE: key} | directory_of(settings).environment
     return Service(f"{WORKER}{number}", lambda: command, environment)
 

@@ -154,6 +154,7 @@ WORDS = {
     "state.provisional": "provisional",
     "state.posted": "posted",
     "end.complete": "complete",
+    "end.money_ended": "money ended",
     "end.client_gone": "client gone",
     "end.upstream_error": "upstream error",
     "end.refused": "refused",

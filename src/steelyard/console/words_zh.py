@@ -148,6 +148,7 @@ WORDS = {
     "state.provisional": "待过账",
     "state.posted": "已过账",
     "end.complete": "完成",
+    "end.money_ended": "余额用尽",
     "end.client_gone": "客户断开",
     "end.upstream_error": "上游错误",
     "end.refused": "被拒绝",

@@ -36,6 +36,7 @@ class ChatExchange:
         self._request_id = request_id
         self._created_ns = created_ns
         self._headers: Headers = []
+        self._body_bytes = 0
 
     async def order(self) -> Order:
         body = await self._wire.body()
@@ -67,7 +68,12 @@ class ChatExchange:
         if isinstance(self._form, ChatBody):
             charge = text_from_nano(self._bill(usage).charge_nano)
             self._headers.append((b"x-steelyard-charge", charge.encode()))
-        return self._form.closing(usage)
+        closing = self._form.closing(usage)
+        self._body_bytes = len(closing)
+        return closing
+
+    def parted(self, closing: bytes) -> tuple[bytes, bytes]:
+        return self._form.parted(closing)
 
     def failing(self, error: UpstreamError) -> bytes:
         return self._form.failing(error)
@@ -78,7 +84,7 @@ class ChatExchange:
             if isinstance(self._form, ChatStream):
                 headers += [(b"cache-control", b"no-cache"), (b"x-accel-buffering", b"no")]
             else:
-                headers.append((b"content-length", str(len(piece)).encode()))
+                headers.append((b"content-length", str(self._body_bytes).encode()))
             await self._wire.start(200, headers)
         await self._wire.send(piece)
 

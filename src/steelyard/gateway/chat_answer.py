@@ -144,6 +144,10 @@ class ChatStream:
         shown = _usage_shown(usage, self._spoken, self.bill)
         return self._prefix + b'[],"usage":' + _encode(shown) + b"}\n\n" + _DONE
 
+    def parted(self, closing: bytes) -> tuple[bytes, bytes]:
+        """Nothing that the model said is in it, so all of it may wait."""
+        return b"", closing
+
     def failing(self, error: UpstreamError) -> bytes:
         """A failure after the first byte, in the form client libraries raise on."""
         inner = {
@@ -181,6 +185,10 @@ class ChatBody:
             for index, spoken in enumerate(self._spoken)
         ]
         return _encode({**self._head, "choices": choices, "usage": _usage_shown(usage, self._spoken, self.bill)})
+
+    def parted(self, closing: bytes) -> tuple[bytes, bytes]:
+        """The answer leaves but for its last brace: until that comes no client takes it for whole."""
+        return closing[:-1], closing[-1:]
 
     def failing(self, error: UpstreamError) -> bytes:
         """Never reached by bytes: a body that has not started becomes an HTTP error instead."""

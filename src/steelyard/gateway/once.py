@@ -188,5 +188,5 @@ def sold(settlement: Settlement) -> bool:
 
 
 def is_whole(settlement: Settlement, wire: RecordingWire) -> bool:
-    """Complete, or a stream whose every token is charged and of which only the end did not get through."""
-    return settlement.closed.end == End.COMPLETE or (sold(settlement) and wire.saw_stream_end)
+    """Whole, or a stream whose every token is charged and of which only the end did not get through."""
+    return End(settlement.closed.end).whole or (sold(settlement) and wire.saw_stream_end)

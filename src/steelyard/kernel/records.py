@@ -229,6 +229,7 @@ class Event(Record, frozen=True):
     refusal: str = ""
     reasoning_tokens: int = 0  # how many of `usage.output` were reasoning: told, not priced by itself
     estimated: bool = False  # the upstream gave no counts: `usage` is our own estimate
+    cut: bool = False  # we ended the sequence, because the upstream went beyond its cap
 
 
 # --- what happened ------------------------------------------------------------------------------------------------
@@ -238,11 +239,17 @@ class End(StrEnum):
     """Why a request ended."""
 
     COMPLETE = "complete"  # the answer was delivered whole
+    MONEY_ENDED = "money_ended"  # delivered up to the last token that the wallet covered
     CLIENT_GONE = "client_gone"  # the customer hung up; what had left is settled
     UPSTREAM_ERROR = "upstream_error"  # the upstream failed; what had left is settled
     REFUSED = "refused"  # the upstream refused the request; nothing was delivered
     DRAINED = "drained"  # the platform stopped while the answer ran
     WORKER_DIED = "worker_died"  # settled from the slot after a crash
+
+    @property
+    def whole(self) -> bool:
+        """The answer came to its own end, and the customer was told so."""
+        return self in (End.COMPLETE, End.MONEY_ENDED)
 
 
 class Kind(IntEnum):

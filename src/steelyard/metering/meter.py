@@ -4,10 +4,13 @@ Owns the pairing of journal and slots (open: slot, then record; close: record, t
 requests in flight. Knows no prices. Invariant I6: usage in a close record has left user space, every token of it.
 """
 
+import asyncio
+
 from steelyard.kernel.clock import Clock
 from steelyard.kernel.errors import BooksError, overloaded, unavailable
 from steelyard.kernel.quantities import Usage
 from steelyard.kernel.records import Closed, End, Opened, Order, Quote
+from steelyard.kernel.roles import Answer
 from steelyard.metering.energy import EnergyClocks, EnergyGauge, energy_uj
 from steelyard.metering.journal import Journal
 from steelyard.metering.slots import Slots
@@ -107,6 +110,7 @@ class Reading:
         "_opened_mono_ns",
         "_slots",
         "_watts_milli",
+        "_written",
         "delivered",
         "opened",
         "started",
@@ -126,6 +130,7 @@ class Reading:
         self._intended = _NOTHING
         self._first_token_ns = 0
         self._closed: Closed | None = None
+        self._written = False  # the journal has the close record
 
     @property
     def request_id(self) -> bytes:
@@ -171,8 +176,24 @@ class Reading:
             self._meter._journal.append(self._closed)
         except BooksError:
             return self._closed
+        self._written = True
         self._slots.free(opened.slot)
         return self._closed
+
+    async def durable(self, answer: Answer) -> None:
+        """Return when the close record is on the medium, or when the customer has gone.
+
+        Raises CallerError `journal_failed` when it never will be.
+        """
+        try:
+            if not self._written:
+                raise BooksError("the close record was not written")
+            await self._meter._journal.wait_synced()
+        except BooksError as error:
+            raise unavailable("journal_failed", "The end of this answer could not be put on record.") from error
+        except asyncio.CancelledError:
+            if not answer.gone:
+                raise
 
     def _cpu_ns(self) -> int:
         return max(0, self._gauge.per_sequence_ns() - self._opened_cpu_ns) * self.opened.sequences
@@ -185,6 +206,6 @@ def settled_usage(delivered: Usage, end: End, cpu_ns: int, watts_milli: int) -> 
     counted either; our own CPU time and energy were spent all the same.
     """
     energy = energy_uj(cpu_ns, watts_milli)
-    if delivered.output == 0 and end is not End.COMPLETE:
+    if delivered.output == 0 and not end.whole:
         return Usage(cpu_ns=cpu_ns, energy_uj=energy)
     return Usage(delivered.input, delivered.cached_input, delivered.output, cpu_ns, energy)

@@ -67,6 +67,9 @@ class PlayExchange:
         self._usage = usage
         return b""
 
+    def parted(self, closing: bytes) -> tuple[bytes, bytes]:
+        return closing, b""  # the page shows the receipt; it waits for that
+
     def failing(self, error: UpstreamError) -> bytes:
         return b""
 

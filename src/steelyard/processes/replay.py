@@ -18,7 +18,7 @@ from steelyard.catalog.store import tariffs_by_id
 from steelyard.kernel.clock import ManualClock
 from steelyard.kernel.errors import BooksError
 from steelyard.kernel.quantities import Usage
-from steelyard.kernel.records import Settlement
+from steelyard.kernel.records import End, Settlement
 from steelyard.ledger.accounts import WALLET, BatchKind
 from steelyard.ledger.chain import UsageRow
 from steelyard.ledger.posting import read_watermarks
@@ -229,10 +229,13 @@ class _Replay:
     # --- comparing ----------------------------------------------------------------------------------------------
 
     def _check_caps(self) -> None:
-        """What a charge took above its hold is our overrun and told in its account; within the hold, the cap holds."""
+        """Nobody whose answer was interrupted got more than he asked for. Of an answer that was told whole its upstream
+        may have said more at its end (it is cut before, where it can be), and then the counts are the upstream's.
+        """
         columns = tables.usage.c
         most = columns.max_tokens * columns.sequences
-        above = columns.output > most, columns.charge_nano <= columns.hold_nano
+        cut_short = columns.end.not_in([end.value for end in End if end.whole])
+        above = columns.output > most, columns.charge_nano <= columns.hold_nano, cut_short
         for row in self._books.execute(select(columns.request_id, columns.output, most).where(*above)):
             self._complain("I6", f"{row[0].hex()} is billed {row[1]} output tokens of at most {row[2]}")
 

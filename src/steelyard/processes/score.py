@@ -56,7 +56,7 @@ def score(connection: Connection, arrivals: Iterable[Arrival]) -> Score:
             continue
         if arrival is not None and arrival.key and row.charge_nano:
             charged[arrival.key] += 1
-        found["interrupted"] += row.end != End.COMPLETE
+        found["interrupted"] += not End(row.end).whole
         found[_judged(arrival, row.output, row.short_by_one_read)] += 1
     return Score(
         requests=sum(found[judgement] for judgement in ("exact", "short", "over", "lost")) + len(served),

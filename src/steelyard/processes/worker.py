@@ -58,7 +58,7 @@ class Upstreams(dict[str, Upstream]):
         return upstream
 
 
-async def run(data: DataDir, listener: socket.socket, worker: int, drain_s: int) -> None:
+async def run(data: DataDir, listener: socket.socket, worker: int, drain_s: int, strict: bool = False) -> None:
     """Serve until stopped. Raises StartError or BooksError when the books or the journal cannot be had."""
     clock = SystemClock()
     ids = Ids(clock)
@@ -68,7 +68,8 @@ async def run(data: DataDir, listener: socket.socket, worker: int, drain_s: int)
     journal = Journal.create(directory)
     meter = Meter(journal, Slots.create(directory / "slots", limits.SLOTS_PER_WORKER), clock, EnergyClocks(data.energy))
     pool = Pool()
-    house = House(teller, meter, Upstreams(pool, {LOCAL_UPSTREAM: os.environ.get(KEY_VARIABLE, "")}), clock)
+    upstreams = Upstreams(pool, {LOCAL_UPSTREAM: os.environ.get(KEY_VARIABLE, "")})
+    house = House(teller, meter, upstreams, clock, strict)
     pages = Pages(house, teller, data, ids)
     try:
         app = PublicApp(house, teller, ids, pages)
@@ -119,6 +120,7 @@ def main() -> int:
     parser.add_argument("--port", type=int, default=8780)
     parser.add_argument("--worker", type=int, default=0)
     parser.add_argument("--drain", type=int, default=limits.DRAIN_S)
+    parser.add_argument("--strict", action="store_true", help="the last bytes of an answer wait for its close")
     arguments = parser.parse_args()
     # uvicorn takes these signals over while it serves and raises them again when it has drained
     signal.signal(signal.SIGTERM, lambda *_: None)
@@ -131,7 +133,8 @@ def main() -> int:
         print(f"Port {arguments.port} on {arguments.host} {reason}.", file=sys.stderr)
         return 2
     try:
-        uvloop.run(run(DataDir.of_child(arguments.data), listener, arguments.worker, arguments.drain))
+        data = DataDir.of_child(arguments.data)
+        uvloop.run(run(data, listener, arguments.worker, arguments.drain, arguments.strict))
     except SteelyardError as error:
         print(error, file=sys.stderr)
         return 1

@@ -15,6 +15,7 @@ from steelyard.kernel.records import Event, Offer, Order
 from steelyard.upstream.protocol import Upstream
 
 _EVENTS_QUEUED_MAX = 16
+_NOTHING = Usage()
 
 
 async def call(
@@ -22,9 +23,15 @@ async def call(
 ) -> AsyncGenerator[tuple[int, Event, Usage], None]:
     """Yield (sequence, its event, usage of all sequences so far). Raises UpstreamError as the upstream does."""
     if order.sequences == 1:
+        told = _NOTHING
         async with aclosing(upstream.stream(offer, order.params, max_tokens, order.request_id)) as events:
             async for event in events:
-                yield 0, event, event.usage
+                if event.usage.output > max_tokens and is_too_much(event, told):
+                    last = cut(event, told)
+                    yield 0, last, last.usage
+                    return
+                told = event.usage
+                yield 0, event, told
         return
     async with aclosing(_merged(upstream, offer, order, max_tokens)) as merged:
         usages = [Usage()] * order.sequences
@@ -41,7 +48,12 @@ async def _merged(
     async def pump(sequence: int) -> None:
         params = own_seed(order.params, sequence)
         async with aclosing(upstream.stream(offer, params, max_tokens, order.request_id)) as events:
+            told = _NOTHING
             async for event in events:
+                if event.usage.output > max_tokens and is_too_much(event, told):
+                    await queue.put((sequence, cut(event, told)))
+                    break
+                told = event.usage
                 await queue.put((sequence, event))
         await queue.put((sequence, None))
 
@@ -66,6 +78,30 @@ async def _merged(
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
+
+
+def is_too_much(event: Event, told: Usage) -> bool:
+    """Whether an event whose count is beyond the cap can still be kept from the customer.
+
+    It cannot when its text has left already (closing counts only), or when it is all the upstream ever said: a whole
+    answer in one read has no part to deliver. What that costs above the hold is our overrun.
+    """
+    if event.finish is None:
+        return True
+    spoken = event.text or event.reasoning or event.refusal or event.tool_calls or event.logprobs is not None
+    return told != _NOTHING and bool(spoken)
+
+
+def cut(event: Event, told: Usage) -> Event:
+    """The end of a sequence in the place of the event that went beyond the cap; nothing of that is delivered."""
+    usage = Usage(max(event.usage.input, told.input), max(event.usage.cached_input, told.cached_input), told.output)
+    reasoning_tokens = min(event.reasoning_tokens, told.output)
+    return Event("", usage, "length", reasoning_tokens=reasoning_tokens, estimated=event.estimated, cut=True)
+
+
+def at_cap(event: Event, max_tokens: int) -> bool:
+    """Whether the cap ended this sequence, by the upstream's own word or by ours."""
+    return event.finish == "length" and (event.cut or event.usage.output >= max_tokens)
 
 
 def own_seed(params: dict[str, Raw], sequence: int) -> dict[str, Raw]:

@@ -137,12 +137,15 @@ class LlamaCpp:
             if response.status != 200:
                 raise await self._refusal(response)
             events = EventReader(self._name)
-            answer = Answer(self._name, alternatives=_count(params.get("top_logprobs")))
+            answer = Answer(self._name, max_tokens, alternatives=_count(params.get("top_logprobs")))
             while read := await response.read():
                 for data in events.feed(read):
                     answer.take(data)
                 if (event := answer.event()) is not None:
                     yield event
+                if answer.cut:  # it would go on: closing the connection stops it
+                    log.warning("upstream_cut", upstream=self._name, max_tokens=max_tokens)
+                    return
             answer.end()
         finally:
             response.close()
@@ -171,8 +174,10 @@ class LlamaCpp:
 class Answer:
     """The state of one sequence: what its chunks said since the last event, and its counts so far."""
 
-    def __init__(self, upstream: str, *, alternatives: int = 0) -> None:
+    def __init__(self, upstream: str, max_tokens: int, *, alternatives: int = 0) -> None:
+        self.cut = False  # it went beyond `max_tokens`: what came until then is its end
         self._upstream = upstream
+        self._max_tokens = max_tokens
         self._alternatives = alternatives
         self._texts: list[str] = []
         self._tokens: list[_Token] = []
@@ -193,6 +198,11 @@ class Answer:
             raise UpstreamError(self._upstream, f"sent a chunk that cannot be read ({error})") from None
         if chunk.error is not None:
             raise _error(self._upstream, chunk.error, 0)
+        if chunk.timings is not None and chunk.timings.predicted_n > self._max_tokens and _goes_on(chunk):
+            self._usage = Usage(chunk.timings.prompt_n, chunk.timings.cache_n, self._usage.output)
+            self.cut = True
+        if self.cut:
+            return
         for choice in chunk.choices:
             text = (choice.delta.reasoning_content or "") + (choice.delta.content or "")
             if text:
@@ -228,7 +238,7 @@ class Answer:
 
         The finish waits for the closing counts, which may come one read later.
         """
-        finish = self._finish if self._counted else None
+        finish = "length" if self.cut else self._finish if self._counted else None
         if not self._texts and finish is None and not self._tokens and self._usage == self._told:
             return None
         text = self._texts[0] if len(self._texts) == 1 else "".join(self._texts)
@@ -238,7 +248,7 @@ class Answer:
         self._told = self._usage
         if finish is not None:
             self._finish = None
-        return Event(text, self._usage, finish, logprobs)
+        return Event(text, self._usage, finish, logprobs, cut=self.cut)
 
     def _logprobs(self) -> Raw:
         """The tokens of all chunks of the read as one value of the OpenAI dialect."""
@@ -250,6 +260,12 @@ class Answer:
         """The body ended. Raises UpstreamError when the answer had not."""
         if not self._done or not self._counted:
             raise UpstreamError(self._upstream, "ended its answer without finishing it")
+
+
+def _goes_on(chunk: _Chunk) -> bool:
+    """Whether the chunk says more than that the answer has ended."""
+    spoken = any(choice.delta.content or choice.delta.reasoning_content or choice.logprobs for choice in chunk.choices)
+    return spoken or not (chunk.usage or any(choice.finish_reason for choice in chunk.choices))
 
 
 def _body(offer: Offer, params: dict[str, Raw], max_tokens: int) -> bytes:

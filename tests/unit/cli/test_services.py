@@ -80,6 +80,12 @@ def test_secrets_are_not_in_any_command(tmp_path: Path) -> None:
     assert [KEY_VARIABLE in one.environment for one in services] == [False, True, True]
 
 
+def test_strict_durability_reaches_the_workers(tmp_path: Path) -> None:
+    for durability in ("normal", "strict"):
+        command = worker_service(Settings(data=tmp_path, durability=durability), 0, "hush").command()
+        assert ("--strict" in command) == (durability == "strict")
+
+
 def test_a_reserved_port_is_ours_alone_but_workers_share_it(port: int) -> None:
     with reserve_port("127.0.0.1", port):
         for _ in range(2):

@@ -8,6 +8,7 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 
 import pytest
+from tests.fakes.metering import FaultyDisk
 from tests.fakes.parties import KEY, FakeTeller, ScriptedUpstream, words
 
 from steelyard.flow import House
@@ -38,12 +39,13 @@ class FakeOffice:
 class Site:
     """A served PublicApp, its journal, and raw connections to it."""
 
-    def __init__(self, folder: Path, upstream: ScriptedUpstream) -> None:
+    def __init__(self, folder: Path, upstream: ScriptedUpstream, strict: bool = False) -> None:
         self.clock = SystemClock()
-        self.journal = Journal.create(folder / "w0-1", segment_bytes=1 << 20)
+        self.disk = FaultyDisk()
+        self.journal = Journal.create(folder / "w0-1", segment_bytes=1 << 20, disk=self.disk)
         self.meter = Meter(self.journal, Slots.create(folder / "w0-1" / "slots", 64), self.clock, EnergyClocks(folder))
         self.teller = FakeTeller()
-        self.house = House(self.teller, self.meter, {"fake": upstream}, self.clock)
+        self.house = House(self.teller, self.meter, {"fake": upstream}, self.clock, strict)
         self.folder = folder / "w0-1"
         self.port = 0
 
@@ -189,7 +191,7 @@ async def test_a_hang_up_in_mid_stream_cancels_the_upstream_and_settles(tmp_path
 async def test_a_reader_who_stops_reading_is_not_billed_for_what_we_still_hold(tmp_path: Path) -> None:
     """Kernel buffers fill; what stays in our own process does not count as delivered."""
     piece = "x" * 65536
-    script = [Event(piece, Usage(10, 0, place)) for place in range(1, 2001)]
+    script = [Event(piece, Usage(10, 0, place)) for place in range(1, 501)]
     upstream = ScriptedUpstream(script)
     async with Site(tmp_path, upstream).open() as site:
         raw = socket.socket()
@@ -197,7 +199,7 @@ async def test_a_reader_who_stops_reading_is_not_billed_for_what_we_still_hold(t
         raw.setblocking(False)
         loop = asyncio.get_running_loop()
         await loop.sock_connect(raw, ("127.0.0.1", site.port))
-        await loop.sock_sendall(raw, request(chat(stream=True)))
+        await loop.sock_sendall(raw, request(chat(stream=True, max_tokens=500)))
         received = len(await loop.sock_recv(raw, 1000))
         await site.until(lambda: upstream.running == 1, "the upstream to run")
         await asyncio.sleep(0.2)  # long enough for the buffers to fill; more time changes nothing
@@ -225,3 +227,65 @@ async def test_a_bug_is_a_500_with_a_request_id(tmp_path: Path, caplog: pytest.L
         assert b"boom" not in answer
         assert body_of(answer)["error"]["code"] == "internal_error"
         assert len(site.closed()) == 1
+
+
+@pytest.mark.parametrize("stream", [True, False])
+async def test_strict_the_end_does_not_arrive_before_it_is_on_the_medium(tmp_path: Path, stream: bool) -> None:
+    async with Site(tmp_path, ScriptedUpstream(words("Hel", "lo")), strict=True).open() as site:
+        site.disk.may_sync.clear()
+        reader, writer = await asyncio.open_connection("127.0.0.1", site.port)
+        asked = chat(stream=True, stream_options={"include_usage": True}) if stream else chat()
+        writer.write(request(asked))
+        before = b""
+        async with asyncio.timeout(10):
+            while b'"stop"' not in before:
+                before += await reader.read(65536)
+        await site.until(lambda: site.teller.closings, "the close")
+        with pytest.raises(TimeoutError):
+            await asyncio.wait_for(reader.read(65536), 0.05)
+        if stream:
+            assert b"[DONE]" not in before and b"completion_tokens" not in before
+        else:
+            body = before.split(b"\r\n\r\n", 1)[1]
+            assert int(before.lower().split(b"content-length: ")[1].split(b"\r\n")[0]) == len(body) + 1
+            with pytest.raises(ValueError):
+                json.loads(body)
+        site.disk.may_sync.set()
+        answer = before + await asyncio.wait_for(reader.read(), 10)
+        writer.close()
+        assert answer.endswith(b"data: [DONE]\n\n\r\n0\r\n\r\n") if stream else body_of(answer)
+        (closed,) = site.closed()
+        assert (closed.end, closed.usage.output) == ("complete", 2)
+
+
+@pytest.mark.parametrize("stream", [True, False])
+async def test_strict_a_failing_disk_breaks_the_connection_off(tmp_path: Path, stream: bool) -> None:
+    async with Site(tmp_path, ScriptedUpstream(words("Hel", "lo")), strict=True).open() as site:
+        site.disk.sync_fails = True
+        answer = await site.ask(request(chat(stream=stream)))
+        assert status_of(answer) == 200
+        if stream:
+            assert b"[DONE]" not in answer and not answer.endswith(b"0\r\n\r\n"), "visibly not the end"
+        else:
+            body = answer.split(b"\r\n\r\n", 1)[1]
+            assert int(answer.lower().split(b"content-length: ")[1].split(b"\r\n")[0]) > len(body)
+        again = await site.ask(request(chat()))
+        assert status_of(again) == 503 and body_of(again)["error"]["code"] == "journal_failed"
+
+
+async def test_the_header_of_a_lowered_cap_and_its_end(tmp_path: Path) -> None:
+    """The wallet covers seven tokens; the upstream would say forty."""
+    async with Site(tmp_path, ScriptedUpstream(words(*map(str, range(40))))).open() as site:
+        site.teller.purse_nano = 20
+        asked = request(chat(stream=True))
+        refused = await site.ask(asked)
+        assert status_of(refused) == 402
+        want, floor = site.teller.asked[-1]
+        per_token = (want - floor) // 19
+        site.teller.purse_nano = floor + 6 * per_token
+        answer = await site.ask(asked)
+        assert b"\r\nx-steelyard-max-tokens-lowered: 7\r\n" in answer
+        assert answer.count(b'"content":"') - answer.count(b'"role"') == 7
+        assert answer.count(b'"finish_reason":"length"') == 1
+        (closed,) = site.closed()
+        assert (closed.end, closed.usage.output) == ("money_ended", 7)

@@ -49,11 +49,11 @@ class Shop:
     def new_bookkeeper(self, epoch: int) -> Bookkeeper:
         return Bookkeeper(self._engine, self.journals, epoch, self.clock, flow.settle)
 
-    def serve(self, tenant_id: int = 1, usage: Usage | None = None) -> Opened:
+    def serve(self, tenant_id: int = 1, usage: Usage | None = None, end: End = End.COMPLETE) -> Opened:
         opened = self.requests.opened(tenant_id)
         self.journal.append(opened)
         self.clock.advance(1_000_000)
-        self.journal.append(self.requests.closed(opened, usage))
+        self.journal.append(msgspec.structs.replace(self.requests.closed(opened, usage), end=end.value))
         return opened
 
     def post(self) -> None:
@@ -214,10 +214,11 @@ def test_i8_a_journal_that_is_gone(busy: Shop) -> None:
 
 @pytest.mark.postgres
 def test_i6_more_output_than_asked_for(shop: Shop) -> None:
-    shop.serve(usage=Usage(1, 0, 100))
+    shop.serve(usage=Usage(1, 0, 100), end=End.CLIENT_GONE)
+    shop.serve(usage=Usage(1, 0, 101))  # a whole answer in one piece: nobody could cut it
     shop.post()
     assert shop.red() == set()
-    shop.serve(usage=Usage(1, 0, 101))
+    shop.serve(usage=Usage(1, 0, 101), end=End.CLIENT_GONE)
     shop.post()
     assert shop.red() == {"I6"}
 

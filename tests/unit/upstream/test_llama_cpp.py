@@ -234,7 +234,23 @@ async def test_usage_in_every_chunk_is_cumulative_not_added_up() -> None:
     assert [event.usage.output for event in events] == [1, 2, 3, 3]
 
 
-async def test_usage_above_the_cap_is_told_as_it_is() -> None:
-    """We asked for nine tokens and got eleven: the books put what is above the hold on our own account."""
-    events = await events_of(told("much", 11), finished(11, finish="length"))
+async def test_an_upstream_that_ignores_its_cap_is_cut_at_the_last_token_within_it() -> None:
+    """Nine tokens were asked for. In one read or in many, the tenth is neither delivered nor counted."""
+    chunks = [told(f"t{place} ", place) for place in range(1, 40)]
+    for reads in (chunks, [b"".join(chunks)], [b"".join(chunks[:20]), b"".join(chunks[20:])]):
+        events = await events_of(*reads, finished(39))
+        assert "".join(event.text for event in events).split() == [f"t{place}" for place in range(1, 10)]
+        assert (events[-1].usage, events[-1].finish, events[-1].cut) == (Usage(5, 0, 9), "length", True)
+        assert [event.cut for event in events[:-1]] == [False] * (len(events) - 1)
+
+
+async def test_a_chunk_that_passes_the_cap_by_itself_is_not_delivered() -> None:
+    assert await events_of(told("much", 11)) == [Event("", Usage(5, 0, 0), "length", cut=True)]
+    events = await events_of(told("a", 8, cached=2), told(None, 10), told("b", 11))  # tokens without a text count too
+    assert events == [Event("a", Usage(5, 2, 8)), Event("", Usage(5, 0, 8), "length", cut=True)]
+
+
+async def test_closing_counts_above_the_cap_are_told_as_they_are() -> None:
+    """The text has left: the books put what is above the hold on our own account."""
+    events = await events_of(told("a", 9), finished(11, finish="length"))
     assert events[-1] == Event("", Usage(5, 0, 11), "length")
