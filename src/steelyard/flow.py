@@ -20,7 +20,7 @@ from steelyard.kernel.quantities import Usage
 from steelyard.kernel.records import Caller, End, Order, Position, Quote, Rated, Settlement, Tariff, Terms
 from steelyard.kernel.roles import Answer, Ask, Teller
 from steelyard.metering.meter import Meter, Reading
-from steelyard.rating.rate import covered_tokens, hold_ask, rate
+from steelyard.rating.rate import covered_tokens, hold_ask, rate_all
 from steelyard.routing.choose import choose
 from steelyard.upstream.fanout import at_cap, call
 from steelyard.upstream.protocol import Upstream
@@ -144,5 +144,4 @@ def settle(
     """Rate and post a batch in the caller's transaction, the journals' watermarks with it (exactly once)."""
     from steelyard.ledger.posting import post  # SQLAlchemy, which a worker can do without
 
-    rated = [rate(one, tariffs[one.opened.price_id], tariffs[one.opened.cost_id]) for one in settlements]
-    return post(connection, rated, marks, clock)
+    return post(connection, rate_all(settlements, tariffs), marks, clock)

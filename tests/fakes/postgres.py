@@ -40,6 +40,11 @@ class Server:
         self.admin.close()
         self._server.cleanup()
 
+    @property
+    def pid(self) -> int:
+        """Of the postmaster; every session is a child of it."""
+        return self._server.get_postmaster_info().pid
+
     @contextmanager
     def database(self) -> Iterator[DatabaseUrl]:
         """The URL of a migrated database without rows; it is gone afterwards."""

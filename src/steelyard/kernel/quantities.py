@@ -19,7 +19,7 @@ class Meter(StrEnum):
     ENERGY = "energy"  # microjoules
 
 
-class Usage(msgspec.Struct, frozen=True, array_like=True):
+class Usage(msgspec.Struct, frozen=True, array_like=True, gc=False):
     """Disjoint counts of one request: no token stands in two buckets. CPU time in ns, energy in µJ (both estimated)."""
 
     input: int = 0

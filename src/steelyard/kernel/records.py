@@ -1,5 +1,7 @@
 """The frozen records that pass between the stages. No rules here, only shapes.
 
+Those that come by the thousand a second are `gc=False`: they hold no cycle, and the collector need not look at them.
+
 Times are nanoseconds since 1970 UTC (`_ns`), amounts nano-units of `currency` (`_nano`), prices pico-units. Ids of
 requests are sixteen bytes (see kernel.ids); ids of tenants, keys, models and tariffs are the books' integers.
 """
@@ -15,7 +17,7 @@ class Record(msgspec.Struct, frozen=True):
     """A record that travels as a map (sockets, pages, command output)."""
 
 
-class JournalRecord(msgspec.Struct, frozen=True, array_like=True):
+class JournalRecord(msgspec.Struct, frozen=True, array_like=True, gc=False):
     """A record that travels as an array (journal frames); fields are only ever added at the end."""
 
 
@@ -298,14 +300,14 @@ class Position(Record, frozen=True, order=True):
     offset: int = 0
 
 
-class Settlement(Record, frozen=True):
+class Settlement(Record, frozen=True, gc=False):
     """One opened and closed request, ready to be rated and posted."""
 
     opened: Opened
     closed: Closed
 
 
-class AmountLine(Record, frozen=True):
+class AmountLine(Record, frozen=True, gc=False):
     """One line of a receipt: `quantity` of `meter` at `text` per `per` makes `amount_nano`."""
 
     meter: Meter
@@ -315,7 +317,7 @@ class AmountLine(Record, frozen=True):
     amount_nano: int
 
 
-class Rated(Record, frozen=True):
+class Rated(Record, frozen=True, gc=False):
     """A settlement with its money. `charge_nano` and `cost_nano` are the sums of their lines."""
 
     settlement: Settlement

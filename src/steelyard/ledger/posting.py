@@ -7,6 +7,7 @@ the one before (I11). Rows are never updated. What a charge draws on is decided 
 
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
+from operator import add, itemgetter
 from typing import NamedTuple
 
 from sqlalchemy import Connection, func, insert, select
@@ -29,8 +30,14 @@ _ROLLUP = (
     "grain", "start_ns", "tenant_id", "model", "currency",
     "requests", "input", "cached_input", "output", "cpu_ns", "energy_uj", "charge_nano", "cost_nano",
 )  # fmt: skip
+_summed_of = itemgetter(
+    *map(
+        UsageRow._fields.index,
+        ("input", "cached_input", "output", "cpu_ns", "energy_uj", "charge_nano", "cpu_cost_nano", "energy_cost_nano"),
+    )
+)
+_CPU, _ENERGY = Meter.CPU, Meter.ENERGY
 _ENTRY = ("batch_id", "fact", "debit_account_id", "credit_account_id", "currency", "amount_nano")
-_IDS_PER_QUERY = 500
 
 
 class Pair(NamedTuple):
@@ -96,12 +103,7 @@ def read_watermarks(connection: Connection) -> dict[str, Position]:
 
 def posted_ids(connection: Connection, request_ids: Sequence[bytes]) -> set[bytes]:
     """Which of these requests have a usage row."""
-    found: set[bytes] = set()
-    column = tables.usage.c.request_id
-    for start in range(0, len(request_ids), _IDS_PER_QUERY):
-        some = request_ids[start : start + _IDS_PER_QUERY]
-        found.update(connection.execute(select(column).where(column.in_(some))).scalars())
-    return found
+    return {row[0] for row in bulk(connection).find(connection, tables.usage, ("request_id",), request_ids)}
 
 
 def _not_posted(connection: Connection, rated: Sequence[Rated]) -> list[Rated]:
@@ -116,22 +118,30 @@ def _post_usage(connection: Connection, rated: Sequence[Rated], clock: Clock) ->
     closed_until_ns = closed_until(connection)
     sums: dict[tuple[int, str, str, str], list[int]] = defaultdict(lambda: [0] * 4)
     pairs: dict[Pair, int] = defaultdict(int)
+    wanted: dict[int, int] = defaultdict(int)
     usage: list[UsageRow] = []
     for one in rated:
         opened = one.settlement.opened
         tenant_id = opened.tenant_id
         row = _usage_row(one, closed_until_ns)
         usage.append(row)
+        wanted[tenant_id] += min(row.charge_nano, row.hold_nano)
         if found[tenant_id].currency != opened.currency:
             raise BooksError(f"{opened.request_id.hex()} is in {opened.currency}, its wallet is not")
+    plain = {tenant_id for tenant_id, nano in wanted.items() if purses[tenant_id].covers(nano)}
+    for row in usage:
         # Never more than was set aside, never beyond the purse: what is above is our overrun, not the customer's.
-        drawn = purses[tenant_id].draw(min(row.charge_nano, row.hold_nano))
-        purses[tenant_id] = drawn.purse
-        for account, amount in drawn.granted:
-            pairs[Pair(Fact.GRANT_SPENT, account, "revenue:" + opened.model, opened.currency)] += amount
-        sum_of = sums[tenant_id, opened.model, opened.upstream, opened.currency]
-        sum_of[0] += drawn.wallet_nano
-        sum_of[1] += row.charge_nano - drawn.total_nano
+        tenant_id, charge = row.tenant_id, row.charge_nano
+        from_wallet = from_all = min(charge, row.hold_nano)
+        if tenant_id not in plain:
+            drawn = purses[tenant_id].draw(from_all)
+            purses[tenant_id] = drawn.purse
+            from_wallet, from_all = drawn.wallet_nano, drawn.total_nano
+            for account, amount in drawn.granted:
+                pairs[Pair(Fact.GRANT_SPENT, account, "revenue:" + row.model, row.currency)] += amount
+        sum_of = sums[tenant_id, row.model, row.upstream, row.currency]
+        sum_of[0] += from_wallet
+        sum_of[1] += charge - from_all
         sum_of[2] += row.cpu_cost_nano
         sum_of[3] += row.energy_cost_nano
     for (tenant_id, model, upstream, currency), (taken, overrun, cpu, energy) in sums.items():
@@ -159,49 +169,30 @@ def closed_until(connection: Connection) -> int:
 
 
 def _usage_row(rated: Rated, closed_until_ns: int) -> UsageRow:
-    """What comes late for a closed period counts in the open one."""
+    """What comes late for a closed period counts in the open one. By position: by name it takes twice as long."""
     opened, closed = rated.settlement.opened, rated.settlement.closed
     used = closed.usage
-    cpu_cost = energy_cost = 0
+    charge = cpu_cost = energy_cost = 0
+    for line in rated.charge:
+        charge += line.amount_nano
     for line in rated.cost:
-        if line.meter is Meter.CPU:
+        if line.meter is _CPU:
             cpu_cost += line.amount_nano
-        elif line.meter is Meter.ENERGY:
+        elif line.meter is _ENERGY:
             energy_cost += line.amount_nano
         elif line.amount_nano:
             raise BooksError(f"no account takes the cost of {line.meter}")
-    row = UsageRow(
-        request_id=opened.request_id,
-        opened_ns=opened.opened_ns,
-        closed_ns=max(closed.closed_ns, closed_until_ns),
-        tenant_id=opened.tenant_id,
-        project_id=opened.project_id,
-        key_id=opened.key_id,
-        model=opened.model,
-        upstream=opened.upstream,
-        price_id=opened.price_id,
-        cost_id=opened.cost_id,
-        currency=opened.currency,
-        sequences=opened.sequences,
-        stream=opened.stream,
-        max_tokens=opened.max_tokens,
-        input=used.input,
-        cached_input=used.cached_input,
-        output=used.output,
-        cpu_ns=used.cpu_ns,
-        energy_uj=used.energy_uj,
-        hold_nano=opened.hold_nano,
-        charge_nano=rated.charge_nano,
-        cpu_cost_nano=cpu_cost,
-        energy_cost_nano=energy_cost,
-        end=str(closed.end),
-        first_token_ns=closed.first_token_ns,
-        duration_ns=closed.duration_ns,
-        short_by_one_read=closed.short_by_one_read,
-    )
-    if min(row.charge_nano, cpu_cost, energy_cost, row.hold_nano) < 0:
+    if charge < 0 or cpu_cost < 0 or energy_cost < 0 or opened.hold_nano < 0:
         raise BooksError(f"{opened.request_id.hex()} has a negative amount")
-    return row
+    return UsageRow(
+        opened.request_id, opened.opened_ns, max(closed.closed_ns, closed_until_ns),
+        opened.tenant_id, opened.project_id, opened.key_id, opened.model, opened.upstream,
+        opened.price_id, opened.cost_id, opened.currency,
+        opened.sequences, opened.stream, opened.max_tokens,
+        used.input, used.cached_input, used.output, used.cpu_ns, used.energy_uj,
+        opened.hold_nano, charge, cpu_cost, energy_cost,
+        str(closed.end), closed.first_token_ns, closed.duration_ns, closed.short_by_one_read,
+    )  # fmt: skip
 
 
 def write_batch(
@@ -255,26 +246,27 @@ def _add_totals(
 
 def _rollup_rows(usage: Iterable[UsageRow]) -> list[tuple[object, ...]]:
     """What this batch adds to the roll-ups, by hour and day of the close."""
-    added: dict[tuple[str, int, int, str, str], list[int]] = defaultdict(lambda: [0] * 8)
+    hours: dict[tuple[int, int, str, str], list[UsageRow]] = defaultdict(list)
     for row in usage:
-        amounts = (
-            1, row.input, row.cached_input, row.output, row.cpu_ns, row.energy_uj,
-            row.charge_nano, row.cpu_cost_nano + row.energy_cost_nano,
-        )  # fmt: skip
-        for grain, start_ns in (("hour", hour_of(row.closed_ns)), ("day", day_of(row.closed_ns))):
-            sums = added[grain, start_ns, row.tenant_id, row.model, row.currency]
-            for index, amount in enumerate(amounts):
-                sums[index] += amount
-    return [(*key, *sums) for key, sums in added.items()]
+        hours[hour_of(row.closed_ns), row.tenant_id, row.model, row.currency].append(row)
+    days: dict[tuple[int, int, str, str], list[int]] = defaultdict(lambda: [0] * 8)
+    added: list[tuple[object, ...]] = []
+    for key, rows in hours.items():
+        columns = zip(*map(_summed_of, rows), strict=True)
+        *sums, cpu_cost, energy_cost = (len(rows), *map(sum, columns))
+        sums.append(cpu_cost + energy_cost)
+        added.append(("hour", *key, *sums))
+        day = days[day_of(key[0]), *key[1:]]
+        day[:] = map(add, day, sums)
+    return [*added, *(("day", *key, *sums) for key, sums in days.items())]
 
 
 def wallets(connection: Connection, tenant_ids: set[int]) -> dict[int, Account]:
     """The wallet of each of these tenants. Raises BooksError when one has none."""
-    columns = tables.accounts.c
-    query = select(
-        columns.tenant_id, columns.id, columns.name, columns.currency, columns.debit_nano, columns.credit_nano
-    ).where(columns.kind == WALLET.name, columns.tenant_id.in_(tenant_ids))
-    found = {row[0]: Account(*row[1:]) for row in connection.execute(query)}
+    rows = bulk(connection).find(
+        connection, tables.accounts, ("tenant_id", "kind", *Account._fields), sorted(tenant_ids)
+    )
+    found = {tenant_id: Account._make(rest) for tenant_id, kind, *rest in rows if kind == WALLET.name}
     missing = tenant_ids - found.keys()
     if missing:
         raise BooksError(f"no wallet for the tenants {sorted(missing)}")
@@ -293,15 +285,10 @@ def _accounts(connection: Connection, pairs: Sequence[Pair]) -> dict[tuple[str, 
 
 
 def _find_accounts(connection: Connection, wanted: set[tuple[str, str]]) -> dict[tuple[str, str], Account]:
-    found: dict[tuple[str, str], Account] = {}
-    columns = tables.accounts.c
     names = sorted({name for name, _ in wanted})
-    query = select(columns.id, columns.name, columns.currency, columns.debit_nano, columns.credit_nano)
-    for start in range(0, len(names), _IDS_PER_QUERY):
-        for row in connection.execute(query.where(columns.name.in_(names[start : start + _IDS_PER_QUERY]))):
-            if (row.name, row.currency) in wanted:
-                found[row.name, row.currency] = Account(*row)
-    return found
+    rows = bulk(connection).find(connection, tables.accounts, ("name", *Account._fields), names)
+    found = (Account._make(rest) for _, *rest in rows)
+    return {(one.name, one.currency): one for one in found if (one.name, one.currency) in wanted}
 
 
 def _new_account(name: str, currency: str) -> dict[str, object]:

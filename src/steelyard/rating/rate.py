@@ -4,7 +4,8 @@ Pure: integers in, integers out. Knows no wallet and no database. Each line is r
 same settlement and tariffs always give the same amounts). What has no price is refused, never rated at nothing.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from math import gcd
 
 from steelyard.kernel.errors import BooksError
 from steelyard.kernel.money import INT64_MAX, PICO_PER_NANO, divide_half_even
@@ -27,25 +28,76 @@ COST_METERS = (Meter.CPU, Meter.ENERGY)
 """What a cost book says an upstream costs us."""
 
 
+class Sheet:
+    """A tariff made ready to rate many requests: its lines in the order of its book's meters."""
+
+    __slots__ = ("_lines", "_meters", "_tariff")
+
+    def __init__(self, tariff: Tariff, meters: Sequence[Meter]) -> None:
+        self._tariff = tariff
+        self._meters = meters
+        self._lines: list[tuple[Meter, TariffLine | None, int, int]] = []  # … nano per unit as a fraction
+
+    def amounts(self, quantities: Sequence[int]) -> tuple[AmountLine, ...]:
+        """One line per meter with a count; `quantities` are in the order of the meters."""
+        if not any(quantities):
+            return ()
+        if not self._lines:  # only now: what nobody uses needs no price
+            for meter in self._meters:
+                line = _find_line(self._tariff, meter, self._meters)
+                self._lines.append((meter, line, *_reduced(line)))
+        amounts = []
+        for quantity, (meter, line, numerator, denominator) in zip(quantities, self._lines, strict=True):
+            if quantity <= 0:
+                _refuse_negative(quantity)
+                continue
+            found = line or _line_of(self._tariff, meter, self._meters)
+            amount = quantity * numerator
+            if denominator != 1:
+                amount = divide_half_even(amount, denominator)
+            if amount > INT64_MAX:
+                raise BooksError(f"{quantity} {meter} at {found.text} per {found.per} is more than an account can hold")
+            amounts.append(AmountLine(meter, quantity, found.text, found.per, amount))
+        return tuple(amounts)
+
+
 def rate(settlement: Settlement, price: Tariff, cost: Tariff) -> Rated:
     """The settlement with its money. Raises BooksError when these are not the tariffs it was opened with."""
+    return _rated(settlement, price, cost, (Sheet(price, PRICE_METERS), Sheet(cost, COST_METERS)))
+
+
+def rate_all(settlements: Iterable[Settlement], tariffs: Mapping[int, Tariff]) -> list[Rated]:
+    """`rate` for many: each pair of tariffs, found by the ids the requests were opened with, is looked at once."""
+    sheets: dict[tuple[int, int], tuple[Sheet, Sheet]] = {}
+    rated = []
+    for one in settlements:
+        price_id, cost_id = one.opened.price_id, one.opened.cost_id
+        price, cost = tariffs[price_id], tariffs[cost_id]
+        pair = sheets.get((price_id, cost_id))
+        if pair is None:
+            pair = sheets[price_id, cost_id] = (Sheet(price, PRICE_METERS), Sheet(cost, COST_METERS))
+        rated.append(_rated(one, price, cost, pair))
+    return rated
+
+
+def _rated(settlement: Settlement, price: Tariff, cost: Tariff, sheets: tuple[Sheet, Sheet]) -> Rated:
     opened, usage = settlement.opened, settlement.closed.usage
-    for tariff, wanted_id in ((price, opened.price_id), (cost, opened.cost_id)):
-        if tariff.id != wanted_id:
-            raise BooksError(f"the request was opened with tariff {wanted_id}, not {tariff.id}")
-        if tariff.currency != opened.currency:
-            raise BooksError(f"tariff {tariff.id} is in {tariff.currency}, the request in {opened.currency}")
-    return Rated(settlement, charge_of(usage, price), cost_of(usage, cost))
+    if not (price.id == opened.price_id and cost.id == opened.cost_id):
+        raise BooksError(f"the request was opened with tariffs {opened.price_id} and {opened.cost_id}, not these")
+    if not price.currency == cost.currency == opened.currency:
+        raise BooksError(f"tariffs in {price.currency} and {cost.currency} for a request in {opened.currency}")
+    charge = sheets[0].amounts((usage.input, usage.cached_input, usage.output))
+    return Rated(settlement, charge, sheets[1].amounts((usage.cpu_ns, usage.energy_uj)))
 
 
 def charge_of(usage: Usage, price: Tariff) -> tuple[AmountLine, ...]:
     """What a customer pays for this usage: one line per meter with a count, in the order of the meters."""
-    return _lines(usage, price, PRICE_METERS)
+    return Sheet(price, PRICE_METERS).amounts([usage.of(meter) for meter in PRICE_METERS])
 
 
 def cost_of(usage: Usage, cost: Tariff) -> tuple[AmountLine, ...]:
     """What this usage cost us: one line per meter with a count, in the order of the meters."""
-    return _lines(usage, cost, COST_METERS)
+    return Sheet(cost, COST_METERS).amounts([usage.of(meter) for meter in COST_METERS])
 
 
 def worst_case_nano(price: Tariff, prompt_tokens_max: int, max_tokens: int, sequences: int) -> int:
@@ -112,26 +164,18 @@ def _worst_prompt_nano(price: Tariff, prompt_tokens_max: int, sequences: int) ->
     return quotient if prompt_tokens_max == 0 or (whole and not rest) else quotient + 1
 
 
-def _lines(usage: Usage, tariff: Tariff, meters: Sequence[Meter]) -> tuple[AmountLine, ...]:
-    lines = []
-    for meter in meters:
-        quantity = usage.of(meter)
-        _refuse_negative(quantity)
-        if quantity:
-            line = _line_of(tariff, meter, meters)
-            lines.append(AmountLine(meter, quantity, line.text, line.per, _amount_nano(quantity, line)))
-    return tuple(lines)
-
-
-def _amount_nano(quantity: int, line: TariffLine) -> int:
-    amount = divide_half_even(quantity * line.pico, line.per * PICO_PER_NANO)
-    if amount > INT64_MAX:
-        raise BooksError(f"{quantity} {line.meter} at {line.text} per {line.per} is more than an account can hold")
-    return amount
-
-
 def _line_of(tariff: Tariff, meter: Meter, meters: Sequence[Meter]) -> TariffLine:
-    """The tariff's one line for the meter. A tariff with a foreign, doubled, negative or unbounded line is refused."""
+    """The tariff's one line for the meter; without one nothing is rated."""
+    found = _find_line(tariff, meter, meters)
+    if found is None:
+        raise BooksError(
+            f"tariff {tariff.id} of {tariff.subject} has no price for {meter}: nothing is rated at nothing"
+        )
+    return found
+
+
+def _find_line(tariff: Tariff, meter: Meter, meters: Sequence[Meter]) -> TariffLine | None:
+    """A tariff with a foreign, doubled, negative or unbounded line is refused."""
     found = None
     for line in tariff.lines:
         if line.meter not in meters:
@@ -144,11 +188,16 @@ def _line_of(tariff: Tariff, meter: Meter, meters: Sequence[Meter]) -> TariffLin
             if found is not None:
                 raise BooksError(f"tariff {tariff.id} of {tariff.subject} prices {meter} twice")
             found = line
-    if found is None:
-        raise BooksError(
-            f"tariff {tariff.id} of {tariff.subject} has no price for {meter}: nothing is rated at nothing"
-        )
     return found
+
+
+def _reduced(line: TariffLine | None) -> tuple[int, int]:
+    """Nano-units of money per unit of the meter; in lowest terms the numbers of a request stay small."""
+    if line is None:
+        return 0, 1
+    divisor = line.per * PICO_PER_NANO
+    common = gcd(line.pico, divisor)
+    return line.pico // common, divisor // common
 
 
 def _refuse_negative(count: int) -> None:

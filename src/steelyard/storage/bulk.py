@@ -9,10 +9,11 @@ from collections.abc import Sequence
 from functools import lru_cache
 from typing import Any, Protocol
 
-from sqlalchemy import Connection, Table
+from sqlalchemy import Connection, CursorResult, Table
 from sqlalchemy.exc import DBAPIError
 
-Rows = Sequence[tuple[Any, ...]]
+_PARAMETERS_MAX = 1000  # of one statement in SQLite
+Rows = Sequence[Sequence[Any]]
 
 
 class Bulk(Protocol):
@@ -20,6 +21,9 @@ class Bulk(Protocol):
 
     def insert(self, connection: Connection, table: Table, columns: Sequence[str], rows: Rows) -> None:
         """Rows that are not there yet."""
+
+    def find(self, connection: Connection, table: Table, columns: Sequence[str], values: Sequence[Any]) -> Rows:
+        """These columns of the rows that have one of the values in the first of them."""
 
     def put(self, connection: Connection, table: Table, columns: Sequence[str], rows: Rows) -> None:
         """Rows by primary key: what is there is replaced."""
@@ -41,6 +45,14 @@ class _SQLite:
 
     def insert(self, connection: Connection, table: Table, columns: Sequence[str], rows: Rows) -> None:
         self._send(connection, _insert_one(table, tuple(columns)), rows)
+
+    def find(self, connection: Connection, table: Table, columns: Sequence[str], values: Sequence[Any]) -> Rows:
+        found: list[tuple[Any, ...]] = []
+        for start in range(0, len(values), _PARAMETERS_MAX):
+            some = tuple(values[start : start + _PARAMETERS_MAX])
+            statement = _select_in(table, tuple(columns), ", ".join("?" * len(some)))
+            found += _plain(connection.exec_driver_sql(statement, some))
+        return found
 
     def put(self, connection: Connection, table: Table, columns: Sequence[str], rows: Rows) -> None:
         statement = _insert_one(table, tuple(columns)) + on_conflict(table, tuple(columns), add=False)
@@ -64,6 +76,12 @@ class _PostgreSQL:
     def insert(self, connection: Connection, table: Table, columns: Sequence[str], rows: Rows) -> None:
         if rows:
             _copy(connection, f'COPY "{table.name}" ({listed(columns)}) FROM STDIN', rows)
+
+    def find(self, connection: Connection, table: Table, columns: Sequence[str], values: Sequence[Any]) -> Rows:
+        if not values:
+            return []
+        statement = _select_in(table, tuple(columns), f"SELECT {_arrays(table, columns[:1])}")
+        return _plain(connection.exec_driver_sql(statement, (list(values),)))
 
     def put(self, connection: Connection, table: Table, columns: Sequence[str], rows: Rows) -> None:
         statement = _insert_arrays(table, tuple(columns)) + on_conflict(table, tuple(columns), add=False)
@@ -100,6 +118,18 @@ def _copy(connection: Connection, statement: str, rows: Rows) -> None:
 
 def key_of(table: Table) -> tuple[str, ...]:
     return tuple(column.name for column in table.primary_key)
+
+
+def _plain(result: CursorResult[Any]) -> list[tuple[Any, ...]]:
+    """The driver's own rows: SQLAlchemy's wrapper around each costs more than reading it."""
+    cursor: Any = result.cursor
+    rows: list[tuple[Any, ...]] = cursor.fetchall()
+    result.close()
+    return rows
+
+
+def _select_in(table: Table, columns: tuple[str, ...], values: str) -> str:
+    return f'SELECT {listed(columns)} FROM "{table.name}" WHERE "{columns[0]}" IN ({values})'  # noqa: S608 - as above
 
 
 def listed(columns: Sequence[str]) -> str:
@@ -141,7 +171,7 @@ def _arrays(table: Table, columns: Sequence[str]) -> str:
 
     dialect = postgresql.dialect()  # type: ignore[no-untyped-call]
     types = (table.c[name].type.compile(dialect=dialect) for name in columns)
-    return f"unnest({', '.join(f'%s::{kind}[]' for kind in types)})"
+    return f"unnest({', '.join(f'%b::{kind}[]' for kind in types)})"
 
 
 @lru_cache(maxsize=64)

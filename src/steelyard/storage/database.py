@@ -20,6 +20,8 @@ from steelyard.kernel.errors import StartError
 from steelyard.storage import postgres
 
 _BUSY_TIMEOUT_MS = 5000
+_CACHE_KIB = 64 * 1024  # the indexes' newest pages stay in memory
+_CHECKPOINT_PAGES = 8 * 1024  # 32 MiB: a page that many batches change goes back into the file once
 _REVISION = re.compile(r'^revision = "(\w+)"', re.MULTILINE)
 _DOWN_REVISION = re.compile(r'^down_revision = "(\w+)"', re.MULTILINE)
 _MIGRATIONS = Path(__file__).parent / "migrations"
@@ -65,6 +67,8 @@ def _listen(engine: Engine, readonly: bool) -> None:
         if not readonly:
             connection.execute("PRAGMA journal_mode=WAL")
             connection.execute("PRAGMA synchronous=FULL")
+            connection.execute(f"PRAGMA cache_size=-{_CACHE_KIB}")
+            connection.execute(f"PRAGMA wal_autocheckpoint={_CHECKPOINT_PAGES}")
 
     def begin_explicitly(connection: Connection) -> None:
         connection.exec_driver_sql(begin)

@@ -3,16 +3,18 @@
 from collections.abc import Iterator
 from pathlib import Path
 
+import msgspec
 import pytest
 from sqlalchemy import Engine, func, select, text
-from tests.fakes.ledger import TOPUP_NANO, Requests, books
+from tests.fakes.ledger import COST, PRICE, TOPUP_NANO, Requests, books
 
 from steelyard.kernel.directory import DatabaseUrl
 from steelyard.kernel.errors import BooksError
 from steelyard.kernel.quantities import Usage
-from steelyard.kernel.records import Position
+from steelyard.kernel.records import Closed, Position, Settlement
 from steelyard.ledger.posting import post, post_topup, posted_ids, read_watermarks
 from steelyard.ledger.purses import wallet_balances
+from steelyard.rating.rate import rate
 from steelyard.storage import tables
 
 pytestmark = pytest.mark.postgres
@@ -53,6 +55,23 @@ def test_a_request_becomes_balanced_entries(engine: Engine) -> None:
         row = connection.execute(select(tables.usage)).one()
         assert (row.input, row.cached_input, row.output, row.charge_nano) == (100, 20, 30, charge)
         assert (row.cpu_cost_nano, row.energy_cost_nano, row.end) == (cpu, energy, "complete")
+
+
+def test_every_column_of_a_usage_row_is_what_its_name_says(engine: Engine) -> None:
+    requests = Requests()
+    plain = requests.opened()
+    opened = msgspec.structs.replace(
+        plain, opened_ns=11, project_id=12, key_id=13, sequences=14, max_tokens=15, hold_nano=16, stream=False
+    )
+    closed = Closed(plain.request_id, 17, Usage(18, 19, 20, 21, 22), "drained", 23, 24, short_by_one_read=True)
+    rated = rate(Settlement(opened, closed), PRICE, COST)
+    with engine.begin() as connection:
+        post(connection, [rated], {}, requests.clock)
+        row = connection.execute(select(tables.usage)).one()._asdict()
+    told = msgspec.structs.asdict(opened) | msgspec.structs.asdict(closed) | msgspec.structs.asdict(closed.usage)
+    told |= {"charge_nano": rated.charge_nano, "cpu_cost_nano": 0, "energy_cost_nano": 0, "batch_id": row["batch_id"]}
+    assert row == {name: told[name] for name in row}
+    assert (rated.cost_nano, row["currency"], row["end"]) == (0, "CNY", "drained")
 
 
 def test_entries_of_a_batch_are_added_up_by_accounts(engine: Engine) -> None:

@@ -42,7 +42,8 @@ def test_migrations_build_exactly_the_tables_in_postgresql_too(postgres: "Server
     with postgres.database() as url:
         engine = open_database(url)
         with engine.connect() as connection:
-            assert compare_metadata(MigrationContext.configure(connection), metadata) == []
+            different = compare_metadata(MigrationContext.configure(connection), metadata)
+        assert [(what, one.name) for what, one in different] == [("add_fk", "fk_usage_batch_id")]  # SQLite's only
         engine.dispose()
 
 

@@ -169,7 +169,7 @@ def upgrade() -> None:
         sa.Column("first_token_ns", sa.BigInteger(), nullable=False),
         sa.Column("duration_ns", sa.BigInteger(), nullable=False),
         sa.Column("short_by_one_read", sa.Boolean(), nullable=False),
-        sa.ForeignKeyConstraint(["batch_id"], ["batches.id"], name=op.f("fk_usage_batch_id")),
+        sa.ForeignKeyConstraint(["batch_id"], ["batches.id"], name=op.f("fk_usage_batch_id")).ddl_if(dialect="sqlite"),
         sa.PrimaryKeyConstraint("request_id", name=op.f("pk_usage")),
     )
     op.create_index(op.f("ix_usage_batch_id"), "usage", ["batch_id"], unique=False)
