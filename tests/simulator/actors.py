@@ -4,7 +4,6 @@ Owns how each of them behaves. Knows no fault by name (faults.py) and no right o
 """
 
 import asyncio
-import itertools
 import sqlite3
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,7 +20,7 @@ from tests.simulator.world import Killed, Process, SimClock, World
 from steelyard import flow
 from steelyard.kernel.clock import NS_PER_MS
 from steelyard.kernel.directory import DataDir
-from steelyard.kernel.errors import CallerError, StartError, SteelyardError
+from steelyard.kernel.errors import SteelyardError
 from steelyard.kernel.ids import Ids
 from steelyard.kernel.records import Order, Position
 from steelyard.ledger.teller_client import TellerClient
@@ -302,51 +301,6 @@ class BooksProcess:
     def _drop(self) -> None:
         for engine in self.engines:
             engine.dispose()
-
-
-class Desk:
-    """Who pays in, over a socket of his own; a top-up whose answer was lost is asked again under the same key."""
-
-    def __init__(self, house: House) -> None:
-        self.house, self.world = house, house.world
-        self.process = Process(self.world, "desk", house.medium)
-        self.client = TellerClient()
-        self.pending = 0
-        self._numbers = itertools.count(1)
-        self.process.start(self._main())
-
-    async def _main(self) -> None:
-        while True:
-            try:
-                await self.client.connect(self.house.data.socket, None)
-                return
-            except StartError:
-                await self.client.close()
-
-    def pay(self, tenant_id: int, nano: int) -> None:
-        oracle = self.house.oracle
-        oracle.sent[tenant_id] = oracle.sent.get(tenant_id, 0) + nano
-        self.pending += 1
-        self.process.start(self._pay(tenant_id, nano, f"k{next(self._numbers)}"))
-
-    async def _pay(self, tenant_id: int, nano: int, key: str) -> None:
-        payload = {
-            "tenant": f"t{tenant_id}",
-            "amount": f"{nano // 10**9}.{nano % 10**9:09d}",
-            "idempotency_key": key,
-        }
-        while True:
-            try:
-                await self.client.command("wallet.topup", payload)
-                break
-            except CallerError as error:
-                if error.status != 503:
-                    self.house.oracle.fault(f"top-up of tenant {tenant_id}: {error}")
-                    return
-                await asyncio.sleep(0.05)
-        oracle = self.house.oracle
-        oracle.confirmed[tenant_id] = oracle.confirmed.get(tenant_id, 0) + nano
-        self.pending -= 1
 
 
 def end_quietly(processes: list[Process]) -> None:

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 MODEL, UPSTREAM = "m", "up"
 CONTEXT, OUTPUT_MAX = 400, 60
 _ENDS = {"overloaded": "slots exhausted", "insufficient_quota": "wallet spent to the last hold"}
+_REFUSED = {"insufficient_quota", "rate_limit_exceeded", "budget_exceeded"}
 _pack, _unpack = msgspec.msgpack.encode, msgspec.msgpack.Decoder(Usage).decode
 
 
@@ -61,9 +62,11 @@ class Customer:
             if not worker.process.dead:
                 worker.asking.pop(request_id, None)
                 world.tally[_ENDS.get(end, f"request ended: {end}")] += 1
-                if end == "insufficient_quota":
+                if end in _REFUSED:
                     calm = world.now_ns - world.disturbed_ns > CALM_NS
-                    self._oracle.refuse(request_id, self.floor_nano, calm, world.now_ns)
+                    if (bound := self._oracle.bounds.get(self.caller.tenant_id)) and end != "insufficient_quota":
+                        world.tally[f"limit reached: {bound.kind}"] += 1
+                    self._oracle.refuse(request_id, end, self.floor_nano, calm, world.now_ns)
                 else:
                     self._oracle.ended(request_id, end, world.now_ns)
                 if self._opened and worker.journal is not None and not worker.journal.failed:

@@ -9,6 +9,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from tests.simulator.actors import BooksProcess, Worker
+from tests.simulator.bounds import KINDS
 from tests.simulator.damage import DAMAGE, damage_a_journal
 from tests.simulator.world import Process
 
@@ -223,6 +224,15 @@ def crowd(sim: "Simulation") -> None:
             worker.serve(tenant_id)
 
 
+def edit_limit(sim: "Simulation") -> None:
+    rng = sim.world.random
+    if not sim.limited:
+        return
+    tenant_id = rng.choice(sorted(sim.limited))
+    sim.world.tally["limit edited beside holds"] += 1
+    sim.limit(tenant_id, lifted=rng.random() < 0.1)
+
+
 def lose_power(sim: "Simulation") -> None:
     """Everything dies at once; the disk keeps what was synced and whatever else it happened to have written."""
     sim.mend()
@@ -260,10 +270,11 @@ FAULTS: dict[Callable[["Simulation"], None], int] = {
     step_clock: 3,
     pay_in: 8,
     crowd: 4,
+    edit_limit: 3,
     damage_a_journal: 3,
     lose_power: 2,
 }
-FAIR_WEATHER = {fault: FAULTS[fault] for fault in (pay_in, crowd, step_clock, drain_worker)}
+FAIR_WEATHER = {fault: FAULTS[fault] for fault in (pay_in, crowd, edit_limit, step_clock, drain_worker)}
 """Some worlds know no other trouble: in them the oracle can tell exactly who is solvent."""
 _PLACES = ("write", "written", "sync", "synced", "directory sync", "allocation")
 INJECTED = (
@@ -302,6 +313,8 @@ INJECTED = (
     "crowd of one tenant",
     "top-up beside holds",
     "slots exhausted",
+    "limit edited beside holds",
+    *(f"limit reached: {kind}" for kind in KINDS),
     "wallet spent to the last hold",
 )
 """What a long campaign must have seen at least once."""

@@ -28,7 +28,7 @@ from steelyard.storage.database import migrate, open_database
 if TYPE_CHECKING:
     from tests.simulator.simulation import Simulation
 
-BEGIN_NS = 1_790_000_000 * NS_PER_S
+BEGIN_NS = 1_790_006_396 * NS_PER_S  # four seconds before midnight in Shanghai
 TENANTS_MAX = 4
 PRICES = f"""
 [[price]]
@@ -44,12 +44,12 @@ source = "before"
 [[price]]
 model = "{MODEL}"
 currency = "CNY"
-effective_from = 2026-09-21T14:13:23Z
+effective_from = 2026-09-21T16:00:00Z
 per = "1M tokens"
 input = "4"
 cached_input = "0.4"
 output = "20"
-source = "three seconds after the beginning"
+source = "at midnight"
 
 [[cost]]
 upstream = "{UPSTREAM}"
@@ -72,6 +72,7 @@ def template(root: Path) -> Path:
     office = Office(engine, ManualClock(BEGIN_NS - NS_PER_S))
     for number in range(1, TENANTS_MAX + 1):
         office.command("tenant.add", {"name": f"t{number}"})
+        office.command("key.add", {"tenant": f"t{number}", "name": "one"})
     with engine.begin() as connection:
         ensure_secret(connection, bytes)
     office.command("prices.load", {"text": PRICES})

@@ -8,6 +8,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from fractions import Fraction
 
+from tests.simulator.bounds import Bound, exceeded
+
 from steelyard.kernel.clock import NS_PER_MS
 from steelyard.kernel.quantities import Usage
 from steelyard.kernel.records import Quote, Tariff
@@ -33,6 +35,8 @@ class Request:
     durable: int = 0  # pieces that had left when the cells were last on the medium
     firm: bool = False  # its close is on the medium
     vague: bool = False  # a power loss came before that
+    place: int = 0  # in the order in which requests were let in
+    bound: int | None = None  # the limit that certainly bounded it
     owes_nano: int = 0  # the least that must be set aside for it
 
 
@@ -58,8 +62,11 @@ class Oracle:
         self.owed: dict[int, int] = {}  # tenant → the least that holds and charges must have set aside
         self.recent: dict[int, set[bytes]] = {}  # tenant → requests that may still hold money
         self.spent: dict[int, int] = {}  # tenant → the most that requests no longer recent can have cost
+        self.bounds: dict[int, Bound] = {}  # tenant → his limit
+        self.running: dict[int, set[bytes]] = {}  # tenant → requests let in that have not ended
+        self.let_in: dict[int, int] = {}  # tenant → how many were
         self.above_cap: set[bytes] = set()  # requests whose upstream gave more than it was asked for
-        self.refused = self.solvent_refusals = 0
+        self.refused = 0
         self.faults: list[str] = []
 
     def fault(self, what: str) -> None:
@@ -84,9 +91,23 @@ class Oracle:
         one = self.requests[request_id]
         one.hold_nano, one.price = quote.hold_nano, quote.price
         self._owes(one, quote.hold_nano)
+        self._let_in(request_id, one)
         owed = self.owed[one.tenant_id]
         if owed > self.sent.get(one.tenant_id, 0):
             self.fault(f"overspent: tenant {one.tenant_id} was promised {owed}, paid {self.sent.get(one.tenant_id)}")
+
+    def _let_in(self, request_id: bytes, one: Request) -> None:
+        tenant_id = one.tenant_id
+        self.let_in[tenant_id] = one.place = self.let_in.get(tenant_id, 0) + 1
+        running = self.running.setdefault(tenant_id, set())
+        if not one.end:
+            running.add(request_id)
+        bound = self.bounds.get(tenant_id)
+        if bound is None:
+            return
+        one.bound = bound.of(one)
+        if bound.kind == "concurrency" and one.bound is not None and len(running) > one.bound:
+            self.fault(f"tenant {tenant_id} may run {one.bound} requests and runs {len(running)}")
 
     def left_user_space(self, request_id: bytes, usage: Usage) -> None:
         self.requests[request_id].left.append(usage)
@@ -96,12 +117,13 @@ class Oracle:
         if one.end:
             return
         one.end, one.ended_ns = end, now_ns
+        self.running.get(one.tenant_id, set()).discard(request_id)
         if one.hold_nano is not None and not one.vague:
             self._owes(one, min(one.hold_nano, self._charge(one, -1), self._charge(one, -2)))
 
-    def refuse(self, request_id: bytes, floor_nano: int, calm: bool, now_ns: int) -> None:
-        """No solvent customer is refused: counted at the least he can have had. Money of requests that had ended a
-        moment before he asked is his again; in troubled times (not `calm`) it may take longer."""
+    def refuse(self, request_id: bytes, code: str, floor_nano: int, calm: bool, now_ns: int) -> None:
+        """No solvent customer is refused, and none whose limit has room: counted at the least he can have had. What
+        requests took that had ended a moment before he asked is his again; in troubled times (not `calm`) later."""
         me = self.requests[request_id]
         self.refused += 1
         self.ended(request_id, "refused", now_ns)
@@ -114,10 +136,22 @@ class Oracle:
                 recent.discard(other)
                 self.spent[me.tenant_id] = self.spent.get(me.tenant_id, 0) + self._most(one)
         tied = sum(self._tied(self.requests[other]) for other in recent if other != request_id)
-        least = me.paid_nano - self.spent.get(me.tenant_id, 0) - tied
-        if least >= floor_nano:
-            self.solvent_refusals += 1
-            self.fault(f"solvent customer refused: {request_id.hex()} of tenant {me.tenant_id} had {least}")
+        gone = self.spent.get(me.tenant_id, 0) + tied
+        bound = self.bounds.get(me.tenant_id)
+        most = bound.of(me) if bound is not None else None
+        if code == "insufficient_quota":
+            if me.paid_nano - gone >= floor_nano:
+                self.fault(f"solvent customer refused: {request_id.hex()} of {me.tenant_id} had {me.paid_nano - gone}")
+        elif bound is None:
+            self.fault(f"{request_id.hex()} got {code}, its tenant has no limit")
+        elif most is None:
+            return
+        elif bound.kind == "budget" and most - gone >= floor_nano:
+            self.fault(f"{request_id.hex()} was refused, the budget had {most - gone}")
+        elif bound.kind == "concurrency" and len(recent) <= most:
+            self.fault(f"{request_id.hex()} was refused, {len(recent) - 1} of {most} others may have run")
+        elif bound.kind == "rpm" and self.let_in.get(me.tenant_id, 0) + len(recent) <= most:
+            self.fault(f"{request_id.hex()} was refused after {self.let_in.get(me.tenant_id, 0)} of {most} requests")
 
     def lose_power(self) -> None:
         for one in self.requests.values():
@@ -127,6 +161,7 @@ class Oracle:
 
     def check(self, rows: Iterable[UsageRow], balances: dict[int, int]) -> list[str]:
         """Every row is what its customer got, every request has its row, every wallet is what it must be."""
+        rows = list(rows)
         paid: dict[int, int] = {}
         seen: set[bytes] = set()
         for row in rows:
@@ -143,6 +178,11 @@ class Oracle:
         for tenant_id, sent in self.sent.items():
             if balances.get(tenant_id, 0) != sent - paid.get(tenant_id, 0):
                 self.fault(f"tenant {tenant_id} has {balances.get(tenant_id)}, should {sent - paid.get(tenant_id, 0)}")
+        careless = {self.requests[request_id].tenant_id for request_id in self.above_cap}
+        for tenant_id, bound in self.bounds.items():
+            if tenant_id not in careless:
+                mine = [row for row in rows if row.tenant_id == tenant_id]
+                self.faults += exceeded(bound, mine, self.requests)
         return self.faults
 
     def _check_row(self, row: UsageRow, one: Request) -> None:

@@ -12,8 +12,10 @@ from pathlib import Path
 from typing import NamedTuple
 
 from sqlalchemy import select
-from tests.simulator.actors import BooksProcess, Desk, Habits, House, Worker, end_quietly
+from tests.simulator.actors import BooksProcess, Habits, House, Worker, end_quietly
+from tests.simulator.bounds import KINDS
 from tests.simulator.customers import MODEL
+from tests.simulator.desk import Desk
 from tests.simulator.faults import FAIR_WEATHER, FAULTS
 from tests.simulator.machine import BEGIN_NS, TENANTS_MAX, machine, template
 from tests.simulator.world import World
@@ -80,15 +82,25 @@ class Simulation:
         self.rows: list[UsageRow] = []
         self.fingerprint = ""
         self.desk = Desk(self.house)
+        limited = [one for one in range(1, self.habits.tenants + 1) if rng.random() < 0.3]
+        self.limited = {tenant_id: rng.choice(KINDS) for tenant_id in limited}
 
     def draw_topup(self) -> int:
         return self.world.random.randrange(1, self.habits.topup_nano)
+
+    def limit(self, tenant_id: int, *, lifted: bool = False) -> None:
+        """Set the tenant's limit, or lift it for a while."""
+        rng, kind = self.world.random, self.limited[tenant_id]
+        low, high = {"rpm": (5, 300), "tpm": (1000, 30_000), "concurrency": (1, 12), "budget": (10**6, 10**8)}[kind]
+        self.desk.limit(tenant_id, kind, None if lifted else rng.randrange(low, high))
 
     def run(self, steps: int) -> None:
         """`steps` of trouble, then rest, then the checks."""
         world, house = self.world, self.house
         for tenant_id in range(1, self.habits.tenants + 1):
             self.desk.pay(tenant_id, self.draw_topup())
+            if tenant_id in self.limited:
+                self.limit(tenant_id)
         self._supervise()
         world.after(0, self._arrive)
         world.after(self.fault_every_ns, self._go_wrong)
