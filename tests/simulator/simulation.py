@@ -229,9 +229,10 @@ class Simulation:
             last = connection.execute(select(tables.batches.c.hash).order_by(tables.batches.c.id.desc()).limit(1))
             drawn = hashlib.sha256(repr(self.world.random.getstate()).encode()).hexdigest()
             self.fingerprint = f"{self.world.steps}-{(last.scalar() or b'').hex()[:16]}-{drawn[:16]}"
-            for finding in replaying.replay(connection, self.house.data.journals):
-                if not finding.ok:
-                    oracle.finding(finding.invariant, finding.detail)
+            if self.seed % 3 == 0:  # it costs as much as a fifth of the run
+                for finding in replaying.replay(connection, self.house.data.journals):
+                    if not finding.ok:
+                        oracle.finding(finding.invariant, finding.detail)
         prices = [tariff for tariff in tariffs.values() if tariff.subject == MODEL]
         for row in rows:
             due = max((one for one in prices if one.effective_from_ns <= row.opened_ns), key=_effective)
