@@ -44,9 +44,9 @@ class ChatExchange:
         self._parsed = parse_chat(body, self._request_id)
         order = self._parsed.order
         if order.stream:
-            self._form = ChatStream(order, self._created_ns, self._parsed.include_usage)
+            self._form = ChatStream(order, self._created_ns, self._parsed.include_usage, self._parsed.tier)
         else:
-            self._form = ChatBody(order, self._created_ns)
+            self._form = ChatBody(order, self._created_ns, self._parsed.tier)
         return order
 
     @property
@@ -57,9 +57,8 @@ class ChatExchange:
         self._bill = self._form.bill = partial(bill_of, quote.price)
         if quote.lowered:
             self._headers.append((b"x-steelyard-max-tokens-lowered", str(quote.max_tokens).encode()))
-        if self._parsed.ignored:
-            names = ",".join(self._parsed.ignored)[:512]
-            self._headers.append((b"x-steelyard-ignored", names.encode("ascii", "replace")))
+        if self._parsed.unknown:
+            self._headers.append((b"x-steelyard-ignored", _header_text(",".join(self._parsed.unknown))))
 
     def render(self, sequence: int, event: Event) -> bytes:
         return self._form.render(sequence, event)
@@ -92,6 +91,11 @@ class ChatExchange:
 def bill_of(price: Tariff, usage: Usage) -> Bill:
     """What this usage costs the customer by the tariff his request was opened with; the posting says the same."""
     return Bill(sum(line.amount_nano for line in charge_of(usage, price)), price.currency)
+
+
+def _header_text(text: str) -> bytes:
+    """Customers' own words as a header: nothing in it can end the line, and it is not endless."""
+    return "".join(letter if letter.isascii() and letter.isprintable() else "?" for letter in text[:512]).encode()
 
 
 def id_headers(request_id: bytes) -> Headers:

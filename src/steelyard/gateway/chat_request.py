@@ -1,7 +1,8 @@
 """POST /v1/chat/completions: from the customer's JSON to an Order.
 
 Owns validation: every error names the field. `null` means absent. What this platform cannot carry over is refused by
-name; what it does not know is left out and named to the caller. Decides nothing about money or routes.
+name; what it does not know stays in the order for upstreams that know it, and is named to the caller. Decides nothing
+about money or routes.
 """
 
 from typing import Annotated, Any, Literal
@@ -9,29 +10,14 @@ from typing import Annotated, Any, Literal
 import msgspec
 from msgspec import Meta, Raw
 
+from steelyard.gateway.chat_tools import ToolChoice, Tools, tool_params
+from steelyard.gateway.chat_turns import Message, prompt_tokens_max, turns_of
 from steelyard.kernel import limits
 from steelyard.kernel.errors import CallerError, bad_request
 from steelyard.kernel.records import Order
 
-_TEMPLATE_TOKENS = 256  # a chat template's own text, at most
-_MESSAGE_TOKENS = 16  # the marks a template puts around one message, at most
-
 Penalty = Annotated[float, Meta(ge=-2, le=2)]
 Stop = Annotated[list[Annotated[str, Meta(min_length=1)]], Meta(max_length=limits.STOP_SEQUENCES_MAX)]
-
-
-class TextPart(msgspec.Struct, tag="text"):
-    text: str
-
-
-class Message(msgspec.Struct):
-    """One turn. A content list may hold text parts only: the models served here read nothing else yet."""
-
-    role: Literal["system", "developer", "user", "assistant"]
-    content: str | list[TextPart] | None = None
-    name: str | None = None
-    tool_calls: list[Any] | None = None
-    function_call: Any = None
 
 
 class JsonSchema(msgspec.Struct):
@@ -62,6 +48,10 @@ class ChatRequest(msgspec.Struct, kw_only=True):
     stream: bool | None = None
     stream_options: StreamOptions | None = None
     response_format: ResponseFormat | None = None
+    tools: Tools | None = None
+    tool_choice: ToolChoice | None = None
+    parallel_tool_calls: bool | None = None
+    service_tier: str | None = None
     stop: str | Stop | None = None
     seed: Annotated[int, Meta(ge=-(2**63), le=2**63 - 1)] | None = None
     temperature: Annotated[float, Meta(ge=0, le=2)] | None = None
@@ -87,21 +77,21 @@ class ChatRequest(msgspec.Struct, kw_only=True):
 
 
 _READ_HERE = frozenset(
-    {"model", "messages", "max_tokens", "max_completion_tokens", "n", "stream", "stream_options", "response_format"}
+    {
+        *("model", "messages", "max_tokens", "max_completion_tokens", "n", "stream", "stream_options"),
+        *("response_format", "tools", "tool_choice", "parallel_tool_calls", "service_tier"),
+    }
 )
 _FORWARDED = frozenset(ChatRequest.__struct_fields__) - _READ_HERE
 _REFUSED = {
-    "tools": "tool calling",
-    "functions": "function calling",
-    "function_call": "function calling",
+    "functions": "functions of the old kind; send 'tools'",
+    "function_call": "functions of the old kind; send 'tool_choice'",
     "audio": "audio output",
     "prediction": "predicted outputs",
     "web_search_options": "web search",
-    "grammar": "raw grammars; use response_format",
+    "grammar": "raw grammars; send 'response_format'",
 }
-_HARMLESS = frozenset(
-    {"user", "metadata", "store", "service_tier", "safety_identifier", "prompt_cache_key", "parallel_tool_calls"}
-)
+_HARMLESS = frozenset({"user", "metadata", "store", "safety_identifier", "prompt_cache_key", "modalities"})
 _request_decoder = msgspec.json.Decoder(ChatRequest)
 _fields_decoder = msgspec.json.Decoder(dict[str, Raw])
 _NULL = b"null"
@@ -112,7 +102,8 @@ class ChatOrder(msgspec.Struct, frozen=True):
 
     order: Order
     include_usage: bool
-    ignored: tuple[str, ...]  # fields we do not know, for a header
+    unknown: tuple[str, ...]  # fields we do not know; they are in the order, for upstreams that do
+    tier: str | None = None  # what to answer as `service_tier`; there is one tier
 
 
 def parse_chat(body: bytes, request_id: bytes) -> ChatOrder:
@@ -131,23 +122,25 @@ def parse_chat(body: bytes, request_id: bytes) -> ChatOrder:
         raise bad_request("'stream_options' is only allowed when 'stream' is true.", "stream_options")
     if request.top_logprobs and not request.logprobs:
         raise bad_request("'top_logprobs' needs 'logprobs': true.", "top_logprobs")
-    messages = [_plain(message, place) for place, message in enumerate(request.messages)]
-    params = {name: raw for name, raw in fields.items() if name in _FORWARDED}
-    params["messages"] = Raw(msgspec.json.encode(messages))
+    turns = turns_of(request.messages)
+    offered = tool_params(request.tools, request.tool_choice, request.parallel_tool_calls)
+    unknown = tuple(sorted(set(fields) - _READ_HERE - _FORWARDED - _HARMLESS))
+    params = {name: raw for name, raw in fields.items() if name in _FORWARDED or name in unknown}
+    params["messages"] = Raw(msgspec.json.encode(turns))
+    params |= offered
     if (form := _response_format(request.response_format, fields)) is not None:
         params["response_format"] = form
     order = Order(
         request_id=request_id,
         model=request.model,
         params=params,
-        prompt_tokens_max=_prompt_tokens_max(messages),
+        prompt_tokens_max=prompt_tokens_max(turns, len(bytes(offered["tools"])) if offered else 0),
         max_tokens=request.max_completion_tokens or request.max_tokens,
         sequences=request.n or 1,
         stream=bool(request.stream),
     )
     include_usage = bool(request.stream_options and request.stream_options.include_usage)
-    known = _READ_HERE | _FORWARDED | _HARMLESS | {"tool_choice", "modalities"}
-    return ChatOrder(order, include_usage, tuple(sorted(set(fields) - known)))
+    return ChatOrder(order, include_usage, unknown, "default" if request.service_tier else None)
 
 
 def _field_error(text: str) -> CallerError:
@@ -163,30 +156,10 @@ def _field_error(text: str) -> CallerError:
 def _refuse(fields: dict[str, Raw]) -> None:
     for name, what in _REFUSED.items():
         if name in fields and bytes(fields[name]).strip() not in {b"[]", b"{}"}:
-            raise bad_request(f"'{name}' is not supported: the models served here do not offer {what}.", name)
-    choice = fields.get("tool_choice")
-    if choice is not None and bytes(choice) not in {b'"none"', b'"auto"'}:
-        raise bad_request(
-            "'tool_choice' is not supported: the models served here do not offer tool calling.", "tool_choice"
-        )
+            raise bad_request(f"'{name}' is not supported: nothing served here offers {what}.", name)
     modalities = fields.get("modalities")
     if modalities is not None and bytes(modalities).replace(b" ", b"") != b'["text"]':
         raise bad_request("'modalities' may only be [\"text\"] for the models served here.", "modalities")
-
-
-def _plain(message: Message, place: int) -> dict[str, str]:
-    """A message as every chat template takes it: role and text."""
-    content = message.content
-    if isinstance(content, list):
-        content = "".join(part.text for part in content)
-    if message.tool_calls or message.function_call is not None:
-        raise bad_request(
-            "Tool calls are not supported: the models served here do not offer them.", f"messages[{place}].tool_calls"
-        )
-    if content is None:
-        raise bad_request(f"'messages[{place}].content' is missing.", f"messages[{place}].content")
-    role = "system" if message.role == "developer" else message.role
-    return {"role": role, "content": content}
 
 
 def _response_format(form: ResponseFormat | None, fields: dict[str, Raw]) -> Raw | None:
@@ -197,9 +170,3 @@ def _response_format(form: ResponseFormat | None, fields: dict[str, Raw]) -> Raw
             "'response_format.json_schema' is missing for type json_schema.", "response_format.json_schema"
         )
     return fields["response_format"]
-
-
-def _prompt_tokens_max(messages: list[dict[str, str]]) -> int:
-    """No byte-level tokenizer makes more tokens than bytes; the template's marks come on top."""
-    text = sum(len(message["content"].encode()) for message in messages)
-    return text + _MESSAGE_TOKENS * len(messages) + _TEMPLATE_TOKENS

@@ -39,7 +39,7 @@ def error_headers(error: CallerError) -> Headers:
 def from_upstream(error: UpstreamError) -> CallerError:
     """What the customer is told when the upstream failed before the first byte."""
     if error.status == 400:
-        return CallerError(400, "upstream_refused", error.message)
+        return CallerError(400, "upstream_refused", error.message, param=error.param)
     if error.status in {413, 422}:
         return CallerError(400, "upstream_refused", error.message)
     if error.status == 429:

@@ -35,14 +35,20 @@ class CallerError(SteelyardError):
 
 
 class UpstreamError(SteelyardError):
-    """An upstream refused, failed or went away. `status` is its HTTP status, 0 when there was none."""
+    """An upstream refused, failed or went away.
 
-    def __init__(self, upstream: str, message: str, *, status: int = 0, retryable: bool = False) -> None:
+    `status` is its HTTP status, 0 when there was none; `param` the field of the request at fault.
+    """
+
+    def __init__(
+        self, upstream: str, message: str, *, status: int = 0, retryable: bool = False, param: str | None = None
+    ) -> None:
         super().__init__(message)
         self.upstream = upstream
         self.message = message
         self.status = status
         self.retryable = retryable
+        self.param = param
 
 
 class ClientGone(SteelyardError):

@@ -18,8 +18,10 @@ from msgspec import Raw
 from steelyard.kernel import limits
 from steelyard.kernel.errors import UpstreamError
 from steelyard.kernel.quantities import Usage
-from steelyard.kernel.records import Event, Offer
+from steelyard.kernel.records import CallPiece, Event, Offer
+from steelyard.upstream.calls import CallReader, demanded, grammar_of
 from steelyard.upstream.http1 import header_block
+from steelyard.upstream.plain_turns import joined, need_tools, plain, tools_of, turns_in
 from steelyard.upstream.pool import Pool, Request, Response
 from steelyard.upstream.sse import EventReader
 
@@ -33,10 +35,12 @@ KNOWN = frozenset(
         *("presence_penalty", "frequency_penalty", "repeat_penalty", "repeat_last_n", "logit_bias"),
         *("dry_multiplier", "dry_base", "dry_allowed_length", "dry_penalty_last_n", "dry_sequence_breakers"),
         *("adaptive_target", "adaptive_decay", "logprobs", "top_logprobs"),
+        *("tools", "tool_choice", "parallel_tool_calls"),
     }
 )
 """What a customer may set and the engine understands under the same name; anything else is not sent."""
 
+_TOOL_FIELDS = ("tools", "tool_choice", "parallel_tool_calls")
 _TRUE = Raw(b"true")
 _ALWAYS = {
     "stream": _TRUE,
@@ -63,9 +67,21 @@ class _Logprobs(msgspec.Struct):
     content: list[_Token] | None = None
 
 
+class _CalledFunction(msgspec.Struct):
+    name: str | None = None
+    arguments: str | None = None
+
+
+class _CallDelta(msgspec.Struct):
+    index: int = 0
+    id: str | None = None
+    function: _CalledFunction | None = None
+
+
 class _Delta(msgspec.Struct):
     content: str | None = None
     reasoning_content: str | None = None
+    tool_calls: list[_CallDelta] | None = None
 
 
 class _Choice(msgspec.Struct):
@@ -109,9 +125,18 @@ class _FaultBody(msgspec.Struct):
     error: _Fault
 
 
+class _Caps(msgspec.Struct, frozen=True):
+    supports_tools: bool = False
+
+
+class _Props(msgspec.Struct):
+    chat_template_caps: _Caps = _Caps()
+
+
 _encode = msgspec.json.encode
 _chunk_decoder = msgspec.json.Decoder(_Chunk)
 _fault_decoder = msgspec.json.Decoder(_FaultBody)
+_props_decoder = msgspec.json.Decoder(_Props)
 
 
 class LlamaCpp:
@@ -121,6 +146,7 @@ class LlamaCpp:
         self._name = name
         self._pool = pool
         keys = {"authorization": f"Bearer {api_key}"} if api_key else {}
+        self._with_tools: dict[tuple[str, str], bool] = {}
         self._headers = header_block({"content-type": "application/json", **keys})
 
     @property
@@ -131,13 +157,15 @@ class LlamaCpp:
         self, offer: Offer, params: dict[str, Raw], max_tokens: int, request_id: bytes
     ) -> AsyncGenerator[Event, None]:
         """See `Upstream.stream`. `request_id` is not sent: the engine keeps no log of ours."""
+        params, reader = await self._prepared(offer, params, request_id)
         body = _body(offer, params, max_tokens)
         response = await self._pool.request(self._request(offer, "POST", "/v1/chat/completions", body))
         try:
             if response.status != 200:
                 raise await self._refusal(response)
             events = EventReader(self._name)
-            answer = Answer(self._name, max_tokens, alternatives=_count(params.get("top_logprobs")))
+            alternatives = _count(params.get("top_logprobs"))
+            answer = Answer(self._name, max_tokens, alternatives=alternatives, reader=reader)
             while read := await response.read():
                 for data in events.feed(read):
                     answer.take(data)
@@ -149,6 +177,43 @@ class LlamaCpp:
             answer.end()
         finally:
             response.close()
+
+    async def _prepared(
+        self, offer: Offer, params: dict[str, Raw], request_id: bytes
+    ) -> tuple[dict[str, Raw], CallReader | None]:
+        """The order as this engine can serve it, and who reads calls out of the answer's text.
+
+        A template that knows tools makes its own calls, unless one is demanded: that is enforced by a grammar here.
+        """
+        messages, tools = params["messages"], tools_of(params)
+        turns = turns_in(messages)
+        prepared = {name: raw for name, raw in params.items() if name not in _TOOL_FIELDS}
+        if not tools and not need_tools(turns):
+            prepared["messages"] = joined(self._name, messages, turns)
+            return prepared, None
+        must = demanded(params, tools)
+        if not must and await self._knows_tools(offer):
+            prepared |= {name: params[name] for name in _TOOL_FIELDS if name in params}
+            return {**prepared, "messages": joined(self._name, messages, turns)}, None
+        prepared["messages"] = plain(self._name, turns, must or tools)
+        if must:
+            several = bytes(params.get("parallel_tool_calls", b"")) == b"true" and len(tools) == len(must)
+            prepared["response_format"] = Raw(_encode(grammar_of(must, several)))
+        reader = CallReader(f"call_{request_id.hex()[-24:]}", tools, is_demanded=bool(must)) if tools else None
+        return prepared, reader
+
+    async def _knows_tools(self, offer: Offer) -> bool:
+        """Whether the chat template of the model at this address takes tools; asked once."""
+        place = (offer.address, offer.upstream_model)
+        if place not in self._with_tools:
+            async with await self._pool.request(self._request(offer, "GET", "/props")) as response:
+                body = await response.body(limits.UPSTREAM_PROPS_BYTES_MAX)
+                known = response.status == 200
+            try:
+                self._with_tools[place] = known and _props_decoder.decode(body).chat_template_caps.supports_tools
+            except (msgspec.DecodeError, UnicodeDecodeError):
+                self._with_tools[place] = False
+        return self._with_tools[place]
 
     async def ready(self, offer: Offer) -> bool:
         try:
@@ -174,10 +239,15 @@ class LlamaCpp:
 class Answer:
     """The state of one sequence: what its chunks said since the last event, and its counts so far."""
 
-    def __init__(self, upstream: str, max_tokens: int, *, alternatives: int = 0) -> None:
+    def __init__(
+        self, upstream: str, max_tokens: int, *, alternatives: int = 0, reader: CallReader | None = None
+    ) -> None:
         self.cut = False  # it went beyond `max_tokens`: what came until then is its end
         self._upstream = upstream
         self._max_tokens = max_tokens
+        self._reader = reader
+        self._calls: list[CallPiece] = []
+        self._reasoning: list[str] = []
         self._alternatives = alternatives
         self._texts: list[str] = []
         self._tokens: list[_Token] = []
@@ -204,9 +274,11 @@ class Answer:
         if self.cut:
             return
         for choice in chunk.choices:
-            text = (choice.delta.reasoning_content or "") + (choice.delta.content or "")
-            if text:
-                self._texts.append(text)
+            if choice.delta.reasoning_content:
+                self._reasoning.append(choice.delta.reasoning_content)
+            if choice.delta.content:
+                self._text(choice.delta.content)
+            self._calls += [_piece(call) for call in choice.delta.tool_calls or ()]
             if choice.finish_reason is not None:
                 self._finish = choice.finish_reason
             if choice.logprobs is not None and choice.logprobs.content:
@@ -215,6 +287,21 @@ class Answer:
             self._usage = Usage(timings.prompt_n, timings.cache_n, timings.predicted_n)
         if chunk.usage is not None:
             self._reconcile(chunk.usage)
+
+    def _text(self, text: str) -> None:
+        if self._reader is not None:
+            text, calls = self._reader.feed(text)
+            self._calls += calls
+        if text:
+            self._texts.append(text)
+
+    def _ended(self, finish: str) -> str:
+        """The reason as customers know it; text the reader held back comes out."""
+        if self._reader is None:
+            return finish
+        if rest := self._reader.rest():
+            self._texts.append(rest)
+        return "tool_calls" if finish == "stop" and self._reader.calls else finish
 
     def _reconcile(self, counts: _Counts) -> None:
         """Compare the engine's closing counts with its running ones.
@@ -239,7 +326,10 @@ class Answer:
         The finish waits for the closing counts, which may come one read later.
         """
         finish = "length" if self.cut else self._finish if self._counted else None
-        if not self._texts and finish is None and not self._tokens and self._usage == self._told:
+        if finish is not None:
+            finish = self._ended(finish)
+        said = self._texts or self._reasoning or self._calls or self._tokens
+        if not said and finish is None and self._usage == self._told:
             return None
         text = self._texts[0] if len(self._texts) == 1 else "".join(self._texts)
         logprobs = self._logprobs() if self._tokens else None
@@ -248,7 +338,10 @@ class Answer:
         self._told = self._usage
         if finish is not None:
             self._finish = None
-        return Event(text, self._usage, finish, logprobs, cut=self.cut)
+        reasoning, calls = "".join(self._reasoning), tuple(self._calls)
+        self._reasoning.clear()
+        self._calls.clear()
+        return Event(text, self._usage, finish, logprobs, reasoning, calls, cut=self.cut)
 
     def _logprobs(self) -> Raw:
         """The tokens of all chunks of the read as one value of the OpenAI dialect."""
@@ -264,8 +357,12 @@ class Answer:
 
 def _goes_on(chunk: _Chunk) -> bool:
     """Whether the chunk says more than that the answer has ended."""
-    spoken = any(choice.delta.content or choice.delta.reasoning_content or choice.logprobs for choice in chunk.choices)
+    spoken = any(_says(choice.delta) or choice.logprobs for choice in chunk.choices)
     return spoken or not (chunk.usage or any(choice.finish_reason for choice in chunk.choices))
+
+
+def _says(delta: _Delta) -> bool:
+    return bool(delta.content or delta.reasoning_content or delta.tool_calls)
 
 
 def _body(offer: Offer, params: dict[str, Raw], max_tokens: int) -> bytes:
@@ -277,6 +374,11 @@ def _body(offer: Offer, params: dict[str, Raw], max_tokens: int) -> bytes:
     if wanted is not None and bytes(wanted) == b"true" and _count(params.get("top_logprobs")) == 0:
         fields["top_logprobs"] = 1  # the engine takes 0 as "no logprobs at all", and absence as 20
     return _encode(fields)
+
+
+def _piece(call: _CallDelta) -> CallPiece:
+    function = call.function or _CalledFunction()
+    return CallPiece(call.index, call.id, function.name, function.arguments or "")
 
 
 def _count(raw: Raw | None) -> int:

@@ -8,6 +8,8 @@ from steelyard.gateway.chat_request import parse_chat
 from steelyard.kernel.errors import CallerError
 
 ID = bytes(16)
+TOOL = {"type": "function", "function": {"name": "f", "parameters": {"type": "object"}}}
+CALL = {"id": "c1", "type": "function", "function": {"name": "f", "arguments": "{}"}}
 HELLO = {"model": "m", "messages": [{"role": "user", "content": "Hello"}]}
 
 
@@ -29,7 +31,7 @@ def test_a_plain_request_becomes_an_order() -> None:
     assert bytes(order.params["temperature"]) == b"0"
     assert json.loads(bytes(order.params["messages"])) == [{"role": "user", "content": "Hello"}]
     assert "model" not in order.params and "max_tokens" not in order.params
-    assert parsed.ignored == ()
+    assert parsed.unknown == ()
 
 
 def test_null_means_absent() -> None:
@@ -42,10 +44,10 @@ def test_max_completion_tokens_wins_over_its_older_name() -> None:
     assert parse(max_tokens=5, max_completion_tokens=9).order.max_tokens == 9
 
 
-def test_unknown_fields_are_named_not_forwarded() -> None:
+def test_unknown_fields_are_named_and_kept_for_upstreams_that_know_them() -> None:
     parsed = parse(flavour="vanilla", another=1)
-    assert parsed.ignored == ("another", "flavour")
-    assert "flavour" not in parsed.order.params
+    assert parsed.unknown == ("another", "flavour")
+    assert bytes(parsed.order.params["flavour"]) == b'"vanilla"'
 
 
 def test_parts_are_joined_and_developer_speaks_as_system() -> None:
@@ -65,7 +67,12 @@ def test_parts_are_joined_and_developer_speaks_as_system() -> None:
         ({"messages": [{"role": "user"}]}, "messages[0].content"),
         ({"messages": [{"role": "pirate", "content": "x"}]}, "messages[0].role"),
         ({"messages": [{"role": "user", "content": 7}]}, "messages[0].content"),
-        ({"messages": [{"role": "user", "content": [{"type": "image_url"}]}]}, "messages[0].content[0].type"),
+        ({"messages": [{"role": "user", "content": [{"type": "image_url"}]}]}, "messages[0].content[0]"),
+        ({"messages": [{"role": "user", "content": [{"type": "hologram"}]}]}, "messages[0].content[0].type"),
+        ({"messages": [{"role": "tool", "content": "x"}]}, "messages[0].tool_call_id"),
+        ({"messages": [{"role": "tool", "content": "x", "tool_call_id": "c9"}]}, "messages[0].tool_call_id"),
+        ({"messages": [{"role": "user", "content": "x", "tool_calls": [CALL]}]}, "messages[0].tool_calls"),
+        ({"messages": [{"role": "function", "content": "x", "name": "f"}]}, "messages[0].role"),
         ({"temperature": "hot"}, "temperature"),
         ({"temperature": 3}, "temperature"),
         ({"top_p": -1}, "top_p"),
@@ -80,8 +87,18 @@ def test_parts_are_joined_and_developer_speaks_as_system() -> None:
         ({"top_logprobs": 3}, "top_logprobs"),
         ({"response_format": {"type": "json_schema"}}, "response_format.json_schema"),
         ({"response_format": {"type": "xml"}}, "response_format.type"),
-        ({"tools": [{"type": "function"}]}, "tools"),
+        ({"tools": [{"type": "function"}]}, "tools[0]"),
+        ({"tools": [{"type": "web_search"}]}, "tools[0].type"),
+        ({"tools": [{"type": "function", "function": {"name": "with blanks"}}]}, "tools[0].function.name"),
+        (
+            {"tools": [{"type": "function", "function": {"name": "f", "parameters": []}}]},
+            "tools[0].function.parameters",
+        ),
+        ({"tools": [TOOL, TOOL]}, "tools"),
+        ({"tools": [TOOL], "tool_choice": {"type": "function", "function": {"name": "g"}}}, "tool_choice"),
+        ({"tools": [TOOL], "tool_choice": "sometimes"}, "tool_choice"),
         ({"tool_choice": "required"}, "tool_choice"),
+        ({"functions": [{"name": "f"}]}, "functions"),
         ({"modalities": ["text", "audio"]}, "modalities"),
         ({"model": ""}, "model"),
         ({"model": 3}, "model"),
@@ -91,6 +108,37 @@ def test_the_field_at_fault_is_named(fields: dict, param: str) -> None:
     error = refused(json.dumps({**HELLO, **fields}).encode())
     assert error.param == param
     assert param.split("[", maxsplit=1)[0] in error.message
+
+
+def test_a_tool_loop_takes_its_canonical_form() -> None:
+    turns = [
+        {"role": "user", "content": "Do"},
+        {"role": "assistant", "content": None, "tool_calls": [CALL], "reasoning_content": "", "refusal": None},
+        {"role": "tool", "tool_call_id": "c1", "content": [{"type": "text", "text": "done"}]},
+    ]
+    parsed = parse(messages=turns, tools=[TOOL], parallel_tool_calls=False)
+    params = {name: json.loads(bytes(raw)) for name, raw in parsed.order.params.items()}
+    assert params["messages"][1] == {
+        "role": "assistant",
+        "content": None,
+        "tool_calls": [CALL],
+        "reasoning_content": "",
+    }
+    assert params["messages"][2] == {"role": "tool", "content": "done", "tool_call_id": "c1"}
+    assert (params["tools"][0]["function"]["name"], params["tool_choice"]) == ("f", "auto")
+    assert params["parallel_tool_calls"] is False
+    assert parsed.order.prompt_tokens_max > parse(messages=turns).order.prompt_tokens_max
+
+
+def test_tools_that_must_not_be_used_are_not_offered() -> None:
+    assert set(parse(tools=[TOOL], tool_choice="none").order.params) == {"messages"}
+    assert set(parse(tools=[], tool_choice="auto").order.params) == {"messages"}
+
+
+def test_marks_for_a_cache_are_kept() -> None:
+    parts = [{"type": "text", "text": "a", "cache_control": {"type": "ephemeral"}}, {"type": "text", "text": "b"}]
+    (turn,) = json.loads(bytes(parse(messages=[{"role": "user", "content": parts}]).order.params["messages"]))
+    assert turn["content"] == parts
 
 
 @pytest.mark.parametrize("missing", ["model", "messages"])
@@ -128,7 +176,7 @@ def test_no_bytes_break_the_parser(body: bytes) -> None:
 
 @given(
     st.dictionaries(
-        st.sampled_from([*HELLO, "n", "stream", "stop", "tools", "seed", "logprobs"]),
+        st.sampled_from([*HELLO, "n", "stream", "stop", "tools", "tool_choice", "seed", "logprobs"]),
         st.recursive(
             st.none() | st.booleans() | st.integers() | st.text(max_size=5),
             lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=5), inner, max_size=3),

@@ -254,3 +254,80 @@ async def test_closing_counts_above_the_cap_are_told_as_they_are() -> None:
     """The text has left: the books put what is above the hold on our own account."""
     events = await events_of(told("a", 9), finished(11, finish="length"))
     assert events[-1] == Event("", Usage(5, 0, 11), "length")
+
+
+TOOLS = [{"type": "function", "function": {"name": "weather", "parameters": {"type": "object"}}}]
+
+
+async def asked_with_tools(
+    supports_tools: bool, *answer: bytes, **fields: Any
+) -> tuple[list[Event], dict[str, Any], list[bytes]]:
+    """The events, the body the engine got, and the paths it was asked for."""
+
+    async def script(exchange: Exchange) -> None:
+        if b"GET /props" in exchange.head:
+            await exchange.answer(msgspec.json.encode({"chat_template_caps": {"supports_tools": supports_tools}}))
+        else:
+            await exchange.send(HEAD + b"".join(chunk(piece) for piece in answer) + END)
+
+    pool = Pool()
+    async with scripted(script) as server:
+        upstream = LlamaCpp("local", pool, "key")
+        stream = upstream.stream(offer_at(server.port), params(tools=TOOLS, **fields), 9, bytes(16))
+        events = [event async for event in stream]
+        await pool.close()
+    paths = [exchange.head.split(b" ")[1] for exchange in server.exchanges]
+    return events, msgspec.json.decode(server.exchanges[-1].body), paths
+
+
+async def test_a_demanded_call_is_a_grammar_and_comes_as_a_call() -> None:
+    text = '{"name": "weather", "arguments": {"city": "Bern"}}'
+    events, body, paths = await asked_with_tools(
+        False, told(text[:20], 1) + told(text[20:], 2), finished(3), tool_choice="required", stop=["x"]
+    )
+    assert paths == [b"/v1/chat/completions"], "what is enforced here needs no question"
+    assert body["response_format"]["type"] == "json_schema"
+    assert "tools" not in body and "tool_choice" not in body
+    assert "weather" in body["messages"][0]["content"]
+    assert "".join(event.text for event in events) == ""
+    pieces = [piece for event in events for piece in event.tool_calls]
+    assert [piece.name for piece in pieces if piece.id] == ["weather"]
+    assert "".join(piece.arguments for piece in pieces) == '{"city": "Bern"}'
+    assert (events[-1].finish, events[-1].usage.output) == ("tool_calls", 3)
+
+
+async def test_a_demanded_call_that_was_cut_says_so() -> None:
+    events, _, _ = await asked_with_tools(
+        False, told('{"name": "weather", "arguments": {"c', 9), finished(9, finish="length"), tool_choice="required"
+    )
+    assert events[-1].finish == "length"
+
+
+async def test_a_template_without_tools_is_told_of_them_and_may_answer_either_way() -> None:
+    events, body, paths = await asked_with_tools(False, told("It rains.", 3), finished(4))
+    assert paths == [b"/props", b"/v1/chat/completions"]
+    assert "response_format" not in body and "tools" not in body
+    assert [(event.text, event.finish) for event in events][-1][1] == "stop"
+    assert "".join(event.text for event in events) == "It rains."
+    events, _, _ = await asked_with_tools(False, told('{"name": "weather", "arguments": {}}', 3), finished(4))
+    assert events[-1].finish == "tool_calls"
+
+
+async def test_a_template_with_tools_makes_its_own_calls() -> None:
+    made = {"index": 0, "id": "c7", "type": "function", "function": {"name": "weather", "arguments": "{"}}
+    more = {"index": 0, "function": {"arguments": "}"}}
+    chunks = [sse({"choices": [{"index": 0, "delta": {"tool_calls": [call]}}]}) for call in (made, more)]
+    events, body, _ = await asked_with_tools(True, *chunks, finished(4, finish="tool_calls"))
+    assert body["tools"][0]["function"]["name"] == "weather"
+    pieces = [piece for event in events for piece in event.tool_calls]
+    assert [(piece.index, piece.id, piece.name, piece.arguments) for piece in pieces] == [
+        (0, "c7", "weather", "{"),
+        (0, None, None, "}"),
+    ]
+    assert events[-1].finish == "tool_calls"
+
+
+async def test_reasoning_is_no_text() -> None:
+    thought = sse({"choices": [{"index": 0, "delta": {"reasoning_content": "Hm"}}]})
+    events = await events_of(thought + told("Yes", 2), finished(3))
+    assert (events[0].reasoning, events[0].text) == ("Hm", "Yes")

@@ -1,0 +1,136 @@
+"""The turns of a chat request: what a message may hold, and the canonical form it takes.
+
+Texts in parts are joined unless a part is marked for a cache; images, audio and files pass on for models that read them
+(an adapter whose model does not refuses them by name). Knows no engine and no money.
+"""
+
+from typing import Any, Literal
+
+import msgspec
+
+from steelyard.gateway.chat_tools import Call, CallLog
+from steelyard.kernel import limits
+from steelyard.kernel.errors import bad_request
+
+_TEMPLATE_TOKENS = 256  # a chat template's own text, at most
+_MESSAGE_TOKENS = 16  # the marks a template puts around one message, at most
+
+
+class TextPart(msgspec.Struct, tag="text", omit_defaults=True):
+    text: str
+    cache_control: dict[str, Any] | None = None
+
+
+class RefusalPart(msgspec.Struct, tag="refusal"):
+    refusal: str
+
+
+class ImagePart(msgspec.Struct, tag="image_url", omit_defaults=True):
+    image_url: dict[str, Any]
+    cache_control: dict[str, Any] | None = None
+
+
+class AudioPart(msgspec.Struct, tag="input_audio", omit_defaults=True):
+    input_audio: dict[str, Any]
+    cache_control: dict[str, Any] | None = None
+
+
+class FilePart(msgspec.Struct, tag="file", omit_defaults=True):
+    file: dict[str, Any]
+    cache_control: dict[str, Any] | None = None
+
+
+Part = TextPart | RefusalPart | ImagePart | AudioPart | FilePart
+
+
+class Message(msgspec.Struct):
+    """One turn as clients send it."""
+
+    role: Literal["system", "developer", "user", "assistant", "tool", "function"]
+    content: str | list[Part] | None = None
+    name: str | None = None
+    tool_calls: list[Call] | None = None
+    tool_call_id: str | None = None
+    reasoning_content: str | None = None
+    reasoning: str | None = None
+    refusal: str | None = None
+    function_call: Any = None
+    audio: Any = None
+
+
+class Turn(msgspec.Struct, omit_defaults=True):
+    """One turn in the canonical form."""
+
+    role: Literal["system", "user", "assistant", "tool"]
+    content: str | list[Part] | msgspec.UnsetType | None = msgspec.UNSET
+    name: str | None = None
+    tool_calls: list[Call] | None = None
+    tool_call_id: str | None = None
+    reasoning_content: str | None = None
+
+
+def turns_of(messages: list[Message]) -> list[Turn]:
+    """The canonical turns. Raises CallerError 400 that names the field at fault."""
+    log = CallLog()
+    return [_turn(message, place, log) for place, message in enumerate(messages)]
+
+
+def _turn(message: Message, place: int, log: CallLog) -> Turn:
+    if message.role == "function" or message.function_call is not None:
+        where = f"messages[{place}].{'role' if message.role == 'function' else 'function_call'}"
+        raise bad_request(f"'{where}': send 'tool_calls' and turns of the role 'tool' instead.", where)
+    if message.audio is not None:
+        where = f"messages[{place}].audio"
+        raise bad_request(f"'{where}': earlier audio answers cannot be carried over.", where)
+    role: Literal["system", "user", "assistant", "tool"] = "system" if message.role == "developer" else message.role
+    calls = message.tool_calls or None
+    if calls is not None:
+        if role != "assistant":
+            where = f"messages[{place}].tool_calls"
+            raise bad_request(f"'{where}': only an assistant's turn can have tool calls.", where)
+        log.made(calls)
+    content = _content(message)
+    if content is None and not calls:
+        raise bad_request(f"'messages[{place}].content' is missing.", f"messages[{place}].content")
+    call_id = log.answered(message.tool_call_id, place) if role == "tool" else None
+    thought = message.reasoning if message.reasoning_content is None else message.reasoning_content
+    return Turn(role, content, message.name, calls, call_id, thought if role == "assistant" else None)
+
+
+def _content(message: Message) -> str | list[Part] | None:
+    content = message.content
+    if content is None:
+        return message.refusal if message.role == "assistant" else None
+    if isinstance(content, str):
+        return content
+    parts = [TextPart(part.refusal) if isinstance(part, RefusalPart) else part for part in content]
+    if all(isinstance(part, TextPart) and part.cache_control is None for part in parts):
+        return "".join(part.text for part in parts if isinstance(part, TextPart))
+    return list(parts)
+
+
+def prompt_tokens_max(turns: list[Turn], beside_bytes: int) -> int:
+    """No byte-level tokenizer makes more tokens than bytes; the template's marks come on top.
+
+    `beside_bytes` is the JSON text that a template writes into the prompt beside the turns: the tools on offer. Some
+    write it with indents, so it counts twice.
+    """
+    text = sum(_turn_bytes(turn) for turn in turns)
+    return text + _MESSAGE_TOKENS * len(turns) + _TEMPLATE_TOKENS + 2 * beside_bytes
+
+
+def _turn_bytes(turn: Turn) -> int:
+    content = turn.content
+    if isinstance(content, str):
+        size = len(content.encode())
+    elif isinstance(content, list):
+        size = sum(
+            len(part.text.encode()) if isinstance(part, TextPart) else limits.PART_TOKENS_MAX for part in content
+        )
+    else:
+        size = 0
+    if turn.tool_calls or turn.tool_call_id:
+        size += 2 * len(msgspec.json.encode(turn.tool_calls)) + limits.CALL_MARK_BYTES
+    if turn.reasoning_content:
+        size += len(turn.reasoning_content.encode())
+    return size
