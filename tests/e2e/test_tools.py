@@ -1,4 +1,4 @@
-"""Tools with unchanged clients at the real engine, which calls none by itself: demanded calls are enforced and metered."""
+"""Tools with unchanged clients at the real engine, which calls none by itself: demanded ones are enforced."""
 
 import json
 from typing import Any
@@ -97,7 +97,7 @@ def test_parallel_calls_are_a_list_of_whole_calls(client) -> None:
         tool_choice="required",
         parallel_tool_calls=True,
         temperature=0,
-        max_tokens=300,
+        max_tokens=160,
     )
     calls = answer.choices[0].message.tool_calls
     assert 1 <= len(calls) <= 8
