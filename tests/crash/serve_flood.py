@@ -7,7 +7,8 @@ import asyncio
 import sys
 from pathlib import Path
 
-from tests.fakes.parties import FakeTeller, ScriptedUpstream
+import msgspec
+from tests.fakes.parties import OFFER, FakeTeller, ScriptedUpstream, snapshot
 
 from steelyard.flow import House
 from steelyard.gateway.app import PublicApp
@@ -15,7 +16,7 @@ from steelyard.gateway.server import public_server, public_socket
 from steelyard.kernel.clock import SystemClock
 from steelyard.kernel.ids import Ids
 from steelyard.kernel.quantities import Usage
-from steelyard.kernel.records import Event
+from steelyard.kernel.records import Event, Model
 from steelyard.metering.energy import EnergyClocks
 from steelyard.metering.journal import Journal
 from steelyard.metering.meter import Meter
@@ -38,7 +39,9 @@ async def main(folder: Path) -> None:
     journal = Journal.create(series, segment_bytes=1 << 20)
     meter = Meter(journal, Slots.create(series / "slots", 64), clock, EnergyClocks(folder))
     listener = public_socket("127.0.0.1", 0)
-    house = House(FakeTeller(), meter, {"fake": Flood([])}, clock)
+    offer = msgspec.structs.replace(OFFER, max_output_tokens=10_000_000)  # its cap must not be what ends an answer
+    teller = FakeTeller(snapshot_=snapshot(models={"m": Model(1, "m", 0, 100, (offer,))}))
+    house = House(teller, meter, {"fake": Flood([])}, clock)
     app = PublicApp(house, None, Ids(clock))  # type: ignore[arg-type]
     server = public_server(app, 1, lambda: print(listener.getsockname()[1], flush=True))
     await server.serve([listener])
