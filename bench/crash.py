@@ -34,12 +34,15 @@ def main() -> int:
         table = json.loads(done.stdout)
         seconds = round(time.monotonic() - started)
         campaigns.append({"books": place, "kills": kills, "seed": arguments.seed, "seconds": seconds} | table)
+        _keep(campaigns, engine=not arguments.no_engine)
         print("\n".join(f"{name.replace('_', ' '):<20} {count:>9,}" for name, count in table.items()), flush=True)
+    return 0
+
+
+def _keep(campaigns: list[dict[str, object]], *, engine: bool) -> None:
     report.RESULTS.mkdir(exist_ok=True)
-    engine = not arguments.no_engine
     record = {"name": "crash", "engine": engine} | report.circumstances() | {"campaigns": campaigns}
     report.write(report.RESULTS / "crash.json", record)
-    return 0
 
 
 if __name__ == "__main__":
