@@ -96,6 +96,13 @@ def find_tenant(connection: Connection, name: str) -> Tenant:
     return Tenant(*row)
 
 
+def find_tenant_by_id(connection: Connection, tenant_id: int) -> Tenant:
+    """The tenant with that id."""
+    columns = tables.tenants.c
+    query = select(columns.id, columns.name, columns.currency, columns.created_ns).where(columns.id == tenant_id)
+    return Tenant(*connection.execute(query).one())
+
+
 def add_project(connection: Connection, tenant_id: int, name: str, clock: Clock) -> int:
     """A new project of the tenant; returns its id."""
     row = {"tenant_id": tenant_id, "name": check_name(name, "project"), "created_ns": clock.now_ns()}

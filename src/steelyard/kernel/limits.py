@@ -88,6 +88,11 @@ ANSWER_PIECE_BYTES = 64 * 1024  # of a replayed answer
 RERATED_AFTER_S = 60  # a period must have ended this long ago, so that all of it is posted
 CORRECTIONS_MAX = 100_000  # tenants × models of one correction
 
+# money operations
+GRANTS_PER_BATCH_MAX = 500
+OPERATION_KEY_CHARACTERS_MAX = 128
+RATE_CHARACTERS_MAX = 40
+
 # exported receipts
 EXPORT_LINKS_MAX = 1000  # batches behind the receipt's own that a customer is shown
 EXPORT_LINE_BYTES_MAX = 4 * 1024 * 1024

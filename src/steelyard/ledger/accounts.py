@@ -150,7 +150,7 @@ FACTS: dict[BatchKind, tuple[tuple[Fact, ...], tuple[Fact, ...]]] = {
     BatchKind.CREDIT: ((), (Fact.CHARGE,)),
     BatchKind.RERATE: ((Fact.CHARGE, Fact.OVERRUN), (Fact.CHARGE, Fact.OVERRUN)),
     BatchKind.REVERSAL: (
-        (),
+        (Fact.ADJUSTMENT,),
         (Fact.TOPUP, Fact.REFUND, Fact.TRANSFER, Fact.ADJUSTMENT, Fact.FX_OUT, Fact.FX_IN, Fact.GRANT),
     ),
 }

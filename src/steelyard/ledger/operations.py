@@ -75,3 +75,10 @@ def record(connection: Connection, done: Operation, why: Why, clock: Clock) -> N
         "answer": json.dumps(done.answer),
     }
     connection.execute(insert(tables.operations).values(row))
+
+
+def reversed_before(connection: Connection, batch_id: int) -> dict[str, Any] | None:
+    """The answer of the reversal of this batch, if there was one."""
+    columns = tables.operations.c
+    answer = connection.execute(select(columns.answer).where(columns.reverses_id == batch_id)).scalar()
+    return None if answer is None else dict(json.loads(answer))

@@ -79,6 +79,11 @@ class Teller:
         purse = self.purse(tenant_id)
         return max(0, min(purse.wallet_nano, self.available(tenant_id) - purse.limit_nano))
 
+    def collectable(self, tenant_id: int) -> int:
+        """What may be taken from the wallet, down to its credit limit: not held, no grant."""
+        purse = self.purse(tenant_id)
+        return max(0, min(purse.wallet_nano + purse.limit_nano, self.available(tenant_id)))
+
     def find(self, request_id: bytes) -> Hold | None:
         return self._holds.get(request_id)
 

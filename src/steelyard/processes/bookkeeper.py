@@ -82,6 +82,11 @@ class Bookkeeper:
         """Every open request with the series it is in."""
         return [(opened, tail.name) for opened, tail in self._opened.values()]
 
+    def oldest_open(self) -> int | None:
+        """When the oldest request that is not posted was opened."""
+        settling = [settlement.opened.opened_ns for settlement, _ in self._pending]
+        return min([opened.opened_ns for opened, _ in self._opened.values()] + settling, default=None)
+
     def live_series(self) -> frozenset[str]:
         """Series of living workers."""
         return frozenset(name for name, tail in self._tails.items() if tail.live and not name.startswith(BOOKS_SERIES))

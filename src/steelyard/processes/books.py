@@ -10,9 +10,7 @@ import asyncio
 import contextlib
 import os
 import signal
-import stat
 import sys
-import threading
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -34,11 +32,15 @@ from steelyard.ledger.teller import Teller
 from steelyard.processes import rerating
 from steelyard.processes.bookkeeper import Bookkeeper, Settle
 from steelyard.processes.claims import Claims
-from steelyard.processes.office import Office, Outcome, transaction
+from steelyard.processes.lifeline import watch_parent
+from steelyard.processes.office import Office, transaction
 from steelyard.processes.only_writer import only_writer
+from steelyard.processes.outcome import Outcome
+from steelyard.processes.paying import PAYING, pay
 from steelyard.processes.posting_loop import PostingLoop, Thread
 from steelyard.processes.snapshot import EPOCH, bump, read_snapshot
 from steelyard.processes.teller_server import Session
+from steelyard.processes.timekeeper import Timekeeper
 from steelyard.storage.database import migrate, open_database
 
 log = structlog.get_logger()
@@ -60,7 +62,12 @@ class Books:
             self._bookkeeper.start()
             self.teller = Teller()
             self._office = Office(
-                self._engine, clock, held=self.teller.held, opened=self._bookkeeper.opened, journals=data.journals
+                self._engine,
+                clock,
+                held=self.teller.held,
+                opened=self._bookkeeper.opened,
+                oldest_open=self._bookkeeper.oldest_open,
+                journals=data.journals,
             )
             with self._engine.connect() as connection:
                 self._snapshot = read_snapshot(connection)
@@ -99,6 +106,8 @@ class Books:
         )
         await self._claims.start(self._bookkeeper.live_series())
         self._posting.on_settled_death = self._settled_death
+        self._timekeeper = Timekeeper(self.teller, self._thread, self._office, self._clock)
+        self._posting.on_pass = self._timekeeper.tick
         for seed in await self._thread.run(self._office.seeds):
             self.teller.limit(seed)
         for opened, series in self._bookkeeper.open_requests():
@@ -279,7 +288,12 @@ class Books:
             case _ if op.startswith("claim."):
                 return await self._claims.command(op, payload)
             case "rerate.post":
-                return await rerating.correct(self.teller, payload, self._execute)
+                return self._take(await rerating.correct(self.teller, payload, self._execute))
+            case _ if op in PAYING:
+                await self._posting.free_up()
+                return self._take(await pay(self.teller, op, payload, self._execute))
+            case "ledger.close":
+                await self._posting.all_settled()
             case "receipt.export":
                 await self._posting.free_up()
             case "receipt":
@@ -289,10 +303,10 @@ class Books:
                         return reply
                 await self._posting.free_up()  # perhaps it has just finished
         outcome = await self._execute(op, payload)
-        self._take(outcome)
+        reply = self._take(outcome)
         if outcome.snapshot is not None:
             await self._known_to_workers(outcome.snapshot.version)
-        return outcome.reply
+        return reply
 
     async def _execute(self, op: str, payload: dict[str, Any]) -> Outcome:
         try:
@@ -315,15 +329,18 @@ class Books:
     def session_moved(self) -> None:
         self._moved.set()
 
-    def _take(self, outcome: Outcome) -> None:
-        for tenant_id, amount_nano in outcome.added:
-            self.teller.topup(tenant_id, amount_nano)
+    def _take(self, outcome: Outcome) -> Any:
+        """What the commit changed, taken over in the order of the commits. Returns the answer."""
+        self.teller.correct(outcome.purses)
+        if outcome.purses:
+            self._timekeeper.wake()
         for seed in outcome.limited:
             self.teller.limit(seed)
         if outcome.snapshot is not None:
             self._snapshot = outcome.snapshot
             for session in self._listeners:
                 session.send(wire.NOTICE, "snapshot", outcome.snapshot)
+        return outcome.reply
 
     async def _verify(self, *, replayed: bool) -> object:
         """Reads on a connection of its own, beside the posting; the teller is compared at one and the same moment."""
@@ -351,28 +368,13 @@ class Books:
         }
 
 
-def _watch_parent(loop: asyncio.AbstractEventLoop, books: Books) -> None:
-    """Stop when standard input ends: the parent is gone. Only a pipe or socket says so."""
-    kind = os.fstat(sys.stdin.fileno()).st_mode
-    if not (stat.S_ISFIFO(kind) or stat.S_ISSOCK(kind)):
-        return
-
-    def wait_for_end() -> None:
-        while os.read(sys.stdin.fileno(), 1024):
-            pass
-        with contextlib.suppress(RuntimeError):  # the loop may be closed by now
-            loop.call_soon_threadsafe(books.stop)
-
-    threading.Thread(target=wait_for_end, name="parent", daemon=True).start()
-
-
 async def _run(data: DataDir) -> None:
     books = await Books.open(data, SystemClock(), flow.settle)
     await books.serve()
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, books.stop)
-    _watch_parent(loop, books)
+    watch_parent(loop, books.stop)
     print("ready", flush=True)
     await books.run()
 

@@ -8,7 +8,7 @@ for it comes back in `Outcome`, to be told after the commit.
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import msgspec
 from sqlalchemy import Connection, Engine
@@ -20,15 +20,15 @@ from steelyard.identity import store as identity
 from steelyard.kernel import limits
 from steelyard.kernel.clock import Clock, iso_from_ns
 from steelyard.kernel.errors import CallerError, bad_request, unavailable
-from steelyard.kernel.ids import id_from_text
-from steelyard.kernel.money import INT64_MAX, nano_from_text, text_from_nano
 from steelyard.kernel.records import Opened, Snapshot
-from steelyard.ledger.operations import Operation, Why, answered_before, record
-from steelyard.ledger.posting import open_wallet, post_topup
-from steelyard.ledger.purses import wallet_balances
+from steelyard.ledger.posting import open_wallet
+from steelyard.ledger.purse import Purse
 from steelyard.ledger.sublimits import Seed
 from steelyard.ledger.verify import verify
+from steelyard.processes.cashier import Cashier, tenant_view
 from steelyard.processes.limiting import Limited, limit_lift, limit_list, limit_seeds, limit_set
+from steelyard.processes.outcome import Outcome
+from steelyard.processes.payload import Payload, integer_of, request_id_of, text_of
 from steelyard.processes.receipts import open_receipt
 from steelyard.processes.replay import replay
 from steelyard.processes.rerating import post_rerating
@@ -36,19 +36,6 @@ from steelyard.processes.snapshot import SNAPSHOT, bump, read_snapshot
 from steelyard.rating.rate import rate
 from steelyard.reports.export import Wanted, export
 from steelyard.reports.receipts import posted_receipt
-
-Payload = dict[str, Any]
-_NOTE_CHARACTERS_MAX = 500
-_TOPUP_NANO_MAX = INT64_MAX // 1000  # so that a wallet's totals never reach the end of int64
-
-
-class Outcome(NamedTuple):
-    """What a command answers, and what the teller must learn of it: money added, wallets opened, a new snapshot."""
-
-    reply: Any
-    added: tuple[tuple[int, int], ...] = ()  # (tenant, nano); a new wallet comes with 0
-    snapshot: Snapshot | None = None
-    limited: tuple[Seed, ...] = ()  # sub-limits set or lifted
 
 
 def _nothing_held(tenant_id: int) -> int:
@@ -69,6 +56,7 @@ class Office:
         *,
         held: Callable[[int], int] = _nothing_held,
         opened: Callable[[bytes], Opened | None] = _nothing_open,
+        oldest_open: Callable[[], int | None] = lambda: None,
         journals: Path | None = None,
     ) -> None:
         self._engine = engine
@@ -84,8 +72,6 @@ class Office:
             "key.list": self._key_list,
             "key.revoke": self._key_revoke,
             "operator.add": self._operator_add,
-            "wallet.topup": self._wallet_topup,
-            "wallet.show": self._wallet_show,
             "prices.load": self._prices_load,
             "prices.list": self._prices_list,
             "model.register": self._model_register,
@@ -98,6 +84,8 @@ class Office:
             "rerate.post": self._rerate_post,
             "verify": self._verify,
         }
+        self._cashier = Cashier(clock, held, oldest_open)
+        self._commands |= self._cashier.commands()
 
     def command(self, op: str, payload: Payload) -> Any:
         """Carry out a command and return its answer."""
@@ -133,29 +121,28 @@ class Office:
         return run
 
     def _tenant_add(self, connection: Connection, payload: Payload) -> Outcome:
-        currency = _text(payload, "currency") if payload.get("currency") is not None else "CNY"
-        tenant = identity.add_tenant(connection, _text(payload, "name"), currency, self._clock)
+        currency = text_of(payload, "currency") if payload.get("currency") is not None else "CNY"
+        tenant = identity.add_tenant(connection, text_of(payload, "name"), currency, self._clock)
         open_wallet(connection, tenant.id, tenant.name, tenant.currency)
-        reply = _tenant(tenant) | {"project": identity.DEFAULT_PROJECT}
-        return Outcome(reply, added=((tenant.id, 0),), snapshot=_new_snapshot(connection))
+        reply = tenant_view(tenant) | {"project": identity.DEFAULT_PROJECT}
+        return Outcome(reply, purses={tenant.id: Purse(0)}, snapshot=_new_snapshot(connection))
 
     def _tenant_list(self, connection: Connection, payload: Payload) -> Outcome:
-        balances = wallet_balances(connection)
-        return Outcome([self._wallet(tenant, balances[tenant.id]) for tenant in identity.list_tenants(connection)])
+        return Outcome(self._cashier.wallets(connection))
 
     def _project_add(self, connection: Connection, payload: Payload) -> Outcome:
-        tenant = identity.find_tenant(connection, _text(payload, "tenant"))
-        name = _text(payload, "name")
+        tenant = identity.find_tenant(connection, text_of(payload, "tenant"))
+        name = text_of(payload, "name")
         return Outcome({"id": identity.add_project(connection, tenant.id, name, self._clock), "name": name})
 
     def _key_add(self, connection: Connection, payload: Payload) -> Outcome:
-        tenant = identity.find_tenant(connection, _text(payload, "tenant"))
-        project = _text(payload, "project") if payload.get("project") is not None else identity.DEFAULT_PROJECT
+        tenant = identity.find_tenant(connection, text_of(payload, "tenant"))
+        project = text_of(payload, "project") if payload.get("project") is not None else identity.DEFAULT_PROJECT
         project_id = identity.find_project(connection, tenant.id, project)
-        return self._new_key(connection, project_id, _text(payload, "name"))
+        return self._new_key(connection, project_id, text_of(payload, "name"))
 
     def _operator_add(self, connection: Connection, payload: Payload) -> Outcome:
-        return self._new_key(connection, None, _text(payload, "name"))
+        return self._new_key(connection, None, text_of(payload, "name"))
 
     def _new_key(self, connection: Connection, project_id: int | None, name: str) -> Outcome:
         key, secret = identity.add_key(connection, project_id, name, self._clock)
@@ -163,39 +150,15 @@ class Office:
 
     def _key_list(self, connection: Connection, payload: Payload) -> Outcome:
         name = payload.get("tenant")
-        tenant_id = None if name is None else identity.find_tenant(connection, _text(payload, "tenant")).id
+        tenant_id = None if name is None else identity.find_tenant(connection, text_of(payload, "tenant")).id
         return Outcome([_key(key) for key in identity.list_keys(connection, tenant_id)])
 
     def _key_revoke(self, connection: Connection, payload: Payload) -> Outcome:
-        key = identity.revoke_key(connection, _integer(payload, "id"), self._clock)
+        key = identity.revoke_key(connection, integer_of(payload, "id"), self._clock)
         return Outcome(_key(key), snapshot=_new_snapshot(connection))
 
-    def _wallet_topup(self, connection: Connection, payload: Payload) -> Outcome:
-        tenant = identity.find_tenant(connection, _text(payload, "tenant"))
-        amount_nano = _amount(payload, "amount")
-        note = str(payload.get("note") or "")
-        repeat_key = payload.get("idempotency_key")
-        if len(note) > _NOTE_CHARACTERS_MAX:
-            raise bad_request(f"'note' has at most {_NOTE_CHARACTERS_MAX} characters.", "note")
-        asked = ("topup", amount_nano)
-        answer = None if repeat_key is None else answered_before(connection, tenant.id, _key_text(payload), asked)
-        added: tuple[tuple[int, int], ...] = ()
-        if answer is None:
-            batch = post_topup(connection, tenant.id, amount_nano, note, self._clock)
-            answer = {"batch": batch, "amount_nano": amount_nano}
-            done = Operation("topup", tenant.id, asked, answer, batch, amount_nano, key=repeat_key)
-            record(connection, done, Why(note, ""), self._clock)
-            added = ((tenant.id, amount_nano),)
-        reply = self._wallet(tenant, wallet_balances(connection)[tenant.id])
-        booked = {"tenant": tenant.name, "batch": answer["batch"], "amount": text_from_nano(amount_nano)}
-        return Outcome(reply | booked, added)
-
-    def _wallet_show(self, connection: Connection, payload: Payload) -> Outcome:
-        tenant = identity.find_tenant(connection, _text(payload, "tenant"))
-        return Outcome(self._wallet(tenant, wallet_balances(connection)[tenant.id]) | {"tenant": tenant.name})
-
     def _prices_load(self, connection: Connection, payload: Payload) -> Outcome:
-        drafts = parse_price_file(_text(payload, "text")).tariffs
+        drafts = parse_price_file(text_of(payload, "text")).tariffs
         loaded = catalog.load_price_file(connection, drafts, self._clock.now_ns())
         reply = {"inserted": [_tariff(tariff) for tariff in loaded.inserted], "unchanged": loaded.unchanged}
         return Outcome(reply, snapshot=_new_snapshot(connection) if loaded.inserted else None)
@@ -219,11 +182,11 @@ class Office:
         return Outcome(msgspec.to_builtins(model), snapshot=None if model == before else _new_snapshot(connection))
 
     def _model_withdraw(self, connection: Connection, payload: Payload) -> Outcome:
-        withdrawn = catalog.withdraw_upstream(connection, _text(payload, "upstream"))
+        withdrawn = catalog.withdraw_upstream(connection, text_of(payload, "upstream"))
         return Outcome({"offers": withdrawn}, snapshot=_new_snapshot(connection) if withdrawn else None)
 
     def _receipt(self, connection: Connection, payload: Payload) -> Outcome:
-        request_id, tenant_id = _request_id(payload), payload.get("tenant_id")
+        request_id, tenant_id = request_id_of(payload), payload.get("tenant_id")
         receipt = posted_receipt(connection, request_id, tenant_id)
         if receipt is None:
             opened = self._opened(request_id)
@@ -233,26 +196,17 @@ class Office:
         return Outcome(msgspec.to_builtins(receipt))
 
     def _receipt_export(self, connection: Connection, payload: Payload) -> Outcome:
-        wanted = Wanted(_request_id(payload), payload.get("tenant_id"))
+        wanted = Wanted(request_id_of(payload), payload.get("tenant_id"))
         lines = b"".join(export(connection, wanted, limits.EXPORT_LINKS_MAX))
         if not lines:
             raise CallerError(404, "receipt_not_found", "There is no posted receipt with this id.", param="request_id")
         return Outcome(lines)
 
     def _rerate_post(self, connection: Connection, payload: Payload) -> Outcome:
-        return Outcome(post_rerating(connection, payload, self._clock))
+        return post_rerating(connection, payload, self._clock)
 
     def _verify(self, connection: Connection, payload: Payload) -> Outcome:
         return Outcome(self.verify(connection, replayed=payload.get("replay") is not False))
-
-    def _wallet(self, tenant: identity.Tenant, balance_nano: int) -> Payload:
-        held_nano = self._held(tenant.id)
-        return _tenant(tenant) | {
-            "balance_nano": balance_nano,
-            "available_nano": balance_nano - held_nano,
-            "held_nano": held_nano,
-            "balance": text_from_nano(balance_nano),
-        }
 
 
 @contextmanager
@@ -273,15 +227,6 @@ def _new_snapshot(connection: Connection) -> Snapshot:
     return read_snapshot(connection)
 
 
-def _tenant(tenant: identity.Tenant) -> Payload:
-    return {
-        "id": tenant.id,
-        "name": tenant.name,
-        "currency": tenant.currency,
-        "created_at": iso_from_ns(tenant.created_ns),
-    }
-
-
 def _key(key: identity.Key) -> Payload:
     return {
         "id": key.id,
@@ -297,44 +242,3 @@ def _key(key: identity.Key) -> Payload:
 
 def _tariff(tariff: Any) -> Payload:
     return {**msgspec.to_builtins(tariff), "effective_from": iso_from_ns(tariff.effective_from_ns)}
-
-
-def _text(payload: Payload, field: str) -> str:
-    value = payload.get(field)
-    if not isinstance(value, str) or not value:
-        raise bad_request(f"'{field}' must be a text that is not empty.", field)
-    return value
-
-
-def _integer(payload: Payload, field: str) -> int:
-    value = payload.get(field)
-    if not isinstance(value, int) or isinstance(value, bool) or abs(value) > INT64_MAX:
-        raise bad_request(f"'{field}' must be a whole number.", field)
-    return value
-
-
-def _amount(payload: Payload, field: str) -> int:
-    try:
-        amount_nano = nano_from_text(_text(payload, field))
-    except ValueError as error:
-        raise bad_request(f"'{field}' is not usable: {error}.", field) from None
-    if not 0 < amount_nano <= _TOPUP_NANO_MAX:
-        raise bad_request(f"'{field}' must be above 0 and at most {text_from_nano(_TOPUP_NANO_MAX)}.", field)
-    return amount_nano
-
-
-def _key_text(payload: Payload) -> str:
-    repeat_key = _text(payload, "idempotency_key")
-    if not 0 < len(repeat_key) <= 128:
-        raise bad_request("'idempotency_key' has 1 to 128 characters.", "idempotency_key")
-    return repeat_key
-
-
-def _request_id(payload: Payload) -> bytes:
-    value = payload.get("request_id")
-    if isinstance(value, bytes) and len(value) == 16:
-        return value
-    try:
-        return id_from_text(str(value)[: limits.NAME_CHARACTERS_MAX])
-    except ValueError:
-        raise CallerError(404, "receipt_not_found", "There is no receipt with this id.", param="request_id") from None

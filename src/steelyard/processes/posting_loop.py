@@ -6,7 +6,7 @@ why), and telling the teller what was posted right after its commit, in the orde
 
 import asyncio
 import contextlib
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from concurrent.futures import Executor
 from typing import Any, TypeVar
 
@@ -86,6 +86,7 @@ class PostingLoop:
         self._nudge: asyncio.TimerHandle | None = None
         self._waiting: list[asyncio.Future[None]] = []
         self.on_settled_death: Callable[[str], None] = lambda series: None
+        self.on_pass: Callable[[], Awaitable[None]] = _nothing
 
     def stop(self) -> None:
         """Have `run` end after one more pass."""
@@ -152,6 +153,7 @@ class PostingLoop:
             await self._steps()
             await self._settle_dead()
             await self._look()
+            await self.on_pass()
             if self.in_doubt:
                 self._teller.correct(await self._thread.purses())
                 self.in_doubt = False
@@ -188,6 +190,8 @@ class PostingLoop:
         for rated in step.posted:
             opened = rated.settlement.opened
             self._note_owner(opened.request_id, told)
+            unheld = self._teller.find(opened.request_id) is None
+            self.in_doubt |= unheld and self._teller.purse(opened.tenant_id).limit_nano > 0  # which limit counted?
             used = used_of(rated.settlement)
             self._teller.settle(opened.request_id, opened.tenant_id, opened.hold_nano, rated.charge_nano, used)
         for request_id in step.known:
@@ -234,6 +238,12 @@ class PostingLoop:
         self._nudge = None
         self._wake.set()
 
+    async def all_settled(self) -> None:
+        """Post what has ended. CallerError 409 while what a dead worker left is not settled."""
+        await self.free_up()
+        if self.absent or self.trouble:
+            raise CallerError(409, "not_settled", "Requests of a worker that died are not settled yet. Try again soon.")
+
     async def free_up(self) -> None:
         """Settle what has just finished, closes that are announced but still on their way to the disk included."""
         loop = asyncio.get_running_loop()
@@ -242,6 +252,10 @@ class PostingLoop:
         while self._closes_outstanding() and not self.trouble and loop.time() < deadline_s:
             await asyncio.sleep(limits.SYNC_INTERVAL_MS / 1000)
             await self.settled_now()
+
+
+async def _nothing() -> None:
+    pass
 
 
 def _resolve(waiting: Sequence["asyncio.Future[None]"]) -> None:

@@ -8,7 +8,7 @@ import hashlib
 from collections import defaultdict
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import msgspec
 from msgspec import Meta
@@ -19,11 +19,9 @@ from steelyard.kernel.clock import NS_PER_S, Clock
 from steelyard.kernel.errors import bad_request
 from steelyard.kernel.money import INT64_MAX
 from steelyard.ledger.corrections import Correction, Period, post_correction
-from steelyard.ledger.purses import wallet_balances
+from steelyard.ledger.purses import read_purses
 from steelyard.ledger.teller import Teller
-
-if TYPE_CHECKING:
-    from steelyard.processes.office import Outcome
+from steelyard.processes.outcome import Outcome
 
 OWNER = "rerate"
 _Amount = Annotated[int, Meta(ge=-INT64_MAX, le=INT64_MAX)]
@@ -49,7 +47,7 @@ class Asked(msgspec.Struct, frozen=True, kw_only=True):
     available: dict[int, int] | None = None
 
 
-def post_rerating(connection: Connection, payload: dict[str, Any], clock: Clock) -> dict[str, Any]:
+def post_rerating(connection: Connection, payload: dict[str, Any], clock: Clock) -> Outcome:
     """Post it, once for a book and period. Raises CallerError."""
     asked = _asked(payload)
     if not asked.since_ns < asked.until_ns <= clock.now_ns() - limits.RERATED_AFTER_S * NS_PER_S:
@@ -62,48 +60,46 @@ def post_rerating(connection: Connection, payload: dict[str, Any], clock: Clock)
         for one in asked.corrections
         if one.wallet_nano or one.overrun_nano
     ]
-    available = wallet_balances(connection) if asked.available is None else asked.available
+    purses = read_purses(connection, {one.tenant_id for one in corrections})
+    available = {tenant: purse.wallet_nano + purse.limit_nano for tenant, purse in purses.items()}
+    if asked.available is not None:
+        available = {one: min(room, asked.available.get(one, 0)) for one, room in available.items()}
     posted = post_correction(connection, period, corrections, available, (asked.reason, asked.actor), clock)
-    return {
+    reply = {
         "batch": posted.batch_id,
         "posted_before": posted.again,
         "taken": [{"tenant_id": tenant, "wallet_nano": amount} for tenant, amount in sorted(posted.taken.items())],
     }
+    return Outcome(reply, read_purses(connection, posted.taken))
 
 
 async def correct(
-    teller: Teller, payload: dict[str, Any], execute: "Callable[[str, dict[str, Any]], Awaitable[Outcome]]"
-) -> Any:
-    """Post it by `execute`, with what wallets have to give set aside first: no request is granted the same money."""
+    teller: Teller, payload: dict[str, Any], execute: Callable[[str, dict[str, Any]], Awaitable[Outcome]]
+) -> Outcome:
+    """Post it by `execute`, with what wallets have to give set aside first: no request is granted the same money.
+
+    The purses of the outcome must be taken over in the same turn of the loop.
+    """
     with set_aside(teller, payload) as available:
-        reply = (await execute("rerate.post", payload | {"available": available})).reply
-        tell(teller, reply, available)
-    return reply
+        return await execute("rerate.post", payload | {"available": available})
 
 
 @contextmanager
 def set_aside(teller: Teller, payload: dict[str, Any]) -> Iterator[dict[int, int]]:
-    """Hold what each wallet is to give, or as much as it has; given back at the end unless it was taken."""
+    """Hold what each wallet is to give, or as much as it has; given back at the end, when it was taken or not."""
     asked = _asked(payload)
     wanted: dict[int, int] = defaultdict(int)
     for one in asked.corrections:
         wanted[one.tenant_id] += max(0, one.wallet_nano)
-    granted = {tenant: teller.hold(_hold_id(tenant), tenant, amount, 0, OWNER) for tenant, amount in wanted.items()}
+    granted: dict[int, int] = {}
     try:
+        for tenant, amount in wanted.items():
+            most = min(amount, teller.collectable(tenant))
+            granted[tenant] = teller.hold(_hold_id(tenant), tenant, most, 0, OWNER)
         yield granted
     finally:
         for tenant in granted:
             teller.release(_hold_id(tenant))
-
-
-def tell(teller: Teller, reply: dict[str, Any], granted: dict[int, int]) -> None:
-    """What the commit moved: taken from the holds, or added to the wallets."""
-    for one in reply["taken"]:
-        tenant, amount = one["tenant_id"], one["wallet_nano"]
-        if amount > 0:
-            teller.settle(_hold_id(tenant), tenant, granted[tenant], amount)
-        else:
-            teller.topup(tenant, -amount)
 
 
 def _hold_id(tenant_id: int) -> bytes:

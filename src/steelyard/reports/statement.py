@@ -1,4 +1,4 @@
-"""The statement of one tenant's wallet: opening, top-ups, charges, corrections, closing. It re-adds to the nano.
+"""The statement of one tenant's wallet: what came in, what went out, and why. It re-adds to the nano.
 
 Read from the ledger entries of the wallet, dated by when their batch was posted (within a second of the close), so
 that statements of neighbouring periods join without a gap.
@@ -46,8 +46,28 @@ class CorrectionLine(Record, frozen=True):
     amount_nano: int
 
 
+class MoveLine(Record, frozen=True):
+    """What an operation put into the wallet or, below zero, took from it: refund, transfer, adjustment, credit, …"""
+
+    batch_id: int
+    posted_ns: int
+    kind: str  # of its batch
+    note: str
+    amount_nano: int
+
+
+class GrantLine(Record, frozen=True):
+    """What became of free credit within the period: it is beside the wallet, and used before it."""
+
+    account: str  # "grant:acme#3"
+    expires_ns: int
+    granted_nano: int
+    spent_nano: int
+    taken_back_nano: int  # expired or reversed
+
+
 class Statement(Record, frozen=True):
-    """opening + top-ups − charges − corrections = closing."""
+    """opening + top-ups − charges − corrections + moves = closing; grants are told beside it."""
 
     tenant_id: int
     tenant: str
@@ -62,6 +82,9 @@ class Statement(Record, frozen=True):
     closing_nano: int
     corrections: tuple[CorrectionLine, ...] = ()
     corrections_nano: int = 0
+    moves: tuple[MoveLine, ...] = ()
+    moves_nano: int = 0
+    grants: tuple[GrantLine, ...] = ()
 
 
 def statement(
@@ -76,8 +99,10 @@ def statement(
     charges_nano = sum(line.amount_nano for line in charges)
     corrections = _corrections(connection, found, since_ns, until_ns)
     corrections_nano = sum(line.amount_nano for line in corrections)
+    moves = _moves(connection, found, since_ns, until_ns)
+    moves_nano = sum(line.amount_nano for line in moves)
     closing_nano = _balance_nano(connection, found, until_ns)
-    if opening_nano + topups_nano - charges_nano - corrections_nano != closing_nano:
+    if opening_nano + topups_nano - charges_nano - corrections_nano + moves_nano != closing_nano:
         raise BooksError(f"the statement of {tenant} does not re-add: its wallet has entries of another kind")
     return Statement(
         tenant_id=found.id,
@@ -93,6 +118,9 @@ def statement(
         closing_nano=closing_nano,
         corrections=corrections,
         corrections_nano=corrections_nano,
+        moves=moves,
+        moves_nano=moves_nano,
+        grants=_grants(connection, found, since_ns, until_ns),
     )
 
 
@@ -132,7 +160,7 @@ def _topups(tenant: Tenant, since_ns: int | None, until_ns: int | None) -> Selec
     query = (
         select(columns.batch_id, batches.posted_ns, batches.note, columns.amount_nano)
         .join_from(tables.entries, tables.batches)
-        .where(columns.fact == Fact.TOPUP.value, columns.credit_account_id.in_(_wallet_ids(tenant)))
+        .where(batches.kind == BatchKind.TOPUP, columns.credit_account_id.in_(_wallet_ids(tenant)))
         .order_by(columns.id)
     )
     return _within(query, since_ns, until_ns)
@@ -155,6 +183,49 @@ def _corrections(
         .order_by(columns.batch_id)
     )
     return tuple(CorrectionLine(**row._mapping) for row in connection.execute(_within(query, since_ns, until_ns)))
+
+
+def _moves(connection: Connection, tenant: Tenant, since_ns: int | None, until_ns: int | None) -> tuple[MoveLine, ...]:
+    """Whatever else touched the wallet, by batch."""
+    columns, batches = tables.entries.c, tables.batches.c
+    wallets = list(connection.execute(_wallet_ids(tenant)).scalars())
+    signed: ColumnElement[int] = case(
+        (columns.credit_account_id.in_(wallets), columns.amount_nano), else_=-columns.amount_nano
+    )
+    told = (BatchKind.TOPUP, BatchKind.USAGE, BatchKind.RERATE)
+    query = (
+        select(columns.batch_id, batches.posted_ns, batches.kind, batches.note, whole(signed).label("amount_nano"))
+        .join_from(tables.entries, tables.batches)
+        .where(batches.kind.not_in(told))
+        .where(columns.credit_account_id.in_(wallets) | columns.debit_account_id.in_(wallets))
+        .group_by(columns.batch_id, batches.posted_ns, batches.kind, batches.note)
+        .order_by(columns.batch_id)
+    )
+    return tuple(MoveLine(**row._mapping) for row in connection.execute(_within(query, since_ns, until_ns)))
+
+
+def _grants(
+    connection: Connection, tenant: Tenant, since_ns: int | None, until_ns: int | None
+) -> tuple[GrantLine, ...]:
+    """Grants that something happened to in the period."""
+    columns, grants, accounts = tables.entries.c, tables.grants.c, tables.accounts.c
+    query = (
+        select(
+            accounts.name,
+            grants.expires_ns,
+            whole(case((columns.credit_account_id == accounts.id, columns.amount_nano), else_=0)),
+            whole(case((columns.fact == Fact.GRANT_SPENT.value, columns.amount_nano), else_=0)),
+            whole(case((columns.debit_account_id == accounts.id, columns.amount_nano), else_=0)),
+        )
+        .join_from(tables.entries, tables.batches)
+        .join(tables.accounts, (accounts.id == columns.credit_account_id) | (accounts.id == columns.debit_account_id))
+        .join(tables.grants, grants.account_id == accounts.id)
+        .where(grants.tenant_id == tenant.id)
+        .group_by(grants.id, accounts.name, grants.expires_ns)
+        .order_by(grants.id)
+    )
+    rows = connection.execute(_within(query, since_ns, until_ns))
+    return tuple(GrantLine(row[0], row[1], row[2], row[3], row[4] - row[3]) for row in rows)
 
 
 def _charges(

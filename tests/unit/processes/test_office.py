@@ -11,6 +11,7 @@ from steelyard.identity.keys import authenticate, is_operator
 from steelyard.kernel.clock import ManualClock
 from steelyard.kernel.directory import DatabaseUrl
 from steelyard.kernel.errors import CallerError
+from steelyard.ledger.purse import Purse
 from steelyard.processes.office import Office
 from steelyard.processes.snapshot import read_snapshot
 from steelyard.storage.database import migrate, open_database
@@ -52,7 +53,7 @@ def _refusal(office: Office, op: str, **payload: object) -> tuple[int, str, str 
 def test_a_tenant_comes_with_a_project_and_a_wallet(office: Office) -> None:
     outcome = office.execute("tenant.add", {"name": "北京 team-1", "currency": "USD"})
     assert outcome.reply["project"] == "default"
-    assert outcome.added == ((outcome.reply["id"], 0),)
+    assert outcome.purses == {outcome.reply["id"]: Purse(0)}
     assert outcome.snapshot is not None
     listed = office.command("tenant.list", {})
     assert [(one["name"], one["currency"], one["balance_nano"]) for one in listed] == [
@@ -117,7 +118,7 @@ def test_a_second_project(office: Office) -> None:
 
 def test_a_topup_adds_exactly(office: Office) -> None:
     outcome = office.execute("wallet.topup", {"tenant": "acme", "amount": "12.500000001", "note": "bank"})
-    assert outcome.added == ((1, 12_500_000_001),)
+    assert outcome.purses == {1: Purse(12_500_000_001)}
     assert outcome.reply["balance_nano"] == 12_500_000_001
     shown = office.command("wallet.show", {"tenant": "acme"})
     assert (shown["held_nano"], shown["available_nano"]) == (300, 12_500_000_001 - 300)
@@ -134,7 +135,7 @@ def test_a_repeated_topup_answers_the_first_batch(office: Office) -> None:
     payload = {"tenant": "acme", "amount": "1", "idempotency_key": "a"}
     first = office.execute("wallet.topup", payload)
     again = office.execute("wallet.topup", payload)
-    assert again.reply["batch"] == first.reply["batch"] and again.added == ()
+    assert again.reply["batch"] == first.reply["batch"] and again.purses == {}
     assert again.reply["balance_nano"] == 10**9
     other = office.command("wallet.topup", payload | {"idempotency_key": "b"})
     assert other["balance_nano"] == 2 * 10**9

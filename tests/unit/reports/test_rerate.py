@@ -46,7 +46,7 @@ def post(shop: Shop, found: Rerating, **more: object) -> dict:
     names = ("tenant_id", "model", "currency", "wallet_nano", "overrun_nano")
     corrections = [{name: getattr(one, name) for name in names} for one in found.differences]
     payload = {"book": found.book, "since_ns": found.since_ns, "until_ns": found.until_ns, "corrections": corrections}
-    return post_rerating(shop.books, payload | {"reason": "wrong price", "actor": "ada"} | more, shop.clock)
+    return post_rerating(shop.books, payload | {"reason": "wrong price", "actor": "ada"} | more, shop.clock).reply
 
 
 def sound(shop: Shop) -> None:

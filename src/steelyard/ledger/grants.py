@@ -1,0 +1,162 @@
+"""Grants: free credit with an expiry, given by hand or by an allowance once in each of its windows.
+
+A grant lives until its expiry is posted: the entry of the grant, swapped, for what is left of it. Works in the caller's
+transaction; knows no hold (what is still held for is told by the teller).
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple
+
+from sqlalchemy import Connection, func, insert, select, update
+
+from steelyard.kernel import limits
+from steelyard.kernel.calendar import Calendar, Every
+from steelyard.kernel.clock import Clock
+from steelyard.kernel.errors import CallerError
+from steelyard.ledger.accounts import GRANT, PROMOTION, BatchKind, Fact, account_name
+from steelyard.ledger.operations import Why
+from steelyard.ledger.posting import Pair, wallets, write_batch
+from steelyard.ledger.purses import live_grants
+from steelyard.storage import tables
+
+
+class Given(NamedTuple):
+    """One grant to be posted; `window` is (allowance, start of its window)."""
+
+    tenant_id: int
+    amount_nano: int
+    expires_ns: int
+    window: tuple[int, int] | None = None
+
+
+class Allowance(NamedTuple):
+    """A grant in every window of a calendar, until it is stopped."""
+
+    id: int
+    tenant_id: int
+    amount_nano: int
+    calendar: Calendar
+
+
+class GrantRow(NamedTuple):
+    """A grant with what is left of it."""
+
+    account: str
+    amount_nano: int
+    left_nano: int
+    granted_ns: int
+    expires_ns: int
+
+
+def post_grants(connection: Connection, given: Sequence[Given], why: Why, clock: Clock) -> int:
+    """Post grants as one batch, each to an account of its own. Returns the batch."""
+    found = wallets(connection, {one.tenant_id for one in given})
+    columns = tables.grants.c
+    pairs: dict[Pair, int] = {}
+    names: list[str] = []
+    for one in given:
+        wallet = found[one.tenant_id]
+        query = select(func.count()).select_from(tables.grants).where(columns.tenant_id == one.tenant_id)
+        number = 1 + int(connection.execute(query).scalar_one()) + sum(n.startswith(wallet.name + "#") for n in names)
+        names.append(f"{wallet.name}#{number}")
+        name = account_name(GRANT, f"{wallet.name.partition(':')[2]}#{number}")
+        row = {"name": name, "kind": GRANT.name, "currency": wallet.currency, "tenant_id": one.tenant_id}
+        connection.execute(insert(tables.accounts).values(row | {"debit_nano": 0, "credit_nano": 0}))
+        pairs[Pair(Fact.GRANT, account_name(PROMOTION), name, wallet.currency)] = one.amount_nano
+    batch_id = write_batch(connection, BatchKind.GRANT, why.note, pairs, [], clock)
+    accounts = tables.accounts.c
+    for one, pair in zip(given, pairs, strict=True):
+        allowance_id, start_ns = one.window or (None, None)
+        account_id = connection.execute(select(accounts.id).where(accounts.name == pair.credit)).scalar_one()
+        row = {"tenant_id": one.tenant_id, "account_id": account_id, "batch_id": batch_id}
+        row |= {"amount_nano": one.amount_nano, "granted_ns": clock.now_ns(), "expires_ns": one.expires_ns}
+        connection.execute(
+            insert(tables.grants).values(row | {"allowance_id": allowance_id, "window_start_ns": start_ns})
+        )
+    return batch_id
+
+
+def post_expiry(connection: Connection, due: Mapping[int, int], clock: Clock) -> int | None:
+    """Take back what is left of grants whose time has come, at most `due` of each tenant: the rest is still held for.
+
+    Returns the batch; None when nothing was left.
+    """
+    now_ns = clock.now_ns()
+    currencies = {one: account.currency for one, account in wallets(connection, set(due)).items()} if due else {}
+    pairs: dict[Pair, int] = {}
+    for tenant_id, grants in live_grants(connection, due).items():
+        most = due[tenant_id]
+        for grant in reversed(grants):  # those that are drawn on first stay for what is held
+            taken = min(most, grant.left_nano) if grant.expires_ns <= now_ns else 0
+            most -= taken
+            pair = Pair(Fact.GRANT_EXPIRED, grant.account, account_name(PROMOTION), currencies[tenant_id])
+            pairs[pair] = taken
+    if not any(pairs.values()):
+        return None
+    return write_batch(connection, BatchKind.EXPIRY, "", pairs, [], clock)
+
+
+def grant_rows(connection: Connection, tenant_id: int) -> list[GrantRow]:
+    """A tenant's grants that have something left, in the order in which they are drawn on."""
+    columns, accounts = tables.grants.c, tables.accounts.c
+    left = accounts.credit_nano - accounts.debit_nano
+    query = (
+        select(accounts.name, columns.amount_nano, left, columns.granted_ns, columns.expires_ns)
+        .join_from(tables.grants, tables.accounts, accounts.id == columns.account_id)
+        .where(columns.tenant_id == tenant_id, accounts.credit_nano > accounts.debit_nano)
+        .order_by(columns.expires_ns, columns.id)
+    )
+    return [GrantRow(*row) for row in connection.execute(query)]
+
+
+# --- allowances ---------------------------------------------------------------------------------------------------
+
+
+def allowances(connection: Connection, tenant_id: int | None = None) -> list[Allowance]:
+    """Those that are not stopped."""
+    columns = tables.allowances.c
+    query = select(tables.allowances).where(columns.stopped_ns.is_(None)).order_by(columns.id)
+    if tenant_id is not None:
+        query = query.where(columns.tenant_id == tenant_id)
+    return [
+        Allowance(row.id, row.tenant_id, row.amount_nano, Calendar(Every(row.every), row.zone, row.week_start))
+        for row in connection.execute(query)
+    ]
+
+
+def start_allowance(
+    connection: Connection, tenant_id: int, amount_nano: int, calendar: Calendar, why: Why, clock: Clock
+) -> None:
+    """CallerError 409 when the tenant has one."""
+    if allowances(connection, tenant_id):
+        raise CallerError(409, "already_exists", "The tenant has an allowance. Stop it first.", param="tenant")
+    row = {"tenant_id": tenant_id, "amount_nano": amount_nano, "every": str(calendar.every), "zone": calendar.zone}
+    row |= {"week_start": calendar.week_start, "started_ns": clock.now_ns(), **why._asdict()}
+    connection.execute(insert(tables.allowances).values(row))
+
+
+def stop_allowance(connection: Connection, tenant_id: int, clock: Clock) -> bool:
+    """Give no further grants; the last one lives until it expires. False when there was none."""
+    columns = tables.allowances.c
+    here = (columns.tenant_id == tenant_id, columns.stopped_ns.is_(None))
+    return connection.execute(update(tables.allowances).where(*here).values(stopped_ns=clock.now_ns())).rowcount > 0
+
+
+def post_allowances(connection: Connection, clock: Clock) -> tuple[frozenset[int], int | None]:
+    """Grant what the windows of this moment give and have not given yet; windows that were slept through are gone.
+
+    Returns the tenants who got something, and when the next window begins (None: there is no allowance).
+    """
+    now_ns = clock.now_ns()
+    columns = tables.grants.c
+    due: list[Given] = []
+    next_ns: int | None = None
+    for one in allowances(connection):
+        window = one.calendar.window(now_ns)
+        next_ns = window.end_ns if next_ns is None else min(next_ns, window.end_ns)
+        given = select(columns.id).where(columns.allowance_id == one.id, columns.window_start_ns == window.start_ns)
+        if connection.execute(given).first() is None:
+            due.append(Given(one.tenant_id, one.amount_nano, window.end_ns, (one.id, window.start_ns)))
+    for start in range(0, len(due), limits.GRANTS_PER_BATCH_MAX):
+        post_grants(connection, due[start : start + limits.GRANTS_PER_BATCH_MAX], Why("allowance", ""), clock)
+    return frozenset(one.tenant_id for one in due), next_ns

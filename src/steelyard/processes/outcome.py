@@ -1,0 +1,17 @@
+"""What a command of the office leaves: its answer, and what the teller and the workers must learn after the commit."""
+
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+from steelyard.kernel.records import Snapshot
+from steelyard.ledger.purse import Purse
+from steelyard.ledger.sublimits import Seed
+
+
+class Outcome(NamedTuple):
+    """`purses` are those the command changed, as the books have them now."""
+
+    reply: Any
+    purses: Mapping[int, Purse] = {}
+    snapshot: Snapshot | None = None
+    limited: tuple[Seed, ...] = ()  # sub-limits set or lifted
