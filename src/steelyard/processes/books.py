@@ -330,10 +330,8 @@ class Books:
         self._moved.set()
 
     def _take(self, outcome: Outcome) -> Any:
-        """What the commit changed, taken over in the order of the commits. Returns the answer."""
         self.teller.correct(outcome.purses)
-        if outcome.purses:
-            self._timekeeper.wake()
+        self._timekeeper.wake()  # an allowance may have begun
         for seed in outcome.limited:
             self.teller.limit(seed)
         if outcome.snapshot is not None:

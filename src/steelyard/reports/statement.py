@@ -160,7 +160,7 @@ def _topups(tenant: Tenant, since_ns: int | None, until_ns: int | None) -> Selec
     query = (
         select(columns.batch_id, batches.posted_ns, batches.note, columns.amount_nano)
         .join_from(tables.entries, tables.batches)
-        .where(batches.kind == BatchKind.TOPUP, columns.credit_account_id.in_(_wallet_ids(tenant)))
+        .where(columns.fact == Fact.TOPUP.value, columns.credit_account_id.in_(_wallet_ids(tenant)))
         .order_by(columns.id)
     )
     return _within(query, since_ns, until_ns)
