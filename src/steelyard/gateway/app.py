@@ -1,4 +1,4 @@
-"""The public application: the hot URL straight to the flow, everything else through Starlette's router.
+"""The public application: the hot URLs straight to the flow, everything else through Starlette's router.
 
 Owns the small endpoints (models, receipts, health, metrics) and the last catch of every request. The console and the
 admin API come as one application, which is handed what lies under /console and /admin.
@@ -18,8 +18,9 @@ from starlette.routing import BaseRoute, Route
 from starlette.types import ASGIApp
 
 from steelyard.flow import House
-from steelyard.gateway.chat import chat_endpoint, id_headers
+from steelyard.gateway.chat_dialect import Chat
 from steelyard.gateway.errors import error_body, error_headers, internal_error
+from steelyard.gateway.exchange import endpoint, id_headers
 from steelyard.gateway.once import Desk, Once
 from steelyard.gateway.wire import Receive, Scope, Send
 from steelyard.identity.keys import authenticate, bearer, is_operator
@@ -145,7 +146,7 @@ async def _bug(request: Request, error: Exception) -> Response:
 
 
 def rest(routes: Sequence[BaseRoute]) -> Starlette:
-    """Routes beside the hot one, whose every error is answered in the API's own shape."""
+    """Routes beside the hot ones, whose every error is answered in the API's own shape."""
     handlers = {CallerError: _caller_error, HTTPException: _http_error, Exception: _bug}
     return Starlette(routes=routes, exception_handlers=handlers)
 
@@ -154,17 +155,20 @@ class PublicApp:
     """The ASGI callable of the public port."""
 
     def __init__(self, house: House, office: Office, ids: Ids, pages: ASGIApp | None = None) -> None:
-        self._chat: Callable[[Scope, Receive, Send], Awaitable[None]] = chat_endpoint(
-            house, ids.next, Once(house, office)
-        )
+        once = Once(house, office)
+        self._hot: dict[str, Callable[[Scope, Receive, Send], Awaitable[None]]] = {
+            CHAT_PATH: endpoint(Chat(), house, ids.next, once)
+        }
         self._ids = ids
         self._pages = pages
         self._rest = rest(Endpoints(house, office).routes())
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] == "http" and scope["path"] == CHAT_PATH and scope["method"] == "POST":
-            await self._chat(scope, receive, send)
-            return
+        if scope["type"] == "http" and scope["method"] == "POST":
+            hot = self._hot.get(scope["path"])
+            if hot is not None:
+                await hot(scope, receive, send)
+                return
         extra = id_headers(self._ids.next())
 
         async def send_with_id(message: Any) -> None:

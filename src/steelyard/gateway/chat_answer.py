@@ -17,7 +17,7 @@ from steelyard.kernel.records import CallPiece, Event, Order
 
 FINGERPRINT = f"steelyard-{__version__}"
 _encode = msgspec.json.encode
-_DONE = b"data: [DONE]\n\n"
+DONE = b"data: [DONE]\n\n"
 
 
 def usage_object(usage: Usage, reasoning_tokens: int = 0, bill: "Bill | None" = None) -> dict[str, Any]:
@@ -140,9 +140,9 @@ class ChatStream:
 
     def closing(self, usage: Usage) -> bytes:
         if not self._include_usage:
-            return _DONE
+            return DONE
         shown = _usage_shown(usage, self._spoken, self.bill)
-        return self._prefix + b'[],"usage":' + _encode(shown) + b"}\n\n" + _DONE
+        return self._prefix + b'[],"usage":' + _encode(shown) + b"}\n\n" + DONE
 
     def parted(self, closing: bytes) -> tuple[bytes, bytes]:
         """Nothing that the model said is in it, so all of it may wait."""

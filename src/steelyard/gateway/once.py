@@ -13,6 +13,7 @@ import msgspec
 import structlog
 
 from steelyard.flow import House, paid_request
+from steelyard.gateway.dialect import Dialect
 from steelyard.gateway.wire import Headers, Wire
 from steelyard.identity.keys import authenticate
 from steelyard.kernel import limits
@@ -24,7 +25,6 @@ from steelyard.ledger.wire import Claim, Kept
 log = structlog.get_logger()
 HEADER = b"idempotency-key"
 _KEY = re.compile(r"[\x21-\x7e]+")
-_STREAM_END = b"data: [DONE]\n\n"
 
 
 class Desk(Protocol):
@@ -36,7 +36,7 @@ class Desk(Protocol):
 
 
 class Exchange(Ask, Answer, Protocol):
-    """A chat exchange whose caller and order may be found out before the flow asks for them."""
+    """An exchange whose caller and order may be found out before the flow asks for them."""
 
     caller: Caller | None
 
@@ -47,15 +47,16 @@ class RecordingWire(Wire):
     body_hash = b""
     too_long = False
 
-    def __init__(self, *arguments: Any) -> None:
+    def __init__(self, dialect: Dialect, *arguments: Any) -> None:
         super().__init__(*arguments)
+        self._dialect = dialect
         self.headers: Headers = []
         self._pieces: list[bytes] = []
         self._size = 0
 
     async def body(self) -> bytes:
         read = await super().body()
-        self.body_hash = hashlib.sha256(read).digest()
+        self.body_hash = hashlib.sha256(self._dialect.name + b"\0" + read).digest()
         return read
 
     async def start(self, status: int, headers: Headers) -> None:
@@ -78,7 +79,7 @@ class RecordingWire(Wire):
 
     @property
     def saw_stream_end(self) -> bool:
-        return bool(self._pieces) and self._pieces[-1].endswith(_STREAM_END)
+        return bool(self._pieces) and self._pieces[-1].endswith(self._dialect.stream_end)
 
     async def replay(self, headers: Headers, body: bytes) -> None:
         """Send a kept answer."""

@@ -1,4 +1,4 @@
-"""POST /v1/chat/completions over ASGI: binds the wire, the dialect and the flow. Decides nothing."""
+"""One paid exchange over ASGI: binds the wire, a dialect and the flow. Decides nothing, knows no dialect's fields."""
 
 import asyncio
 from collections.abc import Awaitable, Callable
@@ -7,11 +7,11 @@ from functools import partial
 import structlog
 
 from steelyard.flow import House, paid_request
-from steelyard.gateway.chat_answer import Bill, ChatBody, ChatStream
-from steelyard.gateway.chat_request import ChatOrder, parse_chat
-from steelyard.gateway.errors import error_body, error_headers, from_upstream, internal_error
+from steelyard.gateway.chat_answer import Bill
+from steelyard.gateway.dialect import Asked, Dialect
+from steelyard.gateway.errors import from_upstream, internal_error
 from steelyard.gateway.once import HEADER, Once, RecordingWire
-from steelyard.gateway.wire import Headers, Receive, Scope, Send, Wire, header
+from steelyard.gateway.wire import Headers, Receive, Scope, Send, Wire
 from steelyard.kernel.errors import CallerError, ClientGone, UpstreamError
 from steelyard.kernel.ids import text_from_id
 from steelyard.kernel.money import text_from_nano
@@ -22,17 +22,18 @@ from steelyard.rating.rate import charge_of
 log = structlog.get_logger()
 
 
-class ChatExchange:
+class Exchange:
     """One exchange as the flow sees it: Ask and Answer in one, because the body decides the answer's form."""
 
     caller: Caller | None = None
-    _parsed: ChatOrder
-    _form: ChatStream | ChatBody
+    _asked: Asked
     _bill: Callable[[Usage], Bill]
 
-    def __init__(self, wire: Wire, authorization: str | None, request_id: bytes, created_ns: int) -> None:
+    def __init__(self, dialect: Dialect, wire: Wire, scope: Scope, request_id: bytes, created_ns: int) -> None:
+        self._dialect = dialect
         self._wire = wire
-        self.authorization = authorization
+        self._scope = scope
+        self.authorization = dialect.authorization(scope)
         self._request_id = request_id
         self._created_ns = created_ns
         self._headers: Headers = []
@@ -41,13 +42,9 @@ class ChatExchange:
     async def order(self) -> Order:
         body = await self._wire.body()
         self._wire.watch()
-        self._parsed = parse_chat(body, self._request_id)
-        order = self._parsed.order
-        if order.stream:
-            self._form = ChatStream(order, self._created_ns, self._parsed.include_usage, self._parsed.tier)
-        else:
-            self._form = ChatBody(order, self._created_ns, self._parsed.tier)
-        return order
+        self._asked = self._dialect.read(body, self._scope, self._request_id, self._created_ns)
+        self._form = self._asked.form
+        return self._asked.order
 
     @property
     def gone(self) -> bool:
@@ -57,14 +54,14 @@ class ChatExchange:
         self._bill = self._form.bill = partial(bill_of, quote.price)
         if quote.lowered:
             self._headers.append((b"x-steelyard-max-tokens-lowered", str(quote.max_tokens).encode()))
-        if self._parsed.unknown:
-            self._headers.append((b"x-steelyard-ignored", _header_text(",".join(self._parsed.unknown))))
+        if self._asked.unknown:
+            self._headers.append((b"x-steelyard-ignored", _header_text(",".join(self._asked.unknown))))
 
     def render(self, sequence: int, event: Event) -> bytes:
         return self._form.render(sequence, event)
 
     def closing(self, usage: Usage) -> bytes:
-        if isinstance(self._form, ChatBody):
+        if not self._asked.order.stream:
             charge = text_from_nano(self._bill(usage).charge_nano)
             self._headers.append((b"x-steelyard-charge", charge.encode()))
         closing = self._form.closing(usage)
@@ -80,7 +77,7 @@ class ChatExchange:
     async def send(self, piece: bytes) -> None:
         if not self._wire.started:
             headers = [(b"content-type", self._form.content_type), *id_headers(self._request_id), *self._headers]
-            if isinstance(self._form, ChatStream):
+            if self._asked.order.stream:
                 headers += [(b"cache-control", b"no-cache"), (b"x-accel-buffering", b"no")]
             else:
                 headers.append((b"content-length", str(self._body_bytes).encode()))
@@ -104,16 +101,16 @@ def id_headers(request_id: bytes) -> Headers:
     return [(b"x-request-id", text), (b"request-id", text)]
 
 
-def chat_endpoint(
-    house: House, next_id: Callable[[], bytes], once: Once | None = None
+def endpoint(
+    dialect: Dialect, house: House, next_id: Callable[[], bytes], once: Once | None = None
 ) -> Callable[[Scope, Receive, Send], Awaitable[None]]:
-    """The ASGI callable of the hot URL. Without `once` an Idempotency-Key means nothing."""
+    """The ASGI callable of a hot URL. Without `once` an Idempotency-Key means nothing."""
 
     async def serve(scope: Scope, receive: Receive, send: Send) -> None:
         key = None if once is None else dict(scope["headers"]).get(HEADER)  # 0.7 µs; header() takes 2 to find nothing
-        wire = Wire(scope, receive, send) if key is None else RecordingWire(scope, receive, send)
+        wire = Wire(scope, receive, send) if key is None else RecordingWire(dialect, scope, receive, send)
         request_id = next_id()
-        exchange = ChatExchange(wire, header(scope, b"authorization"), request_id, house.clock.now_ns())
+        exchange = Exchange(dialect, wire, scope, request_id, house.clock.now_ns())
         try:
             if once is not None and key is not None and isinstance(wire, RecordingWire):
                 await once.paid_request(wire, exchange, str(key, "latin-1"))
@@ -123,10 +120,10 @@ def chat_endpoint(
             if not wire.gone:
                 await wire.end()
         except CallerError as error:
-            await refuse(wire, error, request_id)
+            await refuse(dialect, wire, error, request_id)
         except UpstreamError as error:
             log.warning("upstream_failed", request=text_from_id(request_id), status=error.status, reason=error.message)
-            await refuse(wire, from_upstream(error), request_id)
+            await refuse(dialect, wire, from_upstream(error), request_id)
         except ClientGone:
             return
         except asyncio.CancelledError:
@@ -134,20 +131,20 @@ def chat_endpoint(
                 raise
         except Exception:
             log.exception("request_failed", request=text_from_id(request_id))
-            await refuse(wire, internal_error(), request_id)
+            await refuse(dialect, wire, internal_error(), request_id)
         finally:
             wire.unwatch()
 
     return serve
 
 
-async def refuse(wire: Wire, error: CallerError, request_id: bytes) -> None:
+async def refuse(dialect: Dialect, wire: Wire, error: CallerError, request_id: bytes) -> None:
     """An error answer; nothing was sold."""
     wire.unwatch()
     if wire.gone or wire.started:
         return
-    body = error_body(error)
+    status, headers, body = dialect.refusal(error, request_id)
     length = (b"content-length", str(len(body)).encode())
-    await wire.start(error.status, [*error_headers(error), *id_headers(request_id), length])
+    await wire.start(status, [*headers, *id_headers(request_id), length])
     await wire.send(body)
     await wire.end()

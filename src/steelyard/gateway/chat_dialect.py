@@ -1,0 +1,26 @@
+"""The dialect of /v1/chat/completions: OpenAI's."""
+
+from steelyard.gateway.chat_answer import DONE, ChatBody, ChatStream
+from steelyard.gateway.chat_request import parse_chat
+from steelyard.gateway.dialect import Asked
+from steelyard.gateway.errors import error_body, error_headers
+from steelyard.gateway.wire import Headers, Scope, header
+from steelyard.kernel.errors import CallerError
+
+
+class Chat:
+    name = b"chat"
+    stream_end = DONE
+
+    def authorization(self, scope: Scope) -> str | None:
+        return header(scope, b"authorization")
+
+    def read(self, body: bytes, scope: Scope, request_id: bytes, created_ns: int) -> Asked:
+        parsed = parse_chat(body, request_id)
+        order = parsed.order
+        if order.stream:
+            return Asked(order, ChatStream(order, created_ns, parsed.include_usage, parsed.tier), parsed.unknown)
+        return Asked(order, ChatBody(order, created_ns, parsed.tier), parsed.unknown)
+
+    def refusal(self, error: CallerError, request_id: bytes) -> tuple[int, Headers, bytes]:
+        return error.status, error_headers(error), error_body(error)
