@@ -10,7 +10,7 @@ from tests.fakes.parties import PRICE, FakeAnswer, FakeAsk, FakeTeller, Scripted
 
 from steelyard.flow import House, paid_request
 from steelyard.kernel.clock import ManualClock
-from steelyard.kernel.errors import CallerError, ClientGone
+from steelyard.kernel.errors import CallerError, ClientGone, UpstreamError
 from steelyard.kernel.ids import Ids
 from steelyard.kernel.quantities import Usage
 from steelyard.kernel.records import Closed, End, Event, Order, Position
@@ -218,3 +218,33 @@ async def test_normal_durability_waits_for_nothing(scene: Scene) -> None:
     scene.disk.may_sync.clear()
     await asyncio.wait_for(paid_request(scene.house(ScriptedUpstream(words("a"))), FakeAsk(order()), answer), 20)
     assert answer.sent[-1] == b"end 11"
+
+
+# --- a side goes away -------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("pieces", "output", "prompt"),
+    [
+        pytest.param(0, 0, 0, id="before the first byte"),
+        pytest.param(2, 2, 10, id="in mid-stream"),
+        pytest.param(3, 3, 10, id="before the usage chunk"),
+    ],
+)
+@pytest.mark.parametrize("strict", [False, True])
+async def test_a_client_who_goes_is_charged_what_had_left(
+    scene: Scene, pieces: int, output: int, prompt: int, strict: bool
+) -> None:
+    upstream = ScriptedUpstream(words("a", "b", "c"))
+    settlement = await paid_request(scene.house(upstream, strict), FakeAsk(order()), FakeAnswer(pieces=pieces))
+    assert settlement.closed.end == End.CLIENT_GONE
+    assert settlement.closed.usage == Usage(prompt, 0, output)
+    assert upstream.running == 0
+
+
+async def test_an_upstream_that_is_cut_off_in_mid_stream_is_charged_what_had_left_and_told(scene: Scene) -> None:
+    upstream = ScriptedUpstream([*words("a", "b")[:2], UpstreamError("fake", "closed the connection")])
+    answer = FakeAnswer()
+    settlement = await paid_request(scene.house(upstream, strict=True), FakeAsk(order()), answer)
+    assert (settlement.closed.end, settlement.closed.usage) == (End.UPSTREAM_ERROR, Usage(10, 0, 2))
+    assert answer.sent[-1] == b"failed"

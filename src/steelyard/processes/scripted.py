@@ -1,7 +1,8 @@
 """`python -m steelyard.processes.scripted`: a loopback upstream whose every token is known beforehand.
 
 Speaks the engine's dialect with exact counts on every chunk: one token per event, the words t1, t2, t3 … How many and
-how fast stands in the prompt ("40 tokens, 3 ms apart"). `steelyard prove` sells it like any model. Knows no money.
+how fast stands in the prompt ("40 tokens, 3 ms apart"), and so does what it does wrong ("past the cap", "usage twice").
+`steelyard prove` sells it like any model. Knows no money.
 """
 
 import argparse
@@ -18,6 +19,7 @@ from steelyard.kernel import limits
 UPSTREAM = "scripted"
 MODEL = "scripted"
 PROMPT = "{tokens} tokens, {pace_ms} ms apart, please."
+PAST_THE_CAP, USAGE_TWICE = "past the cap", "usage twice"  # what a prompt may ask for besides
 
 _ASKED = re.compile(r"(\d+) tokens, (\d+) ms apart")
 _LENGTH = re.compile(rb"\r\ncontent-length: *(\d+)", re.IGNORECASE)
@@ -80,7 +82,7 @@ async def _answer(body: bytes, writer: asyncio.StreamWriter) -> None:
     tokens, pace_s = int(asked[1]), int(asked[2]) / 1000
     words = len(prompt.split())
     cached, fresh = words // 2, words - words // 2
-    most = min(tokens, question.max_tokens)
+    most = tokens if PAST_THE_CAP in prompt else min(tokens, question.max_tokens)
     writer.write(_HEAD)
     for place in range(1, most + 1):
         _write_chunk(writer, _EVENT % (place, cached, fresh, place))
@@ -89,7 +91,11 @@ async def _answer(body: bytes, writer: asyncio.StreamWriter) -> None:
             raise ConnectionError("the caller has hung up")
         await asyncio.sleep(pace_s)
     reason = b"length" if most < tokens else b"stop"
-    _write_chunk(writer, _FINISH % (reason, cached, fresh, most, words, most, cached))
+    end = _FINISH % (reason, cached, fresh, most, words, most, cached)
+    if USAGE_TWICE in prompt:
+        finish, usage, done = end.split(b"\n\n", 2)
+        end = b"\n\n".join((finish, usage, usage, done))
+    _write_chunk(writer, end)
     writer.write(b"0\r\n\r\n")
 
 

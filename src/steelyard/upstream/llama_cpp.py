@@ -254,13 +254,12 @@ class Answer:
         self._usage = Usage()
         self._told = Usage()
         self._finish: str | None = None
-        self._counted = False
-        self._done = False
+        self._counted = self._done = self._estimated = False
 
     def take(self, data: bytes) -> None:
         """Read one chunk. Raises UpstreamError for an error in the stream or a chunk that cannot be read."""
-        if data == _DONE:
-            self._done = True
+        self._done = self._done or data == _DONE
+        if self._done:  # what comes behind it is no part of the answer
             return
         try:
             chunk = _chunk_decoder.decode(data)
@@ -281,10 +280,11 @@ class Answer:
             self._calls += [_piece(call) for call in choice.delta.tool_calls or ()]
             if choice.finish_reason is not None:
                 self._finish = choice.finish_reason
-            if choice.logprobs is not None and choice.logprobs.content:
-                self._tokens += choice.logprobs.content
+            self._tokens += (choice.logprobs.content or ()) if choice.logprobs is not None else ()
         if (timings := chunk.timings) is not None:
             self._usage = Usage(timings.prompt_n, timings.cache_n, timings.predicted_n)
+        elif chunk.usage is None and any(_says(choice.delta) for choice in chunk.choices):
+            self._usage, self._estimated = self._usage + Usage(output=1), True  # a chunk has a token at least
         if chunk.usage is not None:
             self._reconcile(chunk.usage)
 
@@ -327,21 +327,20 @@ class Answer:
         """
         finish = "length" if self.cut else self._finish if self._counted else None
         if finish is not None:
-            finish = self._ended(finish)
-        said = self._texts or self._reasoning or self._calls or self._tokens
-        if not said and finish is None and self._usage == self._told:
+            finish, self._finish = self._ended(finish), None
+        said = self._texts or self._reasoning or self._calls or self._tokens or finish is not None
+        if not said and self._usage == self._told:
             return None
         text = self._texts[0] if len(self._texts) == 1 else "".join(self._texts)
         logprobs = self._logprobs() if self._tokens else None
         self._texts.clear()
         self._tokens = []
         self._told = self._usage
-        if finish is not None:
-            self._finish = None
+        estimated = self._estimated and not self._counted
         reasoning, calls = "".join(self._reasoning), tuple(self._calls)
         self._reasoning.clear()
         self._calls.clear()
-        return Event(text, self._usage, finish, logprobs, reasoning, calls, cut=self.cut)
+        return Event(text, self._usage, finish, logprobs, reasoning, calls, estimated=estimated, cut=self.cut)
 
     def _logprobs(self) -> Raw:
         """The tokens of all chunks of the read as one value of the OpenAI dialect."""

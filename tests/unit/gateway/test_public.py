@@ -3,6 +3,7 @@
 import asyncio
 import json
 import socket
+import struct
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -289,3 +290,33 @@ async def test_the_header_of_a_lowered_cap_and_its_end(tmp_path: Path) -> None:
         assert answer.count(b'"finish_reason":"length"') == 1
         (closed,) = site.closed()
         assert (closed.end, closed.usage.output) == ("money_ended", 7)
+
+
+async def test_a_client_that_resets_the_connection_is_charged_what_had_left(tmp_path: Path) -> None:
+    """RST instead of a goodbye, and bytes of the answer unread."""
+    gate = asyncio.Event()
+
+    class Gated(ScriptedUpstream):
+        async def stream(self, *arguments):  # type: ignore[no-untyped-def]
+            async for event in super().stream(*arguments):
+                if event.text == "c":
+                    await gate.wait()
+                yield event
+
+    upstream = Gated(words("a", "b", "c"))
+    async with Site(tmp_path, upstream).open() as site:
+        raw = socket.create_connection(("127.0.0.1", site.port))
+        raw.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        raw.sendall(request(chat(stream=True)))
+        await site.until(lambda: upstream.running == 1, "the upstream to run")
+        loop = asyncio.get_running_loop()
+        seen = b""
+        raw.setblocking(False)
+        async with asyncio.timeout(10):
+            while b'"b"' not in seen:
+                seen += await loop.sock_recv(raw, 65536)
+        raw.close()
+        await site.until(site.closed, "the close record")
+        (closed,) = site.closed()
+        assert (closed.end, closed.usage.output, closed.usage.prompt) == ("client_gone", 2, 10)
+        assert upstream.running == 0

@@ -48,6 +48,19 @@ async def test_the_cap_is_kept() -> None:
     assert (events[-1].usage.output, events[-1].finish) == (3, "length")
 
 
+async def test_the_cap_is_ignored_when_asked_and_our_adapter_cuts_there() -> None:
+    for pace_ms in (0, 2):
+        prompt = f"{scripted.PROMPT.format(tokens=50, pace_ms=pace_ms)} Go {scripted.PAST_THE_CAP}."
+        events = await told(prompt, 3)
+        assert "".join(event.text for event in events) == "t1 t2 t3 "
+        assert (events[-1].usage.output, events[-1].finish, events[-1].cut) == (3, "length", True)
+
+
+async def test_usage_comes_twice_when_asked_and_counts_once() -> None:
+    events = await told(f"{scripted.PROMPT.format(tokens=5, pace_ms=0)} Tell {scripted.USAGE_TWICE}.", 9)
+    assert (events[-1].usage.output, events[-1].finish) == (5, "stop")
+
+
 async def test_what_asks_for_no_tokens_is_refused() -> None:
     with pytest.raises(UpstreamError) as caught:
         await told("Hello", 3)

@@ -331,3 +331,39 @@ async def test_reasoning_is_no_text() -> None:
     thought = sse({"choices": [{"index": 0, "delta": {"reasoning_content": "Hm"}}]})
     events = await events_of(thought + told("Yes", 2), finished(3))
     assert (events[0].reasoning, events[0].text) == ("Hm", "Yes")
+
+
+def uncounted(text: str) -> bytes:
+    return sse({"choices": [{"index": 0, "delta": {"content": text}}]})
+
+
+async def test_a_stream_without_any_counts_is_counted_by_its_chunks_and_never_zero() -> None:
+    """A chunk has a token at least. Flagged as our estimate; without closing counts it ends as a failed answer."""
+    with pytest.raises(UpstreamError, match="without finishing") as caught:
+        await events_of(uncounted("a"), uncounted("b") + uncounted("c"), DONE)
+    events = caught.value.events  # type: ignore[attr-defined]
+    assert [(event.text, event.usage.output, event.estimated) for event in events] == [("a", 1, True), ("bc", 3, True)]
+
+
+async def test_closing_counts_take_the_place_of_estimated_ones() -> None:
+    events = await events_of(uncounted("a"), uncounted("b"), finished(5))
+    assert events[-1] == Event("", Usage(5, 0, 5), "stop")
+
+
+async def test_usage_of_zero_does_not_make_free_what_was_told() -> None:
+    for first in (told("a b", 2), uncounted("a") + uncounted("b")):
+        events = await events_of(first, finished(0, prompt=0))
+        assert events[-1].usage.output == 2
+
+
+async def test_usage_that_contradicts_the_counted_tokens_wins_but_never_falls() -> None:
+    for closing, settled in ((7, 7), (1, 3)):
+        events = await events_of(told("a b c", 3), finished(closing))
+        assert events[-1].usage.output == settled
+
+
+async def test_what_comes_after_done_is_no_part_of_the_answer() -> None:
+    for reads in ([told("a", 1), finished(1), told("b", 2) + finished(2)], [told("a", 1), finished(1) + told("b", 2)]):
+        events = await events_of(*reads)
+        assert "".join(event.text for event in events) == "a"
+        assert events[-1] == Event("", Usage(5, 0, 1), "stop")
