@@ -29,6 +29,7 @@ from steelyard.config import Settings, directory_of
 from steelyard.kernel import limits
 from steelyard.kernel.clock import NS_PER_S, Clock
 from steelyard.kernel.errors import BooksError
+from steelyard.kernel.money import nano_from_text
 from steelyard.processes import scripted
 from steelyard.processes.child import Service
 from steelyard.processes.customers import Crowd, Dice, Wallet
@@ -93,6 +94,7 @@ class Campaign:
         )
         self._engine_key = secrets.token_urlsafe(32)
         self._engine_model: str | None = None
+        self._budgets: dict[str, int] = {}
 
     async def run(self, verify: Callable[[Desk], dict[str, Any]], bar: Bar) -> tuple[Score, dict[str, Any]]:
         """The score and what `verify` found. Raises StartError when the platform does not start, BooksError when it
@@ -105,7 +107,7 @@ class Campaign:
             await self._settled()
             found = await asyncio.to_thread(verify, self.desk)
             with self.desk.read() as connection:
-                return score(connection, crowd.arrivals), found
+                return score(connection, crowd.arrivals, self._budgets), found
         finally:
             patience_s = self._settings.drain_s + limits.STOP_MARGIN_S
             await self._supervisor.stop(
@@ -120,7 +122,7 @@ class Campaign:
         await self._command("prices.load", {"text": demo_price_text()})
         await self._command("prices.load", {"text": _PRICES})
         rich = await self._wallet("rich", _RICH_MONEY, solvent=True)
-        tiny = [await self._wallet(f"tiny-{number}", _TINY_MONEY, solvent=False) for number in range(_TINY_WALLETS)]
+        tiny = [await self._small(number) for number in range(_TINY_WALLETS)]
         await self._register(scripted.MODEL, scripted.UPSTREAM, f"127.0.0.1:{self._plan.scripted_port}", 4096)
         services = [worker_service(self._settings, n, self._engine_key) for n in range(self._settings.workers)]
         services.append(_scripted_service(self._plan.scripted_port))
@@ -128,6 +130,16 @@ class Campaign:
             services.append(engine_service(self._settings, self._plan.weights, self._engine_key, self._engine_ready))
         await asyncio.gather(*(start(service) for service in services))
         return Crowd(self._settings.port, rich, tiny, self._engine_model)
+
+    async def _small(self, number: int) -> Wallet:
+        """Every other one has little money; the others have much, and a budget that lets them spend as little."""
+        if number % 2:
+            return await self._wallet(f"tiny-{number}", _TINY_MONEY, solvent=False)
+        tenant = f"bounded-{number}"
+        wallet = await self._wallet(tenant, _RICH_MONEY, solvent=False)
+        await self._command("limit.set", {"tenant": tenant, "budget": _TINY_MONEY, "every": "month"})
+        self._budgets[tenant] = nano_from_text(_TINY_MONEY)
+        return wallet
 
     async def _wallet(self, tenant: str, money: str, *, solvent: bool) -> Wallet:
         await self._command("tenant.add", {"name": tenant})

@@ -4,7 +4,7 @@ A row that no customer can name (its worker died before the first byte was read)
 """
 
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 
 from sqlalchemy import Connection, func, select
 
@@ -27,7 +27,7 @@ class Score(Record, frozen=True):
     over_billed: int  # billed more than arrived
     lost: int  # arrived and not billed: a request without a row, or tokens missing without a flag
     double: int  # counted more than once in any of the books, or charged again under one Idempotency-Key
-    wallets_overspent: int
+    wallets_overspent: int  # below zero, charged more than was paid in, or more than a budget allows
     solvent_refusals: int  # 402 for a wallet with more than enough money
 
     @property
@@ -36,8 +36,8 @@ class Score(Record, frozen=True):
         return self.requests > 0 and promised == (0, 0, 0, 0, 0)
 
 
-def score(connection: Connection, arrivals: Iterable[Arrival]) -> Score:
-    """Every usage row against its arrival, every arrival against its row."""
+def score(connection: Connection, arrivals: Iterable[Arrival], budgets: Mapping[str, int] | None = None) -> Score:
+    """Every usage row against its arrival, every arrival against its row. `budgets`: tenant → what he may spend."""
     served: dict[str, Arrival] = {}
     refusals = 0
     for one in arrivals:
@@ -66,7 +66,7 @@ def score(connection: Connection, arrivals: Iterable[Arrival]) -> Score:
         over_billed=found["over"],
         lost=found["lost"] + len(served),
         double=_counted_twice(connection, found["rows"]) + sum(times - 1 for times in charged.values()),
-        wallets_overspent=_overspent(connection),
+        wallets_overspent=_overspent(connection, budgets or {}),
         solvent_refusals=refusals,
     )
 
@@ -93,15 +93,17 @@ def _counted_twice(connection: Connection, rows: int) -> int:
     return max(0, max(counts) - rows)
 
 
-def _overspent(connection: Connection) -> int:
-    """Wallets below zero, and tenants who were charged more than they paid in (our overrun, but promised not to be)."""
+def _overspent(connection: Connection, budgets: Mapping[str, int]) -> int:
+    """Wallets below zero, and tenants who were charged more than they paid in (our overrun, but promised not to be) or
+    more than their budget."""
     accounts, usage = tables.accounts.c, tables.usage.c
     charged: dict[int, int] = {
         row[0]: row[1]
         for row in connection.execute(select(usage.tenant_id, func.sum(usage.charge_nano)).group_by(usage.tenant_id))
     }
     wallets = select(accounts.id, accounts.tenant_id, accounts.credit_nano, accounts.debit_nano)
-    overspent = 0
+    tenants = select(tables.tenants.c.id, tables.tenants.c.name).where(tables.tenants.c.name.in_(budgets))
+    overspent = sum(charged.get(row.id, 0) > budgets[row.name] for row in connection.execute(tenants))
     for row in connection.execute(wallets.where(accounts.kind == WALLET.name)):
         overspent += row.debit_nano > row.credit_nano or charged.get(row.tenant_id, 0) > row.credit_nano
     return overspent

@@ -85,6 +85,13 @@ def test_what_a_repeat_brought_counts_beside_what_was_cut(proof: Proof) -> None:
     assert proof.score() == CLEAN
 
 
+def test_more_than_a_budget_is_overspent(proof: Proof) -> None:
+    charged = sum(one.charge_nano for one in proof.rated)
+    with proof.engine.connect() as connection:
+        assert score(connection, proof.arrivals, {"acme": charged, "nobody": 0}).wallets_overspent == 0
+        assert score(connection, proof.arrivals, {"acme": charged - 1}).wallets_overspent == 1
+
+
 def test_a_row_no_customer_can_name_must_be_worth_nothing(proof: Proof) -> None:
     del proof.arrivals[1]
     expect(proof, exact=1, over_billed=1)
