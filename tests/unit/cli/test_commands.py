@@ -193,6 +193,24 @@ def test_config_names_the_origin_of_each_value(terminal: Any, monkeypatch: pytes
     assert "environment" in terminal("config", "show").out
 
 
+def test_a_database_url_is_shown_without_its_password(terminal, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("STEELYARD_DATABASE", "postgresql://books:correct-horse@db.example:5432/ledger?sslmode=require")
+    rows = {row["setting"]: (row["value"], row["origin"]) for row in terminal("config", "show", "--json").json}
+    assert rows["database"] == ("postgresql://books@db.example:5432/ledger", "environment")
+    monkeypatch.setenv("STEELYARD_DATABASE", "mysql://books:correct-horse@db.example/ledger")
+    refused = terminal("config", "show")
+    assert refused.code == 1
+    assert "postgresql://" in refused.err
+    assert "correct-horse" not in refused.err
+
+
+def test_a_password_does_not_belong_on_a_command_line(terminal) -> None:
+    refused = terminal("up", "--database", "postgresql://books:correct-horse@db.example/ledger")
+    assert refused.code == 1
+    assert "STEELYARD_DATABASE" in refused.err
+    assert "correct-horse" not in refused.err
+
+
 @pytest.mark.parametrize(
     ("arguments", "code"),
     [

@@ -1,24 +1,35 @@
 """The books as a process of their own: ready line, kill -9 amid traffic, the end of the parent, the lock."""
 
 import asyncio
+import os
 import signal
 import sqlite3
 import subprocess
 import sys
 from contextlib import closing
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from tests.fakes.ledger import Requests, put_tariffs
+import psutil
+import pytest
+from sqlalchemy import text
+from tests.fakes.ledger import Requests, outside, put_tariffs
 
-from steelyard.kernel.directory import DataDir
+from steelyard.kernel.directory import DatabaseUrl, DataDir
 from steelyard.kernel.errors import CallerError
 from steelyard.kernel.records import HoldAsk, Opened
 from steelyard.ledger.teller_client import TellerClient
 from steelyard.metering.journal import Journal
-from steelyard.storage.database import open_database
+
+if TYPE_CHECKING:
+    from tests.fakes.postgres import Server
 
 WAIT_S = 30
 CHARGE_NANO = 97_000
+
+
+def data_dir(root: Path, place: Path | DatabaseUrl) -> DataDir:
+    return DataDir(root, place) if isinstance(place, DatabaseUrl) else DataDir(root)
 
 
 def start(data: DataDir) -> subprocess.Popen[bytes]:
@@ -27,6 +38,7 @@ def start(data: DataDir) -> subprocess.Popen[bytes]:
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
+        env=os.environ | data.environment,
     )
     assert process.stdout is not None
     assert process.stdout.readline() == b"ready\n"
@@ -44,7 +56,7 @@ async def prepared(data: DataDir) -> TellerClient:
     await client.connect(data.socket, 0)
     await client.command("tenant.add", {"name": "acme"})
     await client.command("wallet.topup", {"tenant": "acme", "amount": "5"})
-    engine = open_database(data.database)
+    engine = outside(data.database)
     with engine.begin() as connection:
         put_tariffs(connection)
     engine.dispose()
@@ -57,8 +69,11 @@ async def until_settled(client: TellerClient) -> None:
             await asyncio.sleep(0.01)
 
 
-async def test_kill_9_in_the_middle_of_traffic_loses_and_doubles_nothing(tmp_path: Path) -> None:
-    data = DataDir(tmp_path / "data")
+@pytest.mark.postgres
+async def test_kill_9_in_the_middle_of_traffic_loses_and_doubles_nothing(
+    tmp_path: Path, place: Path | DatabaseUrl
+) -> None:
+    data = data_dir(tmp_path / "data", place)
     process = start(data)
     client = await prepared(data)
     journal = Journal.create(data.journals / client.series, segment_bytes=256 * 1024)
@@ -103,8 +118,11 @@ async def test_kill_9_in_the_middle_of_traffic_loses_and_doubles_nothing(tmp_pat
     journal.close()
     process.terminate()
     assert finish(process)[0] == 0
-    with closing(sqlite3.connect(data.database)) as database:
-        assert database.execute("SELECT count(*), count(DISTINCT request_id) FROM usage").fetchone() == (served, served)
+    engine = outside(data.database)
+    with engine.connect() as connection:
+        counted = connection.execute(text("SELECT count(*), count(DISTINCT request_id) FROM usage")).one()
+    engine.dispose()
+    assert tuple(counted) == (served, served)
 
 
 async def test_a_locked_database_refuses_holds_and_keeps_everything(tmp_path: Path) -> None:
@@ -152,3 +170,19 @@ def test_a_second_writer_is_refused_in_one_line(tmp_path: Path) -> None:
     assert second.returncode == 1
     assert second.stderr.strip().splitlines()[-1].startswith("Another books process writes")
     assert finish(first)[0] == 0
+
+
+def test_a_second_writer_of_one_postgresql_is_refused_without_its_password(tmp_path: Path, postgres: "Server") -> None:
+    with postgres.database() as fresh:
+        url = DatabaseUrl(fresh.text.replace("postgres:@", "postgres:correct-horse@"))
+        first, second = DataDir(tmp_path / "one", url), DataDir(tmp_path / "two", url)
+        process = start(first)
+        command = [sys.executable, "-m", "steelyard.processes.books", "--data", str(second.root)]
+        refused = subprocess.run(
+            command, capture_output=True, text=True, timeout=WAIT_S, check=False, env=os.environ | second.environment
+        )
+        assert refused.returncode == 1
+        assert refused.stderr.strip().splitlines()[-1].startswith("Another books process writes the database")
+        assert "correct-horse" not in refused.stderr + refused.stdout
+        assert "correct-horse" not in " ".join(psutil.Process(process.pid).cmdline())
+        assert "correct-horse" not in finish(process)[1]
