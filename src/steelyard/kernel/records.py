@@ -72,6 +72,7 @@ class Offer(Record, frozen=True):
     upstream_model: str  # the name the upstream knows
     context_tokens: int
     max_output_tokens: int
+    kind: str = "llama_cpp"  # which adapter speaks to it, see upstream/kinds.py
 
 
 class Model(Record, frozen=True):
@@ -173,6 +174,7 @@ class Order(Record, frozen=True):
     - `messages`: turns of the roles system, user, assistant and tool. `content` is a text, null, or a list of parts
       (`{"type": "text", "text": …}`, `image_url`, `input_audio`, `file`); a part keeps its `cache_control`. An
       assistant's turn may have `tool_calls` and `reasoning_content`; a tool's turn has `tool_call_id`.
+    - A completion has a `prompt` instead of `messages`: a text or a list of token ids, to be gone on from.
     - `tools` (functions only), `tool_choice` ("none", "auto", "required" or `{"type": "function", …}`),
       `parallel_tool_calls`, `response_format`, samplers, and fields we do not know, for upstreams that do.
     """
@@ -184,6 +186,7 @@ class Order(Record, frozen=True):
     max_tokens: int | None  # output tokens per sequence the customer asked for
     sequences: int  # `n`
     stream: bool
+    prompts: tuple[msgspec.Raw, ...] = ()  # a completion's, one per sequence: a text or a list of token ids
 
 
 class Terms(Record, frozen=True):

@@ -46,7 +46,7 @@ async def _merged(
     queue: asyncio.Queue[tuple[int, Event | None]] = asyncio.Queue(_EVENTS_QUEUED_MAX)
 
     async def pump(sequence: int) -> None:
-        params = own_seed(order.params, sequence)
+        params = own_params(order, sequence)
         async with aclosing(upstream.stream(offer, params, max_tokens, order.request_id)) as events:
             told = _NOTHING
             async for event in events:
@@ -102,6 +102,12 @@ def cut(event: Event, told: Usage) -> Event:
 def at_cap(event: Event, max_tokens: int) -> bool:
     """Whether the cap ended this sequence, by the upstream's own word or by ours."""
     return event.finish == "length" and (event.cut or event.usage.output >= max_tokens)
+
+
+def own_params(order: Order, sequence: int) -> dict[str, Raw]:
+    """What one sequence is asked: its own prompt where the order has several, and a seed of its own."""
+    params = own_seed(order.params, sequence)
+    return {**params, "prompt": order.prompts[sequence]} if order.prompts else params
 
 
 def own_seed(params: dict[str, Raw], sequence: int) -> dict[str, Raw]:
