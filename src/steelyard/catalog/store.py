@@ -15,6 +15,9 @@ from steelyard.kernel.errors import CallerError, bad_request
 from steelyard.kernel.records import Model, Offer, Record, Tariff, TariffLine
 from steelyard.storage import tables
 
+UPSTREAM_KINDS = ("llama_cpp", "openai")
+"""What may stand in a registration; `upstream.kinds` has the adapters."""
+
 TariffsBySubject = dict[str, tuple[Tariff, ...]]
 
 
@@ -28,6 +31,7 @@ class Registration(Record, frozen=True):
     context_tokens: int
     max_output_tokens: int
     default_max_tokens: int
+    kind: str = "llama_cpp"
 
 
 class Loaded(Record, frozen=True):
@@ -131,6 +135,7 @@ def models(connection: Connection) -> dict[str, Model]:
                 upstream_model=row.upstream_model,
                 context_tokens=row.context_tokens,
                 max_output_tokens=row.max_output_tokens,
+                kind=row.kind,
             )
         )
     return {
@@ -197,6 +202,7 @@ def _put_offer(connection: Connection, model_id: int, registration: Registration
         "upstream_model": registration.upstream_model,
         "context_tokens": registration.context_tokens,
         "max_output_tokens": registration.max_output_tokens,
+        "kind": registration.kind,
         "enabled": True,
     }
     key = {"model_id": model_id, "upstream": registration.upstream}
@@ -215,6 +221,8 @@ def _check(registration: Registration) -> None:
         if not text:
             raise bad_request(f"'{field}' must not be empty.", field)
         check_subject(text, lambda sentence, field=field: _refused(field, sentence))  # type: ignore[misc]
+    if registration.kind not in UPSTREAM_KINDS:
+        raise bad_request(f"'kind' must be one of {', '.join(UPSTREAM_KINDS)}.", "kind")
     for field in ("context_tokens", "max_output_tokens", "default_max_tokens"):
         if getattr(registration, field) < 1:
             raise bad_request(f"'{field}' must be at least 1.", field)

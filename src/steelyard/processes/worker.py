@@ -8,6 +8,7 @@ import argparse
 import asyncio
 import errno
 import os
+import re
 import signal
 import socket
 import sys
@@ -34,7 +35,7 @@ from steelyard.metering.meter import Meter
 from steelyard.metering.slots import Slots
 from steelyard.processes.engine import KEY_VARIABLE
 from steelyard.processes.pages import Pages
-from steelyard.upstream.llama_cpp import LlamaCpp
+from steelyard.upstream.kinds import ByKind
 from steelyard.upstream.pool import Pool
 from steelyard.upstream.protocol import Upstream
 
@@ -43,9 +44,10 @@ LOCAL_UPSTREAM = "local"
 
 
 class Upstreams(dict[str, Upstream]):
-    """Upstreams by name. Any that has an offer is one: it speaks the engine's dialect at the offer's address.
+    """Upstreams by name. Any that has an offer is one; the offer's kind says which adapter speaks to it.
 
-    `keys` are the credentials of those that want one; none is ever sent to another.
+    `keys` are the credentials of those that want one; none is ever sent to another. An upstream's key may stand in the
+    environment as well, under `key_variable` of its name.
     """
 
     def __init__(self, pool: Pool, keys: Mapping[str, str]) -> None:
@@ -54,8 +56,14 @@ class Upstreams(dict[str, Upstream]):
         self._keys = keys
 
     def __missing__(self, name: str) -> Upstream:
-        upstream = self[name] = LlamaCpp(name, self._pool, self._keys.get(name, ""))
+        key = self._keys.get(name) or os.environ.get(key_variable(name), "")
+        upstream = self[name] = ByKind(name, self._pool, key)
         return upstream
+
+
+def key_variable(upstream: str) -> str:
+    """The environment variable with an upstream's key: `my-vllm` → `STEELYARD_UPSTREAM_KEY_MY_VLLM`."""
+    return "STEELYARD_UPSTREAM_KEY_" + re.sub(r"[^A-Z0-9]", "_", upstream.upper())
 
 
 async def run(data: DataDir, listener: socket.socket, worker: int, drain_s: int, strict: bool = False) -> None:

@@ -88,6 +88,7 @@ offers = Table(
     Column("context_tokens", Integer, nullable=False),
     Column("max_output_tokens", Integer, nullable=False),
     Column("enabled", Boolean, nullable=False),
+    Column("kind", String(32), nullable=False, server_default="llama_cpp"),  # which adapter speaks to it
     UniqueConstraint("model_id", "upstream"),
 )
 

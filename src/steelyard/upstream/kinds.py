@@ -1,0 +1,45 @@
+"""Which adapter speaks to an upstream: the offer says its kind. Knows no dialect itself."""
+
+from collections.abc import AsyncGenerator, Callable
+
+from msgspec import Raw
+
+from steelyard.kernel.errors import UpstreamError
+from steelyard.kernel.records import Event, Offer
+from steelyard.upstream.llama_cpp import LlamaCpp
+from steelyard.upstream.openai import OpenAI
+from steelyard.upstream.pool import Pool
+from steelyard.upstream.protocol import Upstream
+
+ADAPTERS: dict[str, Callable[[str, Pool, str], Upstream]] = {"llama_cpp": LlamaCpp, "openai": OpenAI}
+"""Kind → adapter. `catalog` knows the same kinds by name."""
+
+
+class ByKind:
+    """An upstream whose adapter is chosen by the kind in the offer; each is made once."""
+
+    def __init__(self, name: str, pool: Pool, api_key: str) -> None:
+        self._name = name
+        self._pool = pool
+        self._api_key = api_key
+        self._made: dict[str, Upstream] = {}
+
+    @property
+    def name(self) -> str:
+        return self._name
+
+    def stream(
+        self, offer: Offer, params: dict[str, Raw], max_tokens: int, request_id: bytes
+    ) -> AsyncGenerator[Event, None]:
+        return self._adapter(offer.kind).stream(offer, params, max_tokens, request_id)
+
+    async def ready(self, offer: Offer) -> bool:
+        return await self._adapter(offer.kind).ready(offer)
+
+    def _adapter(self, kind: str) -> Upstream:
+        adapter = self._made.get(kind)
+        if adapter is None:
+            if kind not in ADAPTERS:  # registered by a newer version
+                raise UpstreamError(self._name, f"is of the kind {kind!r}, which this worker does not know")
+            adapter = self._made[kind] = ADAPTERS[kind](self._name, self._pool, self._api_key)
+        return adapter

@@ -1,0 +1,98 @@
+"""The adapter for any server of OpenAI's chat dialect (vLLM, SGLang, Ollama, …) on plain HTTP.
+
+Owns what is asked of it and how its answer is read. The last usage it gives is the answer's; one that gives none is
+estimated and flagged, never taken for nothing. What would change its price or its counts is not passed on. Knows no
+money and no customer dialect.
+"""
+
+from collections.abc import AsyncGenerator
+from typing import Any
+
+import msgspec
+import structlog
+from msgspec import Raw
+
+from steelyard.kernel import limits
+from steelyard.kernel.errors import UpstreamError
+from steelyard.kernel.records import Event, Offer
+from steelyard.upstream.http1 import header_block
+from steelyard.upstream.openai_answer import Answer, refusal
+from steelyard.upstream.pool import Pool, Request
+from steelyard.upstream.sse import EventReader
+
+log = structlog.get_logger()
+
+WITHHELD = frozenset(
+    {
+        *("model", "n", "best_of", "stream", "stream_options", "max_tokens", "max_completion_tokens"),
+        *("service_tier", "store", "models", "provider", "route", "plugins", "transforms"),
+        *("echo", "prompt_logprobs", "chat_template", "kv_transfer_params", "use_beam_search"),
+    }
+)
+"""Ours to set, or not a customer's to choose: they change what is counted, what we pay, or who answers."""
+
+_ALWAYS = {"stream": Raw(b"true"), "stream_options": Raw(b'{"include_usage":true}')}
+
+
+class OpenAI:
+    """One server behind the Upstream Protocol. The pool is shared and not closed here."""
+
+    def __init__(self, name: str, pool: Pool, api_key: str) -> None:
+        self._name = name
+        self._pool = pool
+        keys = {"authorization": f"Bearer {api_key}"} if api_key else {}
+        self._headers = header_block({"content-type": "application/json", "accept": "text/event-stream", **keys})
+
+    @property
+    def name(self) -> str:
+        return self._name
+
+    async def stream(
+        self, offer: Offer, params: dict[str, Raw], max_tokens: int, request_id: bytes
+    ) -> AsyncGenerator[Event, None]:
+        """See `Upstream.stream`. Counts before the closing ones are lower estimates unless the server tells its own."""
+        path = "/v1/completions" if "prompt" in params else "/v1/chat/completions"
+        response = await self._pool.request(self._request(offer, "POST", path, _body(offer, params, max_tokens)))
+        try:
+            if response.status != 200:
+                raise refusal(self._name, await response.body(limits.UPSTREAM_ERROR_BYTES_MAX), response.status)
+            if not response.headers.get(b"content-type", b"").startswith(b"text/event-stream"):
+                raise UpstreamError(self._name, "answered without a stream of events")
+            events = EventReader(self._name)
+            answer = Answer(self._name, _asked_bytes(params))
+            while read := await response.read():
+                for data in events.feed(read):
+                    answer.take(data)
+                if (event := answer.event()) is not None:
+                    yield event
+                if answer.done:
+                    break
+            yield answer.end()
+        finally:
+            response.close()
+
+    async def ready(self, offer: Offer) -> bool:
+        try:
+            async with await self._pool.request(self._request(offer, "GET", "/v1/models")) as response:
+                await response.body(limits.UPSTREAM_ERROR_BYTES_MAX)
+                return response.status == 200
+        except UpstreamError:
+            return False
+
+    def _request(self, offer: Offer, method: str, path: str, body: bytes = b"") -> Request:
+        host, _, port = offer.address.rpartition(":")
+        return Request(self._name, host.strip("[]"), int(port), method, path, self._headers, body)
+
+
+def _body(offer: Offer, params: dict[str, Raw], max_tokens: int) -> bytes:
+    fields: dict[str, Any] = {name: value for name, value in params.items() if name not in WITHHELD}
+    if "prompt" in params and "logprobs" in fields:  # a completion's `logprobs` is the number of alternatives
+        fields["logprobs"] = fields.pop("top_logprobs", 1)
+    fields["model"] = offer.upstream_model
+    fields["max_tokens"] = max_tokens
+    return msgspec.json.encode(fields | _ALWAYS)
+
+
+def _asked_bytes(params: dict[str, Raw]) -> int:
+    """How much text the model reads, for estimates of a prompt."""
+    return sum(len(bytes(params[name])) for name in ("messages", "prompt", "tools") if name in params)

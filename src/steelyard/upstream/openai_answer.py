@@ -1,0 +1,248 @@
+"""What a server of OpenAI's dialect says while it answers, read into events.
+
+Owns the rules for its counts: usage may come never, once, in every chunk or twice; it is cumulative, so the last one
+counts and none is ever added. Before it comes, what has been delivered is counted low, because a count never falls.
+"""
+
+from typing import Any
+
+import msgspec
+import structlog
+from msgspec import Raw
+
+from steelyard.kernel.errors import UpstreamError
+from steelyard.kernel.quantities import Usage
+from steelyard.kernel.records import CallPiece, Event
+
+log = structlog.get_logger()
+
+_RETRYABLE = frozenset({408, 425, 429, 500, 502, 503, 504, 529})
+_DONE = b"[DONE]"
+_FINISH = {
+    "function_call": "tool_calls",
+    "eos": "stop",
+    "stop_sequence": "stop",
+    "max_tokens": "length",
+    "model_context_window_exceeded": "length",
+    "sensitive": "content_filter",
+}
+_FAILED = frozenset({"abort", "error", "network_error", "insufficient_system_resource"})
+_BYTES_PER_TOKEN = 4  # of an answer without any count
+_BYTES_PER_TOKEN_MAX = 8  # of a prompt whose count is still to come: low, so that the count only rises
+
+
+class _Function(msgspec.Struct):
+    name: str | None = None
+    arguments: str | None = None
+
+
+class _Call(msgspec.Struct):
+    index: int | None = None
+    id: str | None = None
+    function: _Function | None = None
+
+
+class _Delta(msgspec.Struct, frozen=True):
+    content: str | None = None
+    reasoning_content: str | None = None
+    reasoning: str | None = None
+    refusal: str | None = None
+    tool_calls: list[_Call] | None = None
+
+
+class _Choice(msgspec.Struct):
+    """`delta` of a chat, `text` of a completion."""
+
+    delta: _Delta | None = None
+    text: str | None = None
+    finish_reason: str | None = None
+    logprobs: dict[str, Any] | None = None
+
+
+class _PromptDetails(msgspec.Struct):
+    cached_tokens: int | None = None
+
+
+class _OutputDetails(msgspec.Struct):
+    reasoning_tokens: int | None = None
+
+
+class _Counts(msgspec.Struct):
+    prompt_tokens: int | None = None
+    completion_tokens: int | None = None
+    prompt_tokens_details: _PromptDetails | None = None
+    completion_tokens_details: _OutputDetails | None = None
+    prompt_cache_hit_tokens: int | None = None
+
+
+class _Fault(msgspec.Struct):
+    message: str | None = None
+    type: str | None = None
+    code: Any = None
+
+
+class _Chunk(msgspec.Struct):
+    choices: list[_Choice] | None = None
+    usage: _Counts | None = None
+    error: _Fault | str | None = None
+
+
+class _FaultBody(msgspec.Struct):
+    error: _Fault | str | None = None
+    message: str | None = None
+    detail: Any = None
+
+
+_encode = msgspec.json.encode
+_chunk_decoder = msgspec.json.Decoder(_Chunk)
+_fault_decoder = msgspec.json.Decoder(_FaultBody)
+
+
+class Answer:
+    """The state of one sequence. `asked_bytes` is the size of the prompt's text."""
+
+    def __init__(self, upstream: str, asked_bytes: int) -> None:
+        self.done = False
+        self._upstream = upstream
+        self._asked_bytes = asked_bytes
+        self._texts: list[str] = []
+        self._reasoning: list[str] = []
+        self._refusal: list[str] = []
+        self._calls: list[CallPiece] = []
+        self._logprobs: list[Any] = []
+        self._finish: str | None = None
+        self._said_bytes = 0
+        self._pieces = 0  # chunks that said something: at least one token each
+        self._counts: Usage | None = None
+        self._told = Usage()
+        self._reasoning_tokens = 0
+
+    def take(self, data: bytes) -> None:
+        """Read one chunk. Raises UpstreamError for an error in the stream or a chunk that cannot be read."""
+        if data == _DONE:
+            self.done = True
+            return
+        try:
+            chunk = _chunk_decoder.decode(data)
+        except (msgspec.DecodeError, UnicodeDecodeError) as error:
+            raise UpstreamError(self._upstream, f"sent a chunk that cannot be read ({error})") from None
+        if chunk.error is not None:
+            raise UpstreamError(self._upstream, _sentence(chunk.error) or "failed without saying why")
+        for choice in chunk.choices or ():
+            self._choice(choice)
+        if chunk.usage is not None:
+            self._count(chunk.usage)
+
+    def _choice(self, choice: _Choice) -> None:
+        delta = choice.delta or _Delta()
+        text = delta.content or choice.text or ""
+        reasoning = delta.reasoning_content or delta.reasoning or ""
+        for said, kept in ((text, self._texts), (reasoning, self._reasoning), (delta.refusal or "", self._refusal)):
+            if said:
+                kept.append(said)
+                self._said_bytes += len(said.encode())
+        for call in delta.tool_calls or ():
+            function = call.function or _Function()
+            arguments = function.arguments or ""
+            self._calls.append(CallPiece(call.index or 0, call.id or None, function.name or None, arguments))
+            self._said_bytes += len(arguments.encode())
+        if choice.logprobs is not None:
+            self._logprobs += _tokens(choice.logprobs)
+        self._pieces += bool(text or reasoning or delta.refusal or delta.tool_calls)
+        if choice.finish_reason in _FAILED:
+            raise UpstreamError(self._upstream, f"ended its answer with {choice.finish_reason!r}", retryable=True)
+        if choice.finish_reason:
+            self._finish = _FINISH.get(choice.finish_reason, choice.finish_reason)
+
+    def _count(self, counts: _Counts) -> None:
+        """The last usage wins. One of zeros, as some servers send with every chunk but the last, says nothing."""
+        prompt, output = max(0, counts.prompt_tokens or 0), max(0, counts.completion_tokens or 0)
+        if not prompt and not output:
+            return
+        details = counts.prompt_tokens_details
+        cached = (details.cached_tokens if details else None) or counts.prompt_cache_hit_tokens or 0
+        cached = min(max(cached, 0), prompt)
+        self._counts = Usage(prompt - cached, cached, output)
+        if counts.completion_tokens_details is not None:
+            self._reasoning_tokens = counts.completion_tokens_details.reasoning_tokens or 0
+
+    def event(self) -> Event | None:
+        """What is new since the last event; the finish is kept for `end`, when the last count is known."""
+        if not (self._texts or self._reasoning or self._refusal or self._calls or self._logprobs):
+            return None
+        return self._event(self._counts or self._low(), None)
+
+    def end(self) -> Event:
+        """The last event. Raises UpstreamError when the answer had not come to its end."""
+        if self._finish is None:
+            raise UpstreamError(self._upstream, "ended its answer without finishing it")
+        if self._counts is None:
+            log.warning("usage_estimated", upstream=self._upstream)
+        return self._event(self._counts or self._estimate(), self._finish)
+
+    def _event(self, usage: Usage, finish: str | None) -> Event:
+        told = self._told
+        if usage.prompt < told.prompt or usage.output < told.output:
+            log.warning("usage_fell", upstream=self._upstream, told=told, now=usage)
+        # A cache read moves tokens from one bucket to the other: only the prompt as a whole never falls.
+        usage = Usage(
+            usage.input + max(0, told.prompt - usage.prompt), usage.cached_input, max(usage.output, told.output)
+        )
+        event = Event(
+            text="".join(self._texts),
+            usage=usage,
+            finish=finish,
+            logprobs=Raw(_encode({"content": self._logprobs})) if self._logprobs else None,
+            reasoning="".join(self._reasoning),
+            tool_calls=tuple(self._calls),
+            refusal="".join(self._refusal),
+            reasoning_tokens=min(self._reasoning_tokens, usage.output),
+            estimated=self._counts is None,
+        )
+        self._told = usage
+        for kept in (self._texts, self._reasoning, self._refusal, self._calls, self._logprobs):
+            kept.clear()
+        return event
+
+    def _low(self) -> Usage:
+        return Usage(max(1, self._asked_bytes // _BYTES_PER_TOKEN_MAX), 0, self._pieces)
+
+    def _estimate(self) -> Usage:
+        output = max(self._pieces, -(-self._said_bytes // _BYTES_PER_TOKEN), 1)
+        return Usage(max(1, -(-self._asked_bytes // _BYTES_PER_TOKEN)), 0, output)
+
+
+def refusal(upstream: str, body: bytes, status: int) -> UpstreamError:
+    """The error behind an answer that is none."""
+    try:
+        fault = _fault_decoder.decode(body)
+        message = _sentence(fault.error) or fault.message or (fault.detail if isinstance(fault.detail, str) else "")
+    except (msgspec.DecodeError, UnicodeDecodeError):
+        message = ""
+    message = message or f"answered {status} without saying why"
+    if status in {401, 402, 403, 404}:  # our own key, money or address is wrong: nothing a customer could mend
+        return UpstreamError(upstream, f"answered {status}: {message}")
+    return UpstreamError(upstream, message, status=status, retryable=status in _RETRYABLE)
+
+
+def _sentence(fault: _Fault | str | None) -> str:
+    return fault if isinstance(fault, str) else (fault.message or "") if fault is not None else ""
+
+
+def _tokens(found: dict[str, Any]) -> list[Any]:
+    """A chat's list of tokens; a completion's parallel lists are turned into one."""
+    if isinstance(found.get("content"), list):
+        return list(found["content"])
+    tokens, chances, tops = (found.get(name) or [] for name in ("tokens", "token_logprobs", "top_logprobs"))
+    return [
+        {
+            "token": token,
+            "logprob": chances[place] if place < len(chances) else None,
+            "bytes": None,
+            "top_logprobs": [
+                {"token": other, "logprob": chance, "bytes": None}
+                for other, chance in ((tops[place] or {}) if place < len(tops) else {}).items()
+            ],
+        }
+        for place, token in enumerate(tokens)
+    ]

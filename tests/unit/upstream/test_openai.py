@@ -1,0 +1,136 @@
+"""The adapter for OpenAI-compatible servers against one that does the worst real ones do."""
+
+import itertools
+import json
+from collections.abc import Iterator
+from typing import Any
+
+import msgspec
+import pytest
+from msgspec import Raw
+from tests.emulators.openai_server import CACHED, PROMPT, OpenAIServer
+
+from steelyard.kernel.errors import UpstreamError
+from steelyard.kernel.quantities import Usage
+from steelyard.kernel.records import Event, Offer
+from steelyard.upstream.kinds import ByKind
+from steelyard.upstream.pool import Pool
+
+COUNTED = Usage(PROMPT - CACHED, CACHED, 3)
+
+
+@pytest.fixture(scope="module")
+def server() -> Iterator[OpenAIServer]:
+    with OpenAIServer() as running:
+        yield running
+
+
+async def events_of(server: OpenAIServer, scene: str, seen: list[Event] | None = None, **fields: Any) -> list[Event]:
+    params = {"messages": [{"role": "user", "content": f"scene: {scene}"}], **fields}
+    encoded = {name: Raw(msgspec.json.encode(value)) for name, value in params.items() if value is not None}
+    offer = Offer(1, "m", "vendor", f"127.0.0.1:{server.port}", "their-m", 2048, 2048, "openai")
+    pool, events = Pool(), [] if seen is None else seen
+    try:
+        async for event in ByKind("vendor", pool, "secret").stream(offer, encoded, 50, b""):
+            events.append(event)
+    finally:
+        await pool.close()
+    for before, after in itertools.pairwise(events):
+        assert after.usage.prompt >= before.usage.prompt and after.usage.output >= before.usage.output
+    return events
+
+
+@pytest.mark.parametrize(
+    "scene",
+    ["hello", "usage_twice", "usage_everywhere", "usage_zeros", "usage_and_no_done", "comments"],
+)
+async def test_the_last_usage_is_the_answers_whatever_else_comes(server: OpenAIServer, scene: str) -> None:
+    events = await events_of(server, scene)
+    assert "".join(event.text for event in events) == "Hello"
+    assert (events[-1].usage, events[-1].finish, events[-1].estimated) == (COUNTED, "stop", False)
+    assert [event.finish for event in events[:-1]] == [None] * (len(events) - 1)
+
+
+async def test_no_usage_is_an_estimate_that_says_so_and_is_never_zero(server: OpenAIServer) -> None:
+    last = (await events_of(server, "usage_never"))[-1]
+    assert last.estimated
+    assert last.usage.input > 0 and last.usage.output >= 2
+
+
+async def test_parallel_calls_come_as_pieces(server: OpenAIServer) -> None:
+    events = await events_of(server, "parallel")
+    pieces = [piece for event in events for piece in event.tool_calls]
+    assert [(piece.id, piece.name) for piece in pieces if piece.id] == [("call_a", "weather"), ("call_b", "time")]
+    whole = {index: "".join(piece.arguments for piece in pieces if piece.index == index) for index in (0, 1)}
+    assert {index: json.loads(text) for index, text in whole.items()} == {0: {"city": "Bern"}, 1: {"zone": "utc"}}
+    assert events[-1].finish == "tool_calls"
+
+
+async def test_reasoning_and_refusals_are_no_text(server: OpenAIServer) -> None:
+    events = await events_of(server, "reasoning")
+    assert "".join(event.reasoning for event in events) == "Let me see."
+    assert "".join(event.text for event in events) == "42"
+    assert events[-1].reasoning_tokens == 6
+    events = await events_of(server, "refusal")
+    assert "".join(event.refusal for event in events) == "I cannot do that."
+
+
+@pytest.mark.parametrize("scene", ["cut", "unfinished", "error", "abort"])
+async def test_an_answer_that_breaks_off_is_an_error_after_what_came(server: OpenAIServer, scene: str) -> None:
+    seen: list[Event] = []
+    with pytest.raises(UpstreamError):
+        await events_of(server, scene, seen)
+    assert "".join(event.text for event in seen).startswith("Hel") or scene in {"error", "abort"}
+    assert all(event.usage.output > 0 and event.usage.input > 0 for event in seen if event.text)
+
+
+@pytest.mark.parametrize(
+    ("scene", "status", "retryable"), [("busy", 429, True), ("refused", 400, False), ("broken", 500, True)]
+)
+async def test_a_refusal_carries_its_status(server: OpenAIServer, scene: str, status: int, retryable: bool) -> None:
+    with pytest.raises(UpstreamError) as caught:
+        await events_of(server, scene)
+    assert (caught.value.status, caught.value.retryable) == (status, retryable)
+    assert f"{scene} it is" in caught.value.message
+
+
+async def test_our_own_unpaid_bill_is_not_the_customers(server: OpenAIServer) -> None:
+    with pytest.raises(UpstreamError) as caught:
+        await events_of(server, "penniless")
+    assert caught.value.status == 0
+
+
+async def test_what_is_sent_and_what_is_not_a_customers_to_choose(server: OpenAIServer) -> None:
+    await events_of(
+        server, "hello", n=3, service_tier="priority", best_of=2, flavour="odd", top_k=4, stream=False, max_tokens=9
+    )
+    body = server.bodies[-1]
+    assert body.pop("messages")
+    assert body == {
+        "flavour": "odd",
+        "top_k": 4,
+        "model": "their-m",
+        "max_tokens": 50,
+        "stream": True,
+        "stream_options": {"include_usage": True},
+    }
+    assert b"authorization: Bearer secret\r\n" in server.heads[-1]
+
+
+async def test_a_completion_has_its_own_path_and_its_logprobs_the_chats_form(server: OpenAIServer) -> None:
+    events = await events_of(server, "", messages=None, prompt="Go", logprobs=True, top_logprobs=1)
+    assert server.heads[-1].startswith(b"POST /v1/completions ")
+    assert server.bodies[-1]["logprobs"] == 1 and "top_logprobs" not in server.bodies[-1]
+    assert "".join(event.text for event in events) == "Hello"
+    tokens = [token for event in events if event.logprobs for token in json.loads(bytes(event.logprobs))["content"]]
+    assert [(token["token"], token["logprob"], token["top_logprobs"][0]["token"]) for token in tokens] == [
+        ("Hel", -0.5, "Hel")
+    ]
+
+
+async def test_an_unknown_kind_is_an_error_of_ours(server: OpenAIServer) -> None:
+    offer = Offer(1, "m", "vendor", "127.0.0.1:1", "m", 2048, 2048, "carrier-pigeon")
+    pool = Pool()
+    with pytest.raises(UpstreamError):
+        ByKind("vendor", pool, "").stream(offer, {}, 1, b"")
+    await pool.close()
