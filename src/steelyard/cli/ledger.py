@@ -1,11 +1,15 @@
 """`steelyard ledger`: the general ledger behind the reports."""
 
+from typing import Any
+
 import click
 
 from steelyard.cli.desk import Desk
 from steelyard.cli.epilog import examples
 from steelyard.cli.options import at_desk
 from steelyard.cli.show import Show, moment, money, words
+from steelyard.cli.wallet import deed, done
+from steelyard.gateway.figures import moment_ns
 from steelyard.kernel import limits
 from steelyard.reports.accounts import accounts, entries, trial_balance
 
@@ -29,7 +33,25 @@ _ENTRIES = (
 )
 
 
-@click.group(epilog=examples("steelyard ledger accounts", "steelyard ledger entries --account wallet:acme --limit 10"))
+_PERIODS = (
+    words("Period", "id"),
+    moment("Closed until", "until_ns"),
+    words("Zone", "zone"),
+    words("Last batch", "last_batch_id"),
+    moment("Closed at", "closed_ns"),
+    words("By", "actor"),
+    words("Reason", "reason"),
+)
+
+
+@click.group(
+    epilog=examples(
+        "steelyard ledger accounts",
+        "steelyard ledger entries --account wallet:acme --limit 10",
+        'steelyard ledger reverse 17 --reason "paid twice"',
+        "steelyard ledger close --until 2026-12-01 --zone Asia/Shanghai",
+    )
+)
 def ledger() -> None:
     """The general ledger: accounts and entries, debits equal to credits."""
 
@@ -63,3 +85,32 @@ def ledger_entries(
     show.rows(page.rows, _ENTRIES, "There is no such entry.")
     if page.older is not None:
         show.line(f"Older ones: --before {page.older}")
+
+
+@ledger.command("reverse")
+@click.argument("batch", type=int)
+@deed
+@at_desk
+def ledger_reverse(desk: Desk, show: Show, /, batch: int, **why: Any) -> None:
+    """Reverse BATCH, a top-up, grant, adjustment, transfer or refund, once. Needs a --reason."""
+    found = done(desk, "ledger.reverse", {"batch": batch}, why)
+    show.say(f"Batch {found['batch']} reverses batch {batch}.", found)
+
+
+@ledger.command("close")
+@click.option("--until", metavar="WHEN", required=True, help="The end of the period: a date or a time.")
+@click.option("--zone", default="UTC", show_default=True, help="The zone of a date or time that names none.")
+@deed
+@at_desk
+def ledger_close(desk: Desk, show: Show, /, until: str, zone: str, **why: Any) -> None:
+    """Close everything before a moment: nothing is posted into it any more, corrections go to the open period."""
+    until_ns = moment_ns(until, desk.clock.now_ns(), "until", zone)
+    found = done(desk, "ledger.close", {"until_ns": until_ns, "zone": zone}, why)
+    show.say(f"Closed until {found['until']}; its last batch is {found['last_batch_id']}.", found)
+
+
+@ledger.command("periods")
+@at_desk
+def ledger_periods(desk: Desk, show: Show) -> None:
+    """Closed periods, oldest first."""
+    show.rows(desk.command("ledger.periods"), _PERIODS, "No period is closed yet.")

@@ -100,7 +100,7 @@ def _sums(totals: Totals) -> dict[str, object]:
 @until_option
 @at_desk
 def statement_command(desk: Desk, show: Show, tenant: str, since: str | None, until: str | None) -> None:
-    """The wallet of TENANT: opening + top-ups − charges = closing, to the nano."""
+    """The wallet of TENANT: opening, everything that moved it, closing, to the nano; free credit below."""
     start, end = period_ns(since, until, desk.clock.now_ns())
     with desk.read() as connection:
         found = statement(connection, tenant, start, end)
@@ -108,8 +108,17 @@ def statement_command(desk: Desk, show: Show, tenant: str, since: str | None, un
         show.json(found)
         return
     show.rows(_statement_rows(found), _STATEMENT_COLUMNS, "")
+    if found.grants:
+        rows = [{**msgspec.to_builtins(line), "currency": found.currency} for line in found.grants]
+        show.rows(rows, _GRANT_COLUMNS, "")
 
 
+_GRANT_COLUMNS = (
+    words("Grant", "account"),
+    money("Given", "granted_nano"),
+    money("Used", "spent_nano"),
+    money("Expired", "taken_back_nano"),
+)
 _STATEMENT_COLUMNS = (
     words("Day", "day"),
     words("What", "what"),
@@ -144,6 +153,10 @@ def _statement_rows(found: Statement) -> list[dict[str, object]]:
     moved += [
         row(short_moment(line.posted_ns)[:10], f"correction {line.note}".strip(), -line.amount_nano)
         for line in found.corrections
+    ]
+    moved += [
+        row(short_moment(line.posted_ns)[:10], f"{line.kind} {line.note}".strip(), line.amount_nano)
+        for line in found.moves
     ]
     moved.sort(key=lambda one: str(one["day"]))
     opening = row("" if found.since_ns is None else short_moment(found.since_ns)[:10], "opening", found.opening_nano)

@@ -14,8 +14,9 @@ from starlette.routing import Route
 
 from steelyard.gateway.errors import error_body, error_headers
 from steelyard.gateway.figures import with_texts
-from steelyard.gateway.operations import OPERATIONS, AdminHouse, Call, Operation
-from steelyard.identity.keys import bearer, is_operator
+from steelyard.gateway.operation import AdminHouse, Call, Operation
+from steelyard.gateway.operations import OPERATIONS
+from steelyard.identity.keys import bearer, is_operator, operator_name
 from steelyard.kernel.errors import CallerError, bad_request, unknown_key
 
 
@@ -27,9 +28,10 @@ def admin_routes(house: AdminHouse) -> list[Route]:
 def _endpoint(house: AdminHouse, operation: Operation) -> Callable[[Request], Awaitable[Response]]:
     async def endpoint(request: Request) -> Response:
         try:
-            if not is_operator(house.snapshot, bearer(request.headers.get("authorization"))):
+            secret = bearer(request.headers.get("authorization"))
+            if not is_operator(house.snapshot, secret):
                 raise unknown_key()
-            answer = await operation.run(house, await _call(operation, request))
+            answer = await operation.run(house, await _call(operation, request, operator_name(house.snapshot, secret)))
         except CallerError as error:
             headers = {str(name, "latin-1"): str(value, "latin-1") for name, value in error_headers(error)}
             return Response(error_body(error), error.status, headers)
@@ -38,7 +40,7 @@ def _endpoint(house: AdminHouse, operation: Operation) -> Callable[[Request], Aw
     return endpoint
 
 
-async def _call(operation: Operation, request: Request) -> Call:
+async def _call(operation: Operation, request: Request, operator: str) -> Call:
     for name in request.query_params:
         if operation.query is None:
             raise bad_request(f"'{name}' is not a parameter of this operation.", name)
@@ -47,6 +49,7 @@ async def _call(operation: Operation, request: Request) -> Call:
         query=_converted(operation.query, dict(request.query_params)),
         body=await _body(operation, request),
         header=request.headers.get,
+        operator=operator,
     )
 
 

@@ -4,11 +4,12 @@ Shared by the admin API and the command line, so that both say the same. Knows n
 """
 
 import re
-from datetime import UTC, datetime
+from datetime import datetime
 from typing import Any
 
 import msgspec
 
+from steelyard.kernel.calendar import zone_of
 from steelyard.kernel.clock import NS_PER_HOUR, NS_PER_S, iso_from_ns
 from steelyard.kernel.errors import CallerError, bad_request
 from steelyard.kernel.money import text_from_nano
@@ -16,8 +17,8 @@ from steelyard.reports.sums import Group
 
 _AGO = re.compile(r"(\d{1,5})([mhdw])")
 _AGO_NS = {"m": 60 * NS_PER_S, "h": NS_PER_HOUR, "d": 24 * NS_PER_HOUR, "w": 7 * 24 * NS_PER_HOUR}
-_MOMENTS = frozenset({"created_ns", "revoked_ns", "opened_ns", "closed_ns", "posted_ns", "loaded_ns"})
-_BOUNDS = frozenset({"effective_from_ns", "since_ns", "until_ns", "at_ns", "start_ns"})
+_MOMENTS = frozenset({"created_ns", "revoked_ns", "opened_ns", "closed_ns", "posted_ns", "loaded_ns", "granted_ns"})
+_BOUNDS = frozenset({"effective_from_ns", "since_ns", "until_ns", "at_ns", "start_ns", "expires_ns", "window_end_ns"})
 
 
 def with_texts(value: object) -> Any:
@@ -50,8 +51,13 @@ def _beside(name: str) -> str | None:
     return None
 
 
-def moment_ns(text: str, now_ns: int, param: str) -> int:
-    """A moment: `2026-11-23`, `2026-11-23T10:00:00+08:00` (UTC when no zone is named), or how long ago: `24h`, `7d`.
+def deadline_ns(text: str, now_ns: int, param: str, zone: str = "UTC") -> int:
+    """A moment, or how long from now: `24h`, `30d`. Raises CallerError 400 naming `param`."""
+    return 2 * now_ns - moment_ns(text, now_ns, param) if _AGO.fullmatch(text) else moment_ns(text, now_ns, param, zone)
+
+
+def moment_ns(text: str, now_ns: int, param: str, zone: str = "UTC") -> int:
+    """A moment: `2026-11-23`, `2026-11-23T10:00:00+08:00` (in `zone` when none is named), or how long ago: `24h`, `7d`.
 
     Raises CallerError 400 naming `param`.
     """
@@ -63,7 +69,7 @@ def moment_ns(text: str, now_ns: int, param: str) -> int:
     except ValueError:
         raise _no_moment(text, param) from None
     if moment.tzinfo is None:
-        moment = moment.replace(tzinfo=UTC)
+        moment = moment.replace(tzinfo=zone_of(zone))
     whole = moment.replace(microsecond=0)
     return int(whole.timestamp()) * NS_PER_S + moment.microsecond * 1000
 

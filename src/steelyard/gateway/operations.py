@@ -3,49 +3,26 @@
 Routes and the OpenAPI document are both made from it, so they cannot differ. Decides nothing and speaks no HTTP.
 """
 
-from collections.abc import Awaitable, Callable
-from contextlib import AbstractContextManager
-from dataclasses import dataclass
-from typing import Annotated, Any, Literal, Protocol
+from collections.abc import Callable
+from typing import Annotated, Any, Literal
 
 import msgspec
 from sqlalchemy import Connection
 from starlette.concurrency import run_in_threadpool
 
 from steelyard.gateway.figures import flat, period_ns
+from steelyard.gateway.money_operations import MONEY_OPERATIONS
 from steelyard.gateway.openapi import document
+from steelyard.gateway.operation import PREFIX, AdminHouse, Asked, ByTenant, Call, Operation, Run, commanded
 from steelyard.kernel import limits
-from steelyard.kernel.calendar import Every
-from steelyard.kernel.clock import Clock
 from steelyard.kernel.errors import CallerError
 from steelyard.kernel.ids import id_from_text
-from steelyard.kernel.records import LimitKind, Snapshot
 from steelyard.reports.accounts import accounts, entries, trial_balance
 from steelyard.reports.margin import margin
 from steelyard.reports.requests import RequestFilter, detail, latest
 from steelyard.reports.statement import statement
 from steelyard.reports.sums import By, Report
 from steelyard.reports.usage import usage
-
-PREFIX = "/admin/v1"
-
-
-class AdminHouse(Protocol):
-    """What the admin API needs of the process that serves it. `read` is only entered in a thread of the pool."""
-
-    @property
-    def clock(self) -> Clock: ...
-
-    @property
-    def snapshot(self) -> Snapshot: ...
-
-    async def command(self, op: str, payload: dict[str, Any]) -> Any: ...
-
-    def read(self) -> AbstractContextManager[Connection]: ...
-
-
-class Asked(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
-    """What an operation takes; a field nobody knows is refused."""
 
 
 class NewTenant(Asked):
@@ -69,42 +46,6 @@ class NewOperator(Asked):
     name: str
 
 
-class TopUp(Asked):
-    """Money for a wallet. `amount` is decimal text: "12.50"."""
-
-    amount: str
-    note: str = ""
-
-
-class NewLimits(Asked):
-    """Limits of a tenant, of a project of his, or of one key; `budget` is decimal text: "20.00"."""
-
-    tenant: str | None = None
-    project: str | None = None
-    key: int | None = None
-    budget: str | None = None
-    every: Every = Every.MONTH
-    zone: str = "UTC"
-    week_start: Literal["monday", "tuesday", "wednesday", "thursday", "friday", "saturday", "sunday"] = "monday"
-    rpm: int | None = None
-    tpm: int | None = None
-    concurrency: int | None = None
-    reason: str = ""
-    actor: str = "operator"
-
-
-class LiftedLimits(Asked):
-    """Which limits end: without `kinds` all of the tenant, project or key."""
-
-    tenant: str | None = None
-    project: str | None = None
-    key: int | None = None
-    kinds: tuple[LimitKind, ...] = ()
-    every: Every | None = None
-    reason: str = ""
-    actor: str = "operator"
-
-
 class Prices(Asked):
     """A price file as TOML text; see `steelyard prices lint`."""
 
@@ -113,10 +54,6 @@ class Prices(Asked):
 
 class ById(Asked):
     id: int
-
-
-class ByTenant(Asked):
-    tenant: str
 
 
 class ByRequest(Asked):
@@ -164,54 +101,6 @@ class RequestsWanted(Asked):
     batch: int | None = None
     before: Annotated[str, msgspec.Meta(description="`older` of the page before")] | None = None
     limit: Rows = limits.PAGE_ROWS
-
-
-@dataclass(frozen=True, slots=True)
-class Call:
-    """One decoded request. What an operation does not declare is absent."""
-
-    place: Any
-    query: Any
-    body: Any
-    header: Callable[[str], str | None]
-
-
-Run = Callable[[AdminHouse, Call], Awaitable[Any]]
-
-
-@dataclass(frozen=True, slots=True)
-class Operation:
-    """One line of the table."""
-
-    method: str
-    path: str
-    name: str
-    summary: str
-    run: Run
-    status: int = 200
-    place: type[msgspec.Struct] | None = None
-    query: type[msgspec.Struct] | None = None
-    body: type[msgspec.Struct] | None = None
-    headers: tuple[tuple[str, str], ...] = ()
-    body_bytes_max: int = limits.FORM_BYTES_MAX
-
-
-def commanded(op: str) -> Run:
-    """The office's command `op` with all that was sent."""
-
-    async def run(house: AdminHouse, call: Call) -> Any:
-        payload: dict[str, Any] = {}
-        for part in (call.place, call.query, call.body):
-            payload |= {} if part is None else msgspec.to_builtins(part)
-        return await house.command(op, {name: value for name, value in payload.items() if value is not None})
-
-    return run
-
-
-async def top_up(house: AdminHouse, call: Call) -> Any:
-    payload = {"tenant": call.place.tenant, "amount": call.body.amount, "note": call.body.note}
-    key = call.header("idempotency-key")
-    return await house.command("wallet.topup", payload if key is None else payload | {"idempotency_key": key})
 
 
 def reported(report: Callable[[Connection, Call, int], Any]) -> Run:
@@ -282,7 +171,6 @@ async def openapi(house: AdminHouse, call: Call) -> Any:
     return document(OPERATIONS)
 
 
-_IDEMPOTENCY = (("Idempotency-Key", "the same key books the same top-up once"),)
 OPERATIONS: tuple[Operation, ...] = (
     Operation("GET", f"{PREFIX}/openapi.json", "openapi", "This document", openapi),
     Operation(
@@ -309,31 +197,7 @@ OPERATIONS: tuple[Operation, ...] = (
         status=201,
         body=NewOperator,
     ),
-    Operation(
-        "GET", f"{PREFIX}/wallets/{{tenant}}", "showWallet", "A wallet", commanded("wallet.show"), place=ByTenant
-    ),
-    Operation(
-        "POST",
-        f"{PREFIX}/wallets/{{tenant}}/topups",
-        "topUpWallet",
-        "Put money into a wallet",
-        top_up,
-        status=201,
-        place=ByTenant,
-        body=TopUp,
-        headers=_IDEMPOTENCY,
-    ),
-    Operation("GET", f"{PREFIX}/limits", "listLimits", "Limits in force", commanded("limit.list"), query=KeyFilter),
-    Operation(
-        "POST",
-        f"{PREFIX}/limits",
-        "setLimits",
-        "Set budgets, requests and tokens a minute, requests at the same time",
-        commanded("limit.set"),
-        status=201,
-        body=NewLimits,
-    ),
-    Operation("POST", f"{PREFIX}/limits/lift", "liftLimits", "End limits", commanded("limit.lift"), body=LiftedLimits),
+    *MONEY_OPERATIONS,
     Operation("GET", f"{PREFIX}/prices", "listPrices", "Every tariff version", commanded("prices.list")),
     Operation(
         "POST",

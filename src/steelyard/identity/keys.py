@@ -30,6 +30,11 @@ def authenticate(snapshot: Snapshot, authorization: str | None) -> Caller:
     return caller
 
 
+def operator_name(snapshot: Snapshot, secret: str) -> str:
+    """The name of an operator key, for what is done with it."""
+    return snapshot.operator_names.get(secret_hash(secret), "")
+
+
 def is_operator(snapshot: Snapshot, secret: str) -> bool:
     """Whether `secret` is a live operator key. Looks at every one of them, whatever is found."""
     digest = secret_hash(secret)

@@ -178,6 +178,13 @@ def live_callers(connection: Connection) -> tuple[dict[bytes, Caller], frozenset
     return callers, frozenset(operators)
 
 
+def operator_names(connection: Connection) -> dict[bytes, str]:
+    """Digest of each live operator key → its name."""
+    keys = tables.keys.c
+    query = select(keys.hash, keys.name).where(keys.project_id.is_(None), keys.revoked_ns.is_(None))
+    return {row[0]: row[1] for row in connection.execute(query)}
+
+
 def _conflict(message: str, param: str) -> CallerError:
     return CallerError(409, "already_exists", message, param=param)
 

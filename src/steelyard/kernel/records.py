@@ -94,6 +94,7 @@ class Snapshot(Record, frozen=True):
     models: dict[str, Model]
     prices: dict[str, tuple[Tariff, ...]]  # model → versions, latest effective_from first
     costs: dict[str, tuple[Tariff, ...]]  # upstream → versions, latest effective_from first
+    operator_names: dict[bytes, str] = {}  # SHA-256 of a live operator key → its name
 
 
 # --- what bounds a customer ---------------------------------------------------------------------------------------

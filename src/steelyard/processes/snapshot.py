@@ -6,7 +6,7 @@ Owns the version numbers (`snapshot`, `epoch`): they only grow, and grow in the 
 from sqlalchemy import Connection, insert, select, update
 
 from steelyard.catalog.store import snapshot_parts
-from steelyard.identity.store import live_callers
+from steelyard.identity.store import live_callers, operator_names
 from steelyard.kernel.records import Snapshot
 from steelyard.storage import tables
 
@@ -18,7 +18,15 @@ def read_snapshot(connection: Connection) -> Snapshot:
     """Everything that is live now, with its version."""
     callers, operators = live_callers(connection)
     parts = snapshot_parts(connection)
-    return Snapshot(_read(connection, SNAPSHOT), callers, operators, parts.models, parts.prices, parts.costs)
+    return Snapshot(
+        _read(connection, SNAPSHOT),
+        callers,
+        operators,
+        parts.models,
+        parts.prices,
+        parts.costs,
+        operator_names(connection),
+    )
 
 
 def bump(connection: Connection, counter: str) -> int:
