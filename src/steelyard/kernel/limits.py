@@ -63,6 +63,15 @@ READERS_MAX = 30  # PostgreSQL: connections of one process's pages beyond the tw
 BOOKS_SEGMENT_BYTES = 1024 * 1024  # the books' own journal holds closes of recovered requests only
 
 
+# leases
+LEASE_WALLET_WORST_CASES_MIN = 100  # a wallet worth less is held request by request
+LEASE_WALLET_PARTS = 16  # a lease is at most such a part of what is available
+LEASE_WORST_CASES_MAX = 64  # ... and no more than so many worst cases
+LEASE_ROUND_TRIPS_MIN = 32  # holds of a tenant in one worker and second before it asks for a lease
+LEASE_QUIET_S = 1  # a worker whose lease was refused or called back asks again after this
+LEASE_IDLE_S = 2  # what a worker has free goes back when a tenant has not asked for so long
+LEASE_RECALLED_MS = 250  # a short hold waits this long for leases to come back
+
 # sub-limits
 RATE_WINDOW_S = 60  # of requests and tokens per minute
 BUDGET_WINDOWS_KEPT = 16  # of one budget, in memory

@@ -161,6 +161,7 @@ class Granted(JournalRecord, frozen=True):
 
     amount_nano: int
     max_tokens: int = 1
+    lease: str = ""  # the series out of whose lease it came; empty: the teller's own hold
 
 
 # --- what is asked ------------------------------------------------------------------------------------------------
@@ -199,6 +200,7 @@ class Terms(Record, frozen=True):
     max_tokens: int
     lowered: bool
     priced_ns: int  # the moment whose prices count
+    lease: str = ""
 
 
 class Quote(Record, frozen=True):
@@ -212,6 +214,7 @@ class Quote(Record, frozen=True):
     max_tokens: int  # output tokens per sequence that are forwarded
     lowered: bool  # True when the wallet, not the customer or the model, set max_tokens
     priced_ns: int  # the moment whose prices count; the request is opened at it
+    lease: str = ""
 
 
 class CallPiece(Record, frozen=True):
@@ -283,6 +286,7 @@ class Opened(JournalRecord, frozen=True, tag=int(Kind.OPENED)):
     max_tokens: int
     sequences: int
     stream: bool
+    lease: str = ""  # the journal series out of whose lease the hold came (ledger.leases); empty: a hold of its own
 
 
 class Closed(JournalRecord, frozen=True, tag=int(Kind.CLOSED)):

@@ -48,6 +48,7 @@ class Teller:
         self._holds: dict[bytes, Hold] = {}
         self._owned: dict[str, set[bytes]] = {}
         self._sublimits = Sublimits()
+        self._aside: dict[int, int] = {}  # of what is held: leased out
         for tenant_id, balance in (balances or {}).items():
             self.open_wallet(tenant_id, balance)
 
@@ -97,6 +98,22 @@ class Teller:
 
     def held_by_tenant(self) -> Iterator[tuple[int, int]]:
         return iter(self._held.items())
+
+    def limited(self, tenant_id: int) -> bool:
+        """Whether any sub-limit bounds requests of the tenant."""
+        return self._sublimits.limited(tenant_id)
+
+    def set_aside(self, tenant_id: int, amount_nano: int) -> None:
+        """Hold money for nobody's request: a lease (ledger.leases). A negative amount gives it back."""
+        self._aside[tenant_id] = self._aside.get(tenant_id, 0) + amount_nano
+        if amount_nano >= 0:
+            self._held[tenant_id] += amount_nano
+        else:
+            self._unhold(b"", tenant_id, -amount_nano)
+
+    def aside(self) -> dict[int, int]:
+        """Tenant → what is set aside for leases."""
+        return {tenant_id: amount for tenant_id, amount in self._aside.items() if amount}
 
     def limit(self, seed: Seed) -> None:
         """Set a sub-limit anew, or lift it. Requests that run count towards it from now on."""
@@ -229,7 +246,8 @@ class Teller:
             for tenant_id, purse in self._purses.items():
                 if any(before_ns < grant.expires_ns <= self._now_ns for grant in purse.grants):
                     ids = {request_id for request_id, hold in self._holds.items() if hold.tenant_id == tenant_id}
-                    self._earlier[tenant_id] = _Earlier(ids, self._held[tenant_id])
+                    held_nano = sum(self._holds[request_id].amount_nano for request_id in ids)
+                    self._earlier[tenant_id] = _Earlier(ids, held_nano)
                 self._put(tenant_id, purse)
         return {tenant_id: left for tenant_id in self._earlier if (left := self._left_over(tenant_id))}
 
@@ -306,12 +324,12 @@ class Teller:
     def complaints(self, balances: Mapping[int, int | Purse] | None = None) -> list[str]:
         """Where I4 does not hold, in words; empty when all is well. `balances` are the accounts', if at hand."""
         found: list[str] = []
-        held: dict[int, int] = {}
+        held = self.aside()
         for hold in self._holds.values():
             held[hold.tenant_id] = held.get(hold.tenant_id, 0) + hold.amount_nano
         for tenant_id, purse in self._purses.items():
             if held.get(tenant_id, 0) != self._held[tenant_id]:
-                found.append(f"tenant {tenant_id}: held is not the sum of open holds")
+                found.append(f"tenant {tenant_id}: held is not the sum of open holds and leases")
             if self._held[tenant_id] and self._short(tenant_id) > 0:
                 found.append(f"tenant {tenant_id}: available is below zero")
             if balances is None:

@@ -1,7 +1,8 @@
 """The worker's side of the teller's socket: holds, releases, commands, and a snapshot that is kept fresh.
 
 Owns one persistent connection, its reconnecting, and the list of holds the worker has, which is told again on every
-reconnect so that none is lost or doubled. Decides nothing: without books no hold is given (fail closed).
+reconnect so that none is lost or doubled. Gives out of a lease what the books have lent, else decides nothing: without
+books no hold is given (fail closed).
 """
 
 import asyncio
@@ -18,6 +19,7 @@ from steelyard.kernel import limits
 from steelyard.kernel.errors import CallerError, StartError, unavailable
 from steelyard.kernel.records import Granted, HoldAsk, Snapshot
 from steelyard.ledger import wire
+from steelyard.ledger.leases import Pools
 from steelyard.ledger.sublimits import use_of
 
 log = structlog.get_logger()
@@ -96,8 +98,11 @@ class TellerClient:
         self._worker: int | None = None
         self._path = Path()
         self._link: _ClientLink | None = None
+        self._loop: asyncio.AbstractEventLoop
         self._keeper: asyncio.Task[None] | None = None
+        self._idler: asyncio.Task[None] | None = None
         self._holds: dict[bytes, wire.Held] = {}
+        self._pools = Pools()
 
     @property
     def connected(self) -> bool:
@@ -115,8 +120,10 @@ class TellerClient:
         Raises StartError when books do not answer within `patience_s`.
         """
         self._path, self._worker = socket_path, worker
-        greeted = asyncio.get_running_loop().create_future()
+        self._loop = asyncio.get_running_loop()
+        greeted = self._loop.create_future()
         self._keeper = asyncio.create_task(self._keep_connected(greeted))
+        self._idler = asyncio.create_task(self._return_idle())
         try:
             async with asyncio.timeout(patience_s):
                 await greeted
@@ -129,11 +136,12 @@ class TellerClient:
 
     async def close(self) -> None:
         """End the connection. Holds this worker still has are released by books once its journal is settled."""
-        if self._keeper is not None:
-            self._keeper.cancel()
-            with contextlib.suppress(asyncio.CancelledError):
-                await self._keeper
-            self._keeper = None
+        for task in (self._keeper, self._idler):
+            if task is not None:
+                task.cancel()
+                with contextlib.suppress(asyncio.CancelledError):
+                    await task
+        self._keeper = self._idler = None
         if self._link is not None:
             self._link.close()
             await self._link.gone.wait()
@@ -144,20 +152,29 @@ class TellerClient:
         link = self._link
         if link is None or not link.alive:
             raise _books_away()
+        now_s = int(self._loop.time())
+        leased = self._pools.draw(ask, now_s)
+        granted = Granted(ask.want_nano, ask.max_tokens, self.series) if leased else await self._asked(link, ask)
+        if granted.amount_nano:
+            use = use_of(ask, granted.max_tokens)
+            self._holds[ask.request_id] = wire.Held(ask.request_id, ask.tenant_id, granted.amount_nano, use)
+            if self._pools.wants(ask, now_s, round_trip=not leased):
+                link.send(wire.NOTICE, "lease", wire.LeaseAsk(ask.tenant_id, ask.want_nano))
+        return granted
+
+    async def _asked(self, link: _ClientLink, ask: HoldAsk) -> Granted:
         try:
             answer = await link.ask("hold", ask, limits.TELLER_REPLY_S)
         except BaseException:  # cancelled or given up: whatever books granted meanwhile goes back
             link.send(wire.NOTICE, "release", ask.request_id)
             raise
-        granted = wire.decode_granted(answer)
-        if granted.amount_nano:
-            use = use_of(ask, granted.max_tokens)
-            self._holds[ask.request_id] = wire.Held(ask.request_id, ask.tenant_id, granted.amount_nano, use)
-        return granted
+        return wire.decode_granted(answer)
 
     def release(self, request_id: bytes) -> None:
         """Give back a hold that never led to an opened request."""
-        self._holds.pop(request_id, None)
+        held = self._holds.pop(request_id, None)
+        if held is not None and self._pools.release(request_id, held.tenant_id, held.amount_nano):
+            return
         if self._link is not None:
             self._link.send(wire.NOTICE, "release", request_id)
 
@@ -175,10 +192,9 @@ class TellerClient:
 
     async def _keep_connected(self, greeted: "asyncio.Future[None]") -> None:
         attempt = 0
-        loop = asyncio.get_running_loop()
         while True:
             try:
-                _, link = await loop.create_unix_connection(lambda: _ClientLink(self._on_push), str(self._path))
+                _, link = await self._loop.create_unix_connection(lambda: _ClientLink(self._on_push), str(self._path))
                 await self._greet(link)
                 attempt = 0
                 if not greeted.done():
@@ -198,6 +214,7 @@ class TellerClient:
             await asyncio.sleep(delay_ms / 1000)
 
     async def _greet(self, link: _ClientLink) -> None:
+        self._pools.void()  # books that greet know of no lease: all holds are told
         hello = wire.Hello(self._worker, os.getpid(), self.epoch, self.series, tuple(self._holds.values()))
         try:
             welcome = wire.decode_welcome(await link.ask("hello", hello, limits.TELLER_REPLY_S))
@@ -215,7 +232,29 @@ class TellerClient:
                 self._link.send(wire.NOTICE, "known", self.snapshot.version)
         elif op == "settled":
             for request_id in wire.decode_ids(payload):
-                self._holds.pop(request_id, None)
+                held = self._holds.pop(request_id, None)
+                if held is not None:
+                    self._pools.settled(request_id, held.tenant_id)
+        elif op == "lease":
+            lease = wire.decode_lease(payload)
+            over_nano = self._pools.lend(lease.tenant_id, lease.amount_nano, int(self._loop.time()))
+            if over_nano:
+                self._return(wire.Returned(lease.tenant_id, over_nano))
+        elif op == "recall":
+            tenant_id = wire.decode_count(payload)
+            holds = self._pools.dissolve(tenant_id, int(self._loop.time()))
+            told = tuple(self._holds[request_id] for request_id in holds if request_id in self._holds)
+            self._return(wire.Returned(tenant_id, 0, told))
+
+    def _return(self, returned: wire.Returned) -> None:
+        if self._link is not None:
+            self._link.send(wire.NOTICE, "returned", returned)
+
+    async def _return_idle(self) -> None:
+        while True:
+            await asyncio.sleep(_SWEEP_S)
+            for tenant_id, amount_nano in self._pools.idle(int(self._loop.time())):
+                self._return(wire.Returned(tenant_id, amount_nano))
 
     def _take_snapshot(self, snapshot: Snapshot) -> None:
         if snapshot.version >= self.snapshot.version:  # a push may overtake the welcome

@@ -1,4 +1,4 @@
-"""Rebuilds what the books say from their own rows and tells where they differ: I1 to I5, I9 and I11.
+"""Rebuilds what the books say from their own rows and tells where they differ: I1 to I5, I7, I9 and I11.
 
 Reads only, one batch at a time, so memory stays bounded by a batch and the number of accounts. Knows no tariff rule:
 how to rate is passed in, so that re-rating (I9) uses the very function that rated at first.
@@ -28,6 +28,7 @@ TITLES = {
     "I3": "Roll-ups equal usage",
     "I4": "Available + held + captured − paid out = topped up + granted; no purse is overdrawn; held = open holds",
     "I5": "Each request has one usage row and took at most its hold; the rest is overrun",
+    "I7": "Leases and what is free make the wallet; each lease has one living holder",
     "I9": "Re-rating a usage row with its tariffs gives the same amounts",
     "I11": "The chain of batch hashes is unbroken",
 }
@@ -59,10 +60,10 @@ class _Entry(NamedTuple):
 def verify(
     connection: Connection, rate: Rate, tariffs: Mapping[int, Tariff], live: Sequence[str] = ()
 ) -> list[Finding]:
-    """Check every invariant over all rows. `live` are the teller's own complaints about I4 (ledger.teller)."""
+    """Check every invariant over all rows. `live`: the teller's and the leases' own complaints (I4, I7)."""
     audit = _Audit(connection, rate, tariffs)
     for complaint in live:
-        audit.complain("I4", complaint)
+        audit.complain("I7" if complaint.startswith("I7") else "I4", complaint)
     audit.check_batches()
     audit.check_totals()
     audit.check_rollups()

@@ -2,7 +2,8 @@
 
     frame     u32 length (little-endian), then a msgpack array [id, op, payload]
     question  id > 0; answered by [id, "ok", payload] or [id, "error", Refusal]
-    notice    id = 0; never answered ("release", "closed" to books; "snapshot", "settled" to workers)
+    notice    id = 0; never answered ("release", "closed", "lease", "returned" to books; "snapshot", "settled", "lease",
+              "recall" to workers)
 
 Owns encoding and write batching (one write for each turn of the loop). Knows no wallet.
 """
@@ -28,6 +29,28 @@ class Held(JournalRecord, frozen=True):
     tenant_id: int
     amount_nano: int
     use: Use | None = None
+
+
+class LeaseAsk(JournalRecord, frozen=True):
+    """A worker would like to hold by itself; `worst_nano` is the worst case of such a request."""
+
+    tenant_id: int
+    worst_nano: int
+
+
+class Lease(JournalRecord, frozen=True):
+    """More of a tenant's money that the worker may hold by itself; 0: none now."""
+
+    tenant_id: int
+    amount_nano: int
+
+
+class Returned(JournalRecord, frozen=True):
+    """Money of a lease that goes back. With `holds`, all of it: they are what it was given to and still hold."""
+
+    tenant_id: int
+    amount_nano: int
+    holds: tuple[Held, ...] | None = None
 
 
 class Hello(Record, frozen=True):
@@ -84,6 +107,9 @@ _encode = msgspec.msgpack.Encoder().encode
 _decode_message = msgspec.msgpack.Decoder(tuple[int, str, msgspec.Raw]).decode
 decode_hold = msgspec.msgpack.Decoder(HoldAsk).decode
 decode_granted = msgspec.msgpack.Decoder(Granted).decode
+decode_lease_ask = msgspec.msgpack.Decoder(LeaseAsk).decode
+decode_lease = msgspec.msgpack.Decoder(Lease).decode
+decode_returned = msgspec.msgpack.Decoder(Returned).decode
 decode_hello = msgspec.msgpack.Decoder(Hello).decode
 decode_welcome = msgspec.msgpack.Decoder(Welcome).decode
 decode_snapshot = msgspec.msgpack.Decoder(Snapshot).decode

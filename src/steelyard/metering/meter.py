@@ -70,6 +70,7 @@ class Meter:
             max_tokens=quote.max_tokens,
             sequences=order.sequences,
             stream=order.stream,
+            lease=quote.lease,
         )
         try:
             self._journal.append(opened)

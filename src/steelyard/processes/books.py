@@ -32,6 +32,7 @@ from steelyard.ledger.teller import Teller
 from steelyard.processes import rerating
 from steelyard.processes.bookkeeper import Bookkeeper, Settle
 from steelyard.processes.claims import Claims
+from steelyard.processes.lending import Lending
 from steelyard.processes.lifeline import watch_parent
 from steelyard.processes.office import Office, transaction
 from steelyard.processes.only_writer import only_writer
@@ -95,7 +96,8 @@ class Books:
         """Open the socket. Requests that living workers have open keep their holds."""
         for tenant_id, purse in (await self._thread.purses()).items():
             self.teller.open_wallet(tenant_id, purse)
-        self._posting = PostingLoop(self._bookkeeper, self._thread, self.teller, self._clock, self._tell)
+        self.lending = Lending(self.teller, self._sessions)
+        self._posting = PostingLoop(self._bookkeeper, self._thread, self.lending, self._clock, self._tell)
         self._claims = Claims(
             self._engine,
             self._thread,
@@ -196,6 +198,8 @@ class Books:
         while True:
             if self.teller.may_grow(ask):
                 await self._posting.free_up()
+            if self.lending.leases.holders(ask.tenant_id):
+                await self.lending.recall(ask.tenant_id)
             if not self.open_for_holds:
                 raise unavailable(
                     "books_unavailable", "The books cannot be written at the moment, so nothing is served."
@@ -232,6 +236,7 @@ class Books:
         expected = series in self._posting.absent or series in self._sessions or self._unborn(hello)
         if finished or not expected:
             raise CallerError(409, "stale_epoch", f"The journal {series} was settled as that of a dead worker.")
+        self.lending.gone(series)
         for request_id, held in told.items():
             if request_id not in posted:
                 self.teller.release(request_id)  # its worker knows better what it takes
@@ -288,8 +293,10 @@ class Books:
             case _ if op.startswith("claim."):
                 return await self._claims.command(op, payload)
             case "rerate.post":
+                await self.lending.recall_all()
                 return self._take(await rerating.correct(self.teller, payload, self._execute))
             case _ if op in PAYING:
+                await self.lending.recall_all()
                 await self._posting.free_up()
                 return self._take(await pay(self.teller, op, payload, self._execute))
             case "ledger.close":
@@ -304,6 +311,8 @@ class Books:
                 await self._posting.free_up()  # perhaps it has just finished
         outcome = await self._execute(op, payload)
         reply = self._take(outcome)
+        for seed in outcome.limited:
+            await self.lending.recall(seed.limit.tenant_id)
         if outcome.snapshot is not None:
             await self._known_to_workers(outcome.snapshot.version)
         return reply
@@ -334,6 +343,7 @@ class Books:
         self._timekeeper.wake()  # an allowance may have begun
         for seed in outcome.limited:
             self.teller.limit(seed)
+        self.lending.recall_unfit()
         if outcome.snapshot is not None:
             self._snapshot = outcome.snapshot
             for session in self._listeners:
@@ -343,8 +353,9 @@ class Books:
     async def _verify(self, *, replayed: bool) -> object:
         """Reads on a connection of its own, beside the posting; the teller is compared at one and the same moment."""
         await self._posting.settled_now()
-        complaints = tuple(self.teller.complaints(await self._thread.purses()))
-        return await asyncio.get_running_loop().run_in_executor(self._auditor, self._audit, complaints, replayed)
+        complaints = self.teller.complaints(await self._thread.purses())
+        complaints += self.lending.leases.complaints(self._sessions.keys() | self._posting.absent.keys())
+        return await asyncio.get_running_loop().run_in_executor(self._auditor, self._audit, tuple(complaints), replayed)
 
     def _audit(self, complaints: tuple[str, ...], replayed: bool) -> object:
         engine = open_database(self._data.database, readonly=True)

@@ -20,9 +20,9 @@ from steelyard.kernel.errors import BooksError, CallerError
 from steelyard.ledger.purse import Purse
 from steelyard.ledger.purses import read_purses
 from steelyard.ledger.sublimits import used_of
-from steelyard.ledger.teller import Teller
 from steelyard.processes.bookkeeper import Bookkeeper, Step
 from steelyard.processes.books_metrics import BooksMetrics
+from steelyard.processes.lending import Lending
 from steelyard.processes.office import transaction
 
 log = structlog.get_logger()
@@ -66,10 +66,12 @@ class Thread:
 class PostingLoop:
     """One per books process. `run` until `stop`."""
 
-    def __init__(self, bookkeeper: Bookkeeper, thread: Thread, teller: Teller, clock: Clock, tell: Tell) -> None:
+    def __init__(self, bookkeeper: Bookkeeper, thread: Thread, lending: Lending, clock: Clock, tell: Tell) -> None:
         self._bookkeeper = bookkeeper
         self._thread = thread
-        self._teller = teller
+        self._teller = lending.teller
+        self._leases = lending.leases
+        self._lending = lending
         self._clock = clock
         self._tell = tell
         self.metrics = BooksMetrics()
@@ -156,6 +158,7 @@ class PostingLoop:
             await self.on_pass()
             if self.in_doubt:
                 self._teller.correct(await self._thread.purses())
+                self._lending.recall_unfit()
                 self.in_doubt = False
             self.trouble = ""
         except (DBAPIError, BooksError, OSError, CallerError) as error:
@@ -193,6 +196,10 @@ class PostingLoop:
             unheld = self._teller.find(opened.request_id) is None
             self.in_doubt |= unheld and self._teller.purse(opened.tenant_id).limit_nano > 0  # which limit counted?
             used = used_of(rated.settlement)
+            if opened.lease and self._leases.settle(
+                opened.tenant_id, opened.lease, opened.request_id, opened.hold_nano
+            ):
+                told.setdefault(opened.lease, []).append(opened.request_id)
             self._teller.settle(opened.request_id, opened.tenant_id, opened.hold_nano, rated.charge_nano, used)
         for request_id in step.known:
             self._note_owner(request_id, told)
@@ -220,6 +227,7 @@ class PostingLoop:
             await self._steps()
             await self._thread.run(bookkeeper.finish, series)
             released = self._teller.owner_gone(series)
+            self._lending.gone(series)
             log.info("worker_settled", series=series, holds_released=released)
             self.absent.pop(series, None)
             self._noticed.pop(series, None)

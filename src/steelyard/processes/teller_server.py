@@ -15,6 +15,7 @@ from steelyard.kernel.errors import BooksError, CallerError, WriterLost, bad_req
 from steelyard.kernel.records import Granted, HoldAsk
 from steelyard.ledger import wire
 from steelyard.ledger.teller import Teller
+from steelyard.processes.lending import Lending
 
 
 class Counter(Protocol):
@@ -22,6 +23,8 @@ class Counter(Protocol):
 
     @property
     def teller(self) -> Teller: ...
+    @property
+    def lending(self) -> Lending: ...
     @property
     def open_for_holds(self) -> bool: ...
     async def decide_hold(self, ask: HoldAsk, session: "Session") -> Granted: ...
@@ -58,6 +61,11 @@ class Session(wire.Link):
             self._release(wire.decode_id(payload))
         elif op == "closed":
             self._counter.noticed_close(self.series, wire.decode_count(payload))
+        elif op == "lease":
+            open_for_holds = self._counter.open_for_holds
+            self._counter.lending.asked(self.series, wire.decode_lease_ask(payload), open_for_holds=open_for_holds)
+        elif op == "returned":
+            self._counter.lending.returned(self.series, wire.decode_returned(payload))
         elif op == "known":
             self.snapshot = max(self.snapshot, wire.decode_count(payload))
             self._counter.session_moved()

@@ -1,0 +1,151 @@
+"""Leases through the real socket: lent to busy workers, called back before anybody is refused, lost with nobody."""
+
+import asyncio
+
+import msgspec
+from tests.unit.processes.test_books import House, clean, house, until, wallet
+
+from steelyard.kernel import limits
+from steelyard.kernel.records import Granted, HoldAsk, Opened
+from steelyard.ledger.teller_client import TellerClient
+from steelyard.metering.journal import Journal
+
+__all__ = ["house"]  # the fixture
+WANT = 1_000_000  # the wallet of 5 CNY is worth 5000 of them
+
+
+def ask(house: House, want: int = WANT, floor: int = 0) -> HoldAsk:
+    return HoldAsk(house.requests.ids.next(), 1, want, floor or want, 1, 1, 0, 10, 90)
+
+
+async def opened(house: House, client: TellerClient, journal: Journal) -> Opened:
+    asked = ask(house)
+    granted = await client.hold(asked)
+    assert granted.amount_nano == WANT
+    record = msgspec.structs.replace(
+        house.requests.opened(hold_nano=WANT), request_id=asked.request_id, lease=granted.lease
+    )
+    journal.append(record)
+    return record
+
+
+async def until_leased(house: House, client: TellerClient, journal: Journal) -> list[Opened]:
+    """Ask until the worker holds by itself; the last of these requests does."""
+    assert house.books is not None
+    records: list[Opened] = []
+    async with asyncio.timeout(10):
+        while not records or not records[-1].lease:
+            records.append(await opened(house, client, journal))
+    assert records[-1].lease == client.series
+    return records
+
+
+async def test_a_busy_worker_holds_by_itself_and_everything_settles(house: House) -> None:
+    client, journal = await house.worker()
+    assert house.books is not None
+    records = await until_leased(house, client, journal)
+    assert len(records) > limits.LEASE_ROUND_TRIPS_MIN
+    lent = house.books.lending.leases.amount(1, client.series)
+    assert lent == limits.LEASE_WORST_CASES_MAX * WANT
+    assert house.books.teller.find(records[-1].request_id) is None
+    assert await wallet(client) == (5_000_000_000, (len(records) - 1) * WANT + lent)
+    unopened = ask(house)
+    assert (await client.hold(unopened)).lease
+    client.release(unopened.request_id)
+    for record in records:
+        journal.append(house.requests.closed(record))
+    client.closed()
+    await until(lambda: client.open_holds == 0, "the settled notices")
+    await clean(client)
+    leases = house.books.lending.leases
+    await until(lambda: not leases.holders(1), "an idle lease to go back")
+    assert await wallet(client) == (5_000_000_000 - 97_000 * len(records), 0)
+    await clean(client)
+
+
+async def test_a_lease_is_called_back_before_anybody_is_refused(house: House) -> None:
+    client, journal = await house.worker()
+    records = await until_leased(house, client, journal)
+    other = await house.client(1)
+    rest = 5_000_000_000 - WANT * len(records)
+    assert await other.hold(ask(house, rest)) == Granted(rest, 90), "every nano that no request holds"
+    assert house.books is not None
+    assert house.books.lending.leases.holders(1) == []
+    assert house.books.teller.find(records[-1].request_id) is not None, "held one by one now"
+    assert (await client.hold(ask(house, 1))).amount_nano == 0
+    for record in records:
+        journal.append(house.requests.closed(record))
+    client.closed()
+    await until(lambda: client.open_holds == 0, "the settled notices")
+    await clean(client)
+
+
+async def test_recall_races_with_use(house: House) -> None:
+    """Four workers draw on their leases while the wallet runs dry: to the last nano, and nothing is given twice."""
+    workers = [await house.worker(number) for number in range(4)]
+    granted: list[int] = []
+
+    async def drain(client: TellerClient) -> None:
+        misses = 0
+        while misses < 3:
+            got = (await client.hold(ask(house, WANT, 1))).amount_nano
+            granted.append(got)
+            misses += not got
+
+    await asyncio.gather(*(drain(client) for client, _ in workers for _ in range(2)))
+    assert sum(granted) == 5_000_000_000
+    assert sorted(set(granted)) == [0, WANT]
+    assert house.books is not None
+    assert house.books.teller.available(1) == 0
+    await clean(workers[0][0])
+
+
+async def test_a_limit_ends_leases_and_counts_what_they_were_given_to(house: House) -> None:
+    client, journal = await house.worker()
+    records = await until_leased(house, client, journal)
+    office = house.clients[0]
+    await office.command("limit.set", {"tenant": "acme", "concurrency": len(records) + 1})
+    assert house.books is not None
+    assert house.books.lending.leases.holders(1) == []
+    assert await client.hold(ask(house)) == Granted(WANT, 90)
+    refused = await asyncio.gather(*(client.hold(ask(house)) for _ in range(40)), return_exceptions=True)
+    assert all("at the same time" in str(error) for error in refused)
+
+
+async def test_a_lease_of_a_dead_worker_goes_back(house: House) -> None:
+    client, journal = await house.worker()
+    records = await until_leased(house, client, journal)
+    other = await house.client(1)
+    journal.sync()
+    await client.close()
+    journal.close()
+    assert house.books is not None
+    books = house.books
+    await until(lambda: not books.lending.leases.holders(1), "the worker to be settled")
+    balance, held = await wallet(other)
+    assert (balance, held) == (5_000_000_000, 0), "nothing was delivered"
+    assert books.teller.find(records[-1].request_id) is None
+    await clean(other)
+
+
+async def test_leases_dissolve_when_the_books_restart(house: House) -> None:
+    client, journal = await house.worker()
+    records = await until_leased(house, client, journal)
+    unopened = ask(house)
+    assert (await client.hold(unopened)).lease
+    journal.sync()
+    await house.close_books()
+    await until(lambda: not client.connected, "the loss to be noticed")
+    again = await house.open_books()
+    await until(lambda: client.connected, "the reconnect")
+    assert again.lending.leases.holders(1) == []
+    assert again.teller.held(1) == WANT * (len(records) + 1)
+    first = await client.hold(ask(house))
+    assert not first.lease, "what was free of the old lease is void"
+    client.release(unopened.request_id)
+    for record in records:
+        journal.append(house.requests.closed(record))
+    client.closed()
+    await until(lambda: client.open_holds == 1, "the settled notices")
+    assert again.teller.held(1) == WANT
+    await clean(client)
