@@ -5,13 +5,15 @@ from collections import deque
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
+import msgspec
 import pytest
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
+from tests.fakes.ledger import Requests
 
 from steelyard.kernel import limits
-from steelyard.kernel.records import Granted, HoldAsk, Limit, LimitKind, Scope, Use
+from steelyard.kernel.records import Granted, HoldAsk, Kind, Limit, LimitKind, Opened, Scope, Use
 from steelyard.ledger.leases import Leases, Pools
 from steelyard.ledger.sublimits import Seed, use_of
 from steelyard.ledger.teller import Teller
@@ -84,6 +86,14 @@ def test_a_series_from_an_earlier_epoch_has_no_say() -> None:
     leases.dissolve(TENANT, SERIES, [Held(ask(1).request_id, TENANT, 100)])
     assert not leases.settle(TENANT, SERIES, ask(1).request_id, 100)
     assert (leases.amount(TENANT, "w0-9"), teller.held(TENANT)) == (6400, 6400)
+
+
+def test_open_records_from_before_leases_are_read() -> None:
+    fields = Requests().opened().__struct_fields__
+    record = Requests().opened()
+    written = [int(Kind.OPENED), *(getattr(record, name) for name in fields if name != "lease")]
+    assert fields[-1] == "lease", "fields are only ever added at the end"
+    assert msgspec.msgpack.decode(msgspec.msgpack.encode(written), type=Opened) == record
 
 
 # --- the worker's end ---------------------------------------------------------------------------------------------
