@@ -158,8 +158,8 @@ class PostingLoop:
             await self.on_pass()
             if self.in_doubt:
                 self._teller.correct(await self._thread.purses())
-                self._lending.recall_unfit()
                 self.in_doubt = False
+            self._lending.recall_unfit()
             self.trouble = ""
         except (DBAPIError, BooksError, OSError, CallerError) as error:
             if not self.trouble:
