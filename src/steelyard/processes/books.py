@@ -23,7 +23,7 @@ from steelyard import flow
 from steelyard.kernel import limits
 from steelyard.kernel.clock import NS_PER_MS, Clock, SystemClock
 from steelyard.kernel.directory import DataDir
-from steelyard.kernel.errors import BooksError, CallerError, StartError, WriterLost, unavailable
+from steelyard.kernel.errors import BooksError, CallerError, StartError, WriterLost
 from steelyard.kernel.records import Granted, HoldAsk
 from steelyard.ledger import wire
 from steelyard.ledger.salt import ensure_secret
@@ -39,6 +39,7 @@ from steelyard.processes.only_writer import only_writer
 from steelyard.processes.outcome import Outcome
 from steelyard.processes.paying import PAYING, pay
 from steelyard.processes.posting_loop import PostingLoop, Thread
+from steelyard.processes.second_look import decide_hold
 from steelyard.processes.snapshot import EPOCH, bump, read_snapshot
 from steelyard.processes.teller_server import Session
 from steelyard.processes.timekeeper import Timekeeper
@@ -188,29 +189,9 @@ class Books:
         self._posting.noticed_close(series, count)
 
     async def decide_hold(self, ask: HoldAsk, session: Session) -> Granted:
-        """A hold that is short of money, room or time: settle what has just finished, then decide again.
-
-        Nobody is refused for money that others hold at the moment: most of it comes back, so it is waited for a while.
-        """
+        """A hold that is short of money, room or time."""
         await self._greeted.wait()
-        loop = asyncio.get_running_loop()
-        deadline_s = loop.time() + limits.HELD_AWAITED_MS / 1000
-        while True:
-            if self.teller.may_grow(ask):
-                await self._posting.free_up()
-            if self.lending.leases.holders(ask.tenant_id):
-                await self.lending.recall(ask.tenant_id)
-            if not self.open_for_holds:
-                raise unavailable(
-                    "books_unavailable", "The books cannot be written at the moment, so nothing is served."
-                )
-            if ask.request_id not in session.undecided or not session.alive:
-                return Granted(0)  # released, or its worker is gone
-            granted = self.teller.grant(ask, session.series) or Granted(0)
-            covered = granted.amount_nano >= ask.floor_nano
-            if covered or not self.teller.held(ask.tenant_id) or loop.time() > deadline_s:
-                return granted
-            await asyncio.sleep(limits.SYNC_INTERVAL_MS / 1000)
+        return await decide_hold(ask, session, self._posting, self.lending, lambda: self.open_for_holds)
 
     async def greet(self, session: Session, hello: wire.Hello) -> wire.Welcome:
         """Give a new worker its epoch and series, or take a returning one back with its holds."""
