@@ -93,9 +93,12 @@ def scripted_question(kind: str, wallet: Wallet, dice: Dice) -> Question:
     tokens, pace_ms = dice.randrange(4, 60), dice.randrange(2, 14)
     stream = kind != "plain" and (kind != "keyed" or dice.random() < 0.6)
     key = f"key-{dice.randrange(1, 1 << 60)}" if kind == "keyed" else ""
+    prompt = scripted.PROMPT.format(tokens=tokens, pace_ms=pace_ms)
+    if kind == "unruly":  # the upstream is: it goes on behind the cap, and tells its usage twice
+        prompt += f" Go {scripted.PAST_THE_CAP}, tell {scripted.USAGE_TWICE}."
     body = {
         "model": scripted.MODEL,
-        "messages": [{"role": "user", "content": scripted.PROMPT.format(tokens=tokens, pace_ms=pace_ms)}],
+        "messages": [{"role": "user", "content": prompt}],
         "max_tokens": dice.randrange(4, 80),
         "stream": stream,
         "n": 2 if kind == "pair" else 1,
@@ -210,7 +213,8 @@ class Crowd:
 
     async def scripted_customer(self, dice: Dice) -> None:
         """Asks the scripted model until stopped, in every manner a customer may."""
-        kinds = ["stream"] * 8 + ["plain"] * 3 + ["cut"] * 4 + ["pair"] * 2 + ["tiny"] * 3 + ["keyed"] * 3 + ["bad key"]
+        kinds = ["stream"] * 8 + ["plain"] * 3 + ["cut"] * 4 + ["pair"] * 2 + ["tiny"] * 3 + ["keyed"] * 3
+        kinds += ["unruly"] * 2 + ["bad key"]
         while not self._stopping:
             kind = dice.choice(kinds)
             wallet = self._rich

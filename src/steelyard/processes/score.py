@@ -24,7 +24,7 @@ class Score(Record, frozen=True):
     interrupted: int  # of these not delivered whole: cut by the customer, or by a death
     exact: int  # billed exactly what arrived
     short_by_one_read: int  # billed less than arrived, by one read at most, and flagged
-    over_billed: int  # billed more than arrived
+    over_billed: int  # billed more than arrived, or than was asked for
     lost: int  # arrived and not billed: a request without a row, or tokens missing without a flag
     double: int  # counted more than once in any of the books, or charged again under one Idempotency-Key
     wallets_overspent: int  # below zero, charged more than was paid in, or more than a budget allows
@@ -48,7 +48,8 @@ def score(connection: Connection, arrivals: Iterable[Arrival], budgets: Mapping[
     found: Counter[str] = Counter()
     charged: Counter[str] = Counter()
     usage = tables.usage.c
-    rows = select(usage.request_id, usage.output, usage.end, usage.short_by_one_read, usage.charge_nano)
+    columns = (usage.request_id, usage.output, usage.end, usage.short_by_one_read, usage.charge_nano)
+    rows = select(*columns, usage.max_tokens, usage.sequences)
     for row in connection.execute(rows, execution_options={"yield_per": 1000}):
         arrival = served.pop(text_from_id(row.request_id), None)
         found["rows"] += 1
@@ -57,7 +58,8 @@ def score(connection: Connection, arrivals: Iterable[Arrival], budgets: Mapping[
         if arrival is not None and arrival.key and row.charge_nano:
             charged[arrival.key] += 1
         found["interrupted"] += not End(row.end).whole
-        found[_judged(arrival, row.output, row.short_by_one_read)] += 1
+        asked = row.max_tokens * row.sequences
+        found["over" if row.output > asked else _judged(arrival, row.output, row.short_by_one_read)] += 1
     return Score(
         requests=sum(found[judgement] for judgement in ("exact", "short", "over", "lost")) + len(served),
         interrupted=found["interrupted"],

@@ -74,6 +74,11 @@ def test_a_token_that_did_not_arrive_is_over_billed(proof: Proof) -> None:
     expect(proof, exact=1, over_billed=1)
 
 
+def test_more_than_the_cap_is_over_billed_though_it_arrived(proof: Proof) -> None:
+    proof.damage("UPDATE usage SET max_tokens = 19 WHERE output = 20")
+    expect(proof, exact=1, over_billed=1)
+
+
 def test_a_key_charged_again_is_double(proof: Proof) -> None:
     proof.arrivals[:2] = [replace(one, key="k") for one in proof.arrivals[:2]]
     expect(proof, double=1)
