@@ -7,17 +7,18 @@ import asyncio
 import sqlite3
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import msgspec
 from sqlalchemy import Engine
 from sqlalchemy.exc import OperationalError
-from tests.simulator.customers import CONTEXT, MODEL, OUTPUT_MAX, UPSTREAM, Customer, Upstream
+from tests.simulator.customers import CONTEXT, MODEL, OUTPUT_MAX, UPSTREAM, Customer, Repeatable, Upstream
 from tests.simulator.medium import Medium
 from tests.simulator.oracle import Oracle
 from tests.simulator.world import Killed, Process, SimClock, World
 
 from steelyard import flow
+from steelyard.gateway.once import Once
 from steelyard.kernel.clock import NS_PER_MS
 from steelyard.kernel.directory import DataDir
 from steelyard.kernel.errors import SteelyardError
@@ -47,6 +48,7 @@ class Habits:
     breaks: float  # chance per read that the upstream fails
     excess: float  # share of sequences that ignore their cap
     odd: float  # share of sequences that tell no usage, tell it twice, or take counts back
+    repeats: float  # share of requests with an Idempotency-Key that are asked again
     topup_nano: int
 
 
@@ -64,6 +66,21 @@ class House:
         self.books: BooksProcess | None = None
         self.database_fails = 0.0  # share of commits and reads that the database refuses
         self.serving = True  # customers come
+
+    def repeat(self, tenant_id: int, body: "Body") -> None:
+        """The same request once more, at whichever worker is there."""
+        open_ones = [one for one in self.workers if one is not None and one.open and not one.process.paused]
+        if open_ones and self.serving:
+            self.world.random.choice(open_ones).serve(tenant_id, body)
+
+
+class Body(NamedTuple):
+    """What a request asks for; `key` is empty without an Idempotency-Key."""
+
+    key: str
+    prompt: int
+    asked: int | None
+    sequences: int
 
 
 class Fused:
@@ -122,6 +139,7 @@ class Worker:
             return
         self.meter = Meter(self.journal, self.slots, self.house.clock, EnergyClocks(self.house.data.energy))
         self.conductor = flow.House(self.teller, self.meter, {UPSTREAM: Upstream(self)}, self.house.clock)
+        self.once = Once(self.conductor, self.teller)
         self.world.say(f"{self.process.name} opens {self.teller.series}")
         self.world.at(self.world.now_ns, self.process, self._tend)
         await self.teller.fenced.wait()
@@ -202,13 +220,12 @@ class Worker:
         await self.teller.close()
         self.process.exit()
 
-    def serve(self, tenant_id: int) -> None:
-        """A customer's request arrives."""
+    def serve(self, tenant_id: int, again: "Body | None" = None) -> None:
+        """A customer's request arrives; `again` under the key of one before."""
         world, habits = self.world, self.house.habits
         rng = world.random
-        prompt = rng.randrange(1, 200)
-        asked = rng.choice((None, rng.randrange(1, OUTPUT_MAX * 2)))
-        sequences = 2 if rng.random() < 0.05 else 1
+        body = again or self._new_body(tenant_id)
+        prompt, asked, sequences = body.prompt, body.asked, body.sequences
         params = {"prompt": msgspec.Raw(str(prompt).encode())}
         order = Order(self._ids.next(), MODEL, params, prompt + rng.randrange(50), asked, sequences, True)
         customer = Customer(self, order, tenant_id)
@@ -218,12 +235,27 @@ class Worker:
         self.house.oracle.asked(
             order.request_id, tenant_id, 2 * worst_case_nano(price, bound, most, sequences), world.now_ns
         )
+        if body.key:
+            another = again is not None and rng.random() < 0.1
+            customer.wire = Repeatable(customer, tenant_id, body.key, b"another" if another else b"same")
+            self.house.oracle.keys.setdefault((tenant_id, body.key), []).append(order.request_id)
+            world.tally["key repeated with another body" if another else "key repeated"] += again is not None
         customer.floor_nano = worst_case_nano(price, bound, 1, sequences)
         task = self.process.loop.create_task(customer.ask())
         self.asking[order.request_id] = task
         task.add_done_callback(lambda _: self._gone_before_it_began(order.request_id))
         if rng.random() < habits.leaves:
             world.after(rng.random() * 30 * NS_PER_MS, customer.hang_up, task)
+
+    def _new_body(self, tenant_id: int) -> "Body":
+        """Some customers send a key and ask again: at once, in a moment, or when the answer is long there."""
+        rng = self.world.random
+        key = f"r{len(self.house.oracle.requests)}" if rng.random() < self.house.habits.repeats else ""
+        asked = rng.choice((None, rng.randrange(1, OUTPUT_MAX * 2)))
+        body = Body(key, rng.randrange(1, 200), asked, 2 if rng.random() < 0.05 else 1)
+        for _ in range(rng.randrange(1, 4) if key else 0):
+            self.world.after(rng.random() * rng.choice((5, 50, 500)) * NS_PER_MS, self.house.repeat, tenant_id, body)
+        return body
 
     def _gone_before_it_began(self, request_id: bytes) -> None:
         """A task that is cancelled before its first step runs not even its `finally`."""

@@ -25,19 +25,49 @@ _REFUSED = {"insufficient_quota", "rate_limit_exceeded", "budget_exceeded"}
 _pack, _unpack = msgspec.msgpack.encode, msgspec.msgpack.Decoder(Usage).decode
 
 
+SECRETS: dict[int, str] = {}  # tenant → his API key; filled with the database that seeds begin with
+
+
+class Repeatable:
+    """The wire of a request with an Idempotency-Key: remembers what was sent, and takes an answer that is replayed."""
+
+    def __init__(self, customer: "Customer", tenant_id: int, key: str, body_hash: bytes) -> None:
+        self._customer = customer
+        self.place, self.key, self.body_hash = (tenant_id, key), key, body_hash
+        self.headers: list[tuple[bytes, bytes]] = []
+        self.pieces: list[bytes] = []
+
+    @property
+    def started(self) -> bool:
+        return bool(self.pieces)
+
+    @property
+    def recorded(self) -> bytes:
+        return b"".join(self.pieces)
+
+    @property
+    def saw_stream_end(self) -> bool:
+        return self._customer.told_all
+
+    async def replay(self, headers: list[tuple[bytes, bytes]], body: bytes) -> None:
+        self._customer.replayed = True
+        self._customer.oracle.replayed(self.place, body)
+
+
 class Customer:
     """One request from the customer's side: an Ask and an Answer."""
 
-    authorization = None
-
     def __init__(self, worker: "Worker", order: Order, tenant_id: int) -> None:
+        self.authorization = f"Bearer {SECRETS[tenant_id]}"
+        self.wire: Repeatable | None = None
+        self.replayed = self._whole = False
         self._worker, self._order = worker, order
-        self._oracle = worker.house.oracle
+        self.oracle = worker.house.oracle
         self.caller = Caller(tenant_id, tenant_id, tenant_id, f"t{tenant_id}", "default", "CNY")
         self.gone = False
         self.floor_nano = 0
         self._told = [Usage()] * order.sequences
-        self._opened = self._began = self._told_all = False
+        self._opened = self._began = self.told_all = False
 
     async def order(self) -> Order:
         return self._order
@@ -46,8 +76,11 @@ class Customer:
         worker, world, request_id = self._worker, self._worker.world, self._order.request_id
         end = "failed"
         try:
-            done = await flow.paid_request(worker.conductor, self, self)
-            end = done.closed.end
+            if self.wire is None:
+                end = (await flow.paid_request(worker.conductor, self, self)).closed.end
+            else:
+                await worker.once.paid_request(self.wire, self, self.wire.key)  # type: ignore[arg-type]
+                end = "replayed" if self.replayed else "complete" if self._whole else "upstream_error"
         except CallerError as error:
             end = error.code
         except UpstreamError as error:
@@ -57,18 +90,18 @@ class Customer:
         except ClientGone:  # found while it was told that the upstream had failed
             end = "upstream_error"
         except SteelyardError as error:
-            self._oracle.fault(f"{request_id.hex()} got {error!r}")
+            self.oracle.fault(f"{request_id.hex()} got {error!r}")
         finally:
             if not worker.process.dead:
                 worker.asking.pop(request_id, None)
                 world.tally[_ENDS.get(end, f"request ended: {end}")] += 1
                 if end in _REFUSED:
                     calm = world.now_ns - world.disturbed_ns > CALM_NS
-                    if (bound := self._oracle.bounds.get(self.caller.tenant_id)) and end != "insufficient_quota":
+                    if (bound := self.oracle.bounds.get(self.caller.tenant_id)) and end != "insufficient_quota":
                         world.tally[f"limit reached: {bound.kind}"] += 1
-                    self._oracle.refuse(request_id, end, self.floor_nano, calm, world.now_ns)
+                    self.oracle.refuse(request_id, end, self.floor_nano, calm, world.now_ns)
                 else:
-                    self._oracle.ended(request_id, end, world.now_ns)
+                    self.oracle.ended(request_id, end, world.now_ns)
                 if self._opened and worker.journal is not None and not worker.journal.failed:
                     worker.closes.append((worker.journal.end, request_id))
 
@@ -85,18 +118,20 @@ class Customer:
             return "before it was opened"
         if not self._began:
             return "before the first byte"
-        return "before the end was told" if self._told_all else "in mid-stream"
+        return "before the end was told" if self.told_all else "in mid-stream"
 
     def begin(self, order: Order, quote: Quote) -> None:
         self._opened = True
-        self._oracle.promised(order.request_id, quote)
+        self.oracle.promised(order.request_id, quote)
 
     def render(self, sequence: int, event: Event) -> bytes:
         self._told[sequence] = event.usage
         return _pack(sum(self._told, Usage())) if event.text else b""
 
     def closing(self, usage: Usage) -> bytes:
-        self._told_all = True
+        self.told_all = True
+        if self.wire is not None:
+            self.oracle.answered(self.wire.place, self.wire.recorded + _pack(usage))
         return _pack(usage)
 
     def parted(self, closing: bytes) -> tuple[bytes, bytes]:
@@ -107,6 +142,8 @@ class Customer:
 
     async def send(self, piece: bytes) -> None:
         world, habits = self._worker.world, self._worker.house.habits
+        if self.wire is not None:
+            self.wire.pieces.append(piece)
         roll = world.random.random()
         if roll < habits.slow:
             world.tally["slow reader"] += 1
@@ -116,10 +153,11 @@ class Customer:
         self._worker.process.burn("send")
         if piece:
             self._began = True
-            self._oracle.left_user_space(self._order.request_id, _unpack(piece))
+            self.oracle.left_user_space(self._order.request_id, _unpack(piece))
         self._worker.process.burn("sent")
         if roll < habits.slow / 2:
             await asyncio.sleep(0)
+        self._whole = self.told_all
 
 
 class Upstream:

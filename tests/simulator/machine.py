@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import psutil
 import structlog
-from tests.simulator.customers import CONTEXT, MODEL, OUTPUT_MAX, UPSTREAM
+from tests.simulator.customers import CONTEXT, MODEL, OUTPUT_MAX, SECRETS, UPSTREAM
 from tests.simulator.world import World
 
 from steelyard.kernel.clock import NS_PER_S, ManualClock
@@ -72,7 +72,7 @@ def template(root: Path) -> Path:
     office = Office(engine, ManualClock(BEGIN_NS - NS_PER_S))
     for number in range(1, TENANTS_MAX + 1):
         office.command("tenant.add", {"name": f"t{number}"})
-        office.command("key.add", {"tenant": f"t{number}", "name": "one"})
+        SECRETS[number] = office.command("key.add", {"tenant": f"t{number}", "name": "one"})["key"]
     with engine.begin() as connection:
         ensure_secret(connection, bytes)
     office.command("prices.load", {"text": PRICES})

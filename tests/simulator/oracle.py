@@ -65,6 +65,8 @@ class Oracle:
         self.bounds: dict[int, Bound] = {}  # tenant → his limit
         self.running: dict[int, set[bytes]] = {}  # tenant → requests let in that have not ended
         self.let_in: dict[int, int] = {}  # tenant → how many were
+        self.keys: dict[tuple[int, str], list[bytes]] = {}  # (tenant, idempotency key) → its requests
+        self.answers: dict[tuple[int, str], set[bytes]] = {}  # … → whole answers that were given under it
         self.above_cap: set[bytes] = set()  # requests whose upstream gave more than it was asked for
         self.refused = 0
         self.faults: list[str] = []
@@ -153,6 +155,14 @@ class Oracle:
         elif bound.kind == "rpm" and self.let_in.get(me.tenant_id, 0) + len(recent) <= most:
             self.fault(f"{request_id.hex()} was refused after {self.let_in.get(me.tenant_id, 0)} of {most} requests")
 
+    def answered(self, place: tuple[int, str], body: bytes) -> None:
+        """A whole answer is given under a key."""
+        self.answers.setdefault(place, set()).add(body)
+
+    def replayed(self, place: tuple[int, str], body: bytes) -> None:
+        if body not in self.answers.get(place, ()):
+            self.fault(f"the key {place[1]} of tenant {place[0]} was replayed with an answer that nobody gave")
+
     def lose_power(self) -> None:
         for one in self.requests.values():
             if not one.firm and one.hold_nano is not None:
@@ -178,6 +188,10 @@ class Oracle:
         for tenant_id, sent in self.sent.items():
             if balances.get(tenant_id, 0) != sent - paid.get(tenant_id, 0):
                 self.fault(f"tenant {tenant_id} has {balances.get(tenant_id)}, should {sent - paid.get(tenant_id, 0)}")
+        charged = {row.request_id for row in rows if row.charge_nano}
+        for (tenant_id, key), request_ids in self.keys.items():
+            if len(charged.intersection(request_ids)) > 1:
+                self.fault(f"the key {key} of tenant {tenant_id} was charged {len(charged & set(request_ids))} times")
         careless = {self.requests[request_id].tenant_id for request_id in self.above_cap}
         for tenant_id, bound in self.bounds.items():
             if tenant_id not in careless:

@@ -66,6 +66,7 @@ class Simulation:
             breaks=rng.choice((0.0, 0.02, 0.1)),
             excess=rng.choice((0.0, 0.0, 0.05)),
             odd=rng.choice((0.0, 0.0, 0.05)),
+            repeats=rng.choice((0.0, 0.0, 0.1)),
             topup_nano=rng.choice((5_000_000, 30_000_000, 1_000_000_000, 10_000_000_000, 10_000_000_000)),
         )
         self.house = House(world, root, self.habits)
