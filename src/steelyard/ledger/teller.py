@@ -5,7 +5,7 @@ available ≥ 0, held = sum of open holds. A charge never takes more than its ho
 rest is our overrun (ledger.posting). A grant that has expired funds no new hold, only those that were open before.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import NamedTuple
 
 from steelyard.kernel.errors import BooksError
@@ -119,6 +119,12 @@ class Teller:
         """Set a sub-limit anew, or lift it. Requests that run count towards it from now on."""
         running = [(hold.tenant_id, hold.use, hold.amount_nano) for hold in self._holds.values() if hold.use]
         self._sublimits.put(seed, running)
+
+    def limit_anew(self, seeds: Iterable[Seed]) -> None:
+        """Take all sub-limits from the books, after a commit whose outcome was not known: what it posted counts."""
+        self._sublimits = Sublimits()
+        for seed in seeds:
+            self.limit(seed)
 
     def grant(self, ask: HoldAsk, owner: str, *, whole: bool = False) -> Granted | None:
         """Set aside what a request asks, or as much of it as wallet and sub-limits cover, or nothing at all.

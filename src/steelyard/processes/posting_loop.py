@@ -19,10 +19,11 @@ from steelyard.kernel.clock import NS_PER_MS, NS_PER_S, Clock
 from steelyard.kernel.errors import BooksError, CallerError
 from steelyard.ledger.purse import Purse
 from steelyard.ledger.purses import read_purses
-from steelyard.ledger.sublimits import used_of
+from steelyard.ledger.sublimits import Seed, used_of
 from steelyard.processes.bookkeeper import Bookkeeper, Step
 from steelyard.processes.books_metrics import BooksMetrics
 from steelyard.processes.lending import Lending
+from steelyard.processes.limiting import limit_seeds
 from steelyard.processes.office import transaction
 
 log = structlog.get_logger()
@@ -62,6 +63,14 @@ class Thread:
         with transaction(self._engine) as connection:
             return read_purses(connection)
 
+    async def seeds(self, clock: Clock) -> list[Seed]:
+        """All sub-limits in force and what the books say was used of them."""
+        return await self.run(self._read_seeds, clock)
+
+    def _read_seeds(self, clock: Clock) -> list[Seed]:
+        with transaction(self._engine) as connection:
+            return limit_seeds(connection, clock)
+
 
 class PostingLoop:
     """One per books process. `run` until `stop`."""
@@ -77,7 +86,7 @@ class PostingLoop:
         self.metrics = BooksMetrics()
         self.trouble = ""
         self.in_doubt = False
-        """Whether a commit has failed in a way that leaves its outcome open; the balances are then read again."""
+        """Whether a commit has failed in a way that leaves its outcome open; purses and limits are then read again."""
         self.absent: dict[str, int | None] = {}
         """Series of workers that are not connected → their pid, if known."""
         self._looked_ns = clock.monotonic_ns()
@@ -158,6 +167,7 @@ class PostingLoop:
             await self.on_pass()
             if self.in_doubt:
                 self._teller.correct(await self._thread.purses())
+                self._teller.limit_anew(await self._thread.seeds(self._clock))
                 self.in_doubt = False
             self._lending.recall_unfit()
             self.trouble = ""

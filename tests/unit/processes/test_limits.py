@@ -1,6 +1,7 @@
 """Sub-limits through the real socket: exact over many workers, counted on after restarts, set while requests run."""
 
 import asyncio
+import sqlite3
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
@@ -134,6 +135,36 @@ async def test_a_limit_counts_on_after_a_restart_of_the_books(house: House) -> N
     rest = await client.hold(ask(house, want=1_000_000_000))
     assert rest.amount_nano == 1_000_000_000 - 97_000 - 2_000_000 - fourth.amount_nano
     assert again.teller.complaints() == []
+
+
+async def test_a_commit_that_happened_and_failed_counts(house: House, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Found by the simulator: what such a commit had posted was known at the next try, and no limit counted it."""
+    await limit(house, rpm=2, budget="1")
+    client, journal = await house.worker()
+    dialect = house.books._engine.dialect
+    commit, failed = dialect.do_commit, []
+
+    def commit_and_fail(connection: Any) -> None:
+        commit(connection)
+        if not failed:
+            failed.append(True)
+            raise sqlite3.OperationalError("disk I/O error")
+
+    asked = ask(house)
+    record = opened(house, asked, await client.hold(asked))
+    monkeypatch.setattr(dialect, "do_commit", commit_and_fail)
+    journal.append(record)
+    journal.append(msgspec.structs.replace(house.requests.closed(record, USAGE), closed_ns=clock.now_ns()))
+    client.closed()
+    journal.sync()
+    posting = house.books._posting
+    await until(lambda: bool(failed) and not client.open_holds and not posting.trouble, "the second try")
+    rest = await client.hold(ask(house, want=1_000_000_000))
+    assert rest.amount_nano == 1_000_000_000 - 97_000
+    await house.clients[0].command("limit.lift", {"key": 1, "kinds": ["budget"]})
+    refusal = await tried(client, ask(house))
+    assert isinstance(refusal, CallerError)
+    assert "2 requests in 60 seconds" in refusal.message
 
 
 async def test_a_dead_workers_requests_count_no_longer_than_they_run(house: House) -> None:
