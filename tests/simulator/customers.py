@@ -111,7 +111,13 @@ class Customer:
         self.gone = True
         self._worker.world.tally[f"client gone {self._stage()}"] += 1
         if self._worker.world.chance(0.7):
+            self._over("client_gone")
             task.cancel()
+
+    def _over(self, end: str) -> None:
+        """With a key the end of the answer is not that of the call: the books are told of it first."""
+        if self.wire is not None and not self._worker.process.dead:
+            self.oracle.ended(self._order.request_id, end, self._worker.world.now_ns)
 
     def _stage(self) -> str:
         if not self._opened:
@@ -138,6 +144,7 @@ class Customer:
         return closing, b""
 
     def failing(self, error: UpstreamError) -> bytes:
+        self._over("upstream_error")
         return b""
 
     async def send(self, piece: bytes) -> None:
@@ -149,6 +156,7 @@ class Customer:
             world.tally["slow reader"] += 1
             await asyncio.sleep(world.random.random() * 0.004)
         if self.gone:
+            self._over("client_gone")
             raise ClientGone("gone")
         self._worker.process.burn("send")
         if piece:
@@ -157,7 +165,9 @@ class Customer:
         self._worker.process.burn("sent")
         if roll < habits.slow / 2:
             await asyncio.sleep(0)
-        self._whole = self.told_all
+        if self.told_all:
+            self._whole = True
+            self._over("complete")
 
 
 class Upstream:
