@@ -20,9 +20,10 @@ from starlette.types import ASGIApp
 from steelyard.flow import House
 from steelyard.gateway.chat_dialect import Chat
 from steelyard.gateway.errors import error_body, error_headers, internal_error
-from steelyard.gateway.exchange import endpoint, id_headers
+from steelyard.gateway.exchange import endpoint, id_headers, refuse
+from steelyard.gateway.messages_dialect import BASES, Messages, is_messages_path
 from steelyard.gateway.once import Desk, Once
-from steelyard.gateway.wire import Receive, Scope, Send
+from steelyard.gateway.wire import Receive, Scope, Send, Wire
 from steelyard.identity.keys import authenticate, bearer, is_operator
 from steelyard.kernel.clock import NS_PER_S
 from steelyard.kernel.errors import CallerError, unavailable, unknown_key, unknown_model
@@ -131,10 +132,8 @@ async def _caller_error(request: Request, error: Exception) -> Response:
 
 async def _http_error(request: Request, error: Exception) -> Response:
     status = error.status_code if isinstance(error, HTTPException) else 500
-    if status == 405:
-        found = CallerError(405, "method_not_allowed", f"{request.method} is not possible on {request.url.path}.")
-    elif status == 404:
-        found = CallerError(404, "not_found", f"There is nothing at {request.method} {request.url.path}.")
+    if status in {404, 405}:
+        found = nothing_there(request.method, request.url.path, status == 405)
     else:
         found = CallerError(status, "http_error", str(getattr(error, "detail", "")) or "The request failed.")
     return error_response(found)
@@ -151,13 +150,22 @@ def rest(routes: Sequence[BaseRoute]) -> Starlette:
     return Starlette(routes=routes, exception_handlers=handlers)
 
 
+def nothing_there(method: str, path: str, known: bool) -> CallerError:
+    """404 for a place that is none, 405 for a method that a place does not have."""
+    if known:
+        return CallerError(405, "method_not_allowed", f"{method} is not possible on {path}.")
+    return CallerError(404, "not_found", f"There is nothing at {method} {path}.")
+
+
 class PublicApp:
     """The ASGI callable of the public port."""
 
     def __init__(self, house: House, office: Office, ids: Ids, pages: ASGIApp | None = None) -> None:
         once = Once(house, office)
+        messages = endpoint(Messages(), house, ids.next, once)
         self._hot: dict[str, Callable[[Scope, Receive, Send], Awaitable[None]]] = {
-            CHAT_PATH: endpoint(Chat(), house, ids.next, once)
+            CHAT_PATH: endpoint(Chat(), house, ids.next, once),
+            **{f"{base}/messages": messages for base in BASES},
         }
         self._ids = ids
         self._pages = pages
@@ -169,6 +177,10 @@ class PublicApp:
             if hot is not None:
                 await hot(scope, receive, send)
                 return
+        if scope["type"] == "http" and is_messages_path(scope["path"]):
+            wrong = nothing_there(scope["method"], scope["path"], scope["path"] in self._hot)
+            await refuse(Messages(), Wire(scope, receive, send), wrong, self._ids.next())
+            return
         extra = id_headers(self._ids.next())
 
         async def send_with_id(message: Any) -> None:

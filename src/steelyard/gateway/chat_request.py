@@ -12,8 +12,9 @@ from msgspec import Meta, Raw
 
 from steelyard.gateway.chat_tools import ToolChoice, Tools, tool_params
 from steelyard.gateway.chat_turns import Message, prompt_tokens_max, turns_of
+from steelyard.gateway.json_body import read_json
 from steelyard.kernel import limits
-from steelyard.kernel.errors import CallerError, bad_request
+from steelyard.kernel.errors import bad_request
 from steelyard.kernel.records import Order
 
 Penalty = Annotated[float, Meta(ge=-2, le=2)]
@@ -93,8 +94,6 @@ _REFUSED = {
 }
 _HARMLESS = frozenset({"user", "metadata", "store", "safety_identifier", "prompt_cache_key", "modalities"})
 _request_decoder = msgspec.json.Decoder(ChatRequest)
-_fields_decoder = msgspec.json.Decoder(dict[str, Raw])
-_NULL = b"null"
 
 
 class ChatOrder(msgspec.Struct, frozen=True):
@@ -108,15 +107,7 @@ class ChatOrder(msgspec.Struct, frozen=True):
 
 def parse_chat(body: bytes, request_id: bytes) -> ChatOrder:
     """Raises CallerError 400 that names the field at fault."""
-    try:
-        fields = {name: raw for name, raw in _fields_decoder.decode(body).items() if bytes(raw) != _NULL}
-        request = _request_decoder.decode(body)
-    except msgspec.ValidationError as error:
-        raise _field_error(str(error)) from None
-    except (msgspec.DecodeError, UnicodeDecodeError) as error:
-        raise bad_request(f"The body is not valid JSON: {error}.", code="invalid_json") from None
-    except RecursionError:
-        raise bad_request("The body is nested too deeply.", code="invalid_json") from None
+    request, fields = read_json(body, _request_decoder)
     _refuse(fields)
     if request.stream_options is not None and not request.stream:
         raise bad_request("'stream_options' is only allowed when 'stream' is true.", "stream_options")
@@ -141,16 +132,6 @@ def parse_chat(body: bytes, request_id: bytes) -> ChatOrder:
     )
     include_usage = bool(request.stream_options and request.stream_options.include_usage)
     return ChatOrder(order, include_usage, unknown, "default" if request.service_tier else None)
-
-
-def _field_error(text: str) -> CallerError:
-    """msgspec says `Expected …, got … - at `$.field[0].x``; keep the sentence, lift the path into `param`."""
-    sentence, _, place = text.partition(" - at `$")
-    path = place.rstrip("`").lstrip(".")
-    if not path and "missing required field" in sentence:
-        path = sentence.rpartition("field ")[2].strip("`")
-    where = f"'{path}': " if path else ""
-    return bad_request(f"{where}{sentence}.", path or None)
 
 
 def _refuse(fields: dict[str, Raw]) -> None:

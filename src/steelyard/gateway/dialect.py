@@ -3,6 +3,7 @@
 Shapes only. `exchange.py` binds any dialect to the wire and the flow; each dialect has files of its own.
 """
 
+import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Protocol
@@ -12,6 +13,8 @@ from steelyard.gateway.wire import Headers, Scope
 from steelyard.kernel.errors import CallerError, UpstreamError
 from steelyard.kernel.quantities import Usage
 from steelyard.kernel.records import Event, Order
+
+_CONTENT = re.compile(r"messages\[(\d+)\]\.content")
 
 
 class Form(Protocol):
@@ -34,6 +37,20 @@ class Asked:
     order: Order
     form: Form
     unknown: tuple[str, ...]  # fields that may come to nothing, for a header
+    places: tuple[str, ...] = ()  # what the content of each canonical turn is called in this dialect, where it differs
+
+    def in_own_words(self, error: CallerError) -> CallerError:
+        """An error about a canonical turn, told about the field that the customer sent."""
+
+        def own(found: re.Match[str]) -> str:
+            turn = int(found[1])
+            return self.places[turn] if turn < len(self.places) else found[0]
+
+        if not self.places:
+            return error
+        param = error.param and _CONTENT.sub(own, error.param)
+        message = _CONTENT.sub(own, error.message)
+        return CallerError(error.status, error.code, message, param=param, retry_after_s=error.retry_after_s)
 
 
 class Dialect(Protocol):

@@ -74,6 +74,9 @@ class Exchange:
     def failing(self, error: UpstreamError) -> bytes:
         return self._form.failing(error)
 
+    def in_own_words(self, error: CallerError) -> CallerError:
+        return self._asked.in_own_words(error)
+
     async def send(self, piece: bytes) -> None:
         if not self._wire.started:
             headers = [(b"content-type", self._form.content_type), *id_headers(self._request_id), *self._headers]
@@ -123,7 +126,7 @@ def endpoint(
             await refuse(dialect, wire, error, request_id)
         except UpstreamError as error:
             log.warning("upstream_failed", request=text_from_id(request_id), status=error.status, reason=error.message)
-            await refuse(dialect, wire, from_upstream(error), request_id)
+            await refuse(dialect, wire, exchange.in_own_words(from_upstream(error)), request_id)
         except ClientGone:
             return
         except asyncio.CancelledError:

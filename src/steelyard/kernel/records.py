@@ -238,6 +238,7 @@ class Event(Record, frozen=True):
     refusal: str = ""
     reasoning_tokens: int = 0  # how many of `usage.output` were reasoning: told, not priced by itself
     estimated: bool = False  # the upstream gave no counts: `usage` is our own estimate
+    stop_text: str | None = None  # which of the customer's stop texts ended it, where the upstream says so
     cut: bool = False  # we ended the sequence, because the upstream went beyond its cap
 
 

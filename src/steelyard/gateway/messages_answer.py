@@ -1,0 +1,281 @@
+"""Answers of /v1/messages: one as a stream of events, one as a single body.
+
+Owns the Anthropic dialect's projection of usage (`input_tokens` leaves out what a cache gave), its order of events and
+its reasons to stop. Blocks never interleave: what belongs to a later block waits until the call before it is whole.
+Pure text making: the bytes are sent elsewhere.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+import msgspec
+
+from steelyard.gateway.chat_answer import Bill, Spoken, gather
+from steelyard.kernel.errors import UpstreamError
+from steelyard.kernel.quantities import Usage
+from steelyard.kernel.records import CallPiece, Event, Order
+
+_encode = msgspec.json.encode
+STREAM_END = b'event: message_stop\ndata: {"type":"message_stop"}\n\n'
+
+
+def usage_object(usage: Usage, reasoning_tokens: int = 0, bill: Bill | None = None) -> dict[str, Any]:
+    """Disjoint input counts, cumulative; what this costs so far under `steelyard`."""
+    shown: dict[str, Any] = {
+        "input_tokens": usage.input,
+        "cache_creation_input_tokens": 0,
+        "cache_read_input_tokens": usage.cached_input,
+        "output_tokens": usage.output,
+        "output_tokens_details": {"thinking_tokens": min(reasoning_tokens, usage.output)},
+        "service_tier": "standard",
+    }
+    return shown if bill is None else {**shown, "steelyard": bill.shown()}
+
+
+def stop_reason(event: Event, called: bool, refused: bool) -> str:
+    """Why a sequence ended, from its last event."""
+    if refused or event.finish == "content_filter":
+        return "refusal"
+    if event.finish == "length":
+        return "max_tokens"
+    if called:
+        return "tool_use"
+    return "stop_sequence" if event.stop_text is not None else "end_turn"
+
+
+def message_id(order: Order) -> str:
+    return f"msg_{order.request_id.hex()}"
+
+
+def signature(order: Order) -> str:
+    """Clients hand thinking back only with one; nobody here reads it."""
+    return f"steelyard_{order.request_id.hex()}"
+
+
+def _sse(kind: str, **fields: Any) -> bytes:
+    return b"event: %b\ndata: %b\n\n" % (kind.encode(), _encode({"type": kind, **fields}))
+
+
+class Blocks:
+    """Content blocks of one answer in the making: one is open at a time."""
+
+    def __init__(self, order: Order, is_thinking_shown: bool) -> None:
+        self.called = False
+        self._order = order
+        self._is_thinking_shown = is_thinking_shown
+        self._out: list[bytes] = []
+        self._place = -1
+        self._kind: str | None = None  # of the open block
+        self._call = -1  # which call the open block is
+        self._arguments: list[str] = []  # of that call, so far
+        self._held: list[tuple[str, str | CallPiece]] = []
+
+    def take(self, event: Event) -> bytes:
+        """The events of what this event says; after its finish no block holds anything back."""
+        if event.reasoning:
+            self._add("thinking", event.reasoning)
+        if event.text or event.refusal:
+            self._add("text", event.text + event.refusal)
+        for piece in event.tool_calls:
+            self._add("tool_use", piece)
+        while event.finish is not None and self._held:
+            self._release()
+        return self._flush()
+
+    def close(self) -> bytes:
+        """The end of the open block."""
+        self._close()
+        return self._flush()
+
+    def _flush(self) -> bytes:
+        out = b"".join(self._out)
+        self._out.clear()
+        return out
+
+    def _add(self, kind: str, said: str | CallPiece) -> None:
+        own = isinstance(said, CallPiece) and said.index == self._call
+        if self._kind == "tool_use" and not own:
+            self._held.append((kind, said))
+            if self._is_call_whole():
+                self._release()
+        else:
+            self._write(kind, said)
+
+    def _is_call_whole(self) -> bool:
+        """Arguments that have not begun may still come."""
+        try:
+            msgspec.json.decode("".join(self._arguments))
+        except msgspec.DecodeError:
+            return False
+        return True
+
+    def _release(self) -> None:
+        """Close the call that is open; what waited for that comes next, the first of it for certain."""
+        held, self._held = self._held, []
+        self._close()
+        for kind, said in held:
+            self._add(kind, said)
+
+    def _write(self, kind: str, said: str | CallPiece) -> None:
+        if isinstance(said, CallPiece):
+            if said.index != self._call:
+                self._open(kind, self._tool_block(said))
+                self._call, self._arguments = said.index, []
+            self._arguments.append(said.arguments)
+            if said.arguments:
+                self._delta({"type": "input_json_delta", "partial_json": said.arguments})
+        elif kind == "text":
+            if self._kind != kind:
+                self._open(kind, {"type": "text", "text": ""})
+            self._delta({"type": "text_delta", "text": said})
+        else:
+            if self._kind != kind:
+                self._open(kind, {"type": "thinking", "thinking": "", "signature": ""})
+            if self._is_thinking_shown:
+                self._delta({"type": "thinking_delta", "thinking": said})
+
+    def _tool_block(self, piece: CallPiece) -> dict[str, Any]:
+        self.called = True
+        call_id = piece.id or f"toolu_{self._order.request_id.hex()}{piece.index}"
+        return {"type": "tool_use", "id": call_id, "name": piece.name or "", "input": {}}
+
+    def _open(self, kind: str, block: dict[str, Any]) -> None:
+        self._close()
+        self._place += 1
+        self._kind = kind
+        self._out.append(_sse("content_block_start", index=self._place, content_block=block))
+
+    def _delta(self, delta: dict[str, Any]) -> None:
+        self._out.append(_sse("content_block_delta", index=self._place, delta=delta))
+
+    def _close(self) -> None:
+        if self._kind is None:
+            return
+        if self._kind == "thinking":
+            self._delta({"type": "signature_delta", "signature": signature(self._order)})
+        self._out.append(_sse("content_block_stop", index=self._place))
+        self._kind, self._call = None, -1
+
+
+class MessageStream:
+    """Server-sent events: message_start, blocks one after another, message_delta with all counts, message_stop."""
+
+    content_type = b"text/event-stream; charset=utf-8"
+
+    def __init__(self, order: Order, is_thinking_shown: bool) -> None:
+        self.bill: Callable[[Usage], Bill] | None = None
+        self._order = order
+        self._blocks = Blocks(order, is_thinking_shown)
+        self._greeted = False
+        self._refused = False
+        self._last = Event()
+
+    def render(self, sequence: int, event: Event) -> bytes:
+        """The events of one event; the first one opens the message."""
+        greeting = b"" if self._greeted else self._greeting(event.usage)
+        self._refused = self._refused or bool(event.refusal)
+        self._last = event
+        return greeting + self._blocks.take(event)
+
+    def _greeting(self, usage: Usage) -> bytes:
+        self._greeted = True
+        message: dict[str, Any] = {
+            "id": message_id(self._order),
+            "type": "message",
+            "role": "assistant",
+            "model": self._order.model,
+            "content": [],
+            "stop_reason": None,
+            "stop_sequence": None,
+            "usage": usage_object(usage),
+        }
+        return _sse("message_start", message=message)
+
+    def closing(self, usage: Usage) -> bytes:
+        greeting = b"" if self._greeted else self._greeting(usage)
+        last = self._last
+        delta = {
+            "stop_reason": stop_reason(last, self._blocks.called, self._refused),
+            "stop_sequence": last.stop_text,
+        }
+        shown = usage_object(usage, last.reasoning_tokens, _bill(self.bill, usage, last.estimated))
+        return greeting + self._blocks.close() + _sse("message_delta", delta=delta, usage=shown) + STREAM_END
+
+    def parted(self, closing: bytes) -> tuple[bytes, bytes]:
+        """Nothing that the model said is in it, so all of it may wait."""
+        return b"", closing
+
+    def failing(self, error: UpstreamError) -> bytes:
+        """A failure after the first byte, in the form client libraries raise on."""
+        kind = "overloaded_error" if error.status == 429 else "api_error"
+        inner = {"type": kind, "message": "The model failed while it answered; what was delivered is charged."}
+        return _sse("error", error=inner, request_id=f"req_{self._order.request_id.hex()}")
+
+
+class MessageBody:
+    """One JSON body, made when the sequence has ended."""
+
+    content_type = b"application/json"
+
+    def __init__(self, order: Order, is_thinking_shown: bool) -> None:
+        self.bill: Callable[[Usage], Bill] | None = None
+        self._order = order
+        self._is_thinking_shown = is_thinking_shown
+        self._spoken = Spoken()
+        self._last = Event()
+
+    def render(self, sequence: int, event: Event) -> bytes:
+        """Nothing is sent before the end."""
+        gather(self._spoken, event)
+        self._last = event
+        return b""
+
+    def closing(self, usage: Usage) -> bytes:
+        spoken, last = self._spoken, self._last
+        return _encode(
+            {
+                "id": message_id(self._order),
+                "type": "message",
+                "role": "assistant",
+                "model": self._order.model,
+                "content": self._content(),
+                "stop_reason": stop_reason(last, bool(spoken.calls), bool(spoken.refusal)),
+                "stop_sequence": last.stop_text,
+                "usage": usage_object(usage, last.reasoning_tokens, _bill(self.bill, usage, last.estimated)),
+            }
+        )
+
+    def _content(self) -> list[dict[str, Any]]:
+        spoken = self._spoken
+        blocks: list[dict[str, Any]] = []
+        if spoken.reasoning:
+            thinking = "".join(spoken.reasoning) if self._is_thinking_shown else ""
+            blocks.append({"type": "thinking", "thinking": thinking, "signature": signature(self._order)})
+        if text := "".join([*spoken.texts, *spoken.refusal]):
+            blocks.append({"type": "text", "text": text})
+        for index in sorted(spoken.calls):
+            call = spoken.calls[index]
+            call_id = call["id"] or f"toolu_{self._order.request_id.hex()}{index}"
+            given = arguments_of(call["function"]["arguments"])
+            blocks.append({"type": "tool_use", "id": call_id, "name": call["function"]["name"], "input": given})
+        return blocks
+
+    def parted(self, closing: bytes) -> tuple[bytes, bytes]:
+        """The answer leaves but for its last brace: until that comes no client takes it for whole."""
+        return closing[:-1], closing[-1:]
+
+    def failing(self, error: UpstreamError) -> bytes:
+        """Never reached by bytes: a body that has not started becomes an HTTP error instead."""
+        raise error
+
+
+def arguments_of(text: str) -> dict[str, Any]:
+    """A call's arguments as an object; empty when the answer was cut in the middle of them."""
+    try:
+        return msgspec.json.decode(text or "{}", type=dict[str, Any])
+    except msgspec.DecodeError:
+        return {}
+
+
+def _bill(bill: Callable[[Usage], Bill] | None, usage: Usage, estimated: bool) -> Bill | None:
+    return None if bill is None else msgspec.structs.replace(bill(usage), estimated=estimated)

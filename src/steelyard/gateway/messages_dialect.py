@@ -1,0 +1,55 @@
+"""The dialect of /v1/messages: Anthropic's. Where its key stands, how it refuses, which places belong to it."""
+
+import msgspec
+
+from steelyard.gateway.dialect import Asked
+from steelyard.gateway.errors import error_headers
+from steelyard.gateway.messages_answer import STREAM_END, MessageBody, MessageStream
+from steelyard.gateway.messages_request import parse_messages
+from steelyard.gateway.wire import Headers, Scope, header
+from steelyard.kernel.errors import CallerError
+from steelyard.kernel.ids import text_from_id
+
+_TYPES = {
+    401: "authentication_error",
+    402: "billing_error",
+    403: "permission_error",
+    404: "not_found_error",
+    409: "conflict_error",
+    413: "request_too_large",
+    429: "rate_limit_error",
+    503: "overloaded_error",
+    504: "timeout_error",
+    529: "overloaded_error",
+}
+_OVERLOADED = 529
+BASES = ("/v1", "/v1/v1", "")
+"""Clients add `/v1/messages` or `/messages` to the base they were given, which may end in `/v1` itself."""
+
+
+def is_messages_path(path: str) -> bool:
+    """Whether what goes wrong at this place is told in this dialect."""
+    return any(path == f"{base}/messages" or path.startswith(f"{base}/messages/") for base in BASES)
+
+
+class Messages:
+    name = b"messages"
+    stream_end = STREAM_END
+
+    def authorization(self, scope: Scope) -> str | None:
+        """The header x-api-key, or else a Bearer."""
+        key = header(scope, b"x-api-key")
+        return f"Bearer {key}" if key else header(scope, b"authorization")
+
+    def read(self, body: bytes, scope: Scope, request_id: bytes, created_ns: int) -> Asked:
+        parsed = parse_messages(body, request_id, header(scope, b"anthropic-beta"))
+        form = MessageStream if parsed.order.stream else MessageBody
+        return Asked(parsed.order, form(parsed.order, parsed.is_thinking_shown), parsed.unknown, parsed.places)
+
+    def refusal(self, error: CallerError, request_id: bytes) -> tuple[int, Headers, bytes]:
+        """A busy house is 529 here; what waiting will not help is told as in every dialect."""
+        status = _OVERLOADED if error.code == "overloaded" else error.status
+        kind = _TYPES.get(status, "api_error" if status >= 500 else "invalid_request_error")
+        inner = {"type": kind, "message": error.message, "code": error.code, "param": error.param}
+        body = msgspec.json.encode({"type": "error", "error": inner, "request_id": text_from_id(request_id)})
+        return status, error_headers(error), body

@@ -1,0 +1,166 @@
+"""/v1/messages over real sockets; upstream and teller are fakes."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from tests.fakes.parties import KEY, ScriptedUpstream, words
+from tests.unit.gateway.test_messages_answer import blocks_of, events
+from tests.unit.gateway.test_public import Site, body_of, status_of
+
+from steelyard.kernel.errors import CallerError, UpstreamError
+from steelyard.kernel.quantities import Usage
+from steelyard.kernel.records import Event
+
+ASK = {"model": "m", "max_tokens": 20, "messages": [{"role": "user", "content": "Hello"}]}
+
+
+def request(path: str = "/v1/messages", *headers: str, raw: bytes | None = None, **fields: Any) -> bytes:
+    body = json.dumps({**ASK, **fields}).encode() if raw is None else raw
+    key = () if any(h.startswith(("x-api-key", "authorization")) for h in headers) else (f"x-api-key: {KEY}",)
+    lines = [f"POST {path} HTTP/1.1", "host: x", f"content-length: {len(body)}", "connection: close", *key, *headers]
+    return "\r\n".join(lines).encode() + b"\r\n\r\n" + body
+
+
+def header_of(answer: bytes, name: str) -> str | None:
+    for line in answer.split(b"\r\n\r\n", 1)[0].decode().split("\r\n")[1:]:
+        if line.lower().startswith(name + ": "):
+            return line.split(": ", 1)[1]
+    return None
+
+
+def dechunked(answer: bytes) -> bytes:
+    rest, body = answer.split(b"\r\n\r\n", 1)[1], b""
+    while rest:
+        size, rest = rest.split(b"\r\n", 1)
+        body, rest = body + rest[: int(size, 16)], rest[int(size, 16) + 2 :]
+    return body
+
+
+@pytest.mark.parametrize("path", ["/v1/messages", "/v1/messages?beta=true", "/messages", "/v1/v1/messages"])
+async def test_a_body_is_served_under_every_base(tmp_path: Path, path: str) -> None:
+    async with Site(tmp_path, ScriptedUpstream(words("Hel", "lo", cached=4))).open() as site:
+        answer = await site.ask(request(path, "anthropic-version: 2026-10-21"))
+        assert status_of(answer) == 200, answer
+        message = body_of(answer)
+        assert message["content"] == [{"type": "text", "text": "Hello"}]
+        assert message["id"] == "msg_" + (header_of(answer, "request-id") or "").removeprefix("req_")
+        usage = message["usage"]
+        assert (usage["input_tokens"], usage["cache_read_input_tokens"], usage["output_tokens"]) == (6, 4, 2)
+        assert usage["steelyard"]["charge"] == header_of(answer, "x-steelyard-charge")
+        (closed,) = site.closed()
+        assert (closed.usage.input, closed.usage.cached_input, closed.usage.output) == (6, 4, 2)
+
+
+async def test_a_stream_ends_with_all_counts(tmp_path: Path) -> None:
+    async with Site(tmp_path, ScriptedUpstream(words("Hel", "lo"))).open() as site:
+        answer = await site.ask(request(stream=True))
+        assert header_of(answer, "content-type") == "text/event-stream; charset=utf-8"
+        seen = events(dechunked(answer))
+        assert blocks_of(seen) == [{"type": "text", "text": "Hello"}]
+        assert seen[-1] == {"type": "message_stop"}
+        assert seen[-2]["usage"]["output_tokens"] == site.closed()[0].usage.output == 2
+
+
+@pytest.mark.parametrize(
+    "headers",
+    [
+        [f"authorization: Bearer {KEY}"],
+        [f"x-api-key: {KEY}"],
+        [f"x-api-key: {KEY}", "authorization: Bearer something-else"],
+        ["x-api-key: ", f"authorization: Bearer {KEY}"],
+    ],
+)
+async def test_the_key_stands_in_either_header(tmp_path: Path, headers: list[str]) -> None:
+    async with Site(tmp_path, ScriptedUpstream(words("x"))).open() as site:
+        assert status_of(await site.ask(request("/v1/messages", *headers))) == 200
+
+
+async def test_betas_reach_the_upstream_and_what_comes_to_nothing_is_named(tmp_path: Path) -> None:
+    seen: list[dict] = []
+
+    class Listening(ScriptedUpstream):
+        async def stream(self, offer, params, *rest):  # type: ignore[no-untyped-def]
+            seen.append(params)
+            async for event in super().stream(offer, params, *rest):
+                yield event
+
+    async with Site(tmp_path, Listening(words("x"))).open() as site:
+        answer = await site.ask(
+            request("/v1/messages?beta=true", "anthropic-beta: a-1,b-2", odd=1, context_management={})
+        )
+        assert json.loads(bytes(seen[0]["anthropic_beta"])) == ["a-1", "b-2"]
+        assert json.loads(bytes(seen[0]["odd"])) == 1
+        assert header_of(answer, "x-steelyard-ignored") == "context_management,odd"
+
+
+@pytest.mark.parametrize(
+    ("raw", "status", "kind"),
+    [
+        (request(raw=b"{"), 400, "invalid_request_error"),
+        (request(raw=b"{}"), 400, "invalid_request_error"),
+        (request(max_tokens=None), 400, "invalid_request_error"),
+        (request(model="other"), 404, "not_found_error"),
+        (request("/v1/messages", "x-api-key: sk-sy-nobody"), 401, "authentication_error"),
+        (request("/v1/messages", "authorization: Basic x"), 401, "authentication_error"),
+        (request("/v1/messages/nowhere"), 404, "not_found_error"),
+        (b"GET /v1/messages HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n", 405, "invalid_request_error"),
+        (b"DELETE /messages/x HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n", 404, "not_found_error"),
+        (request(raw=b"{}").replace(b"content-length: 2", b"content-length: 999999999"), 413, "request_too_large"),
+    ],
+)
+async def test_every_error_has_this_dialects_shape(tmp_path: Path, raw: bytes, status: int, kind: str) -> None:
+    async with Site(tmp_path, ScriptedUpstream(words("x"))).open() as site:
+        answer = await site.ask(raw)
+        assert status_of(answer) == status
+        error = body_of(answer)
+        assert set(error) == {"type", "error", "request_id"}
+        assert (error["type"], error["error"]["type"]) == ("error", kind)
+        assert error["request_id"] == header_of(answer, "request-id")
+        assert site.closed() == []
+
+
+async def test_an_empty_wallet_is_a_billing_error(tmp_path: Path) -> None:
+    async with Site(tmp_path, ScriptedUpstream(words("x"))).open() as site:
+        site.teller.purse_nano = 0
+        answer = await site.ask(request())
+        assert (status_of(answer), body_of(answer)["error"]["type"]) == (402, "billing_error")
+        assert header_of(answer, "x-should-retry") == "false"
+
+
+@pytest.mark.parametrize(
+    ("failure", "status", "kind"),
+    [
+        (UpstreamError("fake", "x", status=503, retryable=True), 503, "overloaded_error"),
+        (UpstreamError("fake", "x", status=429, retryable=True), 529, "overloaded_error"),
+        (UpstreamError("fake", "x"), 502, "api_error"),
+        (RuntimeError("boom"), 500, "api_error"),
+        (CallerError(429, "rate_limit_exceeded", "slow", retry_after_s=7), 429, "rate_limit_error"),
+    ],
+)
+async def test_failures_before_the_first_byte(tmp_path: Path, failure: Exception, status: int, kind: str) -> None:
+    async with Site(tmp_path, ScriptedUpstream([failure])).open() as site:
+        answer = await site.ask(request())
+        assert (status_of(answer), body_of(answer)["error"]["type"]) == (status, kind)
+        assert site.closed()[0].usage.total == 0
+
+
+async def test_a_failure_in_mid_stream_is_told_and_settled_at_what_was_delivered(tmp_path: Path) -> None:
+    script: list[Event | Exception] = [Event("a", Usage(10, 0, 1)), UpstreamError("fake", "secret")]
+    async with Site(tmp_path, ScriptedUpstream(script)).open() as site:
+        answer = await site.ask(request(stream=True))
+        seen = events(dechunked(answer))
+        assert [event["type"] for event in seen][-2:] == ["content_block_delta", "error"]
+        assert b"secret" not in answer
+        (closed,) = site.closed()
+        assert (closed.end, closed.usage.output) == ("upstream_error", 1)
+
+
+async def test_what_an_upstream_refuses_is_named_as_the_customer_named_it(tmp_path: Path) -> None:
+    refusal = UpstreamError("fake", "'messages[1].content[0]': text only", status=400, param="messages[1].content[0]")
+    async with Site(tmp_path, ScriptedUpstream([refusal])).open() as site:
+        answer = await site.ask(request(system="Be brief."))
+        error = body_of(answer)["error"]
+        assert error["message"].startswith("'messages[0].content[0]'")
+        assert error["param"] == "messages[0].content[0]"
