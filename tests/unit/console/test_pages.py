@@ -101,7 +101,7 @@ def test_revoking_the_operator_key_ends_the_session(operator: TestClient, house:
 
 
 @pytest.mark.parametrize(
-    ("onward", "place"),
+    ("onward", "leads_to"),
     [
         ("/console/requests?tenant=demo", "/console/requests?tenant=demo"),
         ("/console/playground", "/console/playground"),
@@ -114,8 +114,8 @@ def test_revoking_the_operator_key_ends_the_session(operator: TestClient, house:
         ("", "/console"),
     ],
 )
-def test_signing_in_leads_only_to_our_own_pages(visitor: TestClient, onward: str, place: str) -> None:
-    assert sign_in(visitor, onward=onward).headers["location"] == place
+def test_signing_in_leads_only_to_our_own_pages(visitor: TestClient, onward: str, leads_to: str) -> None:
+    assert sign_in(visitor, onward=onward).headers["location"] == leads_to
 
 
 # --- how they are served ------------------------------------------------------------------------------------------
