@@ -147,6 +147,7 @@ FREE_BYTES_MIN = 64 * 1024 * 1024  # beside the pre-allocated journal segments
 PROVE_KILLS_MAX = 100_000
 PROVE_RESTART_DELAYS_MS = (10,)  # no back-off: that a child dies again and again is the point
 PROVE_KILL_PAUSE_MS = (40, 400)  # between two kills, drawn evenly
+PROVE_SERVED_PER_KILL = 2  # on average, before the next one: a busy machine is waited for
 PROVE_KILL_S_MAX = 5  # per kill: a campaign that takes longer on average has stopped moving
 PROVE_SETTLE_S = 60  # after the last request everything must be in the books
 PROVE_ANSWER_S = 60  # a customer gives one answer up after this

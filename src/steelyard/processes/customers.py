@@ -207,6 +207,7 @@ class Crowd:
         self._stopping = False
         self.progress = 0.0  # of the campaign; the tiny wallets are drained one after the other
         self.arrivals: list[Arrival] = []
+        self.served = 0  # arrivals of an answer
 
     def stop(self) -> None:
         self._stopping = True
@@ -246,6 +247,7 @@ class Crowd:
             arrival = await ask(self._port, question)
             if arrival.status:
                 self.arrivals.append(arrival)
+                self.served += arrival.status == 200
             if self._stopping or 0 < arrival.status < 500:
                 return arrival
             await asyncio.sleep(limits.PROVE_RETRY_MS / 1000)
