@@ -70,7 +70,7 @@ async def test_what_asks_for_no_tokens_is_refused() -> None:
 def test_a_credential_is_sent_to_its_own_upstream_only() -> None:
     upstreams = Upstreams(Pool(), {"local": "secret"})
     assert b"secret" in upstreams["local"]._adapter("llama_cpp")._headers  # type: ignore[attr-defined]
-    assert b"authorization" not in upstreams["other"]._headers  # type: ignore[attr-defined]
+    assert b"authorization" not in upstreams["other"]._adapter("llama_cpp")._headers  # type: ignore[attr-defined]
     assert upstreams["other"] is upstreams["other"]
 
 
