@@ -19,6 +19,7 @@ from starlette.types import ASGIApp
 
 from steelyard.flow import House
 from steelyard.gateway.chat_dialect import Chat
+from steelyard.gateway.completion_dialect import Completions
 from steelyard.gateway.errors import error_body, error_headers, internal_error
 from steelyard.gateway.exchange import endpoint, id_headers, refuse
 from steelyard.gateway.messages_dialect import BASES, Messages, is_messages_path
@@ -32,6 +33,7 @@ from steelyard.kernel.records import Model
 
 log = structlog.get_logger()
 CHAT_PATH = "/v1/chat/completions"
+COMPLETIONS_PATH = "/v1/completions"
 PAGES_PATHS = ("/console/", "/admin/")
 
 
@@ -165,6 +167,7 @@ class PublicApp:
         messages = endpoint(Messages(), house, ids.next, once)
         self._hot: dict[str, Callable[[Scope, Receive, Send], Awaitable[None]]] = {
             CHAT_PATH: endpoint(Chat(), house, ids.next, once),
+            COMPLETIONS_PATH: endpoint(Completions(), house, ids.next, once),
             **{f"{base}/messages": messages for base in BASES},
         }
         self._ids = ids

@@ -18,6 +18,16 @@ from steelyard.kernel.records import CallPiece, Event, Order
 FINGERPRINT = f"steelyard-{__version__}"
 _encode = msgspec.json.encode
 DONE = b"data: [DONE]\n\n"
+FAILED = b"data: %b\n\n" % _encode(
+    {
+        "error": {
+            "message": "The model failed while it answered; what was delivered is charged.",
+            "type": "server_error",
+            "param": None,
+            "code": "upstream_failed",
+        }
+    }
+)
 
 
 def usage_object(usage: Usage, reasoning_tokens: int = 0, bill: "Bill | None" = None) -> dict[str, Any]:
@@ -86,10 +96,10 @@ class Spoken(msgspec.Struct):
         call["function"]["arguments"] += piece.arguments
 
 
-def head_of(order: Order, kind: str, created_ns: int, tier: str | None) -> dict[str, Any]:
+def head_of(order: Order, kind: str, created_ns: int, tier: str | None = None) -> dict[str, Any]:
     """The fields every chunk of an answer repeats."""
     head: dict[str, Any] = {
-        "id": f"chatcmpl-{order.request_id.hex()}",
+        "id": f"{'cmpl' if order.prompts else 'chatcmpl'}-{order.request_id.hex()}",
         "object": kind,
         "created": created_ns // NS_PER_S,
         "model": order.model,
@@ -141,7 +151,7 @@ class ChatStream:
     def closing(self, usage: Usage) -> bytes:
         if not self._include_usage:
             return DONE
-        shown = _usage_shown(usage, self._spoken, self.bill)
+        shown = usage_shown(usage, self._spoken, self.bill)
         return self._prefix + b'[],"usage":' + _encode(shown) + b"}\n\n" + DONE
 
     def parted(self, closing: bytes) -> tuple[bytes, bytes]:
@@ -150,13 +160,7 @@ class ChatStream:
 
     def failing(self, error: UpstreamError) -> bytes:
         """A failure after the first byte, in the form client libraries raise on."""
-        inner = {
-            "message": "The model failed while it answered; what was delivered is charged.",
-            "type": "server_error",
-            "param": None,
-            "code": "upstream_failed",
-        }
-        return b"data: " + _encode({"error": inner}) + b"\n\n"
+        return FAILED
 
 
 class ChatBody:
@@ -184,7 +188,7 @@ class ChatBody:
             }
             for index, spoken in enumerate(self._spoken)
         ]
-        return _encode({**self._head, "choices": choices, "usage": _usage_shown(usage, self._spoken, self.bill)})
+        return _encode({**self._head, "choices": choices, "usage": usage_shown(usage, self._spoken, self.bill)})
 
     def parted(self, closing: bytes) -> tuple[bytes, bytes]:
         """The answer leaves but for its last brace: until that comes no client takes it for whole."""
@@ -212,7 +216,8 @@ def gather(spoken: Spoken, event: Event) -> None:
     spoken.estimated = event.estimated
 
 
-def _usage_shown(usage: Usage, spoken: Sequence[Spoken], bill: Callable[[Usage], Bill] | None) -> dict[str, Any]:
+def usage_shown(usage: Usage, spoken: Sequence[Spoken], bill: Callable[[Usage], Bill] | None) -> dict[str, Any]:
+    """The usage object of an answer with what its sequences said and what it costs."""
     reasoning_tokens = sum(one.reasoning_tokens for one in spoken)
     if bill is None:
         return usage_object(usage, reasoning_tokens)

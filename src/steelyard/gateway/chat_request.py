@@ -18,6 +18,8 @@ from steelyard.kernel.errors import bad_request
 from steelyard.kernel.records import Order
 
 Penalty = Annotated[float, Meta(ge=-2, le=2)]
+MaxTokens = Annotated[int, Meta(ge=1, le=2**31 - 1)]
+Sequences = Annotated[int, Meta(ge=1, le=limits.SEQUENCES_MAX)]
 Stop = Annotated[list[Annotated[str, Meta(min_length=1)]], Meta(max_length=limits.STOP_SEQUENCES_MAX)]
 
 
@@ -38,21 +40,9 @@ class StreamOptions(msgspec.Struct):
     include_obfuscation: bool | None = None
 
 
-class ChatRequest(msgspec.Struct, kw_only=True):
-    """The fields we read. Ranges are the OpenAI dialect's, the engine's own samplers included."""
+class Samplers(msgspec.Struct, kw_only=True):
+    """How to choose the next token. Ranges are the OpenAI dialect's, the engine's own samplers included."""
 
-    model: Annotated[str, Meta(min_length=1)]
-    messages: Annotated[list[Message], Meta(min_length=1, max_length=limits.MESSAGES_MAX)]
-    max_tokens: Annotated[int, Meta(ge=1, le=2**31 - 1)] | None = None
-    max_completion_tokens: Annotated[int, Meta(ge=1, le=2**31 - 1)] | None = None
-    n: Annotated[int, Meta(ge=1, le=limits.SEQUENCES_MAX)] | None = None
-    stream: bool | None = None
-    stream_options: StreamOptions | None = None
-    response_format: ResponseFormat | None = None
-    tools: Tools | None = None
-    tool_choice: ToolChoice | None = None
-    parallel_tool_calls: bool | None = None
-    service_tier: str | None = None
     stop: str | Stop | None = None
     seed: Annotated[int, Meta(ge=-(2**63), le=2**63 - 1)] | None = None
     temperature: Annotated[float, Meta(ge=0, le=2)] | None = None
@@ -73,6 +63,23 @@ class ChatRequest(msgspec.Struct, kw_only=True):
     mirostat_tau: Annotated[float, Meta(ge=0, le=100)] | None = None
     mirostat_eta: Annotated[float, Meta(ge=0, le=1)] | None = None
     logit_bias: dict[str, Annotated[float, Meta(ge=-100, le=100)]] | None = None
+
+
+class ChatRequest(Samplers, kw_only=True):
+    """The fields we read."""
+
+    model: Annotated[str, Meta(min_length=1)]
+    messages: Annotated[list[Message], Meta(min_length=1, max_length=limits.MESSAGES_MAX)]
+    max_tokens: MaxTokens | None = None
+    max_completion_tokens: MaxTokens | None = None
+    n: Sequences | None = None
+    stream: bool | None = None
+    stream_options: StreamOptions | None = None
+    response_format: ResponseFormat | None = None
+    tools: Tools | None = None
+    tool_choice: ToolChoice | None = None
+    parallel_tool_calls: bool | None = None
+    service_tier: str | None = None
     logprobs: bool | None = None
     top_logprobs: Annotated[int, Meta(ge=0, le=20)] | None = None
 
@@ -85,6 +92,7 @@ _READ_HERE = frozenset(
 )
 _FORWARDED = frozenset(ChatRequest.__struct_fields__) - _READ_HERE
 _REFUSED = {
+    "prompt": "prompts here; they belong to /v1/completions",
     "functions": "functions of the old kind; send 'tools'",
     "function_call": "functions of the old kind; send 'tool_choice'",
     "audio": "audio output",
@@ -92,7 +100,7 @@ _REFUSED = {
     "web_search_options": "web search",
     "grammar": "raw grammars; send 'response_format'",
 }
-_HARMLESS = frozenset({"user", "metadata", "store", "safety_identifier", "prompt_cache_key", "modalities"})
+HARMLESS = frozenset({"user", "metadata", "store", "safety_identifier", "prompt_cache_key", "modalities"})
 _request_decoder = msgspec.json.Decoder(ChatRequest)
 
 
@@ -109,13 +117,12 @@ def parse_chat(body: bytes, request_id: bytes) -> ChatOrder:
     """Raises CallerError 400 that names the field at fault."""
     request, fields = read_json(body, _request_decoder)
     _refuse(fields)
-    if request.stream_options is not None and not request.stream:
-        raise bad_request("'stream_options' is only allowed when 'stream' is true.", "stream_options")
+    include_usage = usage_wanted(request.stream_options, request.stream)
     if request.top_logprobs and not request.logprobs:
         raise bad_request("'top_logprobs' needs 'logprobs': true.", "top_logprobs")
     turns = turns_of(request.messages)
     offered = tool_params(request.tools, request.tool_choice, request.parallel_tool_calls)
-    unknown = tuple(sorted(set(fields) - _READ_HERE - _FORWARDED - _HARMLESS))
+    unknown = tuple(sorted(set(fields) - _READ_HERE - _FORWARDED - HARMLESS))
     params = {name: raw for name, raw in fields.items() if name in _FORWARDED or name in unknown}
     params["messages"] = Raw(msgspec.json.encode(turns))
     params |= offered
@@ -130,8 +137,14 @@ def parse_chat(body: bytes, request_id: bytes) -> ChatOrder:
         sequences=request.n or 1,
         stream=bool(request.stream),
     )
-    include_usage = bool(request.stream_options and request.stream_options.include_usage)
     return ChatOrder(order, include_usage, unknown, "default" if request.service_tier else None)
+
+
+def usage_wanted(options: StreamOptions | None, stream: bool | None) -> bool:
+    """Whether the stream is to end with its usage. Raises CallerError 400 when there is no stream."""
+    if options is not None and not stream:
+        raise bad_request("'stream_options' is only allowed when 'stream' is true.", "stream_options")
+    return bool(options and options.include_usage)
 
 
 def _refuse(fields: dict[str, Raw]) -> None:

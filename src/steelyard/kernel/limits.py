@@ -7,6 +7,7 @@ MESSAGES_MAX = 10_000
 JSON_DEPTH_MAX = 64
 SEQUENCES_MAX = 16  # `n` of one request
 STOP_SEQUENCES_MAX = 16
+PROMPTS_TIMES_N_MAX = 64  # sequences of one completion request: each is called and metered by itself
 TOOLS_MAX = 128
 TOOL_CALLS_MAX = 8  # of one answer, where we bound them ourselves
 PART_TOKENS_MAX = 16_384  # an image, a recording or a file in a prompt counts as this much in the worst case
