@@ -11,6 +11,7 @@ from sqlalchemy import Connection
 from starlette.concurrency import run_in_threadpool
 
 from steelyard.gateway.figures import flat, period_ns
+from steelyard.gateway.limit_operations import LIMIT_OPERATIONS
 from steelyard.gateway.money_operations import MONEY_OPERATIONS
 from steelyard.gateway.openapi import document
 from steelyard.gateway.operation import PREFIX, AdminHouse, Asked, ByTenant, Call, Operation, Run, commanded
@@ -198,6 +199,7 @@ OPERATIONS: tuple[Operation, ...] = (
         body=NewOperator,
     ),
     *MONEY_OPERATIONS,
+    *LIMIT_OPERATIONS,
     Operation("GET", f"{PREFIX}/prices", "listPrices", "Every tariff version", commanded("prices.list")),
     Operation(
         "POST",

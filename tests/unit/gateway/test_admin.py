@@ -139,6 +139,19 @@ async def test_a_tenant_from_nothing_to_a_wallet(house: House) -> None:
     assert (shown.body["available_nano"], shown.body["available"]) == (12_500_000_000, "12.50")
 
 
+async def test_limits_are_set_listed_and_lifted_in_the_operators_name(house: House) -> None:
+    made = await send(
+        house, "POST", "/limits", {"tenant": "acme", "rpm": 60, "budget": "20.00", "zone": "Asia/Shanghai"}
+    )
+    assert made.status == 201
+    assert {row["actor"] for row in made.body} == {"root"}
+    listed = await send(house, "GET", "/limits?tenant=acme")
+    assert [(row["kind"], row.get("amount")) for row in listed.body] == [("budget", "20.00"), ("rpm", 60)]
+    lifted = await send(house, "POST", "/limits/lift", {"tenant": "acme", "kinds": ["rpm"]})
+    assert lifted.body["lifted"] == 1
+    assert (await send(house, "POST", "/limits", {"tenant": "acme", "rpm": 0})).status == 400
+
+
 async def test_a_repeated_topup_books_once(house: House) -> None:
     for _ in range(2):
         answer = await send(house, "POST", "/wallets/acme/topups", {"amount": "1"}, idempotency_key="invoice-17")
