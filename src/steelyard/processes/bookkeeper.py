@@ -149,6 +149,11 @@ class Bookkeeper:
         if tail is None or tail.recovered:
             return
         left = [self._opened[request_id][0] for request_id in tail.open_requests if request_id in self._opened]
+        done = self.posted([one.request_id for one in left])  # by earlier books, whose journal is read no more
+        for request_id in done:
+            del self._opened[request_id]
+            tail.resolve(request_id)
+        left = [one for one in left if one.request_id not in done]
         if tail.owed is None:
             tail.owed = recover(tail.directory, left, self._clock)
         self._write_own(tail.owed)

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import msgspec
 import pytest
@@ -282,6 +283,40 @@ def test_a_recovery_that_is_tried_again_writes_the_same_closes(shop: Shop, monke
     shop.clock.advance(1_000_000)
     late.start()
     shop.bookkeeper = late
+    assert shop.red() == set()
+
+
+def test_what_earlier_books_recovered_and_posted_is_not_recovered_again(shop: Shop) -> None:
+    """Found by the simulator: books that died in between had other books write the same closes at another moment."""
+
+    def refusing(epoch: int, refused: Callable[[Any], bool]) -> None:
+        late = shop.new_bookkeeper(epoch)
+        settle = late._settle
+
+        def refuse(connection: Any, settlements: Any, *others: Any) -> Any:
+            if refused(settlements):
+                raise BooksError("refused")
+            return settle(connection, settlements, *others)
+
+        late._settle = refuse
+        with pytest.raises(BooksError, match="refused"):
+            late.start()
+        late.close()
+
+    posted = shop.requests.opened(1)
+    shop.journal.append(posted)
+    shop.post()
+    shop.journal.append(shop.requests.opened(1))  # never closed, and the watermark stays before it
+    shop.journal.append(shop.requests.closed(posted))
+    shop.post()
+    shop.journal.close()
+    refusing(7, bool)  # it writes the close and cannot post it
+    shop.clock.advance(1_000_000)
+    refusing(8, lambda settlements: not settlements)  # it posts the close and cannot move the watermark
+    shop.clock.advance(1_000_000)
+    shop.bookkeeper = shop.new_bookkeeper(9)
+    shop.bookkeeper.start()
+    assert not (shop.journals / "books-9").exists()
     assert shop.red() == set()
 
 
