@@ -1,4 +1,4 @@
-"""Rebuilds what the books say from their own rows and tells where they differ: I1 to I5, I7, I9 and I11.
+"""Rebuilds what the books say from their own rows and tells where they differ: I1 to I5, I7, I9, I11 and I13.
 
 Reads only, one batch at a time, so memory stays bounded by a batch and the number of accounts. Knows no tariff rule:
 how to rate is passed in, so that re-rating (I9) uses the very function that rated at first.
@@ -17,6 +17,7 @@ from steelyard.kernel.records import Closed, Opened, Rated, Record, Settlement, 
 from steelyard.ledger.accounts import FACTS, GRANT, PAIRS, WALLET, BatchKind, Fact
 from steelyard.ledger.chain import GENESIS, EntryRow, UsageRow, content_of, hash_unsealed, link
 from steelyard.ledger.credit import LimitHistory, limit_histories
+from steelyard.ledger.periods import Balance, balances_hash, closed_periods
 from steelyard.storage import tables
 
 T = TypeVar("T")
@@ -31,6 +32,7 @@ TITLES = {
     "I7": "Leases and what is free make the wallet; each lease has one living holder",
     "I9": "Re-rating a usage row with its tariffs gives the same amounts",
     "I11": "The chain of batch hashes is unbroken",
+    "I13": "A closed period has the balances it was closed with, and nothing was posted into it since",
 }
 """The invariants that are checked, in the words of docs/explain/ledger.md."""
 
@@ -87,6 +89,8 @@ class _Audit:
             if row.kind in (WALLET.name, GRANT.name)
         }
         self._limits = limit_histories(connection)
+        self._periods = closed_periods(connection)
+        self._closed_until_ns = 0
         self._debits: Counter[int] = Counter()
         self._credits: Counter[int] = Counter()
         self._charged: Counter[str] = Counter()  # wallet → Σ usage.charge
@@ -114,6 +118,9 @@ class _Audit:
         for batch in self._connection.execute(
             select(tables.batches).order_by(tables.batches.c.id), execution_options=_STREAMED
         ):
+            self._check_periods(batch.id)
+            if batch.posted_ns < self._closed_until_ns:
+                self.complain("I13", f"batch {batch.id} is dated in a closed period")
             booked, used = entries.take(batch.id), usage.take(batch.id)
             self._check_entries(batch.id, batch.kind, booked)
             if batch.kind == BatchKind.USAGE or used:
@@ -135,6 +142,7 @@ class _Audit:
             if batch.hash != digest:
                 self.complain("I11", f"batch {batch.id} is not what was hashed")
             previous, expected_id = batch.hash, batch.id + 1
+        self._check_periods(expected_id)
         strays = entries.count_rest() + usage.count_rest()
         if strays:
             self.complain("I11", f"{strays} rows belong to no batch")
@@ -187,6 +195,18 @@ class _Audit:
             else:
                 self._moved[self._purses.get(row.credit, "")] += row.amount_nano
                 self._moved[self._purses.get(row.debit, "")] -= row.amount_nano
+
+    def _check_periods(self, before_id: int) -> None:
+        """The periods that ended with the batches before this one, against the entries so far."""
+        while self._periods and self._periods[0].last_batch_id < before_id:
+            period = self._periods.pop(0)
+            self._closed_until_ns = period.until_ns
+            found = balances_hash(
+                Balance(account.name, account.currency, self._debits[account.id], self._credits[account.id])
+                for account in self._accounts.values()
+            )
+            if found != period.balances_hash:
+                self.complain("I13", f"period {period.id} was closed with other balances than its entries make")
 
     def _check_purses(self, batch_id: int, entries: Iterable[_Entry], usage: Iterable[UsageRow]) -> None:
         """No grant below zero; a wallet that was drawn on not below the credit limit it was drawn on under."""

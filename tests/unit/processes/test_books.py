@@ -380,3 +380,57 @@ async def test_a_worker_that_died_before_its_journal_began_is_not_waited_for(hou
     books = await house.open_books()
     assert books.open_for_holds
     assert books._status()["absent"] == []
+
+
+@pytest.mark.postgres
+async def test_concurrent_redemption_of_one_grant(house: House) -> None:
+    """Many requests at once, three workers, worst cases far above what they cost: never more than the grant is used."""
+    office = house.clients[0]
+    await office.command("wallet.refund", {"tenant": "acme", "amount": "5"})
+    expires_ns = SystemClock().now_ns() + 3600 * 10**9
+    await office.command("wallet.grant", {"tenant": "acme", "amount": "0.001", "expires_ns": expires_ns})
+    workers = [await house.worker(number) for number in range(3)]
+    granted: list[int] = []
+
+    async def redeem(number: int) -> None:
+        client, journal = workers[number % 3]
+        opened = await house.held(client, want=400_000, floor=200_000)
+        granted.append(opened.hold_nano)
+        if not opened.hold_nano:
+            return
+        journal.append(opened)
+        journal.append(house.requests.closed(opened, Usage(output=100)))  # 150,000
+        journal.sync()
+        client.closed()
+
+    await asyncio.gather(*(redeem(number) for number in range(24)))
+    assert 0 in granted and max(granted) == 400_000
+    await until(lambda: house.books is not None and house.books.teller.open_holds == 0, "all is settled")
+    shown = await office.command("wallet.show", {"tenant": "acme"})
+    served = sum(1 for one in granted if one)
+    assert (shown["balance_nano"], shown["granted_nano"]) == (0, 1_000_000 - 150_000 * served)
+    assert shown["available_nano"] == shown["granted_nano"] >= 0
+    await clean(office)
+
+
+async def test_a_grant_expires_within_the_books_and_a_refund_leaves_what_is_held(house: House) -> None:
+    office = house.clients[0]
+    client, journal = await house.worker()
+    opened = await house.held(client, want=4_000_000_000)
+    with pytest.raises(CallerError) as refused:
+        await office.command("wallet.refund", {"tenant": "acme", "amount": "1.000000001"})
+    assert refused.value.code == "wallet_short"
+    await office.command("wallet.refund", {"tenant": "acme", "amount": "1"})
+    assert await wallet(office) == (4_000_000_000, 4_000_000_000)
+    expires_ns = SystemClock().now_ns() + 200_000_000
+    await office.command("wallet.grant", {"tenant": "acme", "amount": "2", "expires_ns": expires_ns})
+    assert house.books is not None
+    teller = house.books.teller
+    await until(lambda: SystemClock().now_ns() > expires_ns, "its time has come")
+    assert teller.purse(1).grants, "what was held before may still use it"
+    journal.append(opened)
+    journal.append(house.requests.closed(opened, Usage(output=1000)))  # 1,500,000
+    journal.sync()
+    client.closed()
+    await until(lambda: not teller.purse(1).grants, "what nobody holds is swept")
+    await clean(office)

@@ -354,3 +354,26 @@ def test_what_cannot_be_closed(till: Till) -> None:
     assert till.refusal("ledger.close", until_ns=now_ns)[1] == "requests_open"
     assert till.do("ledger.close", until_ns=now_ns - 5)["id"] == 1
     assert till.refusal("ledger.close", until_ns=now_ns - 6) == (409, "period_closed", "until")
+
+
+def test_verify_sees_a_period_that_was_changed_after_its_close(till: Till) -> None:
+    till.clock.advance(10)
+    till.do("ledger.close", until_ns=till.clock.now_ns(), **WHY)
+    till.do("wallet.topup", tenant="acme", amount="1")
+
+    def red() -> set[str]:
+        with till.engine.connect() as connection:
+            return {one.invariant for one in verify(connection, rate, TARIFFS) if not one.ok}
+
+    assert red() == set()
+    with till.engine.begin() as connection:
+        before = connection.execute(select(tables.periods)).one()
+        connection.execute(tables.periods.update().values(balances_hash=bytes(32)))
+    assert red() == {"I13"}
+    with till.engine.begin() as connection:
+        connection.execute(
+            tables.periods.update().values(balances_hash=before.balances_hash, until_ns=before.until_ns + 10**18)
+        )
+    assert red() == {"I13"}
+    with till.engine.begin() as connection:
+        connection.execute(tables.periods.update().values(until_ns=before.until_ns))
