@@ -153,6 +153,12 @@ class ScriptedUpstream:
             self.running -= 1
             self.cancelled += not finished
 
+    async def count(self, offer: Offer, params: dict[str, msgspec.Raw]) -> int | None:
+        step = self.script[0]
+        if isinstance(step, Exception):
+            raise step
+        return step.usage.prompt or None
+
     async def ready(self, offer: Offer) -> bool:
         return True
 

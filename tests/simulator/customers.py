@@ -215,5 +215,8 @@ class Upstream:
             tally["upstream took counts back"] += 1
             yield Event("x", Usage(usage.input, usage.cached_input, usage.output - 1))
 
+    async def count(self, offer: Offer, params: dict[str, msgspec.Raw]) -> int | None:
+        return None
+
     async def ready(self, offer: Offer) -> bool:
         return True

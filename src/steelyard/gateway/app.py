@@ -22,6 +22,7 @@ from steelyard.gateway.chat_dialect import Chat
 from steelyard.gateway.completion_dialect import Completions
 from steelyard.gateway.errors import error_body, error_headers, internal_error
 from steelyard.gateway.exchange import endpoint, id_headers, refuse
+from steelyard.gateway.messages_count import count_endpoint
 from steelyard.gateway.messages_dialect import BASES, Messages, is_messages_path
 from steelyard.gateway.once import Desk, Once
 from steelyard.gateway.wire import Receive, Scope, Send, Wire
@@ -165,10 +166,12 @@ class PublicApp:
     def __init__(self, house: House, office: Office, ids: Ids, pages: ASGIApp | None = None) -> None:
         once = Once(house, office)
         messages = endpoint(Messages(), house, ids.next, once)
+        count = count_endpoint(Messages(), house, ids.next)
         self._hot: dict[str, Callable[[Scope, Receive, Send], Awaitable[None]]] = {
             CHAT_PATH: endpoint(Chat(), house, ids.next, once),
             COMPLETIONS_PATH: endpoint(Completions(), house, ids.next, once),
             **{f"{base}/messages": messages for base in BASES},
+            **{f"{base}/messages/count_tokens": count for base in BASES},
         }
         self._ids = ids
         self._pages = pages

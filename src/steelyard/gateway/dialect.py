@@ -39,8 +39,8 @@ class Asked:
     unknown: tuple[str, ...]  # fields that may come to nothing, for a header
     places: tuple[str, ...] = ()  # what the content of each canonical turn is called in this dialect, where it differs
 
-    def in_own_words(self, error: CallerError) -> CallerError:
-        """An error about a canonical turn, told about the field that the customer sent."""
+    def in_own_words(self, error: UpstreamError) -> UpstreamError:
+        """An upstream's refusal of a canonical turn, told about the field that the customer sent."""
 
         def own(found: re.Match[str]) -> str:
             turn = int(found[1])
@@ -48,9 +48,8 @@ class Asked:
 
         if not self.places:
             return error
-        param = error.param and _CONTENT.sub(own, error.param)
-        message = _CONTENT.sub(own, error.message)
-        return CallerError(error.status, error.code, message, param=param, retry_after_s=error.retry_after_s)
+        message, param = _CONTENT.sub(own, error.message), error.param and _CONTENT.sub(own, error.param)
+        return UpstreamError(error.upstream, message, status=error.status, retryable=error.retryable, param=param)
 
 
 class Dialect(Protocol):

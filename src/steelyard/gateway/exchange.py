@@ -1,8 +1,9 @@
 """One paid exchange over ASGI: binds the wire, a dialect and the flow. Decides nothing, knows no dialect's fields."""
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Coroutine
 from functools import partial
+from typing import Any
 
 import structlog
 
@@ -26,7 +27,7 @@ class Exchange:
     """One exchange as the flow sees it: Ask and Answer in one, because the body decides the answer's form."""
 
     caller: Caller | None = None
-    _asked: Asked
+    asked: Asked
     _bill: Callable[[Usage], Bill]
 
     def __init__(self, dialect: Dialect, wire: Wire, scope: Scope, request_id: bytes, created_ns: int) -> None:
@@ -42,9 +43,9 @@ class Exchange:
     async def order(self) -> Order:
         body = await self._wire.body()
         self._wire.watch()
-        self._asked = self._dialect.read(body, self._scope, self._request_id, self._created_ns)
-        self._form = self._asked.form
-        return self._asked.order
+        self.asked = self._dialect.read(body, self._scope, self._request_id, self._created_ns)
+        self._form = self.asked.form
+        return self.asked.order
 
     @property
     def gone(self) -> bool:
@@ -54,14 +55,14 @@ class Exchange:
         self._bill = self._form.bill = partial(bill_of, quote.price)
         if quote.lowered:
             self._headers.append((b"x-steelyard-max-tokens-lowered", str(quote.max_tokens).encode()))
-        if self._asked.unknown:
-            self._headers.append((b"x-steelyard-ignored", _header_text(",".join(self._asked.unknown))))
+        if self.asked.unknown:
+            self._headers.append((b"x-steelyard-ignored", _header_text(",".join(self.asked.unknown))))
 
     def render(self, sequence: int, event: Event) -> bytes:
         return self._form.render(sequence, event)
 
     def closing(self, usage: Usage) -> bytes:
-        if not self._asked.order.stream:
+        if not self.asked.order.stream:
             charge = text_from_nano(self._bill(usage).charge_nano)
             self._headers.append((b"x-steelyard-charge", charge.encode()))
         closing = self._form.closing(usage)
@@ -74,13 +75,10 @@ class Exchange:
     def failing(self, error: UpstreamError) -> bytes:
         return self._form.failing(error)
 
-    def in_own_words(self, error: CallerError) -> CallerError:
-        return self._asked.in_own_words(error)
-
     async def send(self, piece: bytes) -> None:
         if not self._wire.started:
             headers = [(b"content-type", self._form.content_type), *id_headers(self._request_id), *self._headers]
-            if self._asked.order.stream:
+            if self.asked.order.stream:
                 headers += [(b"cache-control", b"no-cache"), (b"x-accel-buffering", b"no")]
             else:
                 headers.append((b"content-length", str(self._body_bytes).encode()))
@@ -114,31 +112,43 @@ def endpoint(
         wire = Wire(scope, receive, send) if key is None else RecordingWire(dialect, scope, receive, send)
         request_id = next_id()
         exchange = Exchange(dialect, wire, scope, request_id, house.clock.now_ns())
-        try:
-            if once is not None and key is not None and isinstance(wire, RecordingWire):
-                await once.paid_request(wire, exchange, str(key, "latin-1"))
-            else:
-                await paid_request(house, exchange, exchange)
+
+        async def serve_paid() -> None:
+            try:
+                if once is not None and key is not None and isinstance(wire, RecordingWire):
+                    await once.paid_request(wire, exchange, str(key, "latin-1"))
+                else:
+                    await paid_request(house, exchange, exchange)
+            except UpstreamError as error:
+                raise exchange.asked.in_own_words(error) from error
             wire.unwatch()
             if not wire.gone:
                 await wire.end()
-        except CallerError as error:
-            await refuse(dialect, wire, error, request_id)
-        except UpstreamError as error:
-            log.warning("upstream_failed", request=text_from_id(request_id), status=error.status, reason=error.message)
-            await refuse(dialect, wire, exchange.in_own_words(from_upstream(error)), request_id)
-        except ClientGone:
-            return
-        except asyncio.CancelledError:
-            if not wire.gone:
-                raise
-        except Exception:
-            log.exception("request_failed", request=text_from_id(request_id))
-            await refuse(dialect, wire, internal_error(), request_id)
-        finally:
-            wire.unwatch()
+
+        await at_the_border(dialect, wire, request_id, serve_paid())
 
     return serve
+
+
+async def at_the_border(dialect: Dialect, wire: Wire, request_id: bytes, work: Coroutine[Any, Any, None]) -> None:
+    """Await the work; whatever it raises becomes an answer of the dialect."""
+    try:
+        await work
+    except CallerError as error:
+        await refuse(dialect, wire, error, request_id)
+    except UpstreamError as error:
+        log.warning("upstream_failed", request=text_from_id(request_id), status=error.status, reason=error.message)
+        await refuse(dialect, wire, from_upstream(error), request_id)
+    except ClientGone:
+        return
+    except asyncio.CancelledError:
+        if not wire.gone:
+            raise
+    except Exception:
+        log.exception("request_failed", request=text_from_id(request_id))
+        await refuse(dialect, wire, internal_error(), request_id)
+    finally:
+        wire.unwatch()
 
 
 async def refuse(dialect: Dialect, wire: Wire, error: CallerError, request_id: bytes) -> None:

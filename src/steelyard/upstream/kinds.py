@@ -33,6 +33,9 @@ class ByKind:
     ) -> AsyncGenerator[Event, None]:
         return self._adapter(offer.kind).stream(offer, params, max_tokens, request_id)
 
+    async def count(self, offer: Offer, params: dict[str, Raw]) -> int | None:
+        return await self._adapter(offer.kind).count(offer, params)
+
     async def ready(self, offer: Offer) -> bool:
         return await self._adapter(offer.kind).ready(offer)
 

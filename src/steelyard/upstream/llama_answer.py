@@ -88,11 +88,18 @@ class _Fault(msgspec.Struct):
     n_ctx: int | None = None
 
 
+class _Verbose(msgspec.Struct, frozen=True):
+    """What the engine adds to its last chunk when it is asked to tell all."""
+
+    stopping_word: str = ""
+
+
 class _Chunk(msgspec.Struct):
     choices: list[_Choice] = []
     timings: _Timings | None = None
     usage: _Counts | None = None
     error: _Fault | None = None
+    verbose: _Verbose = msgspec.field(default=_Verbose(), name="__verbose")
 
 
 class _FaultBody(msgspec.Struct):
@@ -122,6 +129,7 @@ class Answer:
         self._usage = Usage()
         self._told = Usage()
         self._finish: str | None = None
+        self._stop_text: str | None = None
         self._counted = self._done = self._estimated = False
 
     def take(self, data: bytes) -> None:
@@ -153,6 +161,7 @@ class Answer:
             self._usage = Usage(timings.prompt_n, timings.cache_n, timings.predicted_n)
         elif chunk.usage is None and any(_says(choice) for choice in chunk.choices):
             self._usage, self._estimated = self._usage + Usage(output=1), True  # a chunk has a token at least
+        self._stop_text = chunk.verbose.stopping_word or self._stop_text
         if chunk.usage is not None:
             self._reconcile(chunk.usage)
 
@@ -208,7 +217,10 @@ class Answer:
         reasoning, calls = "".join(self._reasoning), tuple(self._calls)
         self._reasoning.clear()
         self._calls.clear()
-        return Event(text, self._usage, finish, logprobs, reasoning, calls, estimated=estimated, cut=self.cut)
+        event = Event(text, self._usage, finish, logprobs, reasoning, calls, estimated=estimated, cut=self.cut)
+        if finish is None or self._stop_text is None:
+            return event
+        return msgspec.structs.replace(event, stop_text=self._stop_text)
 
     def _logprobs(self) -> Raw:
         """The tokens of all chunks of the read as one value of the OpenAI dialect."""

@@ -50,11 +50,16 @@ class _Caps(msgspec.Struct, frozen=True):
     supports_tools: bool = False
 
 
+class _Counted(msgspec.Struct):
+    input_tokens: int
+
+
 class _Props(msgspec.Struct):
     chat_template_caps: _Caps = _Caps()
 
 
 _encode = msgspec.json.encode
+_counted_decoder = msgspec.json.Decoder(_Counted)
 _props_decoder = msgspec.json.Decoder(_Props)
 
 
@@ -138,6 +143,20 @@ class LlamaCpp:
                 self._with_tools[place] = False
         return self._with_tools[place]
 
+    async def count(self, offer: Offer, params: dict[str, Raw]) -> int | None:
+        """The engine's own template and tokenizer, on the very turns that `stream` would send."""
+        prepared, _ = await self._prepared(offer, params, b"")
+        fields: dict[str, Any] = {name: prepared[name] for name in ("messages", *_TOOL_FIELDS) if name in prepared}
+        request = self._request(offer, "POST", "/v1/chat/completions/input_tokens", _encode(fields))
+        async with await self._pool.request(request) as response:
+            body = await response.body(limits.UPSTREAM_ERROR_BYTES_MAX)
+            if response.status != 200:
+                raise refusal(self._name, body, response.status)
+        try:
+            return _counted_decoder.decode(body).input_tokens
+        except (msgspec.DecodeError, UnicodeDecodeError):
+            raise UpstreamError(self._name, "answered a count that cannot be read") from None
+
     async def ready(self, offer: Offer) -> bool:
         try:
             async with await self._pool.request(self._request(offer, "GET", "/health")) as response:
@@ -156,6 +175,8 @@ def _body(offer: Offer, params: dict[str, Raw], max_tokens: int) -> bytes:
     fields["model"] = offer.upstream_model
     fields["max_tokens"] = max_tokens
     fields.update(_ALWAYS)
+    if "stop" in fields and _may_tell_all(params, max_tokens):
+        fields["verbose"] = _TRUE  # the last chunk says which stop text it was, and repeats the prompt and the answer
     wanted = params.get("logprobs")
     if "prompt" in params:
         if wanted is not None:  # a completion's `logprobs` is the number of alternatives
@@ -164,6 +185,11 @@ def _body(offer: Offer, params: dict[str, Raw], max_tokens: int) -> bytes:
     if wanted is not None and bytes(wanted) == b"true" and _count(params.get("top_logprobs")) == 0:
         fields["top_logprobs"] = 1  # the engine takes 0 as "no logprobs at all", and absence as 20
     return _encode(fields)
+
+
+def _may_tell_all(params: dict[str, Raw], max_tokens: int) -> bool:
+    """Whether a chunk that holds the whole exchange stays far below the longest we read."""
+    return "messages" in params and len(bytes(params["messages"])) + 16 * max_tokens < limits.SSE_EVENT_BYTES_MAX // 4
 
 
 def _count(raw: Raw | None) -> int:

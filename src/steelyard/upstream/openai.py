@@ -71,6 +71,9 @@ class OpenAI:
         finally:
             response.close()
 
+    async def count(self, offer: Offer, params: dict[str, Raw]) -> int | None:
+        return None  # the dialect has no word for it
+
     async def ready(self, offer: Offer) -> bool:
         try:
             async with await self._pool.request(self._request(offer, "GET", "/v1/models")) as response:

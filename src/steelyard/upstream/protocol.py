@@ -32,6 +32,13 @@ class Upstream(Protocol):
         """
         ...
 
+    async def count(self, offer: Offer, params: dict[str, Raw]) -> int | None:
+        """How many prompt tokens `stream` would meter for this; None when the upstream cannot say. Generates nothing.
+
+        Raises UpstreamError as `stream` does.
+        """
+        ...
+
     async def ready(self, offer: Offer) -> bool:
         """Whether the upstream would take a request now. Never raises for an upstream that is away."""
         ...

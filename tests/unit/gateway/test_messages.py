@@ -1,5 +1,6 @@
 """/v1/messages over real sockets; upstream and teller are fakes."""
 
+import asyncio
 import json
 from pathlib import Path
 from typing import Any
@@ -9,6 +10,7 @@ from tests.fakes.parties import KEY, ScriptedUpstream, words
 from tests.unit.gateway.test_messages_answer import blocks_of, events
 from tests.unit.gateway.test_public import Site, body_of, status_of
 
+from steelyard.kernel import limits
 from steelyard.kernel.errors import CallerError, UpstreamError
 from steelyard.kernel.quantities import Usage
 from steelyard.kernel.records import Event
@@ -164,3 +166,53 @@ async def test_what_an_upstream_refuses_is_named_as_the_customer_named_it(tmp_pa
         error = body_of(answer)["error"]
         assert error["message"].startswith("'messages[0].content[0]'")
         assert error["param"] == "messages[0].content[0]"
+
+
+async def test_a_count_is_what_would_be_metered_and_costs_nothing(tmp_path: Path) -> None:
+    async with Site(tmp_path, ScriptedUpstream(words("x", prompt=31, cached=30))).open() as site:
+        for base in ("/v1", "", "/v1/v1"):
+            answer = await site.ask(request(f"{base}/messages/count_tokens?beta=true", max_tokens=None))
+            assert (status_of(answer), body_of(answer)) == (200, {"input_tokens": 31})
+        assert header_of(answer, "request-id")
+        assert site.closed() == [] and site.teller.asked == []
+
+
+@pytest.mark.parametrize(
+    ("raw", "script", "status"),
+    [
+        (request("/v1/messages/count_tokens", "x-api-key: sk-sy-nobody"), words("x"), 401),
+        (request("/v1/messages/count_tokens", model="other"), words("x"), 404),
+        (request("/v1/messages/count_tokens", raw=b"{"), words("x"), 400),
+        (request("/v1/messages/count_tokens"), [Event()], 404),
+        (request("/v1/messages/count_tokens"), [UpstreamError("fake", "no", status=400)], 400),
+        (request("/v1/messages/count_tokens"), [UpstreamError("fake", "away", retryable=True)], 503),
+        (b"GET /v1/messages/count_tokens HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n", [], 405),
+    ],
+)
+async def test_a_count_that_cannot_be_given(tmp_path: Path, raw: bytes, script: list[Any], status: int) -> None:
+    async with Site(tmp_path, ScriptedUpstream(script)).open() as site:
+        answer = await site.ask(raw)
+        assert status_of(answer) == status
+        assert body_of(answer)["type"] == "error"
+
+
+async def test_not_everybody_counts_at_once(tmp_path: Path) -> None:
+    gate = asyncio.Event()
+
+    class Slow(ScriptedUpstream):
+        async def count(self, *arguments):  # type: ignore[no-untyped-def]
+            self.running += 1
+            await gate.wait()
+            return 1
+
+    upstream = Slow([])
+    async with Site(tmp_path, upstream).open() as site:
+        asked = [
+            asyncio.ensure_future(site.ask(request("/v1/messages/count_tokens")))
+            for _ in range(limits.COUNTS_AT_ONCE_MAX)
+        ]
+        await site.until(lambda: upstream.running == len(asked), "all counts to run")
+        answer = await site.ask(request("/v1/messages/count_tokens"))
+        assert (status_of(answer), body_of(answer)["error"]["type"]) == (529, "overloaded_error")
+        gate.set()
+        assert {status_of(each) for each in await asyncio.gather(*asked)} == {200}

@@ -40,6 +40,9 @@ class TwoThatFail:
         await self.fails.wait()
         raise UpstreamError(self.name, "died")
 
+    async def count(self, offer: Offer, params: dict[str, Raw]) -> int | None:
+        return None
+
     async def ready(self, offer: Offer) -> bool:
         return True
 
