@@ -65,6 +65,17 @@ def test_nothing_is_lent_while_a_lease_is_called_back() -> None:
     assert leases.lend(TENANT, "w1-2", 100) == 6400
 
 
+def test_a_lease_that_is_called_back_waits_for_its_workers_word_even_when_nothing_is_left_of_it() -> None:
+    """Else the word would end the next lease, whose money the worker has."""
+    leases = Leases(Teller({TENANT: 10**9}))
+    leases.lend(TENANT, SERIES, 100)
+    leases.call_back(TENANT)
+    leases.give_back(TENANT, SERIES, 6400)
+    assert leases.lend(TENANT, SERIES, 100) == 0
+    leases.dissolve(TENANT, SERIES, ())
+    assert leases.lend(TENANT, SERIES, 100) == 6400
+
+
 def test_what_was_settled_while_the_lease_was_called_back_is_not_held_again() -> None:
     teller = Teller({TENANT: 10**9})
     leases = Leases(teller)

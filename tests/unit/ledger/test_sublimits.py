@@ -91,6 +91,13 @@ def test_requests_that_come_in_another_order_than_they_were_opened(jitter_ms: li
             refused(books, ask(number, at_ns))
 
 
+def test_a_window_is_over_to_the_nanosecond() -> None:
+    books = teller(limit(LimitKind.RPM, 1))
+    books.grant(ask(1), "w0-1")
+    assert refused(books, ask(2, NOW_NS + WINDOW_NS - 1)).retry_after_s == 1
+    assert books.grant(ask(2, NOW_NS + WINDOW_NS), "w0-1") == Granted(100, 90)
+
+
 def test_a_refusal_for_another_reason_is_no_request() -> None:
     books = teller(limit(LimitKind.RPM, 1), money=50)
     assert books.grant(ask(1, floor=60), "w0-1") == Granted(0)
