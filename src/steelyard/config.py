@@ -55,6 +55,9 @@ class Settings(BaseSettings):
     durability: Literal["normal", "strict"] = Field(
         "normal", description="strict holds the last bytes of an answer until its close is on the disk"
     )
+    cors_origins: str = Field(
+        "", description="origins of web pages that may ask the API from a browser, comma-separated; * for any"
+    )
     drain_s: int = Field(limits.DRAIN_S, ge=0, le=3600, description="seconds running streams get at shutdown")
     log_level: Literal["debug", "info", "warning", "error"] = Field("info", description="least level that is logged")
 

@@ -24,10 +24,10 @@ from steelyard.gateway.errors import error_body, error_headers, internal_error
 from steelyard.gateway.exchange import endpoint, id_headers, refuse
 from steelyard.gateway.messages_count import count_endpoint
 from steelyard.gateway.messages_dialect import BASES, Messages, is_messages_path
+from steelyard.gateway.models import anthropic_list, anthropic_model, openai_list, openai_model
 from steelyard.gateway.once import Desk, Once
 from steelyard.gateway.wire import Receive, Scope, Send, Wire
 from steelyard.identity.keys import authenticate, bearer, is_operator
-from steelyard.kernel.clock import NS_PER_S
 from steelyard.kernel.errors import CallerError, unavailable, unknown_key, unknown_model
 from steelyard.kernel.ids import Ids, id_from_text
 from steelyard.kernel.records import Model
@@ -35,6 +35,7 @@ from steelyard.kernel.records import Model
 log = structlog.get_logger()
 CHAT_PATH = "/v1/chat/completions"
 COMPLETIONS_PATH = "/v1/completions"
+_ANTHROPIC = "anthropic-version"
 PAGES_PATHS = ("/console/", "/admin/")
 
 
@@ -54,10 +55,6 @@ def error_response(error: CallerError) -> Response:
     return Response(error_body(error), error.status, headers)
 
 
-def _model_object(model: Model) -> dict[str, Any]:
-    return {"id": model.name, "object": "model", "created": model.created_ns // NS_PER_S, "owned_by": "steelyard"}
-
-
 class Endpoints:
     """The endpoints beside the hot one."""
 
@@ -66,17 +63,24 @@ class Endpoints:
         self._office = office
 
     async def models(self, request: Request) -> Response:
-        snapshot = self._house.teller.snapshot
-        authenticate(snapshot, request.headers.get("authorization"))
-        return json_response({"object": "list", "data": [_model_object(model) for model in snapshot.models.values()]})
+        """In Anthropic's shape for clients that say which version of it they speak."""
+        models = self._models(request)
+        listed = anthropic_list if _ANTHROPIC in request.headers else openai_list
+        return json_response(listed([*models.values()]))
 
     async def model(self, request: Request) -> Response:
-        snapshot = self._house.teller.snapshot
-        authenticate(snapshot, request.headers.get("authorization"))
+        models = self._models(request)
         name = request.path_params["name"]
-        if name not in snapshot.models:
+        if name not in models:
             raise unknown_model(name)
-        return json_response(_model_object(snapshot.models[name]))
+        shown = anthropic_model if _ANTHROPIC in request.headers else openai_model
+        return json_response(shown(models[name]))
+
+    def _models(self, request: Request) -> dict[str, Model]:
+        """What a caller may ask for. Raises CallerError 401."""
+        snapshot = self._house.teller.snapshot
+        authenticate(snapshot, Messages().authorization(request.scope))
+        return snapshot.models
 
     async def receipt(self, request: Request) -> Response:
         """A customer sees his own tenant's receipts; an id of another tenant is unknown to him. `?export=1` answers
@@ -112,8 +116,8 @@ class Endpoints:
 
     def routes(self) -> list[BaseRoute]:
         return [
-            Route("/v1/models", self.models),
-            Route("/v1/models/{name:path}", self.model),
+            *(Route(f"{base}/models", self.models) for base in BASES),
+            *(Route(f"{base}/models/{{name:path}}", self.model) for base in BASES),
             Route("/v1/receipts/{request_id}", self.receipt),
             Route("/healthz", self.alive),
             Route("/readyz", self.ready),

@@ -13,6 +13,7 @@ from steelyard.gateway.dialect import Asked, Dialect
 from steelyard.gateway.errors import from_upstream, internal_error
 from steelyard.gateway.once import HEADER, Once, RecordingWire
 from steelyard.gateway.wire import Headers, Receive, Scope, Send, Wire
+from steelyard.kernel.clock import NS_PER_MS
 from steelyard.kernel.errors import CallerError, ClientGone, UpstreamError
 from steelyard.kernel.ids import text_from_id
 from steelyard.kernel.money import text_from_nano
@@ -30,13 +31,16 @@ class Exchange:
     asked: Asked
     _bill: Callable[[Usage], Bill]
 
-    def __init__(self, dialect: Dialect, wire: Wire, scope: Scope, request_id: bytes, created_ns: int) -> None:
+    def __init__(
+        self, dialect: Dialect, wire: Wire, scope: Scope, request_id: bytes, now_ns: Callable[[], int]
+    ) -> None:
         self._dialect = dialect
         self._wire = wire
         self._scope = scope
         self.authorization = dialect.authorization(scope)
         self._request_id = request_id
-        self._created_ns = created_ns
+        self._now_ns = now_ns
+        self._created_ns = now_ns()
         self._headers: Headers = []
         self._body_bytes = 0
 
@@ -78,6 +82,8 @@ class Exchange:
     async def send(self, piece: bytes) -> None:
         if not self._wire.started:
             headers = [(b"content-type", self._form.content_type), *id_headers(self._request_id), *self._headers]
+            took_ms = max(0, self._now_ns() - self._created_ns) // NS_PER_MS  # a wall clock may step back
+            headers.append((b"openai-processing-ms", b"%d" % took_ms))
             if self.asked.order.stream:
                 headers += [(b"cache-control", b"no-cache"), (b"x-accel-buffering", b"no")]
             else:
@@ -111,7 +117,7 @@ def endpoint(
         key = None if once is None else dict(scope["headers"]).get(HEADER)  # 0.7 µs; header() takes 2 to find nothing
         wire = Wire(scope, receive, send) if key is None else RecordingWire(dialect, scope, receive, send)
         request_id = next_id()
-        exchange = Exchange(dialect, wire, scope, request_id, house.clock.now_ns())
+        exchange = Exchange(dialect, wire, scope, request_id, house.clock.now_ns)
 
         async def serve_paid() -> None:
             try:

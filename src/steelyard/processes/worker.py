@@ -22,6 +22,7 @@ import uvloop
 
 from steelyard.flow import House
 from steelyard.gateway.app import PublicApp
+from steelyard.gateway.cors import with_cors
 from steelyard.gateway.server import public_server, public_socket
 from steelyard.kernel import limits
 from steelyard.kernel.clock import SystemClock
@@ -66,7 +67,9 @@ def key_variable(upstream: str) -> str:
     return "STEELYARD_UPSTREAM_KEY_" + re.sub(r"[^A-Z0-9]", "_", upstream.upper())
 
 
-async def run(data: DataDir, listener: socket.socket, worker: int, drain_s: int, strict: bool = False) -> None:
+async def run(
+    data: DataDir, listener: socket.socket, worker: int, drain_s: int, strict: bool = False, cors_origins: str = ""
+) -> None:
     """Serve until stopped. Raises StartError or BooksError when the books or the journal cannot be had."""
     clock = SystemClock()
     ids = Ids(clock)
@@ -80,7 +83,7 @@ async def run(data: DataDir, listener: socket.socket, worker: int, drain_s: int,
     house = House(teller, meter, upstreams, clock, strict)
     pages = Pages(house, teller, data, ids)
     try:
-        app = PublicApp(house, teller, ids, pages)
+        app = with_cors(PublicApp(house, teller, ids, pages), cors_origins)
         running = public_server(app, drain_s, on_ready=lambda: print("ready", flush=True))
         stop_with_parent(running)
         watches = [
@@ -128,6 +131,7 @@ def main() -> int:
     parser.add_argument("--port", type=int, default=8780)
     parser.add_argument("--worker", type=int, default=0)
     parser.add_argument("--drain", type=int, default=limits.DRAIN_S)
+    parser.add_argument("--cors-origins", default="", help="web pages that may ask, comma-separated")
     parser.add_argument("--strict", action="store_true", help="the last bytes of an answer wait for its close")
     arguments = parser.parse_args()
     # uvicorn takes these signals over while it serves and raises them again when it has drained
@@ -142,7 +146,8 @@ def main() -> int:
         return 2
     try:
         data = DataDir.of_child(arguments.data)
-        uvloop.run(run(data, listener, arguments.worker, arguments.drain, arguments.strict))
+        options = (arguments.drain, arguments.strict, arguments.cors_origins)
+        uvloop.run(run(data, listener, arguments.worker, *options))
     except SteelyardError as error:
         print(error, file=sys.stderr)
         return 1
