@@ -125,7 +125,7 @@ class LlamaCpp:
             return {**prepared, "messages": joined(self._name, messages, turns)}, None
         prepared["messages"] = plain(self._name, turns, must or tools)
         if must:
-            several = bytes(params.get("parallel_tool_calls", b"")) == b"true" and len(tools) == len(must)
+            several = [bytes(params.get(name, b"")) for name in _TOOL_FIELDS[1:]] == [b'"required"', b"true"]
             prepared["response_format"] = Raw(_encode(grammar_of(must, several)))
         reader = CallReader(f"call_{request_id.hex()[-24:]}", tools, is_demanded=bool(must)) if tools else None
         return prepared, reader
