@@ -1,4 +1,4 @@
-"""A command's way to the books: over their socket while the platform runs, else with the office in its own hands.
+"""A command's way to the books: over their socket while the platform runs, else by hand.
 
 Owns that choice and the read-only connection reports are made from. Knows no command and no table.
 """
@@ -21,7 +21,7 @@ from steelyard.kernel.clock import NS_PER_S, Clock
 from steelyard.kernel.directory import DataDir
 from steelyard.kernel.errors import BooksError, StartError, unavailable
 from steelyard.ledger import wire
-from steelyard.storage.database import migrate, open_database
+from steelyard.storage.database import open_database
 from steelyard.storage.postgres import shown
 
 _RETRY_S = 0.05
@@ -110,15 +110,10 @@ class Desk:
             time.sleep(_RETRY_S)
 
     def _by_hand(self, op: str, payload: dict[str, Any]) -> Any:
-        from steelyard.processes.office import Office
+        from steelyard.processes.by_hand import carry_out
 
         with directory_lock(self.data, self.clock):
-            engine = open_database(self.data.database)
-            try:
-                migrate(engine)
-                return Office(engine, self.clock, journals=self.data.journals).command(op, payload)
-            finally:
-                engine.dispose()
+            return carry_out(self.data, self.clock, op, payload)
 
     @contextmanager
     def read(self) -> Iterator[Connection]:
