@@ -18,29 +18,10 @@ from steelyard.kernel.ids import Ids
 from steelyard.kernel.quantities import Usage
 from steelyard.kernel.records import Caller, Closed, End, HoldAsk, Opened
 from steelyard.ledger.teller_client import TellerClient
+from steelyard.processes import scripted
 
-MODEL, UPSTREAM = "measured", "measured"
 HOLD_NANO = 1_000_000
-_PRICES = f"""
-[[price]]
-model = "{MODEL}"
-currency = "CNY"
-effective_from = 2026-01-01T00:00:00+08:00
-per = "1M tokens"
-input = "0.50"
-cached_input = "0.05"
-output = "1.50"
-source = "bench"
-
-[[cost]]
-upstream = "{UPSTREAM}"
-currency = "CNY"
-effective_from = 2026-01-01T00:00:00+08:00
-cpu_hour = "0.10"
-watts_per_busy_core = "8"
-kwh = "0.60"
-source = "bench"
-"""
+_PRICES = scripted.PRICES.format(input="0.50", cached_input="0.05", output="1.50")
 
 
 @contextmanager
@@ -81,7 +62,7 @@ class Customer:
         self._ids = Ids(SystemClock())
         self._clock = SystemClock()
         self._caller = caller
-        self._tariffs = client.snapshot.prices[MODEL][0].id, client.snapshot.costs[UPSTREAM][0].id
+        self._tariffs = client.snapshot.prices[scripted.MODEL][0].id, client.snapshot.costs[scripted.UPSTREAM][0].id
 
     def ask(self) -> HoldAsk:
         caller = self._caller
@@ -96,8 +77,8 @@ class Customer:
             tenant_id=ask.tenant_id,
             project_id=ask.project_id,
             key_id=ask.key_id,
-            model=MODEL,
-            upstream=UPSTREAM,
+            model=scripted.MODEL,
+            upstream=scripted.UPSTREAM,
             price_id=price,
             cost_id=cost,
             currency="CNY",
@@ -116,7 +97,7 @@ class Customer:
 async def worker(data: DataDir, client: TellerClient, number: int = 0) -> AsyncIterator[Customer]:
     """`client`, connected as a worker, and its customer; the first worker of a directory makes him."""
     await client.connect(data.socket, number)
-    if MODEL not in client.snapshot.prices:
+    if scripted.MODEL not in client.snapshot.prices:
         await client.command("prices.load", {"text": _PRICES})
         await client.command("tenant.add", {"name": "acme"})
         await client.command("wallet.topup", {"tenant": "acme", "amount": "1000000"})

@@ -23,26 +23,7 @@ TOKENS, MAX_TOKENS = 2, 100  # what an answer has, and what is held for it
 TOKEN_NANO = 1_000
 ANSWERS = 2_000  # that the wallet pays for: 40 holds at the worst case, less than there are clients
 STORM = 51  # refusals
-PRICES = f"""
-[[price]]
-model = "{scripted.MODEL}"
-currency = "CNY"
-effective_from = 2026-01-01T00:00:00+08:00
-per = "1M tokens"
-input = "0"
-cached_input = "0"
-output = "1"
-source = "test"
-
-[[cost]]
-upstream = "{scripted.UPSTREAM}"
-currency = "CNY"
-effective_from = 2026-01-01T00:00:00+08:00
-cpu_hour = "0.10"
-watts_per_busy_core = "8"
-kwh = "0.60"
-source = "test"
-"""
+PRICES = scripted.PRICES.format(input="0", cached_input="0", output="1")
 
 
 @pytest.fixture

@@ -44,26 +44,8 @@ _TINY_MONEY = "0.002"  # some dozens of short answers at the prices below
 _RICH_MONEY = "100000"
 _VICTIMS = (WORKER,) * 8 + (SCRIPTED,) * 7 + (BOOKS,) * 3 + (ENGINE,) * 2
 _LAST_WORKER = 0.2  # the chance that the only running worker is killed too, and nobody serves for a moment
-_PRICES = f"""
-[[price]]
-model = "{scripted.MODEL}"
-currency = "CNY"
-effective_from = 2026-01-01T00:00:00+08:00
-per = "1M tokens"
-input = "0.50"
-cached_input = "0.05"
-output = "1.50"
-source = "steelyard prove"
-
-[[cost]]
-upstream = "{scripted.UPSTREAM}"
-currency = "CNY"
-effective_from = 2026-01-01T00:00:00+08:00
-cpu_hour = "0.10"
-watts_per_busy_core = "8"
-kwh = "0.60"
-source = "steelyard prove"
-"""
+_PRICES = scripted.PRICES.format(input="0.50", cached_input="0.05", output="1.50")
+_GRANTED_S = 24 * 3600  # no proof takes so long
 
 
 @dataclass(frozen=True, slots=True)
@@ -132,18 +114,28 @@ class Campaign:
         return Crowd(self._settings.port, rich, tiny, self._engine_model)
 
     async def _small(self, number: int) -> Wallet:
-        """Every other one has little money; the others have much, and a budget that lets them spend as little."""
-        if number % 2:
-            return await self._wallet(f"tiny-{number}", _TINY_MONEY, solvent=False)
-        tenant = f"bounded-{number}"
-        wallet = await self._wallet(tenant, _RICH_MONEY, solvent=False)
-        await self._command("limit.set", {"tenant": tenant, "budget": _TINY_MONEY, "every": "month"})
-        self._budgets[tenant] = nano_from_text(_TINY_MONEY)
-        return wallet
+        """By turns: much money under a budget that lets little be spent, little money, and as little free credit."""
+        match number % 3:
+            case 0:
+                tenant = f"bounded-{number}"
+                wallet = await self._wallet(tenant, _RICH_MONEY, solvent=False)
+                await self._command("limit.set", {"tenant": tenant, "budget": _TINY_MONEY, "every": "month"})
+                self._budgets[tenant] = nano_from_text(_TINY_MONEY)
+                return wallet
+            case 1:
+                return await self._wallet(f"tiny-{number}", _TINY_MONEY, solvent=False)
+            case _:
+                tenant = f"granted-{number}"
+                wallet = await self._wallet(tenant, "", solvent=False)
+                expires_ns = self._clock.now_ns() + _GRANTED_S * NS_PER_S
+                grant = {"tenant": tenant, "amount": _TINY_MONEY, "expires_ns": expires_ns, "reason": "proof"}
+                await self._command("wallet.grant", grant)
+                return wallet
 
     async def _wallet(self, tenant: str, money: str, *, solvent: bool) -> Wallet:
         await self._command("tenant.add", {"name": tenant})
-        await self._command("wallet.topup", {"tenant": tenant, "amount": money})
+        if money:
+            await self._command("wallet.topup", {"tenant": tenant, "amount": money})
         key = await self._command("key.add", {"tenant": tenant, "name": "proof"})
         return Wallet(tenant, key["key"], solvent)
 

@@ -10,7 +10,7 @@ from sqlalchemy import Connection, func, select
 
 from steelyard.kernel.ids import text_from_id
 from steelyard.kernel.records import End, Record
-from steelyard.ledger.accounts import WALLET
+from steelyard.ledger.accounts import GRANT, WALLET
 from steelyard.processes.customers import Arrival
 from steelyard.storage import tables
 
@@ -27,7 +27,7 @@ class Score(Record, frozen=True):
     over_billed: int  # billed more than arrived, or than was asked for
     lost: int  # arrived and not billed: a request without a row, or tokens missing without a flag
     double: int  # counted more than once in any of the books, or charged again under one Idempotency-Key
-    wallets_overspent: int  # below zero, charged more than was paid in, or more than a budget allows
+    wallets_overspent: int  # below zero, charged more than was paid in or given, or more than a budget allows
     solvent_refusals: int  # 402 for a wallet with more than enough money
 
     @property
@@ -96,16 +96,16 @@ def _counted_twice(connection: Connection, rows: int) -> int:
 
 
 def _overspent(connection: Connection, budgets: Mapping[str, int]) -> int:
-    """Wallets below zero, and tenants who were charged more than they paid in (our overrun, but promised not to be) or
-    more than their budget."""
+    """Wallets and grants below zero, and tenants who were charged more than they paid in or were given (our overrun,
+    but promised not to be) or more than their budget."""
     accounts, usage = tables.accounts.c, tables.usage.c
-    charged: dict[int, int] = {
-        row[0]: row[1]
-        for row in connection.execute(select(usage.tenant_id, func.sum(usage.charge_nano)).group_by(usage.tenant_id))
-    }
-    wallets = select(accounts.id, accounts.tenant_id, accounts.credit_nano, accounts.debit_nano)
+    query = select(usage.tenant_id, func.sum(usage.charge_nano)).group_by(usage.tenant_id)
+    charged: dict[int, int] = {row[0]: row[1] for row in connection.execute(query)}
     tenants = select(tables.tenants.c.id, tables.tenants.c.name).where(tables.tenants.c.name.in_(budgets))
     overspent = sum(charged.get(row.id, 0) > budgets[row.name] for row in connection.execute(tenants))
-    for row in connection.execute(wallets.where(accounts.kind == WALLET.name)):
-        overspent += row.debit_nano > row.credit_nano or charged.get(row.tenant_id, 0) > row.credit_nano
-    return overspent
+    had: Counter[int] = Counter()
+    purses = select(accounts.tenant_id, accounts.credit_nano, accounts.debit_nano)
+    for row in connection.execute(purses.where(accounts.kind.in_([WALLET.name, GRANT.name]))):
+        overspent += row.debit_nano > row.credit_nano
+        had[row.tenant_id] += row.credit_nano
+    return overspent + sum(charged.get(tenant_id, 0) > nano for tenant_id, nano in had.items())

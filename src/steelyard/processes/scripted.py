@@ -2,7 +2,7 @@
 
 Speaks the engine's dialect with exact counts on every chunk: one token per event, the words t1, t2, t3 … How many and
 how fast stands in the prompt ("40 tokens, 3 ms apart"), and so does what it does wrong ("past the cap", "usage twice").
-`steelyard prove` sells it like any model. Knows no money.
+`steelyard prove` sells it like any model, at prices that are filled in. Counts no money itself.
 """
 
 import argparse
@@ -20,6 +20,27 @@ UPSTREAM = "scripted"
 MODEL = "scripted"
 PROMPT = "{tokens} tokens, {pace_ms} ms apart, please."
 PAST_THE_CAP, USAGE_TWICE = "past the cap", "usage twice"  # what a prompt may ask for besides
+PRICES = f"""
+[[price]]
+model = "{MODEL}"
+currency = "CNY"
+effective_from = 2026-01-01T00:00:00+08:00
+per = "1M tokens"
+input = "{{input}}"
+cached_input = "{{cached_input}}"
+output = "{{output}}"
+source = "an upstream for proofs and measurements"
+
+[[cost]]
+upstream = "{UPSTREAM}"
+currency = "CNY"
+effective_from = 2026-01-01T00:00:00+08:00
+cpu_hour = "0.10"
+watts_per_busy_core = "8"
+kwh = "0.60"
+source = "an upstream for proofs and measurements"
+"""
+"""A price file for it; prices per million tokens are filled in."""
 
 _ASKED = re.compile(r"(\d+) tokens, (\d+) ms apart")
 _LENGTH = re.compile(rb"\r\ncontent-length: *(\d+)", re.IGNORECASE)

@@ -141,6 +141,16 @@ def test_a_wallet_below_what_was_paid_in_is_overspent(proof: Proof) -> None:
     expect(proof, wallets_overspent=1)
 
 
+def test_free_credit_counts_as_paid_in_and_ends_where_it_does(proof: Proof) -> None:
+    charged = sum(one.charge_nano for one in proof.rated)
+    given = "INSERT INTO accounts (name, kind, currency, tenant_id, debit_nano, credit_nano) VALUES"
+    proof.damage(f"{given} ('grant:acme#1', 'grant', 'CNY', 1, {charged - 1}, {charged - 1})")
+    proof.damage("UPDATE accounts SET credit_nano = 1, debit_nano = 1 WHERE name = 'wallet:acme'")
+    expect(proof)
+    proof.damage(f"UPDATE accounts SET credit_nano = {charged - 2} WHERE name = 'grant:acme#1'")
+    expect(proof, wallets_overspent=2)
+
+
 def test_a_refused_customer_with_money(proof: Proof) -> None:
     proof.arrivals.append(Arrival("tiny", "beta", False, 402))
     assert proof.score().ok
