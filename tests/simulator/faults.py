@@ -234,7 +234,20 @@ def edit_limit(sim: "Simulation") -> None:
 
 
 def lose_power(sim: "Simulation") -> None:
+    """At once, or when the disks have been slow for a while, so that much is not synced."""
+    if sim.world.chance(0.4):
+        _power_fails(sim)
+        return
+    for worker in sim.house.workers:
+        if worker is not None:
+            worker.stalled = True
+    sim.world.after(sim.world.random.random() * 150 * NS_PER_MS, _power_fails, sim)
+
+
+def _power_fails(sim: "Simulation") -> None:
     """Everything dies at once; the disk keeps what was synced and whatever else it happened to have written."""
+    if not sim.faulty:
+        return
     sim.mend()
     sim.world.note("the power fails", "power lost")
     sim.house.oracle.lose_power()
@@ -272,7 +285,7 @@ FAULTS: dict[Callable[["Simulation"], None], int] = {
     crowd: 4,
     edit_limit: 3,
     damage_a_journal: 3,
-    lose_power: 2,
+    lose_power: 3,
 }
 FAIR_WEATHER = {fault: FAULTS[fault] for fault in (pay_in, crowd, edit_limit, step_clock, drain_worker)}
 """Some worlds know no other trouble: in them the oracle can tell exactly who is solvent."""
@@ -319,5 +332,11 @@ INJECTED = (
     "limit edited beside holds",
     *(f"limit reached: {kind}" for kind in KINDS),
     "wallet spent to the last hold",
+    "lease lent",
+    "request settled out of a lease",
+    "lease called back",
+    "lease went back unused",
+    "lease of a dead worker went back",
+    "lease void at a greeting",
 )
 """What a long campaign must have seen at least once."""

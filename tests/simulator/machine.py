@@ -16,10 +16,12 @@ import structlog
 from tests.simulator.customers import CONTEXT, MODEL, OUTPUT_MAX, SECRETS, UPSTREAM
 from tests.simulator.world import World
 
+from steelyard.kernel import limits
 from steelyard.kernel.clock import NS_PER_S, ManualClock
+from steelyard.ledger.leases import Leases
 from steelyard.ledger.salt import ensure_secret
 from steelyard.metering import journal, lock
-from steelyard.processes import bookkeeper, books
+from steelyard.processes import bookkeeper, books, lending
 from steelyard.processes import replay as replaying
 from steelyard.processes.office import Office
 from steelyard.processes.teller_server import Session
@@ -112,6 +114,45 @@ def _locks(world: World) -> type[lock.SeriesLock]:
     return KnownLock
 
 
+def _leases(sim: "Simulation") -> type[Leases]:
+    """The real leases, counted."""
+    tally = sim.world.tally
+
+    class CountedLeases(Leases):
+        def lend(self, tenant_id: int, series: str, worst_nano: int) -> int:
+            lent = super().lend(tenant_id, series, worst_nano)
+            tally["lease lent"] += lent > 0
+            return lent
+
+        def call_back(self, tenant_id: int) -> list[str]:
+            tally["lease called back"] += any(
+                lease.settled is None for lease in self._leases.get(tenant_id, {}).values()
+            )
+            return super().call_back(tenant_id)
+
+        def give_back(self, tenant_id: int, series: str, amount_nano: int) -> None:
+            tally["lease went back unused"] += self.amount(tenant_id, series) > 0
+            super().give_back(tenant_id, series, amount_nano)
+
+        def settle(self, tenant_id: int, series: str, request_id: bytes, hold_nano: int) -> bool:
+            done = super().settle(tenant_id, series, request_id, hold_nano)
+            tally["request settled out of a lease"] += done
+            return done
+
+        def drop(self, series: str) -> None:
+            if any(series in of_tenant for of_tenant in self._leases.values()):
+                named = [
+                    one for one in (*sim.house.workers, *sim.house.replaced) if one and one.teller.series == series
+                ]
+                tally["lease void at a greeting" if any(not one.process.dead for one in named) else HOLDER_DIED] += 1
+            super().drop(series)
+
+    return CountedLeases
+
+
+HOLDER_DIED = "lease of a dead worker went back"
+
+
 class SharedCache(dict[Any, Any]):
     """Compiled statements for all engines of all processes: the first part of the key names the engine's dialect."""
 
@@ -173,6 +214,10 @@ def machine(sim: "Simulation") -> Iterator[None]:
     books.Session, NumberedSession._numbers = NumberedSession, itertools.count()  # type: ignore[misc]
     journal.SeriesLock, real_lock = _locks(sim.world), journal.SeriesLock  # type: ignore[misc]
     bookkeeper.Journal, real_journal = _Journals(sim), bookkeeper.Journal  # type: ignore[misc,assignment]
+    lending.Leases = _leases(sim)  # type: ignore[misc]
+    bounds = {name: getattr(limits, name) for name in sim.leasing}
+    for name, value in sim.leasing.items():
+        setattr(limits, name, value)
     structlog.configure(wrapper_class=structlog.make_filtering_bound_logger("critical"))
     try:
         yield
@@ -180,6 +225,8 @@ def machine(sim: "Simulation") -> Iterator[None]:
         os.getpid, psutil.pid_exists = real_pid, real_exists
         books.open_database, books.migrate = real["open_database"], real["migrate"]
         replaying.open_database, bookkeeper.make_durable = real["open_database"], real["make_durable"]
-        books.Session = Session  # type: ignore[misc]
+        books.Session, lending.Leases = Session, Leases  # type: ignore[misc]
+        for name, value in bounds.items():
+            setattr(limits, name, value)
         bookkeeper.Journal, journal.SeriesLock = real_journal, real_lock  # type: ignore[misc]
         structlog.configure(**real_log)

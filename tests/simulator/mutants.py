@@ -10,6 +10,7 @@ from typing import Any
 from steelyard import flow
 from steelyard.kernel.errors import BooksError
 from steelyard.kernel.records import Position, Use
+from steelyard.ledger.leases import Leases
 from steelyard.ledger.teller import Teller
 from steelyard.metering import recovery
 from steelyard.metering.journal import Journal
@@ -87,6 +88,10 @@ def _holds_of_the_dead_kept(teller: Teller, owner: str) -> int:
     return 0
 
 
+def _leases_of_the_dead_kept(leases: Leases, series: str) -> None:
+    """Nobody takes the lease of a dead worker back."""
+
+
 def _no_reset_at_claim(slots: Slots, request_id: bytes, watts_milli: int = 0) -> int | None:
     """The counts of the cell's last request stay when a new one takes it."""
     if not slots._free:
@@ -108,6 +113,7 @@ MUTANTS: dict[str, tuple[Any, str, Callable[..., Any]]] = {
     "settled-at-the-intent": (recovery, "_closed", _settled_at_the_intent),
     "published-ahead-of-the-sync": (Journal, "sync", _published_ahead),
     "holds-of-the-dead-kept": (Teller, "owner_gone", _holds_of_the_dead_kept),
+    "leases-of-the-dead-kept": (Leases, "drop", _leases_of_the_dead_kept),
     "slot-not-reset-at-claim": (Slots, "claim", _no_reset_at_claim),
 }
 

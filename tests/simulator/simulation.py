@@ -28,6 +28,7 @@ from steelyard.ledger.purses import wallet_balances
 from steelyard.ledger.verify import verify
 from steelyard.metering import lock
 from steelyard.processes import replay as replaying
+from steelyard.processes.books import Books
 from steelyard.rating.rate import rate
 from steelyard.storage import tables
 
@@ -69,6 +70,12 @@ class Simulation:
             repeats=rng.choice((0.0, 0.0, 0.1)),
             topup_nano=rng.choice((5_000_000, 30_000_000, 1_000_000_000, 10_000_000_000, 10_000_000_000)),
         )
+        self.leasing = {  # the world is small: what makes a worker ask for a lease, and how much of one there is
+            "LEASE_ROUND_TRIPS_MIN": rng.choice((2, 8, 32)),
+            "LEASE_WALLET_WORST_CASES_MIN": rng.choice((4, 20, 100)),
+            "LEASE_WALLET_PARTS": rng.choice((2, 16)),
+            "LEASE_WORST_CASES_MAX": rng.choice((3, 64)),
+        }
         self.house = House(world, root, self.habits)
         world.wall_ns = BEGIN_NS + rng.randrange(4 * NS_PER_S)
         self.fault_every_ns = int(rng.choice((30, 100, 300)) * NS_PER_MS)
@@ -161,9 +168,27 @@ class Simulation:
         oracle = self.house.oracle
         for complaint in running.books.teller.complaints():
             oracle.fault(f"I4: {complaint}")
+        self._look_at_leases(running.books)
         for name, tail in running.books._bookkeeper._tails.items():
             if tail.live and lock.is_held(tail.directory) and tail._marked > lock.synced(tail.directory):
                 oracle.fault(f"I8: the watermark of {name} is ahead of what is synced")
+
+    def _look_at_leases(self, books: Books) -> None:
+        """I7, and that no worker gives by itself more than is set aside for it."""
+        leases, oracle = books.lending.leases, self.house.oracle
+        for complaint in leases.complaints(books._sessions.keys() | books._posting.absent.keys()):
+            oracle.fault(complaint)
+        for worker in self.house.workers:
+            if worker is None or worker.process.dead or not worker.teller.connected:
+                continue
+            series, link = worker.teller.series, worker.teller._link
+            session = books._sessions.get(series)
+            if session is None or link is None or link._transport.peer is not session._transport:
+                continue  # it has not noticed yet that these books do not know it
+            for tenant_id in range(1, self.habits.tenants + 1):
+                free_nano, lent_nano = worker.teller._pools.free(tenant_id), leases.amount(tenant_id, series)
+                if free_nano > lent_nano:
+                    oracle.fault(f"I7: {series} may give {free_nano} of tenant {tenant_id}, {lent_nano} is set aside")
 
     def _rest(self) -> None:
         """No more faults and customers; everything that is under way comes to its end."""
@@ -207,6 +232,8 @@ class Simulation:
         teller = running.books.teller
         if teller.open_holds:
             return f"{teller.open_holds} holds are left"
+        if running.books.lending.leases.tenants():
+            return f"leases of {running.books.lending.leases.tenants()} are left"
         if running.books._bookkeeper._opened or running.books._posting.trouble or running.books._posting.absent:
             return (
                 f"{len(running.books._bookkeeper._opened)} requests open, {running.books._posting.absent} not settled"

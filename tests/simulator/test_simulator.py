@@ -43,7 +43,10 @@ def test_a_seed_is_the_same_run_every_time(tmp_path: Path) -> None:
     assert digests[0] == digests[1]
 
 
-@pytest.mark.parametrize("mutant", ["commit-before-send", "release-on-settle-twice", "published-ahead-of-the-sync"])
+@pytest.mark.parametrize(
+    "mutant",
+    ["commit-before-send", "release-on-settle-twice", "published-ahead-of-the-sync", "leases-of-the-dead-kept"],
+)
 def test_a_mistake_in_the_program_is_found(tmp_path: Path, mutant: str) -> None:
     code, found, said = simulate(tmp_path, "0..16", 2000, "--mutant", mutant)
     assert code == 1, f"{found['steps']} steps did not find {mutant}"
