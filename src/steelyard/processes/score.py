@@ -96,16 +96,17 @@ def _counted_twice(connection: Connection, rows: int) -> int:
 
 
 def _overspent(connection: Connection, budgets: Mapping[str, int]) -> int:
-    """Wallets and grants below zero, and tenants who were charged more than they paid in or were given (our overrun,
-    but promised not to be) or more than their budget."""
+    """Tenants with a wallet or grant below zero, and those who were charged more than they paid in or were given (our
+    overrun, but promised not to be) or more than their budget."""
     accounts, usage = tables.accounts.c, tables.usage.c
     query = select(usage.tenant_id, func.sum(usage.charge_nano)).group_by(usage.tenant_id)
     charged: dict[int, int] = {row[0]: row[1] for row in connection.execute(query)}
     tenants = select(tables.tenants.c.id, tables.tenants.c.name).where(tables.tenants.c.name.in_(budgets))
-    overspent = sum(charged.get(row.id, 0) > budgets[row.name] for row in connection.execute(tenants))
+    overspent = {row.id for row in connection.execute(tenants) if charged.get(row.id, 0) > budgets[row.name]}
     had: Counter[int] = Counter()
     purses = select(accounts.tenant_id, accounts.credit_nano, accounts.debit_nano)
     for row in connection.execute(purses.where(accounts.kind.in_([WALLET.name, GRANT.name]))):
-        overspent += row.debit_nano > row.credit_nano
         had[row.tenant_id] += row.credit_nano
-    return overspent + sum(charged.get(tenant_id, 0) > nano for tenant_id, nano in had.items())
+        if row.debit_nano > row.credit_nano:
+            overspent.add(row.tenant_id)
+    return len(overspent | {tenant_id for tenant_id, nano in had.items() if charged.get(tenant_id, 0) > nano})
