@@ -22,7 +22,7 @@ CHAT: dict[str, Any] = {
     "logit_bias": {"1": 1},
 }
 OLD: dict[str, Any] = {"model": MODEL, "prompt": "Hi", "max_tokens": 1}
-FUZZ_S = 8  # no example is begun after this
+FUZZ_S = 5  # no example is begun after this
 
 
 def post(platform: Platform, key: str, path: str, body: bytes) -> tuple[int, dict[str, Any]]:

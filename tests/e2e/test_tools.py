@@ -46,7 +46,7 @@ def receipt_of(platform: Platform, request_id: str) -> dict:
 
 def test_a_named_tool_is_called_and_metered(client, platform: Platform) -> None:
     raw = client.chat.completions.with_raw_response.create(
-        model=MODEL, messages=ASK, tools=TOOLS, tool_choice=WEATHER, temperature=0, max_tokens=80
+        model=MODEL, messages=ASK, tools=TOOLS, tool_choice=WEATHER, temperature=0, max_tokens=60
     )
     answer = raw.parse()
     (choice,) = answer.choices
@@ -64,7 +64,7 @@ def test_a_named_tool_is_called_and_metered(client, platform: Platform) -> None:
 
 def test_a_required_tool_is_streamed_as_deltas(client) -> None:
     stream = client.chat.completions.create(
-        model=MODEL, messages=ASK, tools=TOOLS, tool_choice="required", temperature=0, max_tokens=80, stream=True
+        model=MODEL, messages=ASK, tools=TOOLS, tool_choice="required", temperature=0, max_tokens=60, stream=True
     )
     name, arguments, finish = "", "", None
     for chunk in stream:
@@ -82,7 +82,7 @@ def test_a_required_tool_is_streamed_as_deltas(client) -> None:
 
 def test_the_clients_own_stream_reader_accepts_the_deltas(client) -> None:
     with client.chat.completions.stream(
-        model=MODEL, messages=ASK, tools=TOOLS, tool_choice=WEATHER, temperature=0, max_tokens=80
+        model=MODEL, messages=ASK, tools=TOOLS, tool_choice=WEATHER, temperature=0, max_tokens=60
     ) as stream:
         final = stream.get_final_completion()
     (call,) = final.choices[0].message.tool_calls
@@ -97,7 +97,7 @@ def test_parallel_calls_are_a_list_of_whole_calls(client) -> None:
         tool_choice="required",
         parallel_tool_calls=True,
         temperature=0,
-        max_tokens=160,
+        max_tokens=120,
     )
     calls = answer.choices[0].message.tool_calls
     assert 1 <= len(calls) <= 8
@@ -107,7 +107,7 @@ def test_parallel_calls_are_a_list_of_whole_calls(client) -> None:
 
 def test_a_tool_loop_goes_on_with_the_result(client) -> None:
     called = client.chat.completions.create(
-        model=MODEL, messages=ASK, tools=TOOLS, tool_choice=WEATHER, temperature=0, max_tokens=80
+        model=MODEL, messages=ASK, tools=TOOLS, tool_choice=WEATHER, temperature=0, max_tokens=60
     ).choices[0]
     (call,) = called.message.tool_calls
     turns: list[Any] = [

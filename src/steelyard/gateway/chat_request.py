@@ -101,6 +101,8 @@ _REFUSED = {
     "grammar": "raw grammars; send 'response_format'",
 }
 HARMLESS = frozenset({"user", "metadata", "store", "safety_identifier", "prompt_cache_key", "modalities"})
+_NOT_FORWARDED = _READ_HERE | HARMLESS
+_KNOWN = _NOT_FORWARDED | _FORWARDED
 _request_decoder = msgspec.json.Decoder(ChatRequest)
 
 
@@ -122,8 +124,8 @@ def parse_chat(body: bytes, request_id: bytes) -> ChatOrder:
         raise bad_request("'top_logprobs' needs 'logprobs': true.", "top_logprobs")
     turns = turns_of(request.messages)
     offered = tool_params(request.tools, request.tool_choice, request.parallel_tool_calls)
-    unknown = tuple(sorted(set(fields) - _READ_HERE - _FORWARDED - HARMLESS))
-    params = {name: raw for name, raw in fields.items() if name in _FORWARDED or name in unknown}
+    unknown = () if fields.keys() <= _KNOWN else tuple(sorted(fields.keys() - _KNOWN))
+    params = {name: raw for name, raw in fields.items() if name not in _NOT_FORWARDED}
     params["messages"] = Raw(msgspec.json.encode(turns))
     params |= offered
     if (form := _response_format(request.response_format, fields)) is not None:
@@ -148,7 +150,7 @@ def usage_wanted(options: StreamOptions | None, stream: bool | None) -> bool:
 
 
 def _refuse(fields: dict[str, Raw]) -> None:
-    for name, what in _REFUSED.items():
+    for name, what in _REFUSED.items() if not _REFUSED.keys().isdisjoint(fields) else ():
         if name in fields and bytes(fields[name]).strip() not in {b"[]", b"{}"}:
             raise bad_request(f"'{name}' is not supported: nothing served here offers {what}.", name)
     modalities = fields.get("modalities")

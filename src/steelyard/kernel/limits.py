@@ -28,6 +28,7 @@ UPSTREAM_IDLE_S = 4  # an idle connection is closed before the engine (5 s) does
 UPSTREAM_SWEEP_S = 1
 UPSTREAM_ERROR_BYTES_MAX = 64 * 1024
 UPSTREAM_PROPS_BYTES_MAX = 4 * 1024 * 1024  # what an engine says about its model, the chat template included
+TOKEN_BYTES_MAX = 128  # of text in one token, on average over a prompt; the longest in any known vocabulary
 ENGINE_HTTP_THREADS = 520  # more than two workers can keep busy: a health check never queues behind answers
 SSE_EVENT_BYTES_MAX = 1024 * 1024
 WEIGHTS_FETCH_S = 3600

@@ -17,7 +17,7 @@ from steelyard.kernel.records import Event, Offer
 from steelyard.upstream.calls import CallReader, demanded, grammar_of
 from steelyard.upstream.http1 import header_block
 from steelyard.upstream.llama_answer import Answer, refusal
-from steelyard.upstream.plain_turns import joined, need_tools, plain, tools_of, turns_in
+from steelyard.upstream.plain_turns import is_plain, joined, need_tools, plain, tools_of, turns_in
 from steelyard.upstream.pool import Pool, Request
 from steelyard.upstream.sse import EventReader
 
@@ -84,6 +84,9 @@ class LlamaCpp:
         params, reader = await self._prepared(offer, params, request_id)
         path = "/v1/completions" if "prompt" in params else "/v1/chat/completions"
         body = _body(offer, params, max_tokens)
+        if len(body) > offer.context_tokens * limits.TOKEN_BYTES_MAX:  # the engine would take half a minute to say so
+            message = f"This prompt is longer than the model's context of {offer.context_tokens} tokens. Shorten it."
+            raise UpstreamError(self._name, message, status=400)
         response = await self._pool.request(self._request(offer, "POST", path, body))
         try:
             if response.status != 200:
@@ -111,7 +114,7 @@ class LlamaCpp:
 
         A template that knows tools makes its own calls, unless one is demanded: that is enforced by a grammar here.
         """
-        if "prompt" in params:
+        if "prompt" in params or ("tools" not in params and is_plain(params["messages"])):
             return params, None
         messages, tools = params["messages"], tools_of(params)
         turns = turns_in(messages)

@@ -62,6 +62,13 @@ def tools_of(params: dict[str, Raw]) -> list[Offered]:
     return [] if raw is None else [tool.function for tool in _tools.decode(raw)]
 
 
+def is_plain(messages: Raw) -> bool:
+    """Whether the turns are roles and texts for certain, found without reading them: a part or a call needs a second
+    list, a result the role of a tool."""
+    raw = bytes(messages)
+    return raw.count(b"[") == 1 and b'"tool"' not in raw
+
+
 def turns_in(messages: Raw) -> list[Turn]:
     """The canonical turns of an order."""
     return _turns.decode(messages)

@@ -367,3 +367,10 @@ async def test_what_comes_after_done_is_no_part_of_the_answer() -> None:
         events = await events_of(*reads)
         assert "".join(event.text for event in events) == "a"
         assert events[-1] == Event("", Usage(5, 0, 1), "stop")
+
+
+async def test_a_prompt_no_context_can_hold_is_refused_unasked() -> None:
+    asked = params(messages=[{"role": "user", "content": "x" * 2048 * 128}])
+    with pytest.raises(UpstreamError) as caught:
+        await anext(LlamaCpp("local", Reads((), cut=True), "key").stream(offer_at(1), asked, 9, b""))  # type: ignore[arg-type]
+    assert caught.value.status == 400 and "context" in caught.value.message

@@ -7,7 +7,7 @@ import pytest
 from msgspec import Raw
 
 from steelyard.kernel.errors import UpstreamError
-from steelyard.upstream.plain_turns import Offered, joined, need_tools, plain, turns_in
+from steelyard.upstream.plain_turns import Offered, is_plain, joined, need_tools, plain, turns_in
 
 CALL = {"id": "c1", "type": "function", "function": {"name": "weather", "arguments": '{"city": "Bern"}'}}
 LOOP = [
@@ -58,3 +58,9 @@ def test_what_no_text_can_say_is_refused_by_name(kind: str, word: str) -> None:
         joined("local", turns, turns_in(turns))
     assert (caught.value.status, caught.value.param) == (400, "messages[0].content[0]")
     assert word in caught.value.message
+
+
+def test_only_what_is_roles_and_texts_for_certain_is_plain() -> None:
+    assert is_plain(raw([{"role": "user", "content": "x"}]))
+    assert not any(is_plain(raw([turn])) for turn in LOOP[1:])
+    assert not is_plain(raw([{"role": "user", "content": "a list [1]"}])), "then it is read, and found to be plain"
