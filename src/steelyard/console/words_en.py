@@ -149,6 +149,7 @@ WORDS = {
     "fact.cpu": "CPU time",
     "fact.energy": "Energy",
     "fact.topup": "Top-up",
+    "fact.grant-spent": "Free credit used",
     "fact.overrun": "Overrun, borne by us",
     "state.open": "open",
     "state.provisional": "provisional",

@@ -143,6 +143,7 @@ WORDS = {
     "fact.cpu": "CPU 时间",
     "fact.energy": "电能",
     "fact.topup": "充值",
+    "fact.grant-spent": "免费额度抵扣",
     "fact.overrun": "超额（平台承担）",
     "state.open": "进行中",
     "state.provisional": "待过账",

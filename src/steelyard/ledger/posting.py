@@ -36,6 +36,7 @@ _summed_of = itemgetter(
         ("input", "cached_input", "output", "cpu_ns", "energy_uj", "charge_nano", "cpu_cost_nano", "energy_cost_nano"),
     )
 )
+_id_of = itemgetter(UsageRow._fields.index("request_id"))
 _CPU, _ENERGY = Meter.CPU, Meter.ENERGY
 _ENTRY = ("batch_id", "fact", "debit_account_id", "credit_account_id", "currency", "amount_nano")
 
@@ -128,6 +129,7 @@ def _post_usage(connection: Connection, rated: Sequence[Rated], clock: Clock) ->
         wanted[tenant_id] += min(row.charge_nano, row.hold_nano)
         if found[tenant_id].currency != opened.currency:
             raise BooksError(f"{opened.request_id.hex()} is in {opened.currency}, its wallet is not")
+    usage.sort(key=_id_of)  # the order of drawing: what each request drew can be told from the rows (reports.shares)
     plain = {tenant_id for tenant_id, nano in wanted.items() if purses[tenant_id].covers(nano)}
     for row in usage:
         # Never more than was set aside, never beyond the purse: what is above is our overrun, not the customer's.
@@ -207,7 +209,7 @@ def write_batch(
     batch_id, previous, not_before_ns = (last.id + 1, last.hash, last.posted_ns) if last else (1, GENESIS, 0)
     posted_ns = max(clock.now_ns(), not_before_ns, closed_until(connection))  # the clock may have stepped back
     entries = [EntryRow(pair.fact.value, pair.debit, pair.credit, pair.currency, amount) for pair, amount in wanted]
-    ordered = sorted(usage, key=lambda row: row.request_id)
+    ordered = sorted(usage, key=_id_of)
     salt = salt_for(connection, batch_id, previous)
     content = content_of((batch_id, posted_ns, kind, note, len(usage)), entries, ordered, salt)
     header = {"id": batch_id, "posted_ns": posted_ns, "kind": kind, "note": note, "requests": len(usage)}

@@ -2,25 +2,16 @@
 
 from typing import Any
 
+import msgspec
 from sqlalchemy import Connection, Row, Select, select
 
 from steelyard.kernel import limits
 from steelyard.kernel.errors import bad_request
 from steelyard.kernel.ids import id_from_text, text_from_id
 from steelyard.kernel.records import AmountLine, Receipt, Record, Tariff
-from steelyard.ledger.accounts import (
-    CLEARING_AMORTISATION,
-    CLEARING_ENERGY,
-    EXPENSE_CPU,
-    EXPENSE_ENERGY,
-    OVERRUN,
-    REVENUE,
-    WALLET,
-    Fact,
-    account_name,
-)
-from steelyard.reports.accounts import entries_from
+from steelyard.ledger.accounts import Fact
 from steelyard.reports.receipts import receipt_of, rerate
+from steelyard.reports.shares import Booked, EntryShare, shares_of
 from steelyard.storage import tables
 
 
@@ -53,7 +44,7 @@ class RequestRow(Record, frozen=True):
     cpu_cost_nano: int
     energy_cost_nano: int
     cost_nano: int  # CPU and energy
-    overrun_nano: int  # the part of the charge above the hold, which we bear
+    overrun_nano: int  # the part of the charge that we bear: above the hold; in a detail, whatever nothing was left for
     margin_nano: int  # charge − cost − overrun
     price_id: int
     cost_id: int
@@ -83,19 +74,6 @@ class RequestPage(Record, frozen=True):
 
     rows: tuple[RequestRow, ...]
     older: str | None
-
-
-class EntryShare(Record, frozen=True):
-    """What one request put into one entry of its batch. Over all requests of the batch the shares make the entry."""
-
-    entry_id: int
-    batch_id: int
-    fact: str  # "charge", "overrun", "cpu", "energy"
-    debit: str  # account names
-    credit: str
-    currency: str
-    share_nano: int
-    entry_nano: int
 
 
 class RequestDetail(Record, frozen=True):
@@ -149,15 +127,17 @@ def detail(connection: Connection, request_id: bytes) -> RequestDetail | None:
     rerated = rerate(connection, request_id)
     if found is None or rerated is None:
         return None
-    row = _request_row(found)
+    row, shares = _request_row(found), _shares(connection, found)
+    overrun_nano = sum(share.share_nano for share in shares if share.fact == Fact.OVERRUN)
+    margin_nano = row.charge_nano - row.cost_nano - overrun_nano
     return RequestDetail(
-        row=row,
+        row=msgspec.structs.replace(row, overrun_nano=overrun_nano, margin_nano=margin_nano),
         receipt=receipt_of(rerated),
         charge=rerated.rated.charge,
         cost=rerated.rated.cost,
         price=rerated.price,
         cost_tariff=rerated.cost,
-        entries=_shares(connection, row),
+        entries=shares,
         posted_ns=rerated.posted_ns,
         chain=rerated.chain.hex(),
     )
@@ -213,26 +193,5 @@ def _request_row(row: Row[Any]) -> RequestRow:
     return RequestRow(**fields)
 
 
-def _shares(connection: Connection, row: RequestRow) -> tuple[EntryShare, ...]:
-    """The entries of the batch that carry this request, in the order of the facts."""
-    wallet, overrun = account_name(WALLET, row.tenant), account_name(OVERRUN, row.tenant)
-    revenue = account_name(REVENUE, row.model)
-    cpu, energy = account_name(EXPENSE_CPU, row.upstream), account_name(EXPENSE_ENERGY, row.upstream)
-    shares = {
-        (Fact.CHARGE.value, wallet, revenue): row.charge_nano - row.overrun_nano,
-        (Fact.OVERRUN.value, overrun, revenue): row.overrun_nano,
-        (Fact.CPU.value, cpu, account_name(CLEARING_AMORTISATION)): row.cpu_cost_nano,
-        (Fact.ENERGY.value, energy, account_name(CLEARING_ENERGY)): row.energy_cost_nano,
-    }
-    booked = {
-        (entry.fact, entry.debit, entry.credit): entry
-        for entry in entries_from(connection, row.batch_id, {debit for _, debit, _ in shares})
-        if entry.currency == row.currency
-    }
-    return tuple(
-        EntryShare(
-            entry.id, entry.batch_id, entry.fact, entry.debit, entry.credit, entry.currency, share, entry.amount_nano
-        )
-        for pair, share in shares.items()
-        if share and (entry := booked.get(pair)) is not None
-    )
+def _shares(connection: Connection, row: Row[Any]) -> tuple[EntryShare, ...]:
+    return shares_of(connection, Booked(*(row._mapping[name] for name in Booked._fields)))

@@ -4,12 +4,14 @@ from collections import Counter
 
 import pytest
 from sqlalchemy import select, update
-from tests.unit.reports.shop import FAR, SMOL, Shop
+from tests.unit.reports.shop import DAY_NS, FAR, SMOL, Shop
 
 from steelyard.kernel.errors import BooksError, CallerError
 from steelyard.kernel.ids import text_from_id
 from steelyard.kernel.quantities import Usage
 from steelyard.kernel.records import End
+from steelyard.ledger.grants import Given, post_grants
+from steelyard.ledger.operations import Why
 from steelyard.reports.accounts import entries
 from steelyard.reports.receipts import posted_receipt
 from steelyard.reports.requests import RequestFilter, detail, filter_choices, latest
@@ -144,3 +146,50 @@ def test_a_receipt_is_its_tenants_own(shop: Shop) -> None:
 def test_filters_offer_what_is_known(busy: Shop) -> None:
     assert filter_choices(busy.books) == (("acme", "beta", "gamma"), (FAR, SMOL))
     assert busy.books.execute(select(tables.models)).all() == []  # sold before, though not offered now
+
+
+def test_what_grants_paid_is_told_request_by_request(shop: Shop) -> None:
+    """Grants, wallet, hold and what nothing was left for, over several requests of two models in one batch."""
+    who = shop.tenant("acme", "CNY")
+    shop.tenant("beta")
+    shop.topup("acme", 20_000)
+    shop.topup("beta", 10**9)
+    for amount, days in ((25_000, 2), (10_000, 1)):  # the second one expires first
+        given = Given(who.id, amount, shop.clock.now_ns() + days * DAY_NS)
+        post_grants(shop.books, [given], Why("welcome", ""), shop.clock)
+    used = Usage(output=10)  # 15 000
+    shop.prices["twin"] = shop.prices[SMOL]
+    sold = [
+        shop.request("acme", used, hold_nano=14_000),
+        shop.request("beta", used),
+        shop.request("acme", used),
+        shop.request("acme", used, model="twin"),
+        shop.request("acme", used),
+        shop.request("acme", used),
+    ]
+    shop.sell(*reversed(sold))  # however they come
+    shares: Counter[int] = Counter()
+    told = []
+    for one in sold:
+        found = detail(shop.books, one.settlement.opened.request_id)
+        assert found is not None
+        paid = {(share.fact, share.debit): share.share_nano for share in found.entries}
+        assert sum(nano for (fact, _), nano in paid.items() if fact not in ("cpu", "energy")) == one.charge_nano
+        assert found.row.overrun_nano == sum(nano for (fact, _), nano in paid.items() if fact == "overrun")
+        assert found.row.margin_nano == one.charge_nano - one.cost_nano - found.row.overrun_nano
+        for share in found.entries:
+            shares[share.entry_id] += share.share_nano
+        told.append(paid)
+    early, late, wallet = ("grant-spent", "grant:acme#2"), ("grant-spent", "grant:acme#1"), ("charge", "wallet:acme")
+    overrun = ("overrun", "overrun:acme")
+    assert told == [
+        {early: 10_000, late: 4_000, overrun: 1_000},
+        {("charge", "wallet:beta"): 15_000},
+        {late: 15_000},
+        {late: 6_000, wallet: 9_000},
+        {wallet: 11_000, overrun: 4_000},
+        {overrun: 15_000},
+    ]
+    batch_id = max(share.batch_id for share in found.entries)
+    booked = entries(shop.books, batch_id=batch_id, limit=100).rows
+    assert dict(shares) == {entry.id: entry.amount_nano for entry in booked}
