@@ -16,7 +16,7 @@ from steelyard.gateway.messages_request import parse_count
 from steelyard.gateway.wire import Receive, Scope, Send, Wire, header
 from steelyard.identity.keys import authenticate
 from steelyard.kernel import limits
-from steelyard.kernel.errors import CallerError, UpstreamError, overloaded, unknown_model
+from steelyard.kernel.errors import CallerError, UpstreamError, bad_request, overloaded, unknown_model
 from steelyard.routing.choose import choose
 
 
@@ -37,6 +37,8 @@ def count_endpoint(
         if running >= limits.COUNTS_AT_ONCE_MAX:
             raise overloaded("Too many prompts are being counted.")
         offer = choose(model)[0]
+        if parsed.order.prompt_tokens_max > offer.context_tokens * limits.COUNT_BYTES_PER_TOKEN_MAX:
+            raise bad_request(f"This prompt is far longer than the model's context of {offer.context_tokens} tokens.")
         asked = Asked(parsed.order, MessageBody(parsed.order, True), (), parsed.places)
         running += 1
         try:

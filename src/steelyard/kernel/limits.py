@@ -17,6 +17,7 @@ DRAIN_S = 20  # running streams get this long after SIGTERM
 
 # the worker
 COUNTS_AT_ONCE_MAX = 16  # prompts being counted for nothing in one worker; more answer 429
+COUNT_BYTES_PER_TOKEN_MAX = 64  # a prompt with more bytes for each token of the context is not counted at all
 SLOTS_PER_WORKER = 1024  # requests in flight in one worker; more answer 429
 CONNECTIONS_PER_UPSTREAM_MAX = 256
 UPSTREAM_CONNECT_S = 5

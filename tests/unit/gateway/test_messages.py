@@ -123,6 +123,51 @@ async def test_every_error_has_this_dialects_shape(tmp_path: Path, raw: bytes, s
         assert site.closed() == []
 
 
+MANY = json.dumps([{"role": "user", "content": "x"}] * 10_001)
+BODY = '{"model":"m","max_tokens":5,"messages":[{"role":"user","content":%s}]%s}'
+
+
+@pytest.mark.parametrize(
+    "raw",
+    [
+        b"",
+        b"\x00",
+        b"[]",
+        b'"x"',
+        (BODY % ('"x"', "")).encode()[:-1],
+        (BODY % ('"x"', ',"max_tokens":NaN')).encode(),
+        (BODY % ('"x"', ',"max_tokens":1e99')).encode(),
+        (BODY % ('"x"', ',"max_tokens":-5')).encode(),
+        (BODY % ('"x"', ',"messages":[]')).encode(),  # a key twice: the last one counts
+        (BODY % ('"\\ud800"', "")).encode(),
+        (BODY % ('"', "")).encode() + b'\xff"',
+        (BODY % ('"x"', ',"tools":' + "[" * 3000 + "]" * 3000)).encode(),
+        (BODY % ('"x"', ',"tools":[{"name":"t","input_schema":{"a":' + "[" * 3000 + "]" * 3000 + "}}]")).encode(),
+        (BODY % ('"x"', ',"tools":[{"name":"t"}]')).encode(),
+        (BODY % ('"x"', ',"tool_choice":{"type":"tool","name":"t"}')).encode(),
+        (BODY % ('[{"type":"tool_result","tool_use_id":"t"}]', "")).encode(),
+        b'{"model":"m","max_tokens":5,"messages":' + MANY.encode() + b"}",
+    ],
+    ids=range(17),
+)
+async def test_bad_input_is_400_and_harms_nobody(tmp_path: Path, raw: bytes) -> None:
+    async with Site(tmp_path, ScriptedUpstream(words("x"))).open() as site:
+        for path in ("/v1/messages", "/v1/messages/count_tokens"):
+            answer = await site.ask(request(path, raw=raw))
+            assert (status_of(answer), body_of(answer)["error"]["type"]) == (400, "invalid_request_error")
+        assert site.closed() == [] and site.teller.asked == []
+        assert status_of(await site.ask(request())) == 200
+
+
+@pytest.mark.parametrize(
+    "content", ["", "x" * 3_000_000, "\ufffe\u0000 <|im_end|>", [{"type": "text", "text": ""}] * 9_000]
+)
+async def test_odd_but_possible_input_is_served(tmp_path: Path, content: Any) -> None:
+    async with Site(tmp_path, ScriptedUpstream(words("x"))).open() as site:
+        messages = [{"role": "user", "content": content}]
+        assert status_of(await site.ask(request(messages=messages))) == 200
+
+
 async def test_an_empty_wallet_is_a_billing_error(tmp_path: Path) -> None:
     async with Site(tmp_path, ScriptedUpstream(words("x"))).open() as site:
         site.teller.purse_nano = 0
@@ -184,6 +229,7 @@ async def test_a_count_is_what_would_be_metered_and_costs_nothing(tmp_path: Path
         (request("/v1/messages/count_tokens", model="other"), words("x"), 404),
         (request("/v1/messages/count_tokens", raw=b"{"), words("x"), 400),
         (request("/v1/messages/count_tokens"), [Event()], 404),
+        (request("/v1/messages/count_tokens", system="x" * 65_000), words("x"), 400),
         (request("/v1/messages/count_tokens"), [UpstreamError("fake", "no", status=400)], 400),
         (request("/v1/messages/count_tokens"), [UpstreamError("fake", "away", retryable=True)], 503),
         (b"GET /v1/messages/count_tokens HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n", [], 405),
