@@ -4,6 +4,7 @@ Every function works in the caller's transaction. A tariff version is never edit
 same subject and date become a version of their own that counts from then on. Knows no wallet and no worker.
 """
 
+import re
 from collections.abc import Iterable
 
 import msgspec
@@ -15,6 +16,7 @@ from steelyard.kernel.errors import CallerError, bad_request
 from steelyard.kernel.records import Model, Offer, Record, Tariff, TariffLine
 from steelyard.storage import tables
 
+_ADDRESS = re.compile(r"[^\s:/]+:\d{1,5}|\[[0-9A-Fa-f:.]+\]:\d{1,5}")
 UPSTREAM_KINDS = ("llama_cpp", "openai")
 """What may stand in a registration; `upstream.kinds` has the adapters."""
 
@@ -221,6 +223,8 @@ def _check(registration: Registration) -> None:
         if not text:
             raise bad_request(f"'{field}' must not be empty.", field)
         check_subject(text, lambda sentence, field=field: _refused(field, sentence))  # type: ignore[misc]
+    if not _ADDRESS.fullmatch(registration.address):
+        raise bad_request("'address' must be a host and a port, such as 127.0.0.1:8000.", "address")
     if registration.kind not in UPSTREAM_KINDS:
         raise bad_request(f"'kind' must be one of {', '.join(UPSTREAM_KINDS)}.", "kind")
     for field in ("context_tokens", "max_output_tokens", "default_max_tokens"):

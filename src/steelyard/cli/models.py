@@ -5,8 +5,8 @@ from typing import Any
 import click
 import msgspec
 
+from steelyard.catalog.store import UPSTREAM_KINDS, tariffs_by_subject
 from steelyard.catalog.store import models as registered
-from steelyard.catalog.store import tariffs_by_subject
 from steelyard.cli.desk import Desk
 from steelyard.cli.epilog import examples
 from steelyard.cli.options import at_desk
@@ -17,13 +17,25 @@ from steelyard.upstream.weights import fetch
 _COLUMNS = (
     words("Model", "name"),
     words("Upstream", "upstream"),
+    words("Kind", "kind"),
     count("Context", "context_tokens"),
     count("Answer at most", "max_output_tokens"),
     words("Price", "price"),
 )
 
 
-@click.group(epilog=examples("steelyard models pull", "steelyard models list"))
+_SERVED_AS = "openai"
+_ANSWER_TOKENS_DEFAULT = 512  # of an answer for which the customer names no bound
+
+
+@click.group(
+    epilog=examples(
+        "steelyard models pull",
+        "steelyard models list",
+        "steelyard models offer qwen3-8b --upstream my-vllm --address 10.0.0.7:8000 --context 32768",
+        "steelyard models withdraw my-vllm",
+    )
+)
 def models() -> None:
     """Models: what customers ask for by name."""
 
@@ -52,3 +64,43 @@ def models_list(desk: Desk, show: Show) -> None:
             for offer in model.offers
         ]
     show.rows(rows, _COLUMNS, "No model is registered yet: start the platform with `steelyard up`.")
+
+
+@models.command("offer")
+@click.argument("name")
+@click.option("--upstream", required=True, help="The server's name, by which cost tariffs and keys know it.")
+@click.option("--address", required=True, help="Its host:port; plain HTTP.")
+@click.option(
+    "--kind", type=click.Choice(UPSTREAM_KINDS), default=_SERVED_AS, show_default=True, help="What it speaks."
+)
+@click.option("--as", "upstream_model", help="What the server calls the model, if not NAME.")
+@click.option("--context", type=click.IntRange(1), required=True, help="Tokens of context.")
+@click.option("--answer", type=click.IntRange(1), help="Most tokens of an answer; as much as the context otherwise.")
+@at_desk
+def models_offer(desk: Desk, show: Show, /, name: str, **asked: Any) -> None:
+    """Offer the model NAME at a server of yours: vLLM, SGLang, Ollama, llama.cpp.
+
+    It is sold once it has a price and its server a cost tariff: `steelyard prices load`.
+    """
+    at_most = asked["answer"] or asked["context"]
+    registration = {
+        "name": name,
+        "upstream": asked["upstream"],
+        "address": asked["address"],
+        "kind": asked["kind"],
+        "upstream_model": asked["upstream_model"] or name,
+        "context_tokens": asked["context"],
+        "max_output_tokens": at_most,
+        "default_max_tokens": min(_ANSWER_TOKENS_DEFAULT, at_most),
+    }
+    made = desk.command("model.register", registration)
+    show.say(f"{name} is offered at {asked['upstream']} ({asked['address']}, {asked['kind']}).", made)
+
+
+@models.command("withdraw")
+@click.argument("upstream")
+@at_desk
+def models_withdraw(desk: Desk, show: Show, upstream: str) -> None:
+    """Offer nothing at UPSTREAM any more, until a model is offered there again."""
+    done = desk.command("model.withdraw", {"upstream": upstream})
+    show.say(f"{done['offers']} offers at {upstream} are withdrawn.", done)

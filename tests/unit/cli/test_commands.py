@@ -100,6 +100,22 @@ def test_a_topup_is_booked_and_a_repeated_one_is_not(terminal: Any) -> None:
     assert "¥17.50" in terminal("wallet", "show", "beta").out
 
 
+def test_a_model_of_another_server_is_offered_listed_and_withdrawn(terminal: Any) -> None:
+    where = ("--upstream", "my-vllm", "--address", "10.0.0.7:8000", "--context", "32768", "--as", "Qwen/Qwen3-8B")
+    assert terminal("models", "offer", "qwen3-8b", *where).code == 0
+    (row,) = [row for row in terminal("models", "list", "--json").json if row["name"] == "qwen3-8b"]
+    assert (row["kind"], row["address"], row["upstream_model"]) == ("openai", "10.0.0.7:8000", "Qwen/Qwen3-8B")
+    assert (row["context_tokens"], row["max_output_tokens"], row["price"]) == (32768, 32768, "missing")
+    assert terminal("models", "withdraw", "my-vllm", "--json").json == {"offers": 1}
+    assert "qwen3-8b" not in terminal("models", "list").out
+
+
+@pytest.mark.parametrize("address", ["nowhere", "http://10.0.0.7:8000", "host:port", ":80"])
+def test_an_address_without_host_and_port_is_refused(terminal: Any, address: str) -> None:
+    said = terminal("models", "offer", "m", "--upstream", "u", "--address", address, "--context", "9")
+    assert said.code == 2 and "'address'" in said.err
+
+
 def test_limits_are_set_listed_and_lifted(terminal: Any) -> None:
     budget = terminal("limit", "set", "--tenant", "acme", "--budget", "20.00", "--zone", "Asia/Shanghai", "--json").json
     assert (budget[0]["amount"], budget[0]["spent_nano"]) == ("20.00", 0)  # the demo's request is of another month
