@@ -79,8 +79,15 @@ def loop(body: Body) -> list[bytes]:
     ]
 
 
+def _met(name: str, text: str) -> bytes:
+    """An end that says which stop text was met."""
+    return event({"choices": [{"index": 0, "delta": {}, "finish_reason": "stop", name: text}]})
+
+
 SCENES: dict[str, Callable[[Body], list[bytes]]] = {
     "hello": lambda body: [*HELLO, STOP, counted(usage(3)), DONE],
+    "stopped": lambda body: [*HELLO, _met("stop_reason", "END"), counted(usage(3)), DONE],
+    "matched": lambda body: [*HELLO, _met("matched_stop", "END"), counted(usage(3)), DONE],
     "parallel": parallel_calls,
     "loop": loop,
     "reasoning": lambda body: [

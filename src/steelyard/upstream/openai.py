@@ -59,7 +59,7 @@ class OpenAI:
             if not response.headers.get(b"content-type", b"").startswith(b"text/event-stream"):
                 raise UpstreamError(self._name, "answered without a stream of events")
             events = EventReader(self._name)
-            answer = Answer(self._name, _asked_bytes(params))
+            answer = Answer(self._name, _asked_bytes(params), _stops(params))
             while read := await response.read():
                 for data in events.feed(read):
                     answer.take(data)
@@ -99,3 +99,10 @@ def _body(offer: Offer, params: dict[str, Raw], max_tokens: int) -> bytes:
 def _asked_bytes(params: dict[str, Raw]) -> int:
     """How much text the model reads, for estimates of a prompt."""
     return sum(len(bytes(params[name])) for name in ("messages", "prompt", "tools") if name in params)
+
+
+def _stops(params: dict[str, Raw]) -> list[str]:
+    """The texts that end an answer."""
+    raw = params.get("stop")
+    stops: str | list[str] = [] if raw is None else msgspec.json.decode(raw, type=str | list[str])
+    return [stops] if isinstance(stops, str) else stops

@@ -4,6 +4,7 @@ Owns the rules for its counts: usage may come never, once, in every chunk or twi
 counts and none is ever added. Before it comes, what has been delivered is counted low, because a count never falls.
 """
 
+from collections.abc import Container
 from typing import Any
 
 import msgspec
@@ -56,6 +57,8 @@ class _Choice(msgspec.Struct):
     delta: _Delta | None = None
     text: str | None = None
     finish_reason: str | None = None
+    stop_reason: Any = None  # vLLM: the stop text that was met, or a token's id
+    matched_stop: Any = None  # SGLang: the same
     logprobs: dict[str, Any] | None = None
 
 
@@ -99,12 +102,14 @@ _fault_decoder = msgspec.json.Decoder(_FaultBody)
 
 
 class Answer:
-    """The state of one sequence. `asked_bytes` is the size of the prompt's text."""
+    """The state of one sequence. `asked_bytes` is the size of the prompt's text, `stops` what may end the answer."""
 
-    def __init__(self, upstream: str, asked_bytes: int) -> None:
+    def __init__(self, upstream: str, asked_bytes: int, stops: Container[str] = ()) -> None:
         self.done = False
         self._upstream = upstream
         self._asked_bytes = asked_bytes
+        self._stops = stops
+        self._stop_text: str | None = None
         self._texts: list[str] = []
         self._reasoning: list[str] = []
         self._refusal: list[str] = []
@@ -151,6 +156,9 @@ class Answer:
         self._pieces += bool(text or reasoning or delta.refusal or delta.tool_calls)
         if choice.finish_reason in _FAILED:
             raise UpstreamError(self._upstream, f"ended its answer with {choice.finish_reason!r}", retryable=True)
+        for met in (choice.stop_reason, choice.matched_stop):
+            if isinstance(met, str) and met in self._stops:
+                self._stop_text = met
         if choice.finish_reason:
             self._finish = _FINISH.get(choice.finish_reason, choice.finish_reason)
 
@@ -198,6 +206,7 @@ class Answer:
             refusal="".join(self._refusal),
             reasoning_tokens=min(self._reasoning_tokens, usage.output),
             estimated=self._counts is None,
+            stop_text=None if finish is None else self._stop_text,
         )
         self._told = usage
         for kept in (self._texts, self._reasoning, self._refusal, self._calls, self._logprobs):

@@ -260,7 +260,7 @@ FIELDS = st.fixed_dictionaries(
 )  # fmt: skip
 
 
-@settings(max_examples=300)
+@settings(max_examples=150)
 @given(FIELDS)
 def test_no_shape_breaks_the_parser(fields: dict[str, Any]) -> None:
     try:

@@ -51,6 +51,15 @@ async def test_the_last_usage_is_the_answers_whatever_else_comes(server: OpenAIS
     assert [event.finish for event in events[:-1]] == [None] * (len(events) - 1)
 
 
+@pytest.mark.parametrize("scene", ["stopped", "matched"])
+@pytest.mark.parametrize(("stop", "named"), [("END", "END"), (["x", "END"], "END"), (["x"], None), (None, None)])
+async def test_the_stop_text_that_was_met_is_named_if_it_was_asked_for(
+    server: OpenAIServer, scene: str, stop: Any, named: str | None
+) -> None:
+    events = await events_of(server, scene, stop=stop)
+    assert [event.stop_text for event in events] == [*[None] * (len(events) - 1), named]
+
+
 async def test_no_usage_is_an_estimate_that_says_so_and_is_never_zero(server: OpenAIServer) -> None:
     last = (await events_of(server, "usage_never"))[-1]
     assert last.estimated
