@@ -129,6 +129,10 @@ _STATEMENT_COLUMNS = (
 )
 
 
+def _told(kind: str, note: str) -> str:
+    return f"{kind} {note.strip()}".strip()  # earlier notes begin with a blank where no reason was given
+
+
 def _statement_rows(found: Statement) -> list[dict[str, object]]:
     """Opening, everything that moved the wallet by day, closing."""
 
@@ -136,7 +140,7 @@ def _statement_rows(found: Statement) -> list[dict[str, object]]:
         return {"day": day, "what": what, "amount_nano": amount_nano, "currency": found.currency, **counts}
 
     moved = [
-        row(short_moment(topup.posted_ns)[:10], f"top-up {topup.note}".strip(), topup.amount_nano)
+        row(short_moment(topup.posted_ns)[:10], _told("top-up", topup.note), topup.amount_nano)
         for topup in found.topups
     ]
     moved += [
@@ -151,12 +155,11 @@ def _statement_rows(found: Statement) -> list[dict[str, object]]:
         for line in found.charges
     ]
     moved += [
-        row(short_moment(line.posted_ns)[:10], f"correction {line.note}".strip(), -line.amount_nano)
+        row(short_moment(line.posted_ns)[:10], _told("correction", line.note), -line.amount_nano)
         for line in found.corrections
     ]
     moved += [
-        row(short_moment(line.posted_ns)[:10], f"{line.kind} {line.note}".strip(), line.amount_nano)
-        for line in found.moves
+        row(short_moment(line.posted_ns)[:10], _told(line.kind, line.note), line.amount_nano) for line in found.moves
     ]
     moved.sort(key=lambda one: str(one["day"]))
     opening = row("" if found.since_ns is None else short_moment(found.since_ns)[:10], "opening", found.opening_nano)

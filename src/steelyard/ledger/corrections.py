@@ -14,6 +14,7 @@ from sqlalchemy import Connection, insert, or_, select
 from steelyard.kernel.clock import Clock
 from steelyard.kernel.errors import BooksError, CallerError
 from steelyard.ledger.accounts import OVERRUN, REVENUE, BatchKind, Fact, account_name
+from steelyard.ledger.operations import Why
 from steelyard.ledger.posting import Pair, wallets, write_batch
 from steelyard.storage import tables
 
@@ -77,7 +78,7 @@ def post_correction(
     reason, actor = why
     batch_id = None
     if any(pairs.values()):
-        batch_id = write_batch(connection, BatchKind.RERATE, f"{reason} ({actor})", pairs, [], clock)
+        batch_id = write_batch(connection, BatchKind.RERATE, Why(reason, actor).note, pairs, [], clock)
     row = period._asdict() | {"batch_id": batch_id, "reason": reason, "actor": actor, "posted_ns": clock.now_ns()}
     connection.execute(insert(tables.corrections).values(row))
     return Posted(batch_id, {tenant_id: amount for tenant_id, amount in taken.items() if amount}, again=False)

@@ -23,7 +23,7 @@ class Why(NamedTuple):
     @property
     def note(self) -> str:
         """What the batch says about it."""
-        return f"{self.reason} ({self.actor})" if self.actor else self.reason
+        return " ".join(part for part in (self.reason, f"({self.actor})" if self.actor else "") if part)
 
 
 class Operation(NamedTuple):

@@ -59,6 +59,8 @@ def rate_of(payload: Payload) -> tuple[Fraction, str] | None:
         ratio = Fraction(0)
     if ratio <= 0 or max(ratio.numerator, ratio.denominator) > _RATE_MAX:
         raise bad_request("'rate' must be a number above 0 such as 7.25 or 29/4.", "rate")
+    if payload.get("source") is None:
+        raise bad_request("Name the 'source' of the rate: who says so.", "source")
     return ratio, text_of(payload, "source")
 
 
@@ -83,7 +85,7 @@ def why_of(payload: Payload, *, needed: bool = False) -> Why:
         raise bad_request("This needs a 'reason'.", "reason")
     if not isinstance(actor, str) or len(actor) > limits.NAME_CHARACTERS_MAX:
         raise bad_request(f"'actor' has at most {limits.NAME_CHARACTERS_MAX} characters.", "actor")
-    return Why(reason, actor)
+    return Why(reason.strip(), actor.strip())
 
 
 def request_id_of(payload: Payload) -> bytes:

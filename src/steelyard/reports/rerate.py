@@ -1,7 +1,8 @@
 """What usage would have cost under another price book: per tenant and model, and what is to be moved for it.
 
 Reads only, row by row in bounded memory. A request is rated as if the other book had been in force when it was opened;
-its hold stays what it was, so what is above the hold is our overrun again. Integers only. Posts nothing.
+its hold stays what it was, so what is above the hold is our overrun again. What was credited back for it by hand counts
+against what it would get back, and is not charged again. Integers only. Posts nothing.
 """
 
 import hashlib
@@ -15,8 +16,10 @@ from steelyard.catalog.price_file import PRICE, TariffDraft
 from steelyard.catalog.tariffs import in_force
 from steelyard.kernel.quantities import Usage
 from steelyard.kernel.records import Record, Tariff
+from steelyard.ledger.accounts import BatchKind
 from steelyard.ledger.corrections import Correction, corrected
 from steelyard.rating.rate import charge_of
+from steelyard.reports.sums import whole
 from steelyard.storage import tables
 
 Progress = Callable[[int, int], None]
@@ -25,7 +28,8 @@ _EVERY = 1000
 
 
 class Difference(Record, frozen=True):
-    """One tenant's use of one model. `charge_nano` as it stands, earlier corrections of this very period included."""
+    """One tenant's use of one model. `charge_nano` as it stands, with what was credited back and earlier corrections of
+    this very period; `rerated_nano` is what is to stand then."""
 
     tenant_id: int
     tenant: str
@@ -83,15 +87,17 @@ def rerate_period(
     total = connection.execute(select(func.count()).where(*within)).scalar_one()
     columns = (
         usage.tenant_id, usage.model, usage.currency, usage.opened_ns, usage.input, usage.cached_input, usage.output,
-        usage.charge_nano, usage.hold_nano,
+        usage.charge_nano, usage.hold_nano, usage.request_id,
     )  # fmt: skip
+    credited = _credited(connection, since_ns, until_ns)
     sums: dict[tuple[int, str, str], _Sum] = defaultdict(_Sum)
     rows = connection.execute(select(*columns).where(*within), execution_options={"yield_per": _EVERY})
     done = 0
-    for tenant_id, model, currency, opened_ns, fresh, cached, output, charge, hold in rows:
+    for tenant_id, model, currency, opened_ns, fresh, cached, output, charge, hold, request_id in rows:
         one = sums[tenant_id, model, currency]
         one.requests += 1
-        one.charge += charge
+        back = credited.get(request_id, 0)
+        one.charge += charge - back
         one.overrun += max(0, charge - hold)
         price = in_force(book.versions.get(model, ()), opened_ns)
         if price is None or price.currency != currency:
@@ -99,7 +105,7 @@ def rerate_period(
             again = charge
         else:
             again = sum(line.amount_nano for line in charge_of(Usage(fresh, cached, output), price))
-        one.rerated += again
+        one.rerated += _kept(min(charge, hold), min(again, hold), back) + max(0, again - hold)
         one.rerated_overrun += max(0, again - hold)
         done += 1
         if done % _EVERY == 0:
@@ -108,6 +114,23 @@ def rerate_period(
     return Rerating(
         book.fingerprint.hex(), since_ns, until_ns, done, _differences(connection, sums, since_ns, until_ns)
     )
+
+
+def _kept(taken_nano: int, again_nano: int, back_nano: int) -> int:
+    """What is to stand of a charge within its hold, of which some was credited back: that is given back only once."""
+    return again_nano - back_nano if again_nano >= taken_nano else min(again_nano, taken_nano - back_nano)
+
+
+def _credited(connection: Connection, since_ns: int, until_ns: int) -> dict[bytes, int]:
+    """Request → what was credited back for it, of those closed in the period."""
+    usage, done = tables.usage.c, tables.operations.c
+    query = (
+        select(done.request_id, whole(done.amount_nano))
+        .join(tables.usage, usage.request_id == done.request_id)
+        .where(done.kind == BatchKind.CREDIT, usage.closed_ns >= since_ns, usage.closed_ns < until_ns)
+        .group_by(done.request_id)
+    )
+    return {row[0]: row[1] for row in connection.execute(query)}
 
 
 def _differences(

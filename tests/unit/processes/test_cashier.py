@@ -121,6 +121,8 @@ def test_what_cannot_be_meant(till: Till) -> None:
     assert till.refusal("wallet.limit", tenant="acme", amount="-1")[2] == "amount"
     assert till.refusal("wallet.transfer", tenant="acme", to="acme", amount="1")[2] == "to"
     assert till.refusal("wallet.transfer", tenant="acme", to="beta", amount="1", rate="2", source="x")[2] == "rate"
+    with pytest.raises(CallerError, match="Name the 'source' of the rate"):
+        till.do("wallet.transfer", tenant="acme", to="gamma", amount="1", rate="2")
     assert till.refusal("wallet.transfer", tenant="acme", to="gamma", amount="1")[2] == "rate"
     assert till.refusal("wallet.allowance", tenant="acme", amount="1", every="year")[2] == "every"
     assert till.refusal("wallet.allowance", tenant="acme", amount="1", every="day", zone="Mars")[2] == "zone"
@@ -377,3 +379,20 @@ def test_verify_sees_a_period_that_was_changed_after_its_close(till: Till) -> No
     assert red() == {"I13"}
     with till.engine.begin() as connection:
         connection.execute(tables.periods.update().values(until_ns=before.until_ns))
+
+
+@pytest.mark.parametrize(
+    ("why", "note"),
+    [
+        ({"actor": "mia"}, "(mia)"),
+        ({"reason": " ", "actor": "mia"}, "(mia)"),
+        ({"reason": "invoice 17", "actor": "mia"}, "invoice 17 (mia)"),
+        ({"reason": "invoice 17"}, "invoice 17"),
+        ({}, ""),
+    ],
+)
+def test_a_note_says_what_was_given_and_nothing_else(till: Till, why: dict[str, str], note: str) -> None:
+    batch_id = till.do("wallet.refund", tenant="acme", amount="1", **why)["batch"]
+    with till.engine.connect() as connection:
+        told = connection.execute(select(tables.batches.c.note).where(tables.batches.c.id == batch_id)).scalar_one()
+    assert told == note

@@ -15,6 +15,7 @@ from steelyard.kernel.errors import CallerError
 from steelyard.kernel.quantities import Usage
 from steelyard.ledger.purses import wallet_balances
 from steelyard.ledger.verify import verify
+from steelyard.processes.cashier import Cashier
 from steelyard.processes.rerating import post_rerating
 from steelyard.rating.rate import charge_of, rate
 from steelyard.reports.rerate import Book, Rerating, book_of, rerate_period
@@ -173,3 +174,37 @@ def test_a_wallet_gives_no_more_than_it_has(shop: Shop) -> None:
     ).scalar_one()
     assert overrun == 999_900
     sound(shop)
+
+
+@pytest.mark.parametrize(
+    ("output", "credited", "wallet"),
+    [
+        ("1.00", (), -1_000_000),  # both cost 1 500 000 at first
+        ("1.00", ("0.0002",), -800_000),  # a part of what the other book gives back was given
+        ("1.00", ("0.0005",), -500_000),
+        ("1.00", ("0.0015",), -500_000),  # all of it, and more than the difference: kept, and not charged again
+        ("1.00", ("0.0001", "0.0001"), -800_000),
+        ("2.00", ("0.0015",), 1_000_000),  # a dearer book charges its difference
+    ],
+)
+def test_what_was_credited_back_is_not_given_back_again(
+    shop: Shop, output: str, credited: tuple[str, ...], wallet: int
+) -> None:
+    shop.tenant("acme")
+    shop.topup("acme", 10**12)
+    shop.sell(shop.request("acme", Usage(0, 0, 1000)), shop.request("acme", Usage(0, 0, 1000)))
+    credit = Cashier(shop.clock, lambda tenant: 0, lambda: None).commands()["wallet.credit"]
+    request_id = shop.rated[0].settlement.opened.request_id
+    for at, amount in enumerate(credited):
+        more = {"reason": "was cut", "actor": "mia", "idempotency_key": str(at)}
+        credit(shop.books, {"request_id": request_id, "amount": amount} | more)
+    before = balance(shop, "acme")
+    found = all_of(shop, book(output))
+    (one,) = found.differences
+    assert (one.wallet_nano, one.overrun_nano) == (wallet, 0)
+    assert one.charge_nano + one.difference_nano == one.rerated_nano
+    post(shop, found)
+    assert balance(shop, "acme") == before - wallet
+    sound(shop)
+    (left,) = rerate_period(shop.books, book(output), found.since_ns, found.until_ns).differences
+    assert (left.difference_nano, left.wallet_nano) == (0, 0)
