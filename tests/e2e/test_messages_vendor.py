@@ -97,7 +97,7 @@ def test_what_the_server_refuses(platform: Platform, server: OpenAIServer, name:
     assert (got, json.loads(body)["error"]["type"]) == (status, kind)
 
 
-def test_betas_thinking_and_marks_reach_the_server(platform: Platform, server: OpenAIServer) -> None:
+def test_thinking_and_marks_reach_the_server(platform: Platform, server: OpenAIServer) -> None:
     block = {"type": "text", "text": "Be brief.", **MARK}
     ask(platform, "hello", system=[block], thinking={"type": "adaptive"}, output_config={"effort": "high"})
     sent = server.bodies[-1]

@@ -26,10 +26,11 @@ WITHHELD = frozenset(
     {
         *("model", "n", "best_of", "stream", "stream_options", "max_tokens", "max_completion_tokens"),
         *("service_tier", "store", "models", "provider", "route", "plugins", "transforms"),
-        *("echo", "prompt_logprobs", "chat_template", "kv_transfer_params", "use_beam_search"),
+        *("anthropic_beta", "echo", "prompt_logprobs", "chat_template", "kv_transfer_params", "use_beam_search"),
     }
 )
-"""Ours to set, or not a customer's to choose: they change what is counted, what we pay, or who answers."""
+"""Ours to set, or not a customer's to choose: they change what is counted, what we pay, or who answers.
+A beta of another dialect means nothing here."""
 
 _ALWAYS = {"stream": Raw(b"true"), "stream_options": Raw(b'{"include_usage":true}')}
 
