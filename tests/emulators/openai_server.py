@@ -123,6 +123,8 @@ SCENES: dict[str, Callable[[Body], list[bytes]]] = {
         delta("stop", usage=usage(3)),
         DONE,
     ],
+    "usage_only_zeros": lambda body: [*HELLO, STOP, counted(usage(0, 0, 0)), DONE],
+    "usage_never_in_one_piece": lambda body: [delta(content="word " * 100), STOP, DONE],
     "usage_and_no_done": lambda body: [*HELLO, STOP, counted(usage(3))],
     "comments": lambda body: [
         b": keep-alive\n\n",

@@ -63,6 +63,12 @@ def test_what_is_no_call_stays_text_to_the_letter(cuts: list[int], text: str) ->
     assert read(text, cuts, is_demanded=False) == (text, [])
 
 
+def test_what_can_be_no_call_any_more_is_not_held_back() -> None:
+    reader = CallReader("call_", TOOLS, is_demanded=False)
+    assert reader.feed('{"name": "') == ("", ())
+    assert reader.feed('nobody"') == ('{"name": "nobody"', ())
+
+
 @given(st.integers(min_value=40, max_value=58))
 def test_a_cut_answer_gives_the_arguments_so_far(length: int) -> None:
     text = '{"name": "weather", "arguments": {"city": "Bern, Switzerland"}}'[:length]

@@ -60,10 +60,15 @@ async def test_the_stop_text_that_was_met_is_named_if_it_was_asked_for(
     assert [event.stop_text for event in events] == [*[None] * (len(events) - 1), named]
 
 
-async def test_no_usage_is_an_estimate_that_says_so_and_is_never_zero(server: OpenAIServer) -> None:
-    last = (await events_of(server, "usage_never"))[-1]
+@pytest.mark.parametrize(
+    ("scene", "output_min"), [("usage_never", 2), ("usage_only_zeros", 2), ("usage_never_in_one_piece", 100)]
+)
+async def test_no_usage_is_an_estimate_that_says_so_and_is_never_zero(
+    server: OpenAIServer, scene: str, output_min: int
+) -> None:
+    last = (await events_of(server, scene))[-1]
     assert last.estimated
-    assert last.usage.input > 0 and last.usage.output >= 2
+    assert last.usage.input > 0 and last.usage.output >= output_min
 
 
 async def test_parallel_calls_come_as_pieces(server: OpenAIServer) -> None:
