@@ -320,3 +320,28 @@ async def test_a_client_that_resets_the_connection_is_charged_what_had_left(tmp_
         (closed,) = site.closed()
         assert (closed.end, closed.usage.output, closed.usage.prompt) == ("client_gone", 2, 10)
         assert upstream.running == 0
+
+
+@pytest.mark.parametrize("base", ["/v1", "/v1/v1", ""])
+async def test_models_come_in_the_shape_of_the_client_that_asks(tmp_path: Path, base: str) -> None:
+    async with Site(tmp_path, ScriptedUpstream(words("x"))).open() as site:
+
+        async def get(path: str, *headers: str) -> dict:
+            lines = [f"GET {base}{path} HTTP/1.1", "host: x", "connection: close", *headers]
+            return body_of(await site.ask("\r\n".join(lines).encode() + b"\r\n\r\n"))
+
+        anthropic = ("anthropic-version: 2026-10-21", f"x-api-key: {KEY}")
+        assert (await get("/models", f"authorization: Bearer {KEY}"))["object"] == "list"
+        assert (await get("/models", *anthropic))["data"][0]["type"] == "model"
+        assert (await get("/models/m", *anthropic))["lifecycle"] == "active"
+        assert (await get("/models/m", f"authorization: Bearer {KEY}"))["owned_by"] == "steelyard"
+
+
+async def test_an_answer_says_when_it_began_and_what_it_costs(tmp_path: Path) -> None:
+    async with Site(tmp_path, ScriptedUpstream(words("Hel", "lo"))).open() as site:
+        answer = await site.ask(request(chat()))
+        usage = body_of(answer)["usage"]
+        assert usage["steelyard"]["currency"] == "CNY"
+        assert f"x-steelyard-charge: {usage['steelyard']['charge']}\r\n".encode() in answer
+        assert b"\r\nopenai-processing-ms: " in answer
+        assert b"x-steelyard-charge" not in await site.ask(request(chat(stream=True)))
