@@ -50,6 +50,7 @@ class Habits:
     odd: float  # share of sequences that tell no usage, tell it twice, or take counts back
     repeats: float  # share of requests with an Idempotency-Key that are asked again
     topup_nano: int
+    operations_ns: int  # mean time between two wallet operations by hand; 0: there are none
 
 
 class House:

@@ -10,14 +10,12 @@ from typing import Any
 
 from tests.simulator.actors import House
 from tests.simulator.bounds import Bound
+from tests.simulator.counted import Done
+from tests.simulator.money import Money
 from tests.simulator.world import Process
 
 from steelyard.kernel.errors import CallerError, StartError
 from steelyard.ledger.teller_client import TellerClient
-
-
-def _text(nano: int) -> str:
-    return f"{nano // 10**9}.{nano % 10**9:09d}"
 
 
 class Desk:
@@ -29,6 +27,7 @@ class Desk:
         self.client = TellerClient()
         self.pending = 0
         self._numbers = itertools.count(1)
+        self.money = Money(self)
         self.process.start(self._main())
 
     async def _main(self) -> None:
@@ -40,14 +39,17 @@ class Desk:
                 await self.client.close()
 
     def pay(self, tenant_id: int, nano: int) -> None:
-        oracle = self.house.oracle
-        oracle.sent[tenant_id] = oracle.sent.get(tenant_id, 0) + nano
+        counted, done = self.house.oracle.counted, Done("topup", {tenant_id: nano})
+        counted.sent(done.deltas)
+        payload = {"tenant": f"t{tenant_id}", "amount": self.text(nano), "idempotency_key": self.next_key()}
+        self.ask("wallet.topup", payload, lambda reply: counted.confirmed(reply["batch"], done, nano))
 
-        def confirmed() -> None:
-            oracle.confirmed[tenant_id] = oracle.confirmed.get(tenant_id, 0) + nano
+    def next_key(self) -> str:
+        return f"k{next(self._numbers)}"
 
-        payload = {"tenant": f"t{tenant_id}", "amount": _text(nano), "idempotency_key": f"k{next(self._numbers)}"}
-        self._ask("wallet.topup", payload, confirmed)
+    @staticmethod
+    def text(nano: int) -> str:
+        return f"{'-' if nano < 0 else ''}{abs(nano) // 10**9}.{abs(nano) % 10**9:09d}"
 
     def limit(self, tenant_id: int, kind: str, amount: int | None) -> None:
         """Set the tenant's limit, or lift it. One edit of a tenant at a time."""
@@ -64,24 +66,43 @@ class Desk:
         if amount is None:
             op, payload = "limit.lift", whose
         elif kind == "budget":
-            op, payload = "limit.set", whose | {"budget": _text(amount), "every": "day", "zone": "Asia/Shanghai"}
+            op, payload = "limit.set", whose | {"budget": self.text(amount), "every": "day", "zone": "Asia/Shanghai"}
         else:
             op, payload = "limit.set", whose | {kind: amount}
-        self._ask(op, payload, lambda: bound.confirmed(amount, self.world.now_ns))
+        self.ask(op, payload, lambda _: bound.confirmed(amount, self.world.now_ns))
 
-    def _ask(self, op: str, payload: dict[str, Any], confirmed: Callable[[], None]) -> None:
+    def ask(
+        self,
+        op: str,
+        payload: dict[str, Any],
+        confirmed: Callable[[Any], None],
+        refused: Callable[[str], None] = lambda code: None,
+        may: frozenset[str] = frozenset(),
+    ) -> None:
+        """Until there is an answer. `may`: the codes with which it may be refused."""
         self.pending += 1
-        self.process.start(self._until_answered(op, payload, confirmed))
+        self.process.start(self._until_answered(op, payload, confirmed, refused, may))
 
-    async def _until_answered(self, op: str, payload: dict[str, Any], confirmed: Callable[[], None]) -> None:
+    async def _until_answered(
+        self,
+        op: str,
+        payload: dict[str, Any],
+        confirmed: Callable[[Any], None],
+        refused: Callable[[str], None],
+        may: frozenset[str],
+    ) -> None:
         while True:
             try:
-                await self.client.command(op, payload)
+                reply = await self.client.command(op, payload)
                 break
             except CallerError as error:
+                if error.code in may:
+                    self.pending -= 1
+                    refused(error.code)
+                    return
                 if error.status != 503:
                     self.house.oracle.fault(f"{op} {payload}: {error}")
                     return
                 await asyncio.sleep(0.05)
-        confirmed()
         self.pending -= 1
+        confirmed(reply)

@@ -50,7 +50,7 @@ class Medium:
             old = self.bytes.get(path, b"")
             size = len(new) if path in self.bytes or rng.random() < 0.7 else 0
             old = old[:size].ljust(size, b"\0")
-            keep = rng.choice((0.0, 0.5, 1.0))
+            keep = rng.choice((0.0, 0.5, 0.5, 1.0))
             kept = bytearray(old)
             for start in range(0, size, SECTOR):
                 if rng.random() < keep:

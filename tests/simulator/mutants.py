@@ -11,6 +11,7 @@ from steelyard import flow
 from steelyard.kernel.errors import BooksError
 from steelyard.kernel.records import Position, Use
 from steelyard.ledger.leases import Leases
+from steelyard.ledger.purse import Drawn, Purse
 from steelyard.ledger.teller import Teller
 from steelyard.metering import recovery
 from steelyard.metering.journal import Journal
@@ -19,6 +20,7 @@ from steelyard.metering.slots import Slots
 from steelyard.processes.tail import Tail
 
 _hold, _settle, _close, _recovered = Teller.hold, Teller.settle, Reading.close, recovery._closed
+_draw = Purse.draw
 
 
 async def _commit_before_send(reading: Reading, answer: Any, piece: bytes, usage: Any) -> None:
@@ -92,6 +94,13 @@ def _leases_of_the_dead_kept(leases: Leases, series: str) -> None:
     """Nobody takes the lease of a dead worker back."""
 
 
+def _wallet_first(purse: Purse, charge_nano: int, limit_nano: int | None = None) -> Drawn:
+    """A charge draws on the wallet, and on grants for the rest: the teller and posting agree on it."""
+    own = max(0, min(charge_nano, purse.wallet_nano))
+    drawn = _draw(purse._replace(wallet_nano=purse.wallet_nano - own), charge_nano - own, limit_nano)
+    return drawn._replace(wallet_nano=drawn.wallet_nano + own)
+
+
 def _no_reset_at_claim(slots: Slots, request_id: bytes, watts_milli: int = 0) -> int | None:
     """The counts of the cell's last request stay when a new one takes it."""
     if not slots._free:
@@ -114,6 +123,7 @@ MUTANTS: dict[str, tuple[Any, str, Callable[..., Any]]] = {
     "published-ahead-of-the-sync": (Journal, "sync", _published_ahead),
     "holds-of-the-dead-kept": (Teller, "owner_gone", _holds_of_the_dead_kept),
     "leases-of-the-dead-kept": (Leases, "drop", _leases_of_the_dead_kept),
+    "wallet-drawn-before-grants": (Purse, "draw", _wallet_first),
     "slot-not-reset-at-claim": (Slots, "claim", _no_reset_at_claim),
 }
 

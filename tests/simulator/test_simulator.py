@@ -44,10 +44,16 @@ def test_a_seed_is_the_same_run_every_time(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "mutant",
-    ["commit-before-send", "release-on-settle-twice", "published-ahead-of-the-sync", "leases-of-the-dead-kept"],
+    ("mutant", "seeds"),
+    [
+        ("commit-before-send", "0..16"),
+        ("release-on-settle-twice", "0..16"),
+        ("published-ahead-of-the-sync", "0..16"),
+        ("leases-of-the-dead-kept", "24..40"),
+        ("wallet-drawn-before-grants", "0..16"),
+    ],
 )
-def test_a_mistake_in_the_program_is_found(tmp_path: Path, mutant: str) -> None:
-    code, found, said = simulate(tmp_path, "0..16", 2000, "--mutant", mutant)
+def test_a_mistake_in_the_program_is_found(tmp_path: Path, mutant: str, seeds: str) -> None:
+    code, found, said = simulate(tmp_path, seeds, 2000, "--mutant", mutant)
     assert code == 1, f"{found['steps']} steps did not find {mutant}"
     assert "fails after" in said
