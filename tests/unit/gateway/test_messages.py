@@ -10,10 +10,13 @@ from tests.fakes.parties import KEY, ScriptedUpstream, words
 from tests.unit.gateway.test_messages_answer import blocks_of, events
 from tests.unit.gateway.test_public import Site, body_of, status_of
 
+from steelyard.gateway.messages_answer import MessageStream
+from steelyard.gateway.messages_dialect import Messages
+from steelyard.gateway.once import RecordingWire
 from steelyard.kernel import limits
 from steelyard.kernel.errors import CallerError, UpstreamError
 from steelyard.kernel.quantities import Usage
-from steelyard.kernel.records import Event
+from steelyard.kernel.records import Event, Order
 
 ASK = {"model": "m", "max_tokens": 20, "messages": [{"role": "user", "content": "Hello"}]}
 
@@ -262,3 +265,15 @@ async def test_not_everybody_counts_at_once(tmp_path: Path) -> None:
         assert (status_of(answer), body_of(answer)["error"]["type"]) == (529, "overloaded_error")
         gate.set()
         assert {status_of(each) for each in await asyncio.gather(*asked)} == {200}
+
+
+async def test_a_stream_is_whole_by_this_dialects_own_end() -> None:
+    async def send(message: Any) -> None: ...
+
+    for closed in (True, False):
+        wire = RecordingWire(Messages(), {"headers": []}, None, send)
+        stream = MessageStream(Order(bytes(16), "m", {}, 10, None, 1, True), True)
+        await wire.send(stream.render(0, Event("Hello")))
+        if closed:
+            await wire.send(stream.closing(Usage(1, 0, 1)))
+        assert wire.saw_stream_end is closed
