@@ -17,6 +17,7 @@ from steelyard.kernel.records import Closed, Opened, Rated, Record, Settlement, 
 from steelyard.ledger.accounts import FACTS, GRANT, PAIRS, WALLET, BatchKind, Fact
 from steelyard.ledger.chain import GENESIS, EntryRow, UsageRow, content_of, hash_unsealed, link
 from steelyard.ledger.credit import LimitHistory, limit_histories
+from steelyard.ledger.operation_check import operation_complaints
 from steelyard.ledger.periods import Balance, balances_hash, closed_periods
 from steelyard.storage import tables
 
@@ -69,6 +70,8 @@ def verify(
     audit.check_batches()
     audit.check_totals()
     audit.check_rollups()
+    for complaint in operation_complaints(connection):
+        audit.complain("I4", complaint)
     return audit.findings()
 
 
