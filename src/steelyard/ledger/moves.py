@@ -126,10 +126,14 @@ def payer(connection: Connection, request_id: bytes) -> int:
 
 
 def credit(connection: Connection, request_id: bytes, amount_nano: int | None) -> Move:
-    """Give back what a request was charged, or a part; in all credits of a request never more than that."""
+    """Give back what a request was charged, or a part; in all credits of a request never more than that.
+
+    Not after its period was rated again: what that gave back is known per tenant and model only.
+    """
     usage, done = tables.usage.c, tables.operations.c
     payer(connection, request_id)
     row = connection.execute(select(tables.usage).where(usage.request_id == request_id)).one()
+    _refuse_rated_again(connection, row.closed_ns)
     credited = connection.execute(select(func.sum(done.amount_nano)).where(done.request_id == request_id)).scalar()
     left = min(row.charge_nano, row.hold_nano) - int(credited or 0)
     amount = left if amount_nano is None else amount_nano
@@ -139,6 +143,20 @@ def credit(connection: Connection, request_id: bytes, amount_nano: int | None) -
     wallet = wallets(connection, {row.tenant_id})[row.tenant_id]
     pair = Pair(Fact.CHARGE, account_name(REVENUE, row.model), wallet.name, wallet.currency)
     return Move(BatchKind.CREDIT, {pair: amount}, (row.tenant_id,))
+
+
+def _refuse_rated_again(connection: Connection, closed_ns: int) -> None:
+    corrections = tables.corrections.c
+    within = (corrections.since_ns <= closed_ns, corrections.until_ns > closed_ns, corrections.batch_id.is_not(None))
+    found = connection.execute(select(corrections.id).where(*within)).first()
+    if found is not None:
+        raise CallerError(
+            409,
+            "rated_again",
+            f"Correction {found.id} has rated this request's period again. Give money back with "
+            "'steelyard wallet adjust'.",
+            param="request_id",
+        )
 
 
 def reversal(connection: Connection, batch_id: int) -> Move:

@@ -6,7 +6,7 @@ from typing import Any
 
 import msgspec
 import pytest
-from sqlalchemy import Engine, select
+from sqlalchemy import Engine, insert, select, update
 from tests.fakes.ledger import TARIFFS, Requests, books
 
 from steelyard.identity.store import add_tenant
@@ -242,6 +242,21 @@ def test_a_reversal_that_is_not_covered_is_refused(till: Till) -> None:
             connection.execute(select(tables.batches.c.id).where(tables.batches.c.kind == "usage")).scalars().first()
         )
     assert till.refusal("ledger.reverse", batch=usage, **WHY)[1] == "not_reversible"
+
+
+def test_a_request_whose_period_was_rated_again_is_not_credited_on_top(till: Till) -> None:
+    closed = till.serve(1_000_000).settlement.closed
+    row = {"book_hash": bytes(32), "since_ns": closed.closed_ns, "until_ns": closed.closed_ns + 1, "reason": "cheaper"}
+    row |= {"batch_id": 1, "actor": "test", "posted_ns": closed.closed_ns}
+    with till.engine.begin() as connection:
+        connection.execute(insert(tables.corrections).values(row))
+    request = text_from_id(closed.request_id)
+    assert till.refusal("wallet.credit", request_id=request, **WHY)[:2] == (409, "rated_again")
+    later = text_from_id(till.serve(1_000_000).settlement.opened.request_id)
+    with till.engine.begin() as connection:
+        connection.execute(update(tables.corrections).values(batch_id=None))  # it had found nothing to correct
+    assert till.do("wallet.credit", request_id=request, **WHY)["amount_nano"] == 15 * CNY // 10
+    assert till.do("wallet.credit", request_id=later, **WHY)["amount_nano"] == 15 * CNY // 10
 
 
 def test_a_request_is_credited_at_most_what_it_was_charged(till: Till) -> None:
