@@ -168,7 +168,8 @@ def wallet_allowance(desk: Desk, show: Show, /, tenant: str, amount: str | None,
         show.say(f"{tenant} gets no further allowance." if found["stopped"] else f"{tenant} had none.", found)
         return
     found = done(desk, "wallet.allowance", {"tenant": tenant, "amount": amount, **calendar}, rest)
-    show.say(f"{tenant} gets it now and again at {short_moment(found['window_end_ns'])} UTC.", found)
+    begins = short_moment(found["window_end_ns"])
+    show.say(f"{tenant} gets it once in each window; the next begins at {begins}.", found)
 
 
 @wallet.command("show")

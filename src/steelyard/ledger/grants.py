@@ -154,7 +154,9 @@ def post_allowances(connection: Connection, clock: Clock) -> tuple[frozenset[int
     for one in allowances(connection):
         window = one.calendar.window(now_ns)
         next_ns = window.end_ns if next_ns is None else min(next_ns, window.end_ns)
-        given = select(columns.id).where(columns.allowance_id == one.id, columns.window_start_ns == window.start_ns)
+        # By tenant, not by allowance: one that is stopped and started anew gives nothing twice in a window.
+        same = (columns.window_start_ns == window.start_ns, columns.expires_ns == window.end_ns)
+        given = select(columns.id).where(columns.tenant_id == one.tenant_id, columns.allowance_id.is_not(None), *same)
         if connection.execute(given).first() is None:
             due.append(Given(one.tenant_id, one.amount_nano, window.end_ns, (one.id, window.start_ns)))
     for start in range(0, len(due), limits.GRANTS_PER_BATCH_MAX):

@@ -337,6 +337,9 @@ def test_free_quota_reset_at_midnight_in_shanghai(till: Till) -> None:
     assert [(one["left_nano"], one["expires_ns"]) for one in shown["grants"]] == [(CNY, MIDNIGHT_NS + 4 * DAY_NS)]
     assert till.refusal("wallet.allowance", tenant="acme", amount="2", every="day")[:2] == (409, "already_exists")
     assert till.do("wallet.allowance.stop", tenant="acme")["stopped"] is True
+    till.do("wallet.allowance", tenant="acme", amount="2", every="day", zone="Asia/Shanghai", **WHY)
+    assert till.purses()["acme"][1] == CNY  # this window has given already
+    assert till.do("wallet.allowance.stop", tenant="acme")["stopped"] is True
     till.clock.advance(DAY_NS)
     till.office.command("time.passed", {"due": {1: CNY}})
     assert till.purses()["acme"][1] == 0
