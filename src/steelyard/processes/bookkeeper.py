@@ -37,7 +37,7 @@ class Step(NamedTuple):
     """What one step did. `posted` is new in the books; `known` was posted before; `more` asks for another step."""
 
     posted: Sequence[Rated] = ()
-    known: Sequence[bytes] = ()
+    known: Sequence[Opened] = ()
     more: bool = False
 
 
@@ -126,7 +126,7 @@ class Bookkeeper:
             self._tails[name].mark(mark)
         fresh = {one.settlement.opened.request_id for one in posted}
         self._drop_strays(more)
-        known = [one.opened.request_id for one in settlements if one.opened.request_id not in fresh]
+        known = [one.opened for one in settlements if one.opened.request_id not in fresh]
         return Step(posted, known, more)
 
     def is_dead(self, name: str, pid: int | None) -> bool:

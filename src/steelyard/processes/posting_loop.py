@@ -211,11 +211,16 @@ class PostingLoop:
             ):
                 told.setdefault(opened.lease, []).append(opened.request_id)
             self._teller.settle(opened.request_id, opened.tenant_id, opened.hold_nano, rated.charge_nano, used)
-        for request_id in step.known:
-            self._note_owner(request_id, told)
-            self._teller.release(request_id)
+        for opened in step.known:
+            self._note_owner(opened.request_id, told)
+            if opened.lease:
+                told.setdefault(opened.lease, []).append(opened.request_id)
+            self._teller.release(opened.request_id)
         for series, request_ids in told.items():
             self._tell(series, request_ids)
+        # What such a commit settled was not taken from its lease: only a new one is known to the nano.
+        for tenant_id in {opened.tenant_id for opened in step.known if opened.lease}:
+            self._lending.recall_soon(tenant_id)
         if step.posted:
             self.metrics.count(step.posted, self._clock.now_ns())
             log.debug("charges_posted", requests=len(step.posted), lag_ms=self.metrics.lag_ns // NS_PER_MS)

@@ -1,8 +1,11 @@
 """Leases through the real socket: lent to busy workers, called back before anybody is refused, lost with nobody."""
 
 import asyncio
+import sqlite3
+from typing import Any
 
 import msgspec
+import pytest
 from tests.unit.processes.test_books import House, clean, house, until, wallet
 
 from steelyard.kernel import limits
@@ -147,4 +150,30 @@ async def test_leases_dissolve_when_the_books_restart(house: House) -> None:
     client.closed()
     await until(lambda: client.open_holds == 1, "the settled notices")
     assert again.teller.held(1) == WANT
+    await clean(client)
+
+
+async def test_a_commit_that_happened_and_failed_leaves_no_lease(house: House, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Found by the simulator: what it settled was known at the next try, and the hold stayed lent for good."""
+    client, journal = await house.worker()
+    assert house.books is not None
+    records = await until_leased(house, client, journal)
+    dialect = house.books._engine.dialect
+    commit, failed = dialect.do_commit, []
+
+    def commit_and_fail(connection: Any) -> None:
+        commit(connection)
+        if not failed:
+            failed.append(True)
+            raise sqlite3.OperationalError("disk I/O error")
+
+    monkeypatch.setattr(dialect, "do_commit", commit_and_fail)
+    for record in records:
+        journal.append(house.requests.closed(record))
+    client.closed()
+    journal.sync()
+    posting, leases = house.books._posting, house.books.lending.leases
+    await until(lambda: bool(failed) and not client.open_holds and not posting.trouble, "the second try")
+    await until(lambda: not leases.holders(1), "the lease to come back")
+    assert await wallet(client) == (5_000_000_000 - 97_000 * len(records), 0)
     await clean(client)
