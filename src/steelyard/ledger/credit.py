@@ -37,11 +37,18 @@ def limit_histories(connection: Connection) -> dict[int, LimitHistory]:
     return {tenant_id: LimitHistory(tuple(rows)) for tenant_id, rows in found.items()}
 
 
-def set_limit(connection: Connection, tenant_id: int, limit_nano: int, why: tuple[str, str], clock: Clock) -> bool:
-    """Set a tenant's limit; `why` is reason and actor. False when it is what it was."""
+def set_limit(
+    connection: Connection, tenant_id: int, limit_nano: int, why: tuple[str, str], clock: Clock, held_ns: int = 0
+) -> bool:
+    """Set a tenant's limit; `why` is reason and actor. False when it is what it was.
+
+    It is dated behind `held_ns`, the opening of the newest request that was held for before: also when the clock has
+    stepped back since, that request is paid for under the limit its hold was given under.
+    """
     if limits_since(connection, {tenant_id: None}).get(tenant_id, 0) == limit_nano:
         return False
     reason, actor = why
-    row = {"tenant_id": tenant_id, "limit_nano": limit_nano, "set_ns": clock.now_ns(), "reason": reason, "actor": actor}
+    set_ns = max(clock.now_ns(), held_ns + 1)
+    row = {"tenant_id": tenant_id, "limit_nano": limit_nano, "set_ns": set_ns, "reason": reason, "actor": actor}
     connection.execute(insert(tables.credit_limits).values(row | {"after_batch_id": last_batch_id(connection)}))
     return True

@@ -85,6 +85,11 @@ class Teller:
         purse = self.purse(tenant_id)
         return max(0, min(purse.wallet_nano + purse.limit_nano, self.available(tenant_id)))
 
+    def newest_ns(self, tenant_id: int) -> int:
+        """When the newest request of the tenant that is held for was opened; 0 when there is none."""
+        uses = [hold.use for hold in list(self._holds.values()) if hold.tenant_id == tenant_id]
+        return max((use.opened_ns for use in uses if use is not None), default=0)
+
     def find(self, request_id: bytes) -> Hold | None:
         return self._holds.get(request_id)
 

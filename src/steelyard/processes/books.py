@@ -66,7 +66,7 @@ class Books:
             self._office = Office(
                 self._engine,
                 clock,
-                held=self.teller.held,
+                holds=self.teller,
                 opened=self._bookkeeper.opened,
                 oldest_open=self._bookkeeper.oldest_open,
                 journals=data.journals,

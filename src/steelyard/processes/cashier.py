@@ -6,7 +6,7 @@ out of a purse is planned first ("money.needs"), so that `paying` can have it se
 
 from collections.abc import Callable
 from functools import partial
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 from sqlalchemy import Connection
 
@@ -50,12 +50,20 @@ class _Plan(NamedTuple):
     reverses_id: int | None = None
 
 
-class Cashier:
-    """`held` is what the teller has set aside for a tenant, `oldest_open` when the oldest request that runs began."""
+class Holds(Protocol):
+    """What is set aside at the moment: the teller."""
 
-    def __init__(self, clock: Clock, held: Callable[[int], int], oldest_open: Callable[[], int | None]) -> None:
+    def held(self, tenant_id: int) -> int: ...
+    def newest_ns(self, tenant_id: int) -> int:
+        """When the newest request of the tenant that is held for was opened; 0 when there is none."""
+
+
+class Cashier:
+    """`oldest_open` tells when the oldest request that runs began."""
+
+    def __init__(self, clock: Clock, holds: Holds, oldest_open: Callable[[], int | None]) -> None:
         self._clock = clock
-        self._held = held
+        self._holds = holds
         self._oldest_open = oldest_open
         self._plans: dict[str, Callable[[Connection, Payload], _Plan]] = {
             "wallet.topup": _topup,
@@ -146,7 +154,9 @@ class Cashier:
         tenant, amount = _tenant(connection, payload), amount_of(payload, least=0)
 
         def act(why: Why) -> dict[str, Any]:
-            return {"changed": set_limit(connection, tenant.id, amount, why, self._clock)}
+            return {
+                "changed": set_limit(connection, tenant.id, amount, why, self._clock, self._holds.newest_ns(tenant.id))
+            }
 
         return self._once(connection, payload, (tenant, "limit"), (amount,), act)
 
@@ -231,7 +241,7 @@ class Cashier:
         return self._view(tenant, purse) | {"tenant": tenant.name, "grants": rows, "allowances": given}
 
     def _view(self, tenant: identity.Tenant, purse: Purse) -> Payload:
-        held_nano, expired_nano = self._held(tenant.id), purse.expired_nano(self._clock.now_ns())
+        held_nano, expired_nano = self._holds.held(tenant.id), purse.expired_nano(self._clock.now_ns())
         granted_nano = purse.granted_nano - expired_nano
         usable_nano = purse.wallet_nano + granted_nano + purse.limit_nano
         return tenant_view(tenant) | {

@@ -1,7 +1,7 @@
 """The commands of the office: tenants, keys, wallets, prices, models, receipts, verification.
 
 Each command is one transaction over the database, checked and answered in plain values. Runs inside `books`, or inside
-the command line when the platform is down. Knows the teller only as `held` (what is set aside); what a command changed
+the command line when the platform is down. Knows the teller only as `holds` (what is set aside); what a command changed
 for it comes back in `Outcome`, to be told after the commit.
 """
 
@@ -24,8 +24,9 @@ from steelyard.kernel.records import Opened, Snapshot
 from steelyard.ledger.posting import open_wallet
 from steelyard.ledger.purse import Purse
 from steelyard.ledger.sublimits import Seed
+from steelyard.ledger.teller import Teller
 from steelyard.ledger.verify import verify
-from steelyard.processes.cashier import Cashier, tenant_view
+from steelyard.processes.cashier import Cashier, Holds, tenant_view
 from steelyard.processes.limiting import Limited, limit_lift, limit_list, limit_seeds, limit_set
 from steelyard.processes.outcome import Outcome
 from steelyard.processes.payload import Payload, integer_of, request_id_of, text_of
@@ -36,10 +37,6 @@ from steelyard.processes.snapshot import SNAPSHOT, bump, read_snapshot
 from steelyard.rating.rate import rate
 from steelyard.reports.export import Wanted, export
 from steelyard.reports.receipts import posted_receipt
-
-
-def _nothing_held(tenant_id: int) -> int:
-    return 0
 
 
 def _nothing_open(request_id: bytes) -> Opened | None:
@@ -54,14 +51,13 @@ class Office:
         engine: Engine,
         clock: Clock,
         *,
-        held: Callable[[int], int] = _nothing_held,
+        holds: Holds | None = None,
         opened: Callable[[bytes], Opened | None] = _nothing_open,
         oldest_open: Callable[[], int | None] = lambda: None,
         journals: Path | None = None,
     ) -> None:
         self._engine = engine
         self._clock = clock
-        self._held = held
         self._opened = opened
         self._journals = journals
         self._commands: dict[str, Callable[[Connection, Payload], Outcome]] = {
@@ -84,7 +80,7 @@ class Office:
             "rerate.post": self._rerate_post,
             "verify": self._verify,
         }
-        self._cashier = Cashier(clock, held, oldest_open)
+        self._cashier = Cashier(clock, holds or Teller(), oldest_open)
         self._commands |= self._cashier.commands()
 
     def command(self, op: str, payload: Payload) -> Any:

@@ -16,9 +16,10 @@ from steelyard.kernel.errors import CallerError
 from steelyard.kernel.ids import text_from_id
 from steelyard.kernel.money import INT64_MAX
 from steelyard.kernel.quantities import Usage
-from steelyard.kernel.records import Rated, Settlement
+from steelyard.kernel.records import Rated, Settlement, Use
 from steelyard.ledger.posting import open_wallet, post
 from steelyard.ledger.purse import Purse
+from steelyard.ledger.teller import Teller
 from steelyard.ledger.verify import verify
 from steelyard.processes.office import Office
 from steelyard.rating.rate import rate
@@ -38,7 +39,8 @@ class Till:
         self.engine: Engine = books(place, clock=self.clock)
         self.requests = Requests(self.clock)
         self.oldest_open: int | None = None
-        self.office = Office(self.engine, self.clock, oldest_open=lambda: self.oldest_open)
+        self.teller = Teller()
+        self.office = Office(self.engine, self.clock, holds=self.teller, oldest_open=lambda: self.oldest_open)
         with self.engine.begin() as connection:
             tenant = add_tenant(connection, "gamma", "USD", self.clock)
             open_wallet(connection, tenant.id, tenant.name, tenant.currency)
@@ -156,6 +158,22 @@ def test_a_credit_limit_lets_a_wallet_go_below_zero(till: Till) -> None:
     till.clock.advance(1)
     assert till.do("wallet.limit", tenant="acme", amount="0")["available_nano"] == -2 * CNY
     assert till.do("wallet.limit", tenant="acme", amount="0")["changed"] is False
+
+
+def test_a_limit_lowered_after_the_clock_stepped_back_ends_no_hold_from_before(till: Till) -> None:
+    """Found by the simulator: the request seemed to be opened after the limit was lowered, and we bore its charge."""
+    till.do("wallet.limit", tenant="acme", amount="10")
+    till.clock.advance(3 * NS_PER_S)
+    running = till.requests.rated(hold_nano=10 * CNY, usage=Usage(output=6_000_000))  # 9 of the wallet's 5
+    opened = running.settlement.opened
+    till.teller.open_wallet(1, Purse(5 * CNY, 10 * CNY))
+    till.teller.hold(opened.request_id, 1, 10 * CNY, 0, "w0-1", Use(1, 1, opened.opened_ns, 0))
+    till.clock.advance(-2 * NS_PER_S)
+    till.do("wallet.limit", tenant="acme", amount="1")
+    with till.engine.begin() as connection:
+        post(connection, [running], {}, till.clock)
+    till.teller.release(opened.request_id)
+    assert till.purses()["acme"][0] == -4 * CNY
 
 
 def test_a_request_is_charged_under_the_limit_it_was_held_under(till: Till) -> None:

@@ -29,6 +29,16 @@ MODEL = {
 pytestmark = pytest.mark.postgres
 
 
+class Held:
+    """A teller who has 300 nano set aside for everybody."""
+
+    def held(self, tenant_id: int) -> int:
+        return 300
+
+    def newest_ns(self, tenant_id: int) -> int:
+        return 0
+
+
 @pytest.fixture
 def engine(place: Path | DatabaseUrl) -> Iterator[Engine]:
     engine = open_database(place)
@@ -39,7 +49,7 @@ def engine(place: Path | DatabaseUrl) -> Iterator[Engine]:
 
 @pytest.fixture
 def office(engine: Engine) -> Office:
-    office = Office(engine, ManualClock(), held=lambda tenant_id: 300)
+    office = Office(engine, ManualClock(), holds=Held())
     office.command("tenant.add", {"name": "acme"})
     return office
 
