@@ -1,7 +1,7 @@
 """The oracle's part on sub-limits, against docs/howto/limits.md: nobody gets one request more, none may be refused.
 
-Each tenant has one kind of limit at most. An edit under way counts at the greater of both amounts; a request that was
-asked before the last edit was confirmed is judged by none.
+Each tenant has one kind of limit at most. An edit under way counts at the greater of both amounts for who was let in, and
+makes no judgement of who was refused; a request that was asked before the last edit was confirmed is judged by none.
 """
 
 from collections.abc import Iterable
