@@ -101,6 +101,12 @@ def resolve(connection: Connection, claim: Claim, now_ns: int) -> bool:
     return cut(connection, claim, now_ns) if charged else drop(connection, claim)
 
 
+def is_posted(connection: Connection, claim: Claim) -> bool:
+    """Whether the request has its usage row."""
+    column = tables.usage.c.request_id
+    return connection.execute(select(column).where(column == claim.request_id)).first() is not None
+
+
 def make_room(connection: Connection, tenant_id: int, excess_bytes: int) -> None:
     """Let the tenant's oldest bodies go until `excess_bytes` are free; their keys stay."""
     query = (

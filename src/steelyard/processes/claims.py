@@ -101,6 +101,8 @@ class Claims:
                 await self._end(claim, answers.drop, claim)
             case "claim.over":
                 await self._settled()
+                if not await self._transact(answers.is_posted, claim):  # its worker asks again, or dies and is settled
+                    raise unavailable("not_settled", "What the request was charged is still on its way to the disk.")
                 await self._resolve(claim)
             case _:
                 raise CallerError(404, "unknown_command", f"There is no command {op!r}.")
