@@ -14,6 +14,7 @@ from steelyard.catalog.store import tariffs_by_id
 from steelyard.kernel.errors import CallerError
 from steelyard.kernel.quantities import Usage
 from steelyard.ledger.purses import wallet_balances
+from steelyard.ledger.teller import Teller
 from steelyard.ledger.verify import verify
 from steelyard.processes.cashier import Cashier
 from steelyard.processes.rerating import post_rerating
@@ -193,7 +194,7 @@ def test_what_was_credited_back_is_not_given_back_again(
     shop.tenant("acme")
     shop.topup("acme", 10**12)
     shop.sell(shop.request("acme", Usage(0, 0, 1000)), shop.request("acme", Usage(0, 0, 1000)))
-    credit = Cashier(shop.clock, lambda tenant: 0, lambda: None).commands()["wallet.credit"]
+    credit = Cashier(shop.clock, Teller(), lambda: None).commands()["wallet.credit"]
     request_id = shop.rated[0].settlement.opened.request_id
     for at, amount in enumerate(credited):
         more = {"reason": "was cut", "actor": "mia", "idempotency_key": str(at)}
