@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from tests.fakes.bodies import JSON, changed, encoded, places
 from tests.platform import Platform, wait_for
 
 MODEL = "smollm2-135m-instruct"
@@ -77,29 +78,6 @@ def test_what_cannot_be_served_is_a_4xx_and_free(platform: Platform, number: int
     assert wallet["balance_nano"] == 100 * 10**9
 
 
-JSON = st.recursive(
-    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | st.text(max_size=8),
-    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=8), inner, max_size=3),
-    max_leaves=6,
-)
-
-
-def places(value: Any, path: tuple[Any, ...] = ()) -> list[tuple[Any, ...]]:
-    found = [path] if path else []
-    items = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
-    for name, inner in items:
-        found += places(inner, (*path, name))
-    return found
-
-
-def changed(value: Any, path: tuple[Any, ...], new: Any) -> Any:
-    if not path:
-        return new
-    copy = dict(value) if isinstance(value, dict) else list(value)
-    copy[path[0]] = changed(value[path[0]], path[1:], new)
-    return copy
-
-
 ASKED = st.sampled_from([("/v1/chat/completions", CHAT), ("/v1/completions", OLD)])
 
 
@@ -119,7 +97,7 @@ def test_one_wrong_value_anywhere_harms_nobody(platform: Platform) -> None:
             body["max_tokens"] = (
                 body["max_tokens"] if not isinstance(body["max_tokens"], int) else min(body["max_tokens"], 2)
             )
-        status, answer = post(platform, key, path, json.dumps(body).encode("utf-8", "replace"))
+        status, answer = post(platform, key, path, encoded(body))
         assert status == 200 or 400 <= status < 500, (status, answer, body)
         assert status == 200 or set(answer["error"]) == {"message", "type", "param", "code"}
 

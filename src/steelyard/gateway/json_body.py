@@ -12,6 +12,8 @@ from steelyard.kernel.errors import CallerError, bad_request
 T = TypeVar("T")
 _fields_decoder = msgspec.json.Decoder(dict[str, Raw])
 _NULL = b"null"
+_NAMED = re.compile(rb'\s*"((?:[^"\\]|\\.)*)"\s*:\s*', re.DOTALL)
+_NEXT = re.compile(rb"\s*,|\s*(?=\})")
 _TEXT = re.compile(rb'"[^"\\]*(?:\\.[^"\\]*)*"', re.DOTALL)
 _BRACKET = re.compile(rb"[\[\]{}]")
 
@@ -25,14 +27,69 @@ def read_json(body: bytes, decoder: "msgspec.json.Decoder[T]") -> tuple[T, dict[
             raise bad_request(
                 f"The body is nested too deeply: at most {limits.JSON_DEPTH_MAX} levels.", code="invalid_json"
             )
-        fields = {name: raw for name, raw in _fields_decoder.decode(body).items() if bytes(raw) != _NULL}
-        return decoder.decode(body), fields
+        return decoder.decode(body), _fields(body)
     except msgspec.ValidationError as error:
         raise _field_error(str(error)) from None
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
-        raise bad_request(f"The body is not valid JSON: {error}.", code="invalid_json") from None
+        raise bad_request(f"The body is not valid JSON: {_fault(str(error), body)}.", code="invalid_json") from None
     except RecursionError:
         raise bad_request("The body is nested too deeply.", code="invalid_json") from None
+
+
+def _fields(body: bytes) -> dict[str, Raw]:
+    """The fields that are not null. Raises CallerError 400 for one that stands there twice: two readers of such a body
+    may take it for two requests."""
+    found = _fields_decoder.decode(body)
+    size = 1  # of a body of exactly these fields, without blanks
+    fields = {}
+    for name, raw in found.items():
+        value = bytes(raw)
+        size += len(name) + len(value) + 4
+        if value != _NULL:
+            fields[name] = raw
+    if size != len(body) and (twice := _twice(body, found)) is not None:
+        raise bad_request(f"The field '{twice}' stands in the body twice. Send it once.", twice, "invalid_json")
+    return fields
+
+
+def _twice(body: bytes, found: dict[str, Raw]) -> str | None:
+    """A name that the outermost object has twice. Of such a name `found` has the first place and the last value, so a
+    walk over the body that expects its fields in order stumbles."""
+    if body == _as_often_written(found):
+        return None
+    at = body.index(b"{") + 1
+    for name, raw in found.items():
+        named = _NAMED.match(body, at)
+        if named is None:
+            return name
+        if _text(named[1]) != name:
+            return _text(named[1])
+        value = bytes(raw)
+        after = _NEXT.match(body, named.end() + len(value)) if body.startswith(value, named.end()) else None
+        if after is None:
+            return name
+        at = after.end()
+    named = _NAMED.match(body, at)
+    return None if named is None else _text(named[1])
+
+
+def _as_often_written(found: dict[str, Raw]) -> bytes:
+    """A body of these fields with the blanks that most writers of JSON put in."""
+    pieces: list[bytes | Raw] = []
+    for name, raw in found.items():
+        pieces += (b', "', name.encode(), b'": ', raw)
+    return b"".join([b'{"', *pieces[1:], b"}"])
+
+
+def _text(quoted: bytes) -> str:
+    return msgspec.json.decode(b'"%b"' % quoted, type=str)
+
+
+def _fault(text: str, body: bytes) -> str:
+    """The decoder says the same of half a surrogate pair as of a body that ends too early."""
+    if "truncated" in text and body.rstrip().endswith(b"}"):
+        return "it ends within a text or a list, or a text has half of a surrogate pair (\\ud800 to \\udfff)"
+    return text
 
 
 def _is_deep(body: bytes) -> bool:
