@@ -327,19 +327,16 @@ class AmountLine(Record, frozen=True, gc=False):
 
 
 class Rated(Record, frozen=True, gc=False):
-    """A settlement with its money. `charge_nano` and `cost_nano` are the sums of their lines."""
+    """A settlement with its money: each amount is the sum of rounded lines."""
 
     settlement: Settlement
-    charge: tuple[AmountLine, ...]
-    cost: tuple[AmountLine, ...]
-
-    @property
-    def charge_nano(self) -> int:
-        return sum(line.amount_nano for line in self.charge)
+    charge_nano: int
+    cpu_cost_nano: int
+    energy_cost_nano: int
 
     @property
     def cost_nano(self) -> int:
-        return sum(line.amount_nano for line in self.cost)
+        return self.cpu_cost_nano + self.energy_cost_nano
 
 
 class Receipt(Record, frozen=True):

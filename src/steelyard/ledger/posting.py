@@ -10,12 +10,12 @@ from collections.abc import Iterable, Mapping, Sequence
 from operator import add, itemgetter
 from typing import NamedTuple
 
+from msgspec.structs import astuple
 from sqlalchemy import Connection, func, insert, select
 
 from steelyard.kernel.clock import Clock, day_of, hour_of
 from steelyard.kernel.errors import BooksError
 from steelyard.kernel.money import INT64_MAX
-from steelyard.kernel.quantities import Meter
 from steelyard.kernel.records import Position, Rated
 from steelyard.ledger.accounts import PAIRS, WALLET, BatchKind, Fact, account_name, kind_of
 from steelyard.ledger.chain import GENESIS, EntryRow, UsageRow, content_of, link
@@ -37,7 +37,7 @@ _summed_of = itemgetter(
     )
 )
 _id_of = itemgetter(UsageRow._fields.index("request_id"))
-_CPU, _ENERGY = Meter.CPU, Meter.ENERGY
+_row = UsageRow._make
 _ENTRY = ("batch_id", "fact", "debit_account_id", "credit_account_id", "currency", "amount_nano")
 
 
@@ -172,29 +172,21 @@ def closed_until(connection: Connection) -> int:
 
 def _usage_row(rated: Rated, closed_until_ns: int) -> UsageRow:
     """What comes late for a closed period counts in the open one. By position: by name it takes twice as long."""
-    opened, closed = rated.settlement.opened, rated.settlement.closed
-    used = closed.usage
-    charge = cpu_cost = energy_cost = 0
-    for line in rated.charge:
-        charge += line.amount_nano
-    for line in rated.cost:
-        if line.meter is _CPU:
-            cpu_cost += line.amount_nano
-        elif line.meter is _ENERGY:
-            energy_cost += line.amount_nano
-        elif line.amount_nano:
-            raise BooksError(f"no account takes the cost of {line.meter}")
-    if charge < 0 or cpu_cost < 0 or energy_cost < 0 or opened.hold_nano < 0:
-        raise BooksError(f"{opened.request_id.hex()} has a negative amount")
-    return UsageRow(
-        opened.request_id, opened.opened_ns, max(closed.closed_ns, closed_until_ns),
-        opened.tenant_id, opened.project_id, opened.key_id, opened.model, opened.upstream,
-        opened.price_id, opened.cost_id, opened.currency,
-        opened.sequences, opened.stream, opened.max_tokens,
-        used.input, used.cached_input, used.output, used.cpu_ns, used.energy_uj,
-        opened.hold_nano, charge, cpu_cost, energy_cost,
+    settlement, charge, cpu_cost, energy_cost = astuple(rated)
+    closed = settlement.closed
+    (
+        request_id, opened_ns, _slot, tenant_id, project_id, key_id, model, upstream, price_id, cost_id, currency,
+        hold, max_tokens, sequences, stream, *_,
+    ) = astuple(settlement.opened)  # fmt: skip
+    if charge < 0 or cpu_cost < 0 or energy_cost < 0 or hold < 0:
+        raise BooksError(f"{request_id.hex()} has a negative amount")
+    closed_ns = closed.closed_ns
+    return _row((
+        request_id, opened_ns, closed_ns if closed_ns > closed_until_ns else closed_until_ns,
+        tenant_id, project_id, key_id, model, upstream, price_id, cost_id, currency, sequences, stream, max_tokens,
+        *astuple(closed.usage), hold, charge, cpu_cost, energy_cost,
         str(closed.end), closed.first_token_ns, closed.duration_ns, closed.short_by_one_read,
-    )  # fmt: skip
+    ))  # fmt: skip
 
 
 def write_batch(
@@ -224,7 +216,7 @@ def write_batch(
         bulk(connection).insert(connection, tables.entries, _ENTRY, rows)
         _add_totals(connection, entries, accounts)
     if ordered:
-        bulk(connection).insert(connection, tables.usage, _USAGE, [(batch_id, *row) for row in ordered])
+        bulk(connection).insert(connection, tables.usage, _USAGE, ((batch_id, *row) for row in ordered))
         bulk(connection).add(connection, tables.rollups, _ROLLUP, _rollup_rows(ordered))
     return int(batch_id)
 

@@ -4,7 +4,7 @@ Reads only, one batch at a time, so memory stays bounded by a batch and the numb
 how to rate is passed in, so that re-rating (I9) uses the very function that rated at first.
 """
 
-from collections import Counter, defaultdict
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Generic, NamedTuple, TypeVar
 
@@ -12,7 +12,7 @@ from sqlalchemy import Connection, select, text
 
 from steelyard.kernel.clock import NS_PER_HOUR
 from steelyard.kernel.errors import BooksError
-from steelyard.kernel.quantities import Meter, Usage
+from steelyard.kernel.quantities import Usage
 from steelyard.kernel.records import Closed, Opened, Rated, Record, Settlement, Tariff
 from steelyard.ledger.accounts import FACTS, GRANT, PAIRS, WALLET, BatchKind, Fact
 from steelyard.ledger.chain import GENESIS, EntryRow, UsageRow, content_of, hash_unsealed, link
@@ -273,10 +273,7 @@ class _Audit:
         except BooksError as error:
             self.complain("I9", f"{name} cannot be rated again: {error}")
             return
-        costs: dict[Meter, int] = defaultdict(int)
-        for line in rated.cost:
-            costs[line.meter] += line.amount_nano
-        now = (rated.charge_nano, costs[Meter.CPU], costs[Meter.ENERGY])
+        now = (rated.charge_nano, rated.cpu_cost_nano, rated.energy_cost_nano)
         then = (row.charge_nano, row.cpu_cost_nano, row.energy_cost_nano)
         if now != then:
             self.complain("I9", f"{name} was rated {then} and is now {now}")

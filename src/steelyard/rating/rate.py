@@ -15,6 +15,7 @@ from steelyard.kernel.records import (
     Caller,
     Granted,
     HoldAsk,
+    Opened,
     Order,
     Rated,
     Settlement,
@@ -36,68 +37,78 @@ class Sheet:
     def __init__(self, tariff: Tariff, meters: Sequence[Meter]) -> None:
         self._tariff = tariff
         self._meters = meters
-        self._lines: list[tuple[Meter, TariffLine | None, int, int]] = []  # … nano per unit as a fraction
+        self._lines: list[tuple[int, int]] = []  # nano per unit of each meter as a fraction
 
-    def amounts(self, quantities: Sequence[int]) -> tuple[AmountLine, ...]:
-        """One line per meter with a count; `quantities` are in the order of the meters."""
-        if not any(quantities):
-            return ()
-        if not self._lines:  # only now: what nobody uses needs no price
-            for meter in self._meters:
-                line = _find_line(self._tariff, meter, self._meters)
-                self._lines.append((meter, line, *_reduced(line)))
-        amounts = []
-        for quantity, (meter, line, numerator, denominator) in zip(quantities, self._lines, strict=True):
-            if quantity <= 0:
-                _refuse_negative(quantity)
-                continue
-            found = line or _line_of(self._tariff, meter, self._meters)
+    def amounts(self, quantities: Sequence[int]) -> list[int]:
+        """What each quantity comes to, in nano; `quantities` are in the order of the meters."""
+        if not any(quantities):  # what nobody uses needs no price
+            return [0] * len(quantities)
+        amounts: list[int] = []
+        for quantity, (numerator, denominator) in zip(quantities, self._lines or self._prepared(), strict=True):
             amount = quantity * numerator
             if denominator != 1:
                 amount = divide_half_even(amount, denominator)
-            if amount > INT64_MAX:
-                raise BooksError(f"{quantity} {meter} at {found.text} per {found.per} is more than an account can hold")
-            amounts.append(AmountLine(meter, quantity, found.text, found.per, amount))
-        return tuple(amounts)
+            if quantity < 0 or amount > INT64_MAX:
+                raise self._refusal(self._meters[len(amounts)], quantity)
+            amounts.append(amount)
+        return amounts
+
+    def lines(self, quantities: Sequence[int]) -> tuple[AmountLine, ...]:
+        """One line per meter with a count, for people to read."""
+        lines = []
+        for quantity, meter, amount in zip(quantities, self._meters, self.amounts(quantities), strict=True):
+            if quantity:
+                line = _line_of(self._tariff, meter, self._meters)
+                lines.append(AmountLine(meter, quantity, line.text, line.per, amount))
+        return tuple(lines)
+
+    def _prepared(self) -> list[tuple[int, int]]:
+        for meter in self._meters:
+            self._lines.append(_reduced(_find_line(self._tariff, meter, self._meters)))
+        return self._lines
+
+    def _refusal(self, meter: Meter, quantity: int) -> BooksError:
+        _refuse_negative(quantity)
+        line = _line_of(self._tariff, meter, self._meters)
+        return BooksError(f"{quantity} {meter} at {line.text} per {line.per} is more than an account can hold")
 
 
 def rate(settlement: Settlement, price: Tariff, cost: Tariff) -> Rated:
     """The settlement with its money. Raises BooksError when these are not the tariffs it was opened with."""
-    return _rated(settlement, price, cost, (Sheet(price, PRICE_METERS), Sheet(cost, COST_METERS)))
+    return rate_all([settlement], {settlement.opened.price_id: price, settlement.opened.cost_id: cost})[0]
 
 
 def rate_all(settlements: Iterable[Settlement], tariffs: Mapping[int, Tariff]) -> list[Rated]:
     """`rate` for many: each pair of tariffs, found by the ids the requests were opened with, is looked at once."""
-    sheets: dict[tuple[int, int], tuple[Sheet, Sheet]] = {}
+    known: dict[tuple[int, int, str], tuple[Sheet, Sheet]] = {}
     rated = []
     for one in settlements:
-        price_id, cost_id = one.opened.price_id, one.opened.cost_id
-        price, cost = tariffs[price_id], tariffs[cost_id]
-        pair = sheets.get((price_id, cost_id))
-        if pair is None:
-            pair = sheets[price_id, cost_id] = (Sheet(price, PRICE_METERS), Sheet(cost, COST_METERS))
-        rated.append(_rated(one, price, cost, pair))
+        opened, usage = one.opened, one.closed.usage
+        key = (opened.price_id, opened.cost_id, opened.currency)
+        sheets = known.get(key)
+        if sheets is None:
+            sheets = known[key] = _sheets(opened, tariffs[opened.price_id], tariffs[opened.cost_id])
+        charged = sheets[0].amounts((usage.input, usage.cached_input, usage.output))
+        rated.append(Rated(one, sum(charged), *sheets[1].amounts((usage.cpu_ns, usage.energy_uj))))
     return rated
 
 
-def _rated(settlement: Settlement, price: Tariff, cost: Tariff, sheets: tuple[Sheet, Sheet]) -> Rated:
-    opened, usage = settlement.opened, settlement.closed.usage
+def _sheets(opened: Opened, price: Tariff, cost: Tariff) -> tuple[Sheet, Sheet]:
     if not (price.id == opened.price_id and cost.id == opened.cost_id):
         raise BooksError(f"the request was opened with tariffs {opened.price_id} and {opened.cost_id}, not these")
     if not price.currency == cost.currency == opened.currency:
         raise BooksError(f"tariffs in {price.currency} and {cost.currency} for a request in {opened.currency}")
-    charge = sheets[0].amounts((usage.input, usage.cached_input, usage.output))
-    return Rated(settlement, charge, sheets[1].amounts((usage.cpu_ns, usage.energy_uj)))
+    return Sheet(price, PRICE_METERS), Sheet(cost, COST_METERS)
 
 
 def charge_of(usage: Usage, price: Tariff) -> tuple[AmountLine, ...]:
     """What a customer pays for this usage: one line per meter with a count, in the order of the meters."""
-    return Sheet(price, PRICE_METERS).amounts([usage.of(meter) for meter in PRICE_METERS])
+    return Sheet(price, PRICE_METERS).lines([usage.of(meter) for meter in PRICE_METERS])
 
 
 def cost_of(usage: Usage, cost: Tariff) -> tuple[AmountLine, ...]:
     """What this usage cost us: one line per meter with a count, in the order of the meters."""
-    return Sheet(cost, COST_METERS).amounts([usage.of(meter) for meter in COST_METERS])
+    return Sheet(cost, COST_METERS).lines([usage.of(meter) for meter in COST_METERS])
 
 
 def worst_case_nano(price: Tariff, prompt_tokens_max: int, max_tokens: int, sequences: int) -> int:
@@ -194,7 +205,7 @@ def _find_line(tariff: Tariff, meter: Meter, meters: Sequence[Meter]) -> TariffL
 def _reduced(line: TariffLine | None) -> tuple[int, int]:
     """Nano-units of money per unit of the meter; in lowest terms the numbers of a request stay small."""
     if line is None:
-        return 0, 1
+        return INT64_MAX + 1, 1  # whoever uses what has no price is refused like one whom no account can pay for
     divisor = line.per * PICO_PER_NANO
     common = gcd(line.pico, divisor)
     return line.pico // common, divisor // common

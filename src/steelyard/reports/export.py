@@ -18,8 +18,6 @@ from sqlalchemy import ColumnElement, Connection, Row, and_, select, true
 from steelyard.catalog.store import tariffs_by_id
 from steelyard.kernel.records import Receipt, Record, Tariff
 from steelyard.ledger.chain import EntryRow, UsageRow, entries_digest, header_bytes, row_digest, seal_row
-from steelyard.ledger.verify import settlement_of
-from steelyard.rating.rate import rate
 from steelyard.reports.receipts import Rerated, receipt_of
 from steelyard.storage import tables
 
@@ -141,8 +139,7 @@ def _batch(connection: Connection, batch: Row[Any], wanted: Wanted, told: set[in
         yield BatchLine(batch.id, batch.previous_hash, batch.hash, header, entries, digests)
     for row in mine:
         price, cost = tariffs[row.price_id], tariffs[row.cost_id]
-        rated = rate(settlement_of(row), price, cost)
-        found = Rerated(row, rated, price, cost, batch.id, batch.posted_ns, batch.hash)
+        found = Rerated(row, price, cost, batch.id, batch.posted_ns, batch.hash)
         sealed = seal_row(row, salt)
         yield ReceiptLine(receipt_of(found), sealed.public, sealed.private_digest if batch.salt else b"")
 

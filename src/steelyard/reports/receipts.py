@@ -12,10 +12,10 @@ from steelyard.kernel.clock import iso_from_ns
 from steelyard.kernel.errors import BooksError
 from steelyard.kernel.ids import text_from_id
 from steelyard.kernel.money import text_from_nano
-from steelyard.kernel.records import Rated, Receipt, Tariff
+from steelyard.kernel.records import AmountLine, Receipt, Tariff
 from steelyard.ledger.chain import UsageRow
 from steelyard.ledger.verify import settlement_of
-from steelyard.rating.rate import rate
+from steelyard.rating.rate import charge_of, cost_of, rate
 from steelyard.storage import tables
 
 
@@ -23,12 +23,19 @@ class Rerated(NamedTuple):
     """A usage row, what it was rated with, and the batch that posted it."""
 
     row: UsageRow
-    rated: Rated
     price: Tariff
     cost: Tariff
     batch_id: int
     posted_ns: int
     chain: bytes
+
+    @property
+    def charge(self) -> tuple[AmountLine, ...]:
+        return charge_of(settlement_of(self.row).closed.usage, self.price)
+
+    @property
+    def costs(self) -> tuple[AmountLine, ...]:
+        return cost_of(settlement_of(self.row).closed.usage, self.cost)
 
 
 def rerate(connection: Connection, request_id: bytes) -> Rerated | None:
@@ -50,7 +57,7 @@ def rerate(connection: Connection, request_id: bytes) -> Rerated | None:
     rated = rate(settlement_of(row), price, cost)
     if (rated.charge_nano, rated.cost_nano) != (row.charge_nano, row.cpu_cost_nano + row.energy_cost_nano):
         raise BooksError(f"I9: rating {text_from_id(request_id)} again gives another amount than was posted")
-    return Rerated(row, rated, price, cost, found.batch_id, found.posted_ns, found.hash)
+    return Rerated(row, price, cost, found.batch_id, found.posted_ns, found.hash)
 
 
 def posted_receipt(connection: Connection, request_id: bytes, tenant_id: int | None) -> Receipt | None:
@@ -76,7 +83,7 @@ def receipt_of(rerated: Rerated) -> Receipt:
         output_tokens=row.output,
         tariff=row.price_id,
         currency=row.currency,
-        lines=rerated.rated.charge,
+        lines=rerated.charge,
         amount_nano=row.charge_nano,
         amount=text_from_nano(row.charge_nano),
         hold_nano=row.hold_nano,

@@ -133,8 +133,8 @@ def detail(connection: Connection, request_id: bytes) -> RequestDetail | None:
     return RequestDetail(
         row=msgspec.structs.replace(row, overrun_nano=overrun_nano, margin_nano=margin_nano),
         receipt=receipt_of(rerated),
-        charge=rerated.rated.charge,
-        cost=rerated.rated.cost,
+        charge=rerated.charge,
+        cost=rerated.costs,
         price=rerated.price,
         cost_tariff=rerated.cost,
         entries=shares,

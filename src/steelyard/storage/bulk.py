@@ -5,7 +5,8 @@ are written in the caller's transaction. Knows no rule of money; table and colum
 user's.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from functools import lru_cache
 from typing import Any, Protocol
 
@@ -19,8 +20,10 @@ Rows = Sequence[Sequence[Any]]
 class Bulk(Protocol):
     """One database's way to write many rows. Nothing happens for no rows."""
 
-    def insert(self, connection: Connection, table: Table, columns: Sequence[str], rows: Rows) -> None:
-        """Rows that are not there yet."""
+    def insert(
+        self, connection: Connection, table: Table, columns: Sequence[str], rows: Iterable[Sequence[Any]]
+    ) -> None:
+        """Rows that are not there yet, one after the other."""
 
     def find(self, connection: Connection, table: Table, columns: Sequence[str], values: Sequence[Any]) -> Rows:
         """These columns of the rows that have one of the values in the first of them."""
@@ -43,8 +46,12 @@ def bulk(connection: Connection) -> Bulk:
 class _SQLite:
     """`executemany` of one prepared statement."""
 
-    def insert(self, connection: Connection, table: Table, columns: Sequence[str], rows: Rows) -> None:
-        self._send(connection, _insert_one(table, tuple(columns)), rows)
+    def insert(
+        self, connection: Connection, table: Table, columns: Sequence[str], rows: Iterable[Sequence[Any]]
+    ) -> None:
+        statement = _insert_one(table, tuple(columns))
+        with _past_sqlalchemy(connection, statement) as session:
+            session.executemany(statement, rows)
 
     def find(self, connection: Connection, table: Table, columns: Sequence[str], values: Sequence[Any]) -> Rows:
         found: list[tuple[Any, ...]] = []
@@ -73,9 +80,17 @@ class _SQLite:
 class _PostgreSQL:
     """COPY for rows that are not there yet; one statement over arrays, a column each, for the others."""
 
-    def insert(self, connection: Connection, table: Table, columns: Sequence[str], rows: Rows) -> None:
-        if rows:
-            _copy(connection, f'COPY "{table.name}" ({listed(columns)}) FROM STDIN', rows)
+    def insert(
+        self, connection: Connection, table: Table, columns: Sequence[str], rows: Iterable[Sequence[Any]]
+    ) -> None:
+        statement = f'COPY "{table.name}" ({listed(columns)}) FROM STDIN'
+        with (
+            _past_sqlalchemy(connection, statement) as session,
+            session.cursor() as cursor,
+            cursor.copy(statement) as copy,
+        ):
+            for row in rows:
+                copy.write_row(row)
 
     def find(self, connection: Connection, table: Table, columns: Sequence[str], values: Sequence[Any]) -> Rows:
         if not values:
@@ -99,14 +114,13 @@ class _PostgreSQL:
             connection.exec_driver_sql(statement, tuple(list(column) for column in zip(*rows, strict=True)))
 
 
-def _copy(connection: Connection, statement: str, rows: Rows) -> None:
-    """COPY goes past SQLAlchemy, so what the driver raises is told here as SQLAlchemy tells it."""
+@contextmanager
+def _past_sqlalchemy(connection: Connection, statement: str) -> Iterator[Any]:
+    """The driver's own session; what it raises is told here as SQLAlchemy tells it."""
     driver = connection.dialect.loaded_dbapi
     session: Any = connection.connection.driver_connection
     try:
-        with session.cursor() as cursor, cursor.copy(statement) as copy:
-            for row in rows:
-                copy.write_row(row)
+        yield session
     except driver.Error as error:
         lost = connection.dialect.is_disconnect(error, session, None)
         if lost:

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from msgspec.structs import replace
 from sqlalchemy import Connection, Engine, select, text
 from tests.fakes.ledger import TARIFFS, Requests, books, outside
 
@@ -230,7 +231,7 @@ def test_a_lost_batch_is_noticed(engine: Engine, place: Path | DatabaseUrl) -> N
 def test_many_complaints_are_counted_not_listed(engine: Engine) -> None:
     def dearer(settlement: Settlement, price: Tariff, cost: Tariff) -> Rated:
         rated = rate(settlement, price, cost)
-        return Rated(settlement, rated.charge + rated.charge, rated.cost)
+        return replace(rated, charge_nano=2 * rated.charge_nano)
 
     with engine.connect() as connection:
         found = {finding.invariant: finding for finding in verify(connection, dearer, TARIFFS)}

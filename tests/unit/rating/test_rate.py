@@ -60,10 +60,13 @@ def tariff(*lines: tuple[Meter, int, int]) -> Tariff:
 
 
 def test_a_typical_question_has_the_charge_and_cost_of_the_price_file() -> None:
-    rated = rate(settlement(Usage(input=16, output=10, cpu_ns=300_000_000, energy_uj=2_400_000)), PRICE, COST)
-    assert [(line.meter, line.amount_nano) for line in rated.charge] == [(Meter.INPUT, 8000), (Meter.OUTPUT, 15000)]
-    assert [(line.meter, line.amount_nano) for line in rated.cost] == [(Meter.CPU, 8333), (Meter.ENERGY, 400)]
-    assert (rated.charge_nano, rated.cost_nano) == (23_000, 8_733)
+    usage = Usage(input=16, output=10, cpu_ns=300_000_000, energy_uj=2_400_000)
+    charged, spent = charge_of(usage, PRICE), cost_of(usage, COST)
+    assert [(line.meter, line.amount_nano) for line in charged] == [(Meter.INPUT, 8000), (Meter.OUTPUT, 15000)]
+    assert [(line.meter, line.amount_nano) for line in spent] == [(Meter.CPU, 8333), (Meter.ENERGY, 400)]
+    rated = rate(settlement(usage), PRICE, COST)
+    assert (rated.charge_nano, rated.cpu_cost_nano, rated.energy_cost_nano) == (23_000, 8_333, 400)
+    assert rated.cost_nano == 8_733
 
 
 def test_a_line_says_what_was_counted_and_at_what_price() -> None:
