@@ -26,6 +26,7 @@ from steelyard.gateway.messages_count import count_endpoint
 from steelyard.gateway.messages_dialect import BASES, Messages, is_messages_path
 from steelyard.gateway.models import anthropic_list, anthropic_model, openai_list, openai_model
 from steelyard.gateway.once import Desk, Once
+from steelyard.gateway.responses_dialect import Responses
 from steelyard.gateway.wire import Receive, Scope, Send, Wire
 from steelyard.identity.keys import authenticate, bearer, is_operator
 from steelyard.kernel.errors import CallerError, unavailable, unknown_key, unknown_model
@@ -35,6 +36,7 @@ from steelyard.kernel.records import Model
 log = structlog.get_logger()
 CHAT_PATH = "/v1/chat/completions"
 COMPLETIONS_PATH = "/v1/completions"
+RESPONSES_PATH = "/v1/responses"
 _ANTHROPIC = "anthropic-version"
 PAGES_PATHS = ("/console/", "/admin/")
 
@@ -174,6 +176,7 @@ class PublicApp:
         self._hot: dict[str, Callable[[Scope, Receive, Send], Awaitable[None]]] = {
             CHAT_PATH: endpoint(Chat(), house, ids.next, once),
             COMPLETIONS_PATH: endpoint(Completions(), house, ids.next, once),
+            RESPONSES_PATH: endpoint(Responses(), house, ids.next, once),
             **{f"{base}/messages": messages for base in BASES},
             **{f"{base}/messages/count_tokens": count for base in BASES},
         }

@@ -1,0 +1,168 @@
+"""Answers of /v1/responses: one as a stream of events, one as a single body.
+
+Owns this dialect's projection of usage, its statuses and what stands in front of and behind the items. Every event is
+made here: no upstream's own is passed on. Pure text making: the bytes are sent elsewhere.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+import msgspec
+
+from steelyard.gateway.chat_answer import DONE, Bill
+from steelyard.gateway.responses_output import Output
+from steelyard.gateway.responses_request import ResponsesOrder
+from steelyard.kernel.clock import NS_PER_S
+from steelyard.kernel.errors import UpstreamError
+from steelyard.kernel.quantities import Usage
+from steelyard.kernel.records import Event
+
+_encode = msgspec.json.encode
+STREAM_END = DONE
+_FAILURE = "The model failed while it answered; what was delivered is charged."
+_REASONS = {"length": "max_output_tokens", "content_filter": "content_filter"}
+
+
+def usage_object(usage: Usage, reasoning_tokens: int = 0, bill: Bill | None = None) -> dict[str, Any]:
+    """`input_tokens` includes the cached ones; what this costs so far stands under `steelyard`."""
+    shown: dict[str, Any] = {
+        "input_tokens": usage.prompt,
+        "input_tokens_details": {"cached_tokens": usage.cached_input, "cache_write_tokens": 0},
+        "output_tokens": usage.output,
+        "output_tokens_details": {"reasoning_tokens": min(reasoning_tokens, usage.output)},
+        "total_tokens": usage.total,
+    }
+    return shown if bill is None else {**shown, "steelyard": bill.shown()}
+
+
+def response_id(request_id: bytes) -> str:
+    return f"resp_{request_id.hex()}"
+
+
+class _Response:
+    """The response object at every moment of its making."""
+
+    def __init__(self, asked: ResponsesOrder, created_ns: int) -> None:
+        self.bill: Callable[[Usage], Bill] | None = None
+        self._output = Output(asked.order.request_id, is_summarised=asked.is_summarised, is_sealed=asked.is_sealed)
+        self._last = Event()
+        self._head = {
+            "id": response_id(asked.order.request_id),
+            "object": "response",
+            "created_at": created_ns // NS_PER_S,
+        }
+        self._echo = asked.echo
+
+    def _begun(self) -> dict[str, Any]:
+        """Nothing is said yet."""
+        return self._object("in_progress", [], {})
+
+    def _finished(self, usage: Usage) -> dict[str, Any]:
+        """All is said."""
+        reason = _REASONS.get(self._last.finish or "")
+        details = {"incomplete_details": {"reason": reason}} if reason else {}
+        self._output.finish("incomplete" if reason else "completed")
+        return self._ended("incomplete" if reason else "completed", usage, details)
+
+    def _failed(self, usage: Usage) -> dict[str, Any]:
+        """It came to no end; `usage` is what was delivered."""
+        self._output.abandon()
+        return self._ended("failed", usage, {"error": {"code": "server_error", "message": _FAILURE}})
+
+    def _ended(self, status: str, usage: Usage, more: dict[str, Any]) -> dict[str, Any]:
+        bill = None if self.bill is None else msgspec.structs.replace(self.bill(usage), estimated=self._last.estimated)
+        shown = usage_object(usage, self._last.reasoning_tokens, bill)
+        return self._object(status, self._output.items, {**more, "usage": shown})
+
+    def _object(self, status: str, items: list[dict[str, Any]], more: dict[str, Any]) -> dict[str, Any]:
+        return {
+            **self._head,
+            "status": status,
+            "background": False,
+            "error": None,
+            "incomplete_details": None,
+            "output": items,
+            "usage": None,
+            **self._echo,
+            **more,
+        }
+
+
+class ResponseStream(_Response):
+    """Server-sent events with numbers: created, in_progress, the items' own, completed or incomplete, [DONE]."""
+
+    content_type = b"text/event-stream; charset=utf-8"
+
+    def __init__(self, asked: ResponsesOrder, created_ns: int) -> None:
+        super().__init__(asked, created_ns)
+        self._number = 0
+        self._delivered = Usage()
+
+    def render(self, sequence: int, event: Event) -> bytes:
+        """The events of one event; the first one that says something opens the response."""
+        self._last = event
+        self._output.take(event)
+        said = self._said()
+        if said:
+            self._delivered = event.usage
+        return said
+
+    def _said(self) -> bytes:
+        told = self._output.taken()
+        return self._greeting() + self._events(told) if told else b""
+
+    def _greeting(self) -> bytes:
+        if self._number:
+            return b""
+        begun = {"response": self._begun()}
+        return self._events([("response.created", begun), ("response.in_progress", begun)])
+
+    def _events(self, told: list[tuple[str, dict[str, Any]]]) -> bytes:
+        pieces = []
+        for kind, fields in told:
+            data = _encode({"type": kind, "sequence_number": self._number, **fields})
+            pieces.append(b"event: %b\ndata: %b\n\n" % (kind.encode(), data))
+            self._number += 1
+        return b"".join(pieces)
+
+    def closing(self, usage: Usage) -> bytes:
+        response = self._finished(usage)
+        said = self._said()
+        return (
+            said + self._greeting() + self._events([(f"response.{response['status']}", {"response": response})]) + DONE
+        )
+
+    def parted(self, closing: bytes) -> tuple[bytes, bytes]:
+        """What the model said has left before, so all of it may wait."""
+        return b"", closing
+
+    def failing(self, error: UpstreamError) -> bytes:
+        """The response as far as it came, and the error that client libraries raise."""
+        told = {"code": "server_error", "message": _FAILURE, "param": None}
+        error_fields = {**told, "error": {"type": "server_error", **told}}
+        failed = {"response": self._failed(self._delivered)}
+        return self._said() + self._events([("response.failed", failed), ("error", error_fields)])
+
+
+class ResponseBody(_Response):
+    """One JSON body, made when the sequence has ended."""
+
+    content_type = b"application/json"
+
+    def render(self, sequence: int, event: Event) -> bytes:
+        """Nothing is sent before the end."""
+        self._last = event
+        self._output.take(event)
+        self._output.taken()
+        return b""
+
+    def closing(self, usage: Usage) -> bytes:
+        return _encode(self._finished(usage))
+
+    def parted(self, closing: bytes) -> tuple[bytes, bytes]:
+        """The answer leaves but for its last brace: until that comes no client takes it for whole."""
+        return closing[:-1], closing[-1:]
+
+    def failing(self, error: UpstreamError) -> bytes:
+        """Never reached by bytes: a body that has not started becomes an HTTP error instead."""
+        raise error

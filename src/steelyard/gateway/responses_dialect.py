@@ -1,0 +1,28 @@
+"""The dialect of /v1/responses: OpenAI's newer one. Errors have the shape of the older."""
+
+from steelyard.gateway.dialect import Asked
+from steelyard.gateway.errors import error_body, error_headers
+from steelyard.gateway.responses_answer import STREAM_END, ResponseBody, ResponseStream
+from steelyard.gateway.responses_request import ResponsesOrder, order_of, read_responses
+from steelyard.gateway.wire import Headers, Scope, header
+from steelyard.kernel.errors import CallerError
+
+
+class Responses:
+    name = b"responses"
+    stream_end = STREAM_END
+
+    def authorization(self, scope: Scope) -> str | None:
+        return header(scope, b"authorization")
+
+    def read(self, body: bytes, scope: Scope, request_id: bytes, created_ns: int) -> Asked:
+        return asked_of(order_of(read_responses(body), request_id), created_ns)
+
+    def refusal(self, error: CallerError, request_id: bytes) -> tuple[int, Headers, bytes]:
+        return error.status, error_headers(error), error_body(error)
+
+
+def asked_of(parsed: ResponsesOrder, created_ns: int) -> Asked:
+    """The order with the form its answer takes."""
+    form = ResponseStream if parsed.order.stream else ResponseBody
+    return Asked(parsed.order, form(parsed, created_ns), parsed.unknown, parsed.places)
