@@ -19,6 +19,8 @@ from typing import Any
 
 START_S = 90
 STOP_S = 40
+VENDOR_KEYS = {"STEELYARD_UPSTREAM_KEY_CLAUDE": "sk-ant-emulated"}
+"""Credentials of the emulated vendors that want one (tests/emulators)."""
 ANSI = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]")
 
 
@@ -78,7 +80,7 @@ class Platform:
 
     def start(self) -> "Platform":
         command = [sys.executable, "-m", "steelyard.cli.main", "up", "--data", str(self.data), "--port", str(self.port)]
-        environment = {**os.environ, "PYTHONUNBUFFERED": "1", "COLUMNS": "160"}
+        environment = {**os.environ, **VENDOR_KEYS, "PYTHONUNBUFFERED": "1", "COLUMNS": "160"}
         self.lines.clear()
         self._process = subprocess.Popen(
             [*command, *self.options],

@@ -1,8 +1,10 @@
-"""The scripted OpenAI server sold by the real platform: a model `vendor-m` with prices, at the upstream `vendor`."""
+"""Scripted servers sold by the real platform: a model `vendor-m` at the upstream `vendor` that speaks OpenAI's dialect,
+and `claude-m` at `claude`, which speaks Anthropic's."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+from tests.emulators.anthropic_server import AnthropicServer
 from tests.emulators.openai_server import OpenAIServer
 from tests.platform import Platform, wait_for
 
@@ -10,9 +12,10 @@ from steelyard.cli.desk import Line
 from steelyard.kernel.directory import DataDir
 
 MODEL, UPSTREAM = "vendor-m", "vendor"
-PRICES = f"""
+CLAUDE_MODEL, CLAUDE = "claude-m", "claude"
+PRICES = """
 [[price]]
-model = "{MODEL}"
+model = "{model}"
 currency = "CNY"
 effective_from = 2026-01-01T00:00:00+08:00
 per = "1M tokens"
@@ -22,7 +25,7 @@ output = "8"
 source = "tests"
 
 [[cost]]
-upstream = "{UPSTREAM}"
+upstream = "{upstream}"
 currency = "CNY"
 effective_from = 2026-01-01T00:00:00+08:00
 cpu_hour = "0.10"
@@ -34,15 +37,31 @@ source = "tests"
 
 @contextmanager
 def sold(platform: Platform) -> Iterator[OpenAIServer]:
-    with OpenAIServer() as server:
-        counts = dict.fromkeys(("context_tokens", "max_output_tokens", "default_max_tokens"), 4096)
-        names = {"name": MODEL, "upstream": UPSTREAM, "upstream_model": "their-m", "kind": "openai"}
-        with Line(DataDir(platform.data).socket) as line:
-            line.command("prices.load", {"text": PRICES})
-            line.command("model.register", {**names, **counts, "address": f"127.0.0.1:{server.port}"})
-        wait_for(
-            lambda: all(MODEL in platform.get("/readyz")["models"] for _ in range(6)), "every worker to know the model"
-        )
+    with OpenAIServer() as server, offered(platform, f"127.0.0.1:{server.port}"):
         yield server
-        with Line(DataDir(platform.data).socket) as line:
-            line.command("model.withdraw", {"upstream": UPSTREAM})
+
+
+@contextmanager
+def claude_sold(platform: Platform) -> Iterator[AnthropicServer]:
+    with (
+        AnthropicServer() as server,
+        offered(platform, f"127.0.0.1:{server.port}", model=CLAUDE_MODEL, upstream=CLAUDE, kind="anthropic"),
+    ):
+        yield server
+
+
+@contextmanager
+def offered(
+    platform: Platform, address: str, *, model: str = MODEL, upstream: str = UPSTREAM, kind: str = "openai"
+) -> Iterator[None]:
+    counts = dict.fromkeys(("context_tokens", "max_output_tokens", "default_max_tokens"), 4096)
+    names = {"name": model, "upstream": upstream, "upstream_model": "their-m", "kind": kind}
+    with Line(DataDir(platform.data).socket) as line:
+        line.command("prices.load", {"text": PRICES.format(model=model, upstream=upstream)})
+        line.command("model.register", {**names, **counts, "address": address})
+    wait_for(
+        lambda: all(model in platform.get("/readyz")["models"] for _ in range(6)), "every worker to know the model"
+    )
+    yield
+    with Line(DataDir(platform.data).socket) as line:
+        line.command("model.withdraw", {"upstream": upstream})

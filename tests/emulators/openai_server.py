@@ -6,6 +6,7 @@ none, usage in every chunk, errors inside a 200 stream, answers that are cut.
 
 import asyncio
 import json
+import ssl
 import threading
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -149,10 +150,11 @@ def _words(body: Body) -> list[str]:
 
 
 class OpenAIServer:
-    """Runs in a thread of its own; `bodies` keeps what was asked."""
+    """Runs in a thread of its own; `bodies` keeps what was asked. With `tls` it is an https server."""
 
-    def __init__(self) -> None:
+    def __init__(self, tls: ssl.SSLContext | None = None) -> None:
         self.bodies: list[Body] = []
+        self._tls = tls
         self.heads: list[bytes] = []
         self.port = 0
         self._loop = asyncio.new_event_loop()
@@ -179,9 +181,13 @@ class OpenAIServer:
         self._loop.run_until_complete(asyncio.sleep(0.01))
 
     async def _listen(self, ready: threading.Event) -> None:
-        self._server = await asyncio.start_server(self._serve, "127.0.0.1", 0)
+        self._server = await asyncio.start_server(self._serve, "127.0.0.1", 0, ssl=self._tls)
         self.port = self._server.sockets[0].getsockname()[1]
         ready.set()
+
+    def answer(self, head: bytes, body: Body) -> Iterator[bytes]:
+        """The bytes of an answer, HTTP and all; `CUT` ends the connection."""
+        return answer_of(body)
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         try:
@@ -191,7 +197,7 @@ class OpenAIServer:
                 body = json.loads(await reader.readexactly(length) or b"{}")
                 self.heads.append(head)
                 self.bodies.append(body)
-                for piece in answer_of(body):
+                for piece in self.answer(head, body):
                     if piece is CUT:
                         return
                     writer.write(piece)

@@ -17,7 +17,7 @@ from steelyard.kernel.records import Model, Offer, Record, Tariff, TariffLine
 from steelyard.storage import tables
 
 _ADDRESS = re.compile(r"[^\s:/]+:\d{1,5}|\[[0-9A-Fa-f:.]+\]:\d{1,5}")
-UPSTREAM_KINDS = ("llama_cpp", "openai")
+UPSTREAM_KINDS = ("llama_cpp", "openai", "anthropic")
 """What may stand in a registration; `upstream.kinds` has the adapters."""
 
 TariffsBySubject = dict[str, tuple[Tariff, ...]]

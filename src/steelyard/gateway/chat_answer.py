@@ -70,6 +70,8 @@ class Spoken(msgspec.Struct):
     reasoning: list[str] = []
     refusal: list[str] = []
     logprobs: list[Any] = []
+    block: list[str] = []  # the reasoning whose block has not ended
+    blocks: list[dict[str, Any]] = []  # reasoning as its upstream signed it
     calls: dict[int, dict[str, Any]] = {}
 
     def message(self) -> dict[str, Any]:
@@ -82,9 +84,26 @@ class Spoken(msgspec.Struct):
         }
         if self.reasoning:
             message["reasoning_content"] = message["reasoning"] = "".join(self.reasoning)
+        if self.blocks:
+            message["thinking_blocks"] = self.blocks
         if self.calls:
             message["tool_calls"] = [self.calls[index] for index in sorted(self.calls)]
         return message
+
+    def proved(self, event: Event) -> dict[str, Any] | None:
+        """The block of reasoning that ends with this event, if its upstream wants it back as it was."""
+        if event.reasoning:
+            self.block.append(event.reasoning)
+        block: dict[str, Any]
+        if event.redacted:
+            block = {"type": "redacted_thinking", "data": event.redacted}
+        elif event.signature:
+            block = {"type": "thinking", "thinking": "".join(self.block), "signature": event.signature}
+            self.block.clear()
+        else:
+            return None
+        self.blocks.append(block)
+        return block
 
     def call(self, piece: CallPiece) -> None:
         """Add a piece of a tool call to the whole one."""
@@ -135,7 +154,10 @@ class ChatStream:
             spoken.greeted = True
             pieces.append(self._chunk(sequence, {"role": "assistant", "content": ""}, None, None))
         if event.reasoning:
-            delta = {"reasoning_content": event.reasoning, "reasoning": event.reasoning}
+            delta: dict[str, Any] = {"reasoning_content": event.reasoning, "reasoning": event.reasoning}
+            pieces.append(self._chunk(sequence, delta, None, None))
+        if (block := spoken.proved(event)) is not None:
+            delta = {"thinking_blocks": [{"index": len(spoken.blocks) - 1, **block}]}
             pieces.append(self._chunk(sequence, delta, None, None))
         if event.text or event.logprobs is not None:
             pieces.append(self._chunk(sequence, {"content": event.text}, None, event.logprobs))
@@ -205,6 +227,7 @@ def gather(spoken: Spoken, event: Event) -> None:
         spoken.texts.append(event.text)
     if event.reasoning:
         spoken.reasoning.append(event.reasoning)
+    spoken.proved(event)
     if event.refusal:
         spoken.refusal.append(event.refusal)
     for piece in event.tool_calls:

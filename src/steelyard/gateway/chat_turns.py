@@ -4,6 +4,7 @@ Texts in parts are joined unless a part is marked for a cache; images, audio and
 (an adapter whose model does not refuses them by name). Knows no engine and no money.
 """
 
+from collections.abc import Iterable
 from typing import Any, Literal
 
 import msgspec
@@ -11,6 +12,9 @@ import msgspec
 from steelyard.gateway.chat_tools import Call, CallLog
 from steelyard.kernel import limits
 from steelyard.kernel.errors import bad_request
+
+OUR_SIGNATURE = "steelyard_"
+"""Begins the signature of thinking that its upstream did not sign: clients of one dialect want to see some."""
 
 _TEMPLATE_TOKENS = 256  # a chat template's own text, at most
 _MESSAGE_TOKENS = 16  # the marks a template puts around one message, at most
@@ -43,6 +47,19 @@ class FilePart(msgspec.Struct, tag="file", omit_defaults=True):
 Part = TextPart | RefusalPart | ImagePart | AudioPart | FilePart
 
 
+class ThinkingBlock(msgspec.Struct, tag="thinking"):
+    """Reasoning of an earlier answer, as it was signed."""
+
+    thinking: str
+    signature: str | None = None
+
+
+class RedactedBlock(msgspec.Struct, tag="redacted_thinking"):
+    """Reasoning that only its upstream can read."""
+
+    data: str
+
+
 class Message(msgspec.Struct):
     """One turn as clients send it."""
 
@@ -53,6 +70,7 @@ class Message(msgspec.Struct):
     tool_call_id: str | None = None
     reasoning_content: str | None = None
     reasoning: str | None = None
+    thinking_blocks: list[ThinkingBlock | RedactedBlock] | None = None
     refusal: str | None = None
     function_call: Any = None
     audio: Any = None
@@ -67,6 +85,7 @@ class Turn(msgspec.Struct, omit_defaults=True):
     tool_calls: list[Call] | None = None
     tool_call_id: str | None = None
     reasoning_content: str | None = None
+    thinking_blocks: list[dict[str, Any]] | None = None
 
 
 def turns_of(messages: list[Message]) -> list[Turn]:
@@ -94,7 +113,21 @@ def _turn(message: Message, place: int, log: CallLog) -> Turn:
         raise bad_request(f"'messages[{place}].content' is missing.", f"messages[{place}].content")
     call_id = log.answered(message.tool_call_id, place) if role == "tool" else None
     thought = message.reasoning if message.reasoning_content is None else message.reasoning_content
-    return Turn(role, content, message.name, calls, call_id, thought if role == "assistant" else None)
+    turn = Turn(role, content, message.name, calls, call_id)
+    if role == "assistant":
+        turn.reasoning_content = thought
+        turn.thinking_blocks = _proved(message.thinking_blocks or ())
+    return turn
+
+
+def _proved(blocks: Iterable[ThinkingBlock | RedactedBlock]) -> list[dict[str, Any]] | None:
+    """What its upstream takes back; our own signature proves nothing to anybody."""
+    kept = [
+        block
+        for block in blocks
+        if isinstance(block, RedactedBlock) or (block.signature and not block.signature.startswith(OUR_SIGNATURE))
+    ]
+    return [msgspec.to_builtins(block) for block in kept] or None
 
 
 def _content(message: Message) -> str | list[Part] | None:
@@ -133,4 +166,6 @@ def _turn_bytes(turn: Turn) -> int:
         size += 2 * len(msgspec.json.encode(turn.tool_calls)) + limits.CALL_MARK_BYTES
     if turn.reasoning_content:
         size += len(turn.reasoning_content.encode())
+    if turn.thinking_blocks:
+        size += len(msgspec.json.encode(turn.thinking_blocks))
     return size

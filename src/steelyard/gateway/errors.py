@@ -3,6 +3,7 @@
 import msgspec
 
 from steelyard.gateway.wire import Headers
+from steelyard.kernel import limits
 from steelyard.kernel.errors import CallerError, UpstreamError
 
 _TYPES = {
@@ -42,8 +43,9 @@ def from_upstream(error: UpstreamError) -> CallerError:
         return CallerError(400, "upstream_refused", error.message, param=error.param)
     if error.status in {413, 422}:
         return CallerError(400, "upstream_refused", error.message)
-    if error.status == 429:
-        return CallerError(429, "overloaded", "The model is busy. Try again in a moment.", retry_after_s=1)
+    if error.status in {429, 529}:
+        wait_s = min(max(1, error.retry_after_s or 1), limits.UPSTREAM_RETRY_AFTER_S_MAX)
+        return CallerError(429, "overloaded", "The model is busy. Try again in a moment.", retry_after_s=wait_s)
     if error.retryable:
         return CallerError(
             503, "model_unavailable", "The model is starting or restarting. Try again in a moment.", retry_after_s=2

@@ -11,11 +11,13 @@ from typing import Any
 import msgspec
 
 from steelyard.gateway.chat_answer import Bill, Spoken, gather
+from steelyard.gateway.chat_turns import OUR_SIGNATURE
 from steelyard.kernel.errors import UpstreamError
 from steelyard.kernel.quantities import Usage
 from steelyard.kernel.records import CallPiece, Event, Order
 
 _encode = msgspec.json.encode
+_OWN_REASONS = frozenset({"pause_turn", "model_context_window_exceeded"})
 STREAM_END = b'event: message_stop\ndata: {"type":"message_stop"}\n\n'
 
 
@@ -34,6 +36,8 @@ def usage_object(usage: Usage, reasoning_tokens: int = 0, bill: Bill | None = No
 
 def stop_reason(event: Event, called: bool, refused: bool) -> str:
     """Why a sequence ended, from its last event."""
+    if event.ended_by in _OWN_REASONS:
+        return event.ended_by
     if refused or event.finish == "content_filter":
         return "refusal"
     if event.finish == "length":
@@ -48,8 +52,8 @@ def message_id(order: Order) -> str:
 
 
 def signature(order: Order) -> str:
-    """Clients hand thinking back only with one; nobody here reads it."""
-    return f"steelyard_{order.request_id.hex()}"
+    """Clients hand thinking back only with one; where its upstream gave none, nobody reads it."""
+    return f"{OUR_SIGNATURE}{order.request_id.hex()}"
 
 
 def _sse(kind: str, **fields: Any) -> bytes:
@@ -68,12 +72,17 @@ class Blocks:
         self._kind: str | None = None  # of the open block
         self._call = -1  # which call the open block is
         self._arguments: list[str] = []  # of that call, so far
+        self._signature = ""  # of the open block
         self._held: list[tuple[str, str | CallPiece]] = []
 
     def take(self, event: Event) -> bytes:
         """The events of what this event says; after its finish no block holds anything back."""
         if event.reasoning:
             self._add("thinking", event.reasoning)
+        if event.signature:
+            self._add("signature", event.signature)
+        if event.redacted:
+            self._add("redacted_thinking", event.redacted)
         if event.text or event.refusal:
             self._add("text", event.text + event.refusal)
         for piece in event.tool_calls:
@@ -128,10 +137,16 @@ class Blocks:
             if self._kind != kind:
                 self._open(kind, {"type": "text", "text": ""})
             self._delta({"type": "text_delta", "text": said})
+        elif kind == "redacted_thinking":
+            self._open(kind, {"type": kind, "data": said})
+            self._close()
         else:
-            if self._kind != kind:
-                self._open(kind, {"type": "thinking", "thinking": "", "signature": ""})
-            if self._is_thinking_shown:
+            if self._kind != "thinking":
+                self._open("thinking", {"type": "thinking", "thinking": "", "signature": ""})
+            if kind == "signature":
+                self._signature = said
+                self._close()
+            elif self._is_thinking_shown:
                 self._delta({"type": "thinking_delta", "thinking": said})
 
     def _tool_block(self, piece: CallPiece) -> dict[str, Any]:
@@ -152,7 +167,8 @@ class Blocks:
         if self._kind is None:
             return
         if self._kind == "thinking":
-            self._delta({"type": "signature_delta", "signature": signature(self._order)})
+            self._delta({"type": "signature_delta", "signature": self._signature or signature(self._order)})
+            self._signature = ""
         self._out.append(_sse("content_block_stop", index=self._place))
         self._kind, self._call = None, -1
 
@@ -207,7 +223,7 @@ class MessageStream:
 
     def failing(self, error: UpstreamError) -> bytes:
         """A failure after the first byte, in the form client libraries raise on."""
-        kind = "overloaded_error" if error.status == 429 else "api_error"
+        kind = "overloaded_error" if error.status in {429, 529} else "api_error"
         inner = {"type": kind, "message": "The model failed while it answered; what was delivered is charged."}
         return _sse("error", error=inner, request_id=f"req_{self._order.request_id.hex()}")
 
@@ -248,8 +264,10 @@ class MessageBody:
     def _content(self) -> list[dict[str, Any]]:
         spoken = self._spoken
         blocks: list[dict[str, Any]] = []
-        if spoken.reasoning:
-            thinking = "".join(spoken.reasoning) if self._is_thinking_shown else ""
+        for block in spoken.blocks:
+            blocks.append({**block, "thinking": ""} if "thinking" in block and not self._is_thinking_shown else block)
+        if spoken.block:
+            thinking = "".join(spoken.block) if self._is_thinking_shown else ""
             blocks.append({"type": "thinking", "thinking": thinking, "signature": signature(self._order)})
         if text := "".join([*spoken.texts, *spoken.refusal]):
             blocks.append({"type": "text", "text": text})

@@ -10,7 +10,7 @@ import msgspec
 from msgspec import Meta, Raw
 
 from steelyard.gateway.chat_tools import Call, CalledFunction
-from steelyard.gateway.chat_turns import FilePart, ImagePart, Part, TextPart, Turn
+from steelyard.gateway.chat_turns import OUR_SIGNATURE, FilePart, ImagePart, Part, TextPart, Turn
 from steelyard.kernel.errors import bad_request
 
 Cache = dict[str, Any]
@@ -57,7 +57,7 @@ class Document(msgspec.Struct, tag="document"):
 
 
 class Thinking(msgspec.Struct, tag="thinking"):
-    """Earlier reasoning. Its signature says nothing to the models served here."""
+    """Earlier reasoning. Its signature is a proof to the upstream that made it, and says nothing to others."""
 
     thinking: str
     signature: str | None = None
@@ -161,21 +161,26 @@ class Turns:
             return
         texts: list[Text | Image | Document] = []
         thoughts: list[str] = []
+        proved: list[dict[str, Any]] = []
         calls: list[Call] = []
         for number, block in enumerate(content):
             match block:
                 case Text():
                     texts.append(block)
-                case Thinking(thinking=thinking):
+                case Thinking(thinking=thinking, signature=signature):
                     thoughts.append(thinking)
-                case RedactedThinking():
+                    if signature and not signature.startswith(OUR_SIGNATURE):
+                        proved.append({"type": "thinking", "thinking": thinking, "signature": signature})
+                case RedactedThinking(data=data):
                     self.loose.append(f"{where}[{number}]")
+                    proved.append({"type": "redacted_thinking", "data": data})
                 case ToolUse():
                     calls.append(_call(block, f"{where}[{number}]"))
                     self._called.add(block.id)
         said = _parts(texts, where) if texts else None if calls else ""
         reasoning = "\n".join(thoughts) if thoughts else None
-        self._add(where, Turn("assistant", said, tool_calls=calls or None, reasoning_content=reasoning))
+        turn = Turn("assistant", said, None, calls or None, None, reasoning, proved or None)
+        self._add(where, turn)
 
 
 def _call(block: ToolUse, where: str) -> Call:

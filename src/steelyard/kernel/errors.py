@@ -37,11 +37,19 @@ class CallerError(SteelyardError):
 class UpstreamError(SteelyardError):
     """An upstream refused, failed or went away.
 
-    `status` is its HTTP status, 0 when there was none; `param` the field of the request at fault.
+    `status` is its HTTP status, 0 when there was none; `param` the field of the request at fault; `retry_after_s` how
+    long it wants to be left alone.
     """
 
     def __init__(
-        self, upstream: str, message: str, *, status: int = 0, retryable: bool = False, param: str | None = None
+        self,
+        upstream: str,
+        message: str,
+        *,
+        status: int = 0,
+        retryable: bool = False,
+        param: str | None = None,
+        retry_after_s: int | None = None,
     ) -> None:
         super().__init__(message)
         self.upstream = upstream
@@ -49,6 +57,7 @@ class UpstreamError(SteelyardError):
         self.status = status
         self.retryable = retryable
         self.param = param
+        self.retry_after_s = retry_after_s
 
 
 class ClientGone(SteelyardError):

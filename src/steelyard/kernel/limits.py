@@ -27,6 +27,7 @@ UPSTREAM_WAITERS_MAX = 1024  # requests waiting for a free connection to one ups
 UPSTREAM_SILENCE_S = 120  # between two reads of an answer; the engine sends a sign of life every 30 s
 UPSTREAM_IDLE_S = 4  # an idle connection is closed before the engine (5 s) does it
 UPSTREAM_SWEEP_S = 1
+UPSTREAM_RETRY_AFTER_S_MAX = 60  # how long a customer is told to wait, however long the upstream wants to be left alone
 UPSTREAM_ERROR_BYTES_MAX = 64 * 1024
 UPSTREAM_PROPS_BYTES_MAX = 4 * 1024 * 1024  # what an engine says about its model, the chat template included
 TOKEN_BYTES_MAX = 128  # of text in one token, on average over a prompt; the longest in any known vocabulary

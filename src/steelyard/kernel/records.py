@@ -175,7 +175,8 @@ class Order(Record, frozen=True):
 
     - `messages`: turns of the roles system, user, assistant and tool. `content` is a text, null, or a list of parts
       (`{"type": "text", "text": …}`, `image_url`, `input_audio`, `file`); a part keeps its `cache_control`. An
-      assistant's turn may have `tool_calls` and `reasoning_content`; a tool's turn has `tool_call_id`.
+      assistant's turn may have `tool_calls`, `reasoning_content` and `thinking_blocks` (Anthropic's own form, with what
+      proves them to the upstream that made them); a tool's turn has `tool_call_id`.
     - A completion has a `prompt` instead of `messages`: a text or a list of token ids, to be gone on from.
     - `tools` (functions only), `tool_choice` ("none", "auto", "required" or `{"type": "function", …}`),
       `parallel_tool_calls`, `response_format`, samplers, and fields we do not know, for upstreams that do.
@@ -240,6 +241,9 @@ class Event(Record, frozen=True):
     estimated: bool = False  # the upstream gave no counts: `usage` is our own estimate
     stop_text: str | None = None  # which of the customer's stop texts ended it, where the upstream says so
     cut: bool = False  # we ended the sequence, because the upstream went beyond its cap
+    signature: str = ""  # ends a block of reasoning: what its upstream wants to see when it gets the block back
+    redacted: str = ""  # a whole block of reasoning that only its upstream can read
+    ended_by: str | None = None  # the upstream's own word for its end, where `finish` says less
 
 
 # --- what happened ------------------------------------------------------------------------------------------------

@@ -6,12 +6,17 @@ from msgspec import Raw
 
 from steelyard.kernel.errors import UpstreamError
 from steelyard.kernel.records import Event, Offer
+from steelyard.upstream.anthropic import Anthropic
 from steelyard.upstream.llama_cpp import LlamaCpp
 from steelyard.upstream.openai import OpenAI
 from steelyard.upstream.pool import Pool
 from steelyard.upstream.protocol import Upstream
 
-ADAPTERS: dict[str, Callable[[str, Pool, str], Upstream]] = {"llama_cpp": LlamaCpp, "openai": OpenAI}
+ADAPTERS: dict[str, Callable[[str, Pool, str], Upstream]] = {
+    "llama_cpp": LlamaCpp,
+    "openai": OpenAI,
+    "anthropic": Anthropic,
+}
 """Kind → adapter. `catalog` knows the same kinds by name."""
 
 

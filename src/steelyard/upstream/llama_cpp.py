@@ -19,6 +19,7 @@ from steelyard.upstream.http1 import header_block
 from steelyard.upstream.llama_answer import Answer, refusal
 from steelyard.upstream.plain_turns import is_plain, joined, need_tools, plain, tools_of, turns_in
 from steelyard.upstream.pool import Pool, Request
+from steelyard.upstream.proofs import without_proofs
 from steelyard.upstream.sse import EventReader
 
 log = structlog.get_logger()
@@ -116,6 +117,7 @@ class LlamaCpp:
         """
         if "prompt" in params or ("tools" not in params and is_plain(params["messages"])):
             return params, None
+        params = {**params, "messages": without_proofs(params["messages"])}
         messages, tools = params["messages"], tools_of(params)
         turns = turns_in(messages)
         prepared = {name: raw for name, raw in params.items() if name not in _TOOL_FIELDS}

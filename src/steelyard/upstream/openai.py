@@ -18,6 +18,7 @@ from steelyard.kernel.records import Event, Offer
 from steelyard.upstream.http1 import header_block
 from steelyard.upstream.openai_answer import Answer, refusal
 from steelyard.upstream.pool import Pool, Request
+from steelyard.upstream.proofs import without_proofs
 from steelyard.upstream.sse import EventReader
 
 log = structlog.get_logger()
@@ -61,11 +62,17 @@ class OpenAI:
                 raise UpstreamError(self._name, "answered without a stream of events")
             events = EventReader(self._name)
             answer = Answer(self._name, _asked_bytes(params), _stops(params))
+            failure: UpstreamError | None = None
             while read := await response.read():
-                for data in events.feed(read):
-                    answer.take(data)
+                try:
+                    for data in events.feed(read):
+                        answer.take(data)
+                except UpstreamError as error:
+                    failure = error  # what came before it is delivered
                 if (event := answer.event()) is not None:
                     yield event
+                if failure is not None:
+                    raise failure
                 if answer.done:
                     break
             yield answer.end()
@@ -90,6 +97,8 @@ class OpenAI:
 
 def _body(offer: Offer, params: dict[str, Raw], max_tokens: int) -> bytes:
     fields: dict[str, Any] = {name: value for name, value in params.items() if name not in WITHHELD}
+    if "messages" in fields:
+        fields["messages"] = without_proofs(fields["messages"])
     if "prompt" in params and "logprobs" in fields:  # a completion's `logprobs` is the number of alternatives
         fields["logprobs"] = fields.pop("top_logprobs", 1)
     fields["model"] = offer.upstream_model

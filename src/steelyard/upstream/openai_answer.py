@@ -8,14 +8,12 @@ from collections.abc import Container
 from typing import Any
 
 import msgspec
-import structlog
 from msgspec import Raw
 
 from steelyard.kernel.errors import UpstreamError
 from steelyard.kernel.quantities import Usage
 from steelyard.kernel.records import CallPiece, Event
-
-log = structlog.get_logger()
+from steelyard.upstream.tally import Tally
 
 _RETRYABLE = frozenset({408, 425, 429, 500, 502, 503, 504, 529})
 _DONE = b"[DONE]"
@@ -28,8 +26,6 @@ _FINISH = {
     "sensitive": "content_filter",
 }
 _FAILED = frozenset({"abort", "error", "network_error", "insufficient_system_resource"})
-_BYTES_PER_TOKEN = 4  # of an answer without any count
-_BYTES_PER_TOKEN_MAX = 8  # of a prompt whose count is still to come: low, so that the count only rises
 
 
 class _Function(msgspec.Struct):
@@ -107,7 +103,7 @@ class Answer:
     def __init__(self, upstream: str, asked_bytes: int, stops: Container[str] = ()) -> None:
         self.done = False
         self._upstream = upstream
-        self._asked_bytes = asked_bytes
+        self._tally = Tally(upstream, asked_bytes)
         self._stops = stops
         self._stop_text: str | None = None
         self._texts: list[str] = []
@@ -116,10 +112,7 @@ class Answer:
         self._calls: list[CallPiece] = []
         self._logprobs: list[Any] = []
         self._finish: str | None = None
-        self._said_bytes = 0
-        self._pieces = 0  # chunks that said something: at least one token each
         self._counts: Usage | None = None
-        self._told = Usage()
         self._reasoning_tokens = 0
 
     def take(self, data: bytes) -> None:
@@ -145,15 +138,15 @@ class Answer:
         for said, kept in ((text, self._texts), (reasoning, self._reasoning), (delta.refusal or "", self._refusal)):
             if said:
                 kept.append(said)
-                self._said_bytes += len(said.encode())
+                self._tally.say(said)
         for call in delta.tool_calls or ():
             function = call.function or _Function()
             arguments = function.arguments or ""
             self._calls.append(CallPiece(call.index or 0, call.id or None, function.name or None, arguments))
-            self._said_bytes += len(arguments.encode())
+            self._tally.say(arguments)
         if choice.logprobs is not None:
             self._logprobs += _tokens(choice.logprobs)
-        self._pieces += bool(text or reasoning or delta.refusal or delta.tool_calls)
+        self._tally.pieces += bool(text or reasoning or delta.refusal or delta.tool_calls)
         if choice.finish_reason in _FAILED:
             raise UpstreamError(self._upstream, f"ended its answer with {choice.finish_reason!r}", retryable=True)
         for met in (choice.stop_reason, choice.matched_stop):
@@ -178,24 +171,16 @@ class Answer:
         """What is new since the last event; the finish is kept for `end`, when the last count is known."""
         if not (self._texts or self._reasoning or self._refusal or self._calls or self._logprobs):
             return None
-        return self._event(self._counts or self._low(), None)
+        return self._event(self._counts or self._tally.low(), None)
 
     def end(self) -> Event:
         """The last event. Raises UpstreamError when the answer had not come to its end."""
         if self._finish is None:
             raise UpstreamError(self._upstream, "ended its answer without finishing it")
-        if self._counts is None:
-            log.warning("usage_estimated", upstream=self._upstream)
-        return self._event(self._counts or self._estimate(), self._finish)
+        return self._event(self._counts or self._tally.estimate(), self._finish)
 
     def _event(self, usage: Usage, finish: str | None) -> Event:
-        told = self._told
-        if usage.prompt < told.prompt or usage.output < told.output:
-            log.warning("usage_fell", upstream=self._upstream, told=told, now=usage)
-        # A cache read moves tokens from one bucket to the other: only the prompt as a whole never falls.
-        usage = Usage(
-            usage.input + max(0, told.prompt - usage.prompt), usage.cached_input, max(usage.output, told.output)
-        )
+        usage = self._tally.rising(usage)
         event = Event(
             text="".join(self._texts),
             usage=usage,
@@ -208,17 +193,9 @@ class Answer:
             estimated=self._counts is None,
             stop_text=None if finish is None else self._stop_text,
         )
-        self._told = usage
         for kept in (self._texts, self._reasoning, self._refusal, self._calls, self._logprobs):
             kept.clear()
         return event
-
-    def _low(self) -> Usage:
-        return Usage(max(1, self._asked_bytes // _BYTES_PER_TOKEN_MAX), 0, self._pieces)
-
-    def _estimate(self) -> Usage:
-        output = max(self._pieces, -(-self._said_bytes // _BYTES_PER_TOKEN), 1)
-        return Usage(max(1, -(-self._asked_bytes // _BYTES_PER_TOKEN)), 0, output)
 
 
 def refusal(upstream: str, body: bytes, status: int) -> UpstreamError:

@@ -71,6 +71,7 @@ def test_a_tool_loop_becomes_calls_and_tool_turns() -> None:
             {"id": "toolu_1", "type": "function", "function": {"name": "weather", "arguments": '{"city": "Bern"}'}}
         ],
         "reasoning_content": "Hm",
+        "thinking_blocks": [{"type": "thinking", "thinking": "Hm", "signature": "s"}],
     }
     assert made[2:] == [
         {"role": "tool", "content": "Rain", "tool_call_id": "toolu_1"},

@@ -1,0 +1,107 @@
+"""The adapter for any server of Anthropic's Messages API: Anthropic's own, and vendors that offer its dialect.
+
+Owns the exchange: what is sent where, how an answer or a refusal comes back, how a prompt is counted. Always streamed
+and metered. Knows no money and no customer dialect.
+"""
+
+from collections.abc import AsyncGenerator
+
+import msgspec
+from msgspec import Raw
+
+from steelyard.kernel import limits
+from steelyard.kernel.errors import UpstreamError
+from steelyard.kernel.records import Event, Offer
+from steelyard.upstream.anthropic_answer import Answer
+from steelyard.upstream.anthropic_fault import refusal
+from steelyard.upstream.anthropic_request import Sent, request_of
+from steelyard.upstream.http1 import header_block
+from steelyard.upstream.pool import Pool, Request
+from steelyard.upstream.sse import EventReader
+
+VERSION = "2023-06-01"
+"""The dialect's version that every server of it knows. Ours, not the customer's: his answer is made here."""
+
+
+class _Counted(msgspec.Struct):
+    input_tokens: int
+
+
+_counted_decoder = msgspec.json.Decoder(_Counted)
+
+
+class Anthropic:
+    """One server behind the Upstream Protocol. The pool is shared and not closed here."""
+
+    def __init__(self, name: str, pool: Pool, api_key: str) -> None:
+        self._name = name
+        self._pool = pool
+        keys = {"x-api-key": api_key} if api_key else {}
+        self._headers = header_block({"content-type": "application/json", "anthropic-version": VERSION, **keys})
+
+    @property
+    def name(self) -> str:
+        return self._name
+
+    async def stream(
+        self, offer: Offer, params: dict[str, Raw], max_tokens: int, request_id: bytes
+    ) -> AsyncGenerator[Event, None]:
+        """See `Upstream.stream`. The prompt's counts are exact from the first event, the output's at the last."""
+        sent = request_of(self._name, offer, params, max_tokens)
+        response = await self._pool.request(self._request(offer, "/v1/messages", sent, sent.body))
+        try:
+            if response.status != 200:
+                said = await response.body(limits.UPSTREAM_ERROR_BYTES_MAX)
+                raise refusal(self._name, said, response.status, response.headers.get(b"retry-after", b""))
+            if not response.headers.get(b"content-type", b"").startswith(b"text/event-stream"):
+                raise UpstreamError(self._name, "answered without a stream of events")
+            reader = EventReader(self._name)
+            answer = Answer(self._name, len(sent.body))
+            failure: UpstreamError | None = None
+            while read := await response.read():
+                try:
+                    for data in reader.feed(read):
+                        answer.take(data)
+                except UpstreamError as error:
+                    failure = error  # what came before it is delivered
+                for event in answer.events():
+                    yield event
+                if failure is not None:
+                    raise failure
+                if answer.done:
+                    break
+            yield answer.end()
+        finally:
+            response.close()
+
+    async def count(self, offer: Offer, params: dict[str, Raw]) -> int | None:
+        """The vendor's own count of what `stream` would send; None where it has none."""
+        sent = request_of(self._name, offer, params, offer.max_output_tokens)
+        request = self._request(offer, "/v1/messages/count_tokens", sent, sent.counted)
+        async with await self._pool.request(request) as response:
+            body = await response.body(limits.UPSTREAM_ERROR_BYTES_MAX)
+            if response.status in {404, 405, 501}:
+                return None
+            if response.status != 200:
+                raise refusal(self._name, body, response.status, response.headers.get(b"retry-after", b""))
+        try:
+            return _counted_decoder.decode(body).input_tokens
+        except (msgspec.DecodeError, UnicodeDecodeError):
+            raise UpstreamError(self._name, "answered a count that cannot be read") from None
+
+    async def ready(self, offer: Offer) -> bool:
+        """Whether it answers HTTP at all: not every server of this dialect lists its models."""
+        try:
+            async with await self._pool.request(self._request(offer, "/v1/models")) as response:
+                await response.body(limits.UPSTREAM_ERROR_BYTES_MAX)
+                return response.status < 500 and response.status not in {401, 403}
+        except UpstreamError:
+            return False
+
+    def _request(self, offer: Offer, path: str, sent: Sent | None = None, body: bytes = b"") -> Request:
+        host, _, port = offer.address.rpartition(":")
+        headers = self._headers
+        if sent is not None and sent.betas:
+            headers += header_block({"anthropic-beta": sent.betas})
+        method = "POST" if body else "GET"
+        return Request(self._name, host.strip("[]"), int(port), method, path, headers, body)
