@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 from steelyard.catalog.tariffs import COST_NEEDS, PRICE_NEEDS, usable
 from steelyard.identity.keys import authenticate
 from steelyard.kernel.clock import Clock
-from steelyard.kernel.errors import ClientGone, UpstreamError, unknown_model, wallet_empty
+from steelyard.kernel.errors import ClientGone, UpstreamError, money_held, unknown_model, wallet_empty
 from steelyard.kernel.quantities import Usage
 from steelyard.kernel.records import Caller, End, Order, Position, Quote, Rated, Settlement, Tariff, Terms
 from steelyard.kernel.roles import Answer, Ask, Teller
@@ -96,7 +96,7 @@ async def hold(house: House, caller: Caller, order: Order) -> Terms:
     ask = hold_ask(price, order, caller, (prompt, asked), priced_ns)
     granted = await house.teller.hold(ask)
     if granted.amount_nano < ask.floor_nano:
-        raise wallet_empty()
+        raise money_held() if granted.busy else wallet_empty()
     max_tokens = covered_tokens(price, ask, granted)
     return Terms(model, price, granted.amount_nano, max_tokens, max_tokens < asked, priced_ns, granted.lease)
 

@@ -62,7 +62,7 @@ class Crowd:
     async def client(self) -> None:
         while self.left:
             arrival = await ask(self.port, self.question)
-            if arrival.status == 402:
+            if arrival.status == 402 or arrival.held:
                 self.refusals += 1
                 if self.refusals == STORM:
                     self.at_storm = self.left

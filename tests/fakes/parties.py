@@ -65,6 +65,7 @@ class FakeTeller:
     def __init__(self, purse_nano: int = 10**12, snapshot_: Snapshot | None = None) -> None:
         self.snapshot = snapshot_ or snapshot()
         self.purse_nano = purse_nano
+        self.busy = False  # what is short is held by others
         self.holds: dict[bytes, int] = {}
         self.asked: list[tuple[int, int]] = []
         self.closings = 0
@@ -73,7 +74,7 @@ class FakeTeller:
         self.asked.append((ask.want_nano, ask.floor_nano))
         granted = min(ask.want_nano, self.purse_nano)
         if granted < ask.floor_nano:
-            return Granted(0)
+            return Granted(0, busy=self.busy)
         self.holds[ask.request_id] = granted
         return Granted(granted, ask.max_tokens)
 

@@ -20,8 +20,9 @@ if TYPE_CHECKING:
 
 MODEL, UPSTREAM = "m", "up"
 CONTEXT, OUTPUT_MAX = 400, 60
-_ENDS = {"overloaded": "slots exhausted", "insufficient_quota": "wallet spent to the last hold"}
-_REFUSED = {"insufficient_quota", "rate_limit_exceeded", "budget_exceeded"}
+_MONEY = {"insufficient_quota", "money_held"}
+_ENDS = {"overloaded": "slots exhausted", **dict.fromkeys(_MONEY, "wallet spent to the last hold")}
+_REFUSED = {*_MONEY, "rate_limit_exceeded", "budget_exceeded"}
 _pack, _unpack = msgspec.msgpack.encode, msgspec.msgpack.Decoder(Usage).decode
 
 
@@ -97,7 +98,7 @@ class Customer:
                 world.tally[_ENDS.get(end, f"request ended: {end}")] += 1
                 if end in _REFUSED:
                     calm = world.now_ns - world.disturbed_ns > CALM_NS
-                    if (bound := self.oracle.bounds.get(self.caller.tenant_id)) and end != "insufficient_quota":
+                    if (bound := self.oracle.bounds.get(self.caller.tenant_id)) and end not in _MONEY:
                         world.tally[f"limit reached: {bound.kind}"] += 1
                     self.oracle.refuse(request_id, end, self.floor_nano, calm, world.now_ns)
                 else:

@@ -143,7 +143,7 @@ class Oracle:
         gone = self.spent.get(me.tenant_id, 0) + tied
         bound = self.bounds.get(me.tenant_id)
         most = bound.of(me) if bound is not None and not bound.pending else None  # which amount refused him?
-        if code == "insufficient_quota":
+        if code in {"insufficient_quota", "money_held"}:
             if me.paid_nano - gone >= floor_nano:
                 self.fault(f"solvent customer refused: {request_id.hex()} of {me.tenant_id} had {me.paid_nano - gone}")
         elif bound is None:

@@ -106,6 +106,10 @@ async def test_an_empty_wallet_is_402(scene: Scene) -> None:
     with pytest.raises(CallerError) as error:
         await paid_request(scene.house(ScriptedUpstream(words("a"))), FakeAsk(order()), FakeAnswer())
     assert error.value.status == 402
+    scene.teller.busy = True
+    with pytest.raises(CallerError) as error:
+        await paid_request(scene.house(ScriptedUpstream(words("a"))), FakeAsk(order()), FakeAnswer())
+    assert (error.value.status, error.value.code, error.value.retry_after_s) == (429, "money_held", 1)
     assert scene.records() == []
 
 

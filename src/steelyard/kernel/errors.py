@@ -11,6 +11,8 @@
 Anything else that is raised is a bug. Messages never carry a secret.
 """
 
+from steelyard.kernel import limits
+
 
 class SteelyardError(Exception):
     """The root; never raised itself."""
@@ -104,6 +106,17 @@ def wallet_empty() -> CallerError:
     """402: the wallet cannot cover even the prompt and one token."""
     return CallerError(
         402, "insufficient_quota", "The wallet cannot cover this request. Ask your operator for a top-up, or send less."
+    )
+
+
+def money_held() -> CallerError:
+    """429: the wallet has the money, but requests that run hold it; waiting helps."""
+    return CallerError(
+        429,
+        "money_held",
+        "All that the wallet can pay with is set aside for requests that still run. Try again in a moment, or send "
+        "fewer at a time.",
+        retry_after_s=limits.RETRY_AFTER_S,
     )
 
 

@@ -157,11 +157,15 @@ class HoldAsk(JournalRecord, frozen=True):
 
 
 class Granted(JournalRecord, frozen=True):
-    """What was set aside; nothing when `amount_nano` is below the floor. `max_tokens` may be lower than asked."""
+    """What was set aside; nothing when `amount_nano` is below the floor. `max_tokens` may be lower than asked.
+
+    `busy`: nothing was, but what others hold at the moment would have covered it.
+    """
 
     amount_nano: int
     max_tokens: int = 1
     lease: str = ""  # the series out of whose lease it came; empty: the teller's own hold
+    busy: bool = False
 
 
 # --- what is asked ------------------------------------------------------------------------------------------------

@@ -50,6 +50,7 @@ class Arrival:
     whole: bool = False
     in_order: bool = True
     key: str = ""  # the Idempotency-Key it was asked under
+    held: bool = False  # refused because other requests held the money
     final: bool = False  # asking again under this key gives nothing else
 
 
@@ -157,6 +158,7 @@ def _understand(received: bytes, question: Question, arrival: Arrival) -> None:
     arrival.status = int(lines[0].split(b" ")[1])
     headers = {name.lower(): value.strip() for name, _, value in (line.partition(b":") for line in lines[1:])}
     arrival.request_id = headers.get(b"x-request-id", b"").decode()
+    arrival.held = arrival.status == 429 and b'"money_held"' in rest
     arrival.final = arrival.status == 409 and b"retry-after" not in headers
     if arrival.status != 200:
         return

@@ -28,7 +28,7 @@ class Score(Record, frozen=True):
     lost: int  # arrived and not billed: a request without a row, or tokens missing without a flag
     double: int  # counted more than once in any of the books, or charged again under one Idempotency-Key
     wallets_overspent: int  # below zero, charged more than was paid in or given, or more than a budget allows
-    solvent_refusals: int  # 402 for a wallet with more than enough money
+    solvent_refusals: int  # 402, or "wait", for a wallet with more than enough money
 
     @property
     def ok(self) -> bool:
@@ -41,7 +41,7 @@ def score(connection: Connection, arrivals: Iterable[Arrival], budgets: Mapping[
     served: dict[str, Arrival] = {}
     refusals = 0
     for one in arrivals:
-        refusals += one.status == 402 and one.solvent
+        refusals += one.solvent and (one.status == 402 or one.held)
         before = served.get(one.request_id)
         if one.status == 200 and (before is None or (one.tokens or 0) > (before.tokens or 0)):
             served[one.request_id] = one  # a repeat of an answer that was cut may have brought the rest

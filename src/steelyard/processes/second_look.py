@@ -34,7 +34,9 @@ async def decide_hold(
         if ask.request_id not in session.undecided or not session.alive:
             return Granted(0)  # released, or its worker is gone
         granted = teller.grant(ask, session.series) or Granted(0)
-        covered = granted.amount_nano >= ask.floor_nano
-        if covered or not teller.held(ask.tenant_id) or loop.time() > deadline_s:
+        held_nano = teller.held(ask.tenant_id)
+        if granted.amount_nano >= ask.floor_nano or not held_nano:
             return granted
+        if loop.time() > deadline_s:
+            return Granted(0, busy=teller.available(ask.tenant_id) + held_nano >= ask.floor_nano)
         await asyncio.sleep(limits.SYNC_INTERVAL_MS / 1000)

@@ -8,12 +8,13 @@ import pytest
 from tests.fakes.ledger import Requests, outside, put_tariffs
 
 from steelyard import flow
+from steelyard.kernel import limits
 from steelyard.kernel.clock import SystemClock
 from steelyard.kernel.directory import DatabaseUrl, DataDir
 from steelyard.kernel.errors import CallerError
 from steelyard.kernel.ids import secret_hash
 from steelyard.kernel.quantities import Usage
-from steelyard.kernel.records import HoldAsk, Opened
+from steelyard.kernel.records import Granted, HoldAsk, Opened
 from steelyard.ledger.teller_client import TellerClient
 from steelyard.metering.journal import Journal
 from steelyard.processes.books import Books
@@ -164,6 +165,20 @@ async def test_nobody_is_refused_for_money_that_others_hold_at_the_moment(house:
     assert not waiting.done()
     client.release(first)
     assert (await waiting).amount_nano == 1000
+
+
+async def test_who_waited_in_vain_is_told_whether_the_money_is_held_or_not_there(
+    house: House, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(limits, "HELD_AWAITED_MS", 20)
+    client = await house.client()
+
+    async def hold(amount: int) -> Granted:
+        return await client.hold(HoldAsk(house.requests.ids.next(), 1, amount, amount))
+
+    assert (await hold(4_999_999_999)).amount_nano == 4_999_999_999
+    assert await hold(5_000_000_000) == Granted(0, busy=True)
+    assert await hold(5_000_000_001) == Granted(0)
 
 
 async def test_a_release_gives_the_hold_back(house: House) -> None:

@@ -156,6 +156,8 @@ def test_a_refused_customer_with_money(proof: Proof) -> None:
     assert proof.score().ok
     proof.arrivals.append(Arrival("stream", "acme", True, 402))
     expect(proof, solvent_refusals=1)
+    proof.arrivals.append(Arrival("stream", "acme", True, 429, held=True))
+    expect(proof, solvent_refusals=2)
 
 
 def test_nothing_proves_nothing() -> None:
