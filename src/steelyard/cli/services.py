@@ -46,6 +46,7 @@ def worker_service(settings: Settings, number: int, key: str) -> Service:
     command = [sys.executable, "-m", "steelyard.processes.worker", "--data", str(settings.data)]
     command += ["--host", settings.host, "--port", str(settings.port)]
     command += ["--worker", str(number), "--drain", str(settings.drain_s)]
+    command += ["--batch-lines", str(settings.batch_lines)]
     command += ["--strict"] if settings.durability == "strict" else []
     command += ["--cors-origins", settings.cors_origins] if settings.cors_origins else []
     environment = {KEY_VARIABLE: key} | directory_of(settings).environment

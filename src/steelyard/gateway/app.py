@@ -18,10 +18,12 @@ from starlette.routing import BaseRoute, Route
 from starlette.types import ASGIApp
 
 from steelyard.flow import House
+from steelyard.gateway.batches import Batches
 from steelyard.gateway.chat_dialect import Chat
 from steelyard.gateway.completion_dialect import Completions
 from steelyard.gateway.errors import error_body, error_headers, internal_error
 from steelyard.gateway.exchange import endpoint, id_headers, refuse
+from steelyard.gateway.files import Files
 from steelyard.gateway.messages_count import count_endpoint
 from steelyard.gateway.messages_dialect import BASES, Messages, is_messages_path
 from steelyard.gateway.models import anthropic_list, anthropic_model, openai_list, openai_model
@@ -29,6 +31,7 @@ from steelyard.gateway.once import Desk, Once
 from steelyard.gateway.responses_dialect import Responses
 from steelyard.gateway.wire import Receive, Scope, Send, Wire
 from steelyard.identity.keys import authenticate, bearer, is_operator
+from steelyard.jobs.content import Content
 from steelyard.kernel.errors import CallerError, unavailable, unknown_key, unknown_model
 from steelyard.kernel.ids import Ids, id_from_text
 from steelyard.kernel.records import Model
@@ -169,7 +172,14 @@ def nothing_there(method: str, path: str, known: bool) -> CallerError:
 class PublicApp:
     """The ASGI callable of the public port."""
 
-    def __init__(self, house: House, office: Office, ids: Ids, pages: ASGIApp | None = None) -> None:
+    def __init__(
+        self,
+        house: House,
+        office: Office,
+        ids: Ids,
+        pages: ASGIApp | None = None,
+        content: Content | None = None,
+    ) -> None:
         once = Once(house, office)
         messages = endpoint(Messages(), house, ids.next, once)
         count = count_endpoint(Messages(), house, ids.next)
@@ -182,7 +192,9 @@ class PublicApp:
         }
         self._ids = ids
         self._pages = pages
-        self._rest = rest(Endpoints(house, office).routes())
+        kept = [] if content is None else Files(house, office, content, ids.next).routes()
+        batches = [] if content is None else Batches(house, office, ids.next).routes()
+        self._rest = rest([*Endpoints(house, office).routes(), *kept, *batches])
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "http" and scope["method"] == "POST":

@@ -51,16 +51,21 @@ def public_socket(host: str, port: int) -> socket.socket:
 
 
 class PublicServer(uvicorn.Server):
-    """Calls `on_ready` once it accepts connections."""
+    """Calls `on_ready` once it accepts connections, and `on_drain` when it takes no more."""
 
     def __init__(self, config: uvicorn.Config, on_ready: Callable[[], None]) -> None:
         super().__init__(config)
         self._on_ready = on_ready
+        self.on_drain: Callable[[], object] = lambda: None
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         await super().startup(sockets)
         if self.started:
             self._on_ready()
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        self.on_drain()
+        await super().shutdown(sockets)
 
 
 def public_server(app: Any, drain_s: int, on_ready: Callable[[], None]) -> PublicServer:

@@ -49,6 +49,10 @@ class DataDir:
         return self.root / "journal"
 
     @property
+    def files(self) -> Path:
+        return self.root / "files"
+
+    @property
     def energy(self) -> Path:
         return self.root / "energy"
 
@@ -79,7 +83,7 @@ class DataDir:
         """Make the directories, readable by the owner only. Raises StartError when that fails."""
         try:
             self.root.mkdir(mode=0o700, parents=True, exist_ok=True)
-            for folder in (self.journals, self.energy, self.logs):
+            for folder in (self.journals, self.files, self.energy, self.logs):
                 folder.mkdir(mode=0o700, exist_ok=True)
         except OSError as error:
             raise StartError(f"The data directory {self.root} cannot be used: {error.strerror}.") from None

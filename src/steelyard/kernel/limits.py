@@ -98,6 +98,41 @@ ANSWER_REPORTS_MAX = 256  # answers of one worker that the books have not taken 
 ANSWER_REPORT_WAIT_S = 1  # the end of an answer waits this long for the books to keep it
 ANSWER_PIECE_BYTES = 64 * 1024  # of a replayed answer
 
+# files
+FILE_BYTES_MAX = 200 * 1024 * 1024
+FILE_BLOCK_BYTES = 1024 * 1024  # of an upload, written at once
+FILE_NAME_CHARACTERS_MAX = 255
+FILE_KEPT_S = 30 * 24 * 3600  # what a batch reads and writes, unless its owner says otherwise; and the most he can say
+FILE_KEPT_S_MIN = 3600
+FILES_PER_TENANT_MAX = 10_000
+FILES_BYTES_PER_TENANT_MAX = 10 * 1024 * 1024 * 1024
+FILES_PAGE_MAX = 10_000
+FILES_FREE_BYTES_MIN = 256 * 1024 * 1024  # an upload or an answer of a batch leaves the journals this much of the disk
+FILES_SWEEP_S = 60
+FILES_SWEPT_MAX = 1000  # in one transaction
+FILE_UNKNOWN_S = 24 * 3600  # content that no row names is deleted when it has not changed for so long
+UPLOADS_AT_ONCE_MAX = 16  # in one worker; more answer 429
+UPLOAD_FIELDS_MAX = 16  # parts of one form
+UPLOAD_FIELD_BYTES_MAX = 4096
+UPLOAD_PART_HEADER_BYTES_MAX = 8192
+
+# batches
+BATCH_LINES_MAX = 50_000
+BATCH_WINDOW_S = 24 * 3600
+BATCH_PROBLEMS_MAX = 100  # that are told of a file that is no batch
+BATCH_METADATA_MAX = 16
+BATCH_METADATA_KEY_CHARACTERS_MAX = 64
+BATCH_METADATA_VALUE_CHARACTERS_MAX = 512
+BATCH_CUSTOM_ID_CHARACTERS_MAX = 512
+BATCHES_OPEN_PER_TENANT_MAX = 100  # not ended yet; more answer 429
+BATCHES_PAGE = 20
+BATCHES_PAGE_MAX = 100
+JOB_LOOK_S = 1  # how often a worker asks for work, and says how far it is
+JOBS_PER_WORKER_MAX = 4
+JOB_RETRY_S = 5  # before a worker asks again for a job that it could not go on with
+LINE_TRIES_MAX = 3  # of a line whose upstream failed; one that may wait is tried until the deadline
+LINE_WAIT_S = (1, 2, 5, 10, 30)  # between two tries; the last one repeats
+
 # re-rating
 RERATED_AFTER_S = 60  # a period must have ended this long ago, so that all of it is posted
 CORRECTIONS_MAX = 100_000  # tenants × models of one correction

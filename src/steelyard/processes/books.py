@@ -20,6 +20,7 @@ import structlog
 import uvloop
 
 from steelyard import flow
+from steelyard.jobs.content import Content
 from steelyard.kernel import limits
 from steelyard.kernel.clock import NS_PER_MS, Clock, SystemClock
 from steelyard.kernel.directory import DataDir
@@ -31,7 +32,7 @@ from steelyard.ledger.sublimits import running
 from steelyard.ledger.teller import Teller
 from steelyard.processes import rerating
 from steelyard.processes.bookkeeper import Bookkeeper, Settle
-from steelyard.processes.claims import Claims
+from steelyard.processes.desks import OPS, Desks
 from steelyard.processes.lending import Lending
 from steelyard.processes.lifeline import watch_parent
 from steelyard.processes.office import Office, transaction
@@ -99,15 +100,9 @@ class Books:
             self.teller.open_wallet(tenant_id, purse)
         self.lending = Lending(self.teller, self._sessions)
         self._posting = PostingLoop(self._bookkeeper, self._thread, self.lending, self._clock, self._tell)
-        self._claims = Claims(
-            self._engine,
-            self._thread,
-            self._clock,
-            seated=self._sessions.__contains__,
-            awaited=self._posting.absent.__contains__,
-            settled=self._posting.free_up,
-        )
-        await self._claims.start(self._bookkeeper.live_series())
+        content = Content(self._data.files)
+        self._desks = Desks(self._engine, self._thread, self._clock, content, self._sessions, self._posting)
+        await self._desks.start(self._bookkeeper.live_series())
         self._posting.on_settled_death = self._settled_death
         self._timekeeper = Timekeeper(self.teller, self._thread, self._office, self._clock)
         self._posting.on_pass = self._timekeeper.tick
@@ -147,7 +142,7 @@ class Books:
     async def _close(self) -> None:
         self._patience.cancel()
         self._server.close()
-        await self._claims.close()
+        await self._desks.close()
         for session in list(self._listeners):
             await session.finish()
             session.close()
@@ -253,7 +248,7 @@ class Books:
 
     def _settled_death(self, series: str) -> None:
         self._await_no_more(series)
-        self._claims.series_settled(series)
+        self._desks.series_settled(series)
 
     def _lose_patience(self) -> None:
         if self._awaited:
@@ -271,8 +266,8 @@ class Books:
                 return self._posting.metrics.text(self.teller, len(self._sessions), bool(self._posting.trouble))
             case "verify":
                 return await self._verify(replayed=payload.get("replay") is not False)
-            case _ if op.startswith("claim."):
-                return await self._claims.command(op, payload)
+            case _ if op.startswith(OPS):
+                return await self._desks.command(op, payload)
             case "rerate.post":
                 await self.lending.recall_all()
                 return self._take(await rerating.correct(self.teller, payload, self._execute))

@@ -15,6 +15,7 @@ import sys
 import threading
 from collections.abc import Mapping
 from pathlib import Path
+from typing import NamedTuple
 
 import structlog
 import uvicorn
@@ -22,8 +23,12 @@ import uvloop
 
 from steelyard.flow import House
 from steelyard.gateway.app import PublicApp
+from steelyard.gateway.batch_lines import BatchGate
 from steelyard.gateway.cors import with_cors
 from steelyard.gateway.server import public_server, public_socket
+from steelyard.jobs.content import Content
+from steelyard.jobs.run import House as JobHouse
+from steelyard.jobs.runner import Runner
 from steelyard.kernel import limits
 from steelyard.kernel.clock import SystemClock
 from steelyard.kernel.directory import DataDir
@@ -67,32 +72,45 @@ def key_variable(upstream: str) -> str:
     return "STEELYARD_UPSTREAM_KEY_" + re.sub(r"[^A-Z0-9]", "_", upstream.upper())
 
 
-async def run(
-    data: DataDir, listener: socket.socket, worker: int, drain_s: int, strict: bool = False, cors_origins: str = ""
-) -> None:
+class Options(NamedTuple):
+    """What a worker is told beside its place."""
+
+    worker: int
+    drain_s: int
+    strict: bool
+    cors_origins: str
+    batch_lines: int
+
+
+async def run(data: DataDir, listener: socket.socket, options: Options) -> None:
     """Serve until stopped. Raises StartError or BooksError when the books or the journal cannot be had."""
     clock = SystemClock()
     ids = Ids(clock)
     teller = TellerClient()
-    await teller.connect(data.socket, worker)
+    await teller.connect(data.socket, options.worker)
     directory = data.journals / teller.series
     journal = Journal.create(directory)
     meter = Meter(journal, Slots.create(directory / "slots", limits.SLOTS_PER_WORKER), clock, EnergyClocks(data.energy))
     pool = Pool()
     upstreams = Upstreams(pool, {LOCAL_UPSTREAM: os.environ.get(KEY_VARIABLE, "")})
-    house = House(teller, meter, upstreams, clock, strict)
+    house = House(teller, meter, upstreams, clock, options.strict)
     pages = Pages(house, teller, data, ids)
+    content, lines = Content(data.files), asyncio.Semaphore(options.batch_lines)
+    jobs = Runner(JobHouse(teller, BatchGate(house), content, clock, ids.next, lines, options.batch_lines))
     try:
-        app = with_cors(PublicApp(house, teller, ids, pages), cors_origins)
-        running = public_server(app, drain_s, on_ready=lambda: print("ready", flush=True))
+        app = with_cors(PublicApp(house, teller, ids, pages, content), options.cors_origins)
+        running = public_server(app, options.drain_s, on_ready=lambda: print("ready", flush=True))
         stop_with_parent(running)
+        working = asyncio.ensure_future(jobs.run())
+        running.on_drain = working.cancel
         watches = [
             asyncio.ensure_future(_stop_when_fenced(teller, running)),
             asyncio.ensure_future(_stop_when_failed(meter, running)),
         ]
         await running.serve(sockets=[listener])
-        for watch in watches:
-            watch.cancel()
+        for task in (working, *watches):
+            task.cancel()
+        await asyncio.wait([working])
     finally:
         await pool.close()
         meter.close()
@@ -132,6 +150,7 @@ def main() -> int:
     parser.add_argument("--worker", type=int, default=0)
     parser.add_argument("--drain", type=int, default=limits.DRAIN_S)
     parser.add_argument("--cors-origins", default="", help="web pages that may ask, comma-separated")
+    parser.add_argument("--batch-lines", type=int, default=2, help="lines of batches that run at once")
     parser.add_argument("--strict", action="store_true", help="the last bytes of an answer wait for its close")
     arguments = parser.parse_args()
     # uvicorn takes these signals over while it serves and raises them again when it has drained
@@ -146,8 +165,8 @@ def main() -> int:
         return 2
     try:
         data = DataDir.of_child(arguments.data)
-        options = (arguments.drain, arguments.strict, arguments.cors_origins)
-        uvloop.run(run(data, listener, arguments.worker, *options))
+        told = (arguments.worker, arguments.drain, arguments.strict, arguments.cors_origins, arguments.batch_lines)
+        uvloop.run(run(data, listener, Options(*told)))
     except SteelyardError as error:
         print(error, file=sys.stderr)
         return 1

@@ -3,7 +3,7 @@
 Ids of batches and entries are int64 too: a busy platform writes two thousand million of them within its life.
 Sub-ledger: `usage`. General ledger: `batches` and `entries`. `rollups` is derived from `usage` and can be rebuilt.
 Rows of `tariffs`, `usage`, `batches`, `entries`, `grants`, `credit_limits`, `conversions`, `periods` and `operations`
-are never updated or deleted.
+are never updated or deleted. What customers keep here stands in `kept_tables`.
 """
 
 from sqlalchemy import (
@@ -15,21 +15,16 @@ from sqlalchemy import (
     Index,
     Integer,
     LargeBinary,
-    MetaData,
     String,
     Table,
     Text,
     UniqueConstraint,
 )
 
-metadata = MetaData(
-    naming_convention={
-        "ix": "ix_%(table_name)s_%(column_0_N_name)s",
-        "uq": "uq_%(table_name)s_%(column_0_N_name)s",
-        "fk": "fk_%(table_name)s_%(column_0_name)s",
-        "pk": "pk_%(table_name)s",
-    }
-)
+from steelyard.storage.kept_tables import answers, files, jobs
+from steelyard.storage.schema import metadata
+
+__all__ = ["answers", "files", "jobs", "metadata"]  # beside all that is defined here
 
 _Long = BigInteger().with_variant(Integer(), "sqlite")  # in SQLite only INTEGER is the row's own id, and has 64 bits
 
@@ -333,23 +328,6 @@ sublimits = Table(
     Column("set_ns", BigInteger, nullable=False),
     Column("reason", Text, nullable=False),
     Column("actor", String(64), nullable=False),
-)
-
-# --- idempotency --------------------------------------------------------------------------------------------------
-
-answers = Table(
-    "answers",
-    metadata,
-    Column("project_id", Integer, primary_key=True),
-    Column("key", String(255), primary_key=True),  # as the customer sent it
-    Column("tenant_id", Integer, nullable=False, index=True),
-    Column("body_hash", LargeBinary(32), nullable=False),
-    Column("request_id", LargeBinary(16), nullable=False),
-    Column("series", String(64), nullable=False),  # journal series of the worker that runs or ran it
-    Column("state", String(8), nullable=False),  # a ledger.answers.State
-    Column("changed_ns", BigInteger, nullable=False, index=True),
-    Column("headers", LargeBinary),
-    Column("body", LargeBinary),  # customer data; null when there is none or it is no longer kept
 )
 
 # --- proofs and corrections ---------------------------------------------------------------------------------------

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 import pytest
-from sqlalchemy import BigInteger, Column, Engine, String, Table, select, text
+from sqlalchemy import BigInteger, Column, Engine, MetaData, String, Table, select, text
 from sqlalchemy.exc import DBAPIError, OperationalError
 from tests.fakes.ledger import outside
 
@@ -114,7 +114,7 @@ def test_sums_are_integers_and_a_fraction_is_refused(writer: Engine) -> None:
 
 
 def test_texts_are_compared_as_python_does_whatever_the_collation(writer: Engine) -> None:
-    table = Table("t", tables.MetaData(), Column("name", String), Column("at_ns", BigInteger))
+    table = Table("t", MetaData(), Column("name", String), Column("at_ns", BigInteger))
     with writer.connect() as connection:
         names, moments = bytewise(connection, list(table.c))
         assert "COLLATE" in str(names)

@@ -1,0 +1,128 @@
+"""A line of a batch as the exchange it would be over HTTP: the same dialect, the same flow, another wire.
+
+Owns what differs: the caller is the batch's key as it stands now, and an answer has left user space when it is kept.
+"""
+
+import asyncio
+from collections.abc import Mapping
+from typing import Any
+
+from steelyard.flow import House, paid_request
+from steelyard.gateway.chat_dialect import Chat
+from steelyard.gateway.completion_dialect import Completions
+from steelyard.gateway.dialect import Dialect
+from steelyard.gateway.exchange import Exchange, at_the_border
+from steelyard.gateway.wire import Headers, Wire
+from steelyard.jobs.run import LineAsk, Said
+from steelyard.kernel.errors import ClientGone, UpstreamError, unknown_key
+from steelyard.kernel.records import Caller, Snapshot
+
+ENDPOINTS: Mapping[str, Dialect] = {
+    "/v1/chat/completions": Chat(),
+    "/v1/completions": Completions(),
+}
+"""What a batch may ask."""
+
+
+class LineWire(Wire):
+    """Carries one line in, and its answer to where it is kept."""
+
+    def __init__(self, line: LineAsk) -> None:
+        super().__init__({"headers": []}, _never, _nowhere)
+        self._line = line
+        self.status = 0
+        self.answer = b""
+        self.retry_after_s: int | None = None
+        self.trouble: OSError | None = None
+
+    async def body(self) -> bytes:
+        return self._line.body
+
+    def watch(self) -> None:
+        return None
+
+    async def start(self, status: int, headers: Headers) -> None:
+        self.started, self.status = True, status
+        found = dict(headers).get(b"retry-after")
+        self.retry_after_s = int(found) if found is not None else None
+
+    async def send(self, piece: bytes) -> None:
+        """Once an answer is being kept it is kept and counted, whatever stops meanwhile."""
+        self.answer = piece
+        if self.status != 200:
+            return
+        keeping, cancelled = asyncio.ensure_future(self._line.keep(piece)), False
+        while not keeping.done():
+            try:
+                await asyncio.wait([keeping])
+            except asyncio.CancelledError:
+                cancelled = True
+        if cancelled and (task := asyncio.current_task()) is not None:
+            task.cancel()  # at its next step, when the answer is counted
+        try:
+            keeping.result()
+        except OSError as error:
+            self.trouble, self.gone = error, True
+            raise ClientGone("the answer cannot be kept") from error
+
+    async def end(self) -> None:
+        return None
+
+
+class LineExchange(Exchange):
+    """One line as the flow sees it. Its answer is kept whole or not at all."""
+
+    def parted(self, closing: bytes) -> tuple[bytes, bytes]:
+        return closing, b""
+
+
+class BatchGate:
+    """One per worker: what `jobs` runs lines through."""
+
+    def __init__(self, house: House) -> None:
+        self._house = house
+        self._callers: tuple[int, dict[int, Caller]] = (-1, {})
+
+    def offers(self, model: str) -> bool:
+        return model in self._house.teller.snapshot.models
+
+    async def serve(self, line: LineAsk) -> Said:
+        dialect = ENDPOINTS[line.endpoint]
+        wire = LineWire(line)
+        scope: dict[str, Any] = {"type": "http", "method": "POST", "path": line.endpoint, "headers": []}
+        exchange = LineExchange(dialect, wire, scope, line.request_id, self._house.clock.now_ns)
+        await at_the_border(dialect, wire, line.request_id, self._paid(line, exchange))
+        if wire.trouble is not None:
+            raise wire.trouble
+        return Said(wire.status, wire.answer, wire.retry_after_s)
+
+    async def _paid(self, line: LineAsk, exchange: LineExchange) -> None:
+        exchange.caller = self._caller(line.key_id)
+        try:
+            await paid_request(self._house, exchange, exchange)
+        except UpstreamError as error:
+            raise exchange.asked.in_own_words(error) from error
+
+    def _caller(self, key_id: int) -> Caller:
+        """Who the batch's key stands for now. Raises CallerError 401 when it was revoked."""
+        snapshot = self._house.teller.snapshot
+        version, callers = self._callers
+        if version != snapshot.version:
+            callers = _by_key(snapshot)
+            self._callers = snapshot.version, callers
+        caller = callers.get(key_id)
+        if caller is None:
+            raise unknown_key()
+        return caller
+
+
+def _by_key(snapshot: Snapshot) -> dict[int, Caller]:
+    return {caller.key_id: caller for caller in snapshot.callers.values()}
+
+
+async def _never() -> Any:
+    raise AssertionError("a line is not read from a connection")
+
+
+async def _nowhere(message: Any) -> None:
+    raise AssertionError("a line is not written to a connection")
