@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 from hypothesis import HealthCheck, settings
+from tests.fakes.authority import Authority
 from tests.platform import Platform
 
 from steelyard.kernel.directory import DatabaseUrl
@@ -20,8 +21,10 @@ settings.load_profile("house")
 @pytest.fixture(scope="session")
 def platform(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Platform]:
     """The platform with its real engine, two workers, started once for all tests that only talk to it."""
-    running = Platform(tmp_path_factory.mktemp("platform") / "data", "--workers", "2").start()
-    yield running
+    running = Platform(tmp_path_factory.mktemp("platform") / "data", "--workers", "2")
+    if Authority.is_possible():
+        running.authority = Authority(tmp_path_factory.mktemp("authority"))
+    yield running.start()
     assert running.stop() == 0, running.text
 
 

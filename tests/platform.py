@@ -17,6 +17,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from tests.fakes.authority import Authority
+
 START_S = 90
 STOP_S = 40
 VENDOR_KEYS = {"STEELYARD_UPSTREAM_KEY_CLAUDE": "sk-ant-emulated"}
@@ -62,6 +64,7 @@ class Platform:
         self.lines: list[str] = []
         self.api_key = ""
         self.operator_key = ""
+        self.authority: Authority | None = None  # whose certificates it believes
         self._process: subprocess.Popen[str] | None = None
         self._reader: threading.Thread | None = None
 
@@ -81,6 +84,8 @@ class Platform:
     def start(self) -> "Platform":
         command = [sys.executable, "-m", "steelyard.cli.main", "up", "--data", str(self.data), "--port", str(self.port)]
         environment = {**os.environ, **VENDOR_KEYS, "PYTHONUNBUFFERED": "1", "COLUMNS": "160"}
+        if self.authority is not None:
+            environment["STEELYARD_CA_FILE"] = str(self.authority.ca_file)
         self.lines.clear()
         self._process = subprocess.Popen(
             [*command, *self.options],

@@ -59,6 +59,9 @@ class Settings(BaseSettings):
     cors_origins: str = Field(
         "", description="origins of web pages that may ask the API from a browser, comma-separated; * for any"
     )
+    ca_file: Path | None = Field(
+        None, description="a PEM file of CAs that upstreams' certificates may have beside the system's"
+    )
     drain_s: int = Field(limits.DRAIN_S, ge=0, le=3600, description="seconds running streams get at shutdown")
     log_level: Literal["debug", "info", "warning", "error"] = Field("info", description="least level that is logged")
 

@@ -43,11 +43,12 @@ def sold(platform: Platform) -> Iterator[OpenAIServer]:
 
 @contextmanager
 def claude_sold(platform: Platform) -> Iterator[AnthropicServer]:
-    with (
-        AnthropicServer() as server,
-        offered(platform, f"127.0.0.1:{server.port}", model=CLAUDE_MODEL, upstream=CLAUDE, kind="anthropic"),
-    ):
-        yield server
+    """Over TLS where a certificate can be made, and below a path as vendors have it."""
+    tls = platform.authority and platform.authority.server()
+    with AnthropicServer(tls) as server:
+        address = f"http{'s' if tls else ''}://127.0.0.1:{server.port}/anthropic"
+        with offered(platform, address, model=CLAUDE_MODEL, upstream=CLAUDE, kind="anthropic"):
+            yield server
 
 
 @contextmanager

@@ -4,7 +4,6 @@ Every function works in the caller's transaction. A tariff version is never edit
 same subject and date become a version of their own that counts from then on. Knows no wallet and no worker.
 """
 
-import re
 from collections.abc import Iterable
 
 import msgspec
@@ -12,11 +11,11 @@ from sqlalchemy import Connection, Row, insert, select, update
 
 from steelyard.catalog.price_file import COST, PRICE, TariffDraft, check_subject
 from steelyard.catalog.tariffs import newest
+from steelyard.kernel.address import address_of
 from steelyard.kernel.errors import CallerError, bad_request
 from steelyard.kernel.records import Model, Offer, Record, Tariff, TariffLine
 from steelyard.storage import tables
 
-_ADDRESS = re.compile(r"[^\s:/]+:\d{1,5}|\[[0-9A-Fa-f:.]+\]:\d{1,5}")
 UPSTREAM_KINDS = ("llama_cpp", "openai", "anthropic")
 """What may stand in a registration; `upstream.kinds` has the adapters."""
 
@@ -28,7 +27,7 @@ class Registration(Record, frozen=True):
 
     name: str
     upstream: str
-    address: str  # host:port
+    address: str  # host:port, or a URL; see kernel.address
     upstream_model: str
     context_tokens: int
     max_output_tokens: int
@@ -223,8 +222,10 @@ def _check(registration: Registration) -> None:
         if not text:
             raise bad_request(f"'{field}' must not be empty.", field)
         check_subject(text, lambda sentence, field=field: _refused(field, sentence))  # type: ignore[misc]
-    if not _ADDRESS.fullmatch(registration.address):
-        raise bad_request("'address' must be a host and a port, such as 127.0.0.1:8000.", "address")
+    try:
+        address_of(registration.address)
+    except ValueError as error:
+        raise bad_request(f"'address' {error}.", "address") from None
     if registration.kind not in UPSTREAM_KINDS:
         raise bad_request(f"'kind' must be one of {', '.join(UPSTREAM_KINDS)}.", "kind")
     for field in ("context_tokens", "max_output_tokens", "default_max_tokens"):

@@ -33,6 +33,7 @@ _ANSWER_TOKENS_DEFAULT = 512  # of an answer for which the customer names no bou
         "steelyard models pull",
         "steelyard models list",
         "steelyard models offer qwen3-8b --upstream my-vllm --address 10.0.0.7:8000 --context 32768",
+        "steelyard models offer kimi-k3 --upstream moonshot --address https://api.moonshot.cn/v1 --context 262144",
         "steelyard models withdraw my-vllm",
     )
 )
@@ -69,7 +70,7 @@ def models_list(desk: Desk, show: Show) -> None:
 @models.command("offer")
 @click.argument("name")
 @click.option("--upstream", required=True, help="The server's name, by which cost tariffs and keys know it.")
-@click.option("--address", required=True, help="Its host:port; plain HTTP.")
+@click.option("--address", required=True, help="Its host:port, or a URL such as https://api.example/v1.")
 @click.option(
     "--kind", type=click.Choice(UPSTREAM_KINDS), default=_SERVED_AS, show_default=True, help="What it speaks."
 )
@@ -78,7 +79,7 @@ def models_list(desk: Desk, show: Show) -> None:
 @click.option("--answer", type=click.IntRange(1), help="Most tokens of an answer; as much as the context otherwise.")
 @at_desk
 def models_offer(desk: Desk, show: Show, /, name: str, **asked: Any) -> None:
-    """Offer the model NAME at a server of yours: vLLM, SGLang, Ollama, llama.cpp.
+    """Offer the model NAME at a server of yours (vLLM, SGLang, Ollama, llama.cpp) or at a vendor.
 
     It is sold once it has a price and its server a cost tariff: `steelyard prices load`.
     """

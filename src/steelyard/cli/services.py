@@ -49,6 +49,7 @@ def worker_service(settings: Settings, number: int, key: str) -> Service:
     command += ["--batch-lines", str(settings.batch_lines)]
     command += ["--strict"] if settings.durability == "strict" else []
     command += ["--cors-origins", settings.cors_origins] if settings.cors_origins else []
+    command += ["--ca-file", str(settings.ca_file)] if settings.ca_file is not None else []
     environment = {KEY_VARIABLE: key} | directory_of(settings).environment
     return Service(f"{WORKER}{number}", lambda: command, environment)
 

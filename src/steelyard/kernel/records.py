@@ -68,7 +68,7 @@ class Offer(Record, frozen=True):
     id: int
     model: str
     upstream: str
-    address: str  # host:port of the upstream's HTTP listener
+    address: str  # host:port of the upstream's HTTP listener, or its URL; see kernel.address
     upstream_model: str  # the name the upstream knows
     context_tokens: int
     max_output_tokens: int

@@ -44,6 +44,7 @@ from steelyard.processes.pages import Pages
 from steelyard.upstream.kinds import ByKind
 from steelyard.upstream.pool import Pool
 from steelyard.upstream.protocol import Upstream
+from steelyard.upstream.trust import Trust
 
 log = structlog.get_logger()
 LOCAL_UPSTREAM = "local"
@@ -62,7 +63,7 @@ class Upstreams(dict[str, Upstream]):
         self._keys = keys
 
     def __missing__(self, name: str) -> Upstream:
-        key = self._keys.get(name) or os.environ.get(key_variable(name), "")
+        key = self._keys.get(name) or os.environ.get(key_variable(name), "").strip()
         upstream = self[name] = ByKind(name, self._pool, key)
         return upstream
 
@@ -80,10 +81,12 @@ class Options(NamedTuple):
     strict: bool
     cors_origins: str
     batch_lines: int
+    ca_file: Path | None
 
 
 async def run(data: DataDir, listener: socket.socket, options: Options) -> None:
     """Serve until stopped. Raises StartError or BooksError when the books or the journal cannot be had."""
+    trust = Trust.of(options.ca_file)
     clock = SystemClock()
     ids = Ids(clock)
     teller = TellerClient()
@@ -91,7 +94,7 @@ async def run(data: DataDir, listener: socket.socket, options: Options) -> None:
     directory = data.journals / teller.series
     journal = Journal.create(directory)
     meter = Meter(journal, Slots.create(directory / "slots", limits.SLOTS_PER_WORKER), clock, EnergyClocks(data.energy))
-    pool = Pool()
+    pool = Pool(trust)
     upstreams = Upstreams(pool, {LOCAL_UPSTREAM: os.environ.get(KEY_VARIABLE, "")})
     house = House(teller, meter, upstreams, clock, options.strict)
     pages = Pages(house, teller, data, ids)
@@ -150,6 +153,7 @@ def main() -> int:
     parser.add_argument("--worker", type=int, default=0)
     parser.add_argument("--drain", type=int, default=limits.DRAIN_S)
     parser.add_argument("--cors-origins", default="", help="web pages that may ask, comma-separated")
+    parser.add_argument("--ca-file", type=Path, help="CAs that upstreams may have beside the system's")
     parser.add_argument("--batch-lines", type=int, default=2, help="lines of batches that run at once")
     parser.add_argument("--strict", action="store_true", help="the last bytes of an answer wait for its close")
     arguments = parser.parse_args()
@@ -166,7 +170,7 @@ def main() -> int:
     try:
         data = DataDir.of_child(arguments.data)
         told = (arguments.worker, arguments.drain, arguments.strict, arguments.cors_origins, arguments.batch_lines)
-        uvloop.run(run(data, listener, Options(*told)))
+        uvloop.run(run(data, listener, Options(*told, arguments.ca_file)))
     except SteelyardError as error:
         print(error, file=sys.stderr)
         return 1

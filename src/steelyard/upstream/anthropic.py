@@ -10,6 +10,7 @@ import msgspec
 from msgspec import Raw
 
 from steelyard.kernel import limits
+from steelyard.kernel.address import address_of
 from steelyard.kernel.errors import UpstreamError
 from steelyard.kernel.records import Event, Offer
 from steelyard.upstream.anthropic_answer import Answer
@@ -99,9 +100,10 @@ class Anthropic:
             return False
 
     def _request(self, offer: Offer, path: str, sent: Sent | None = None, body: bytes = b"") -> Request:
-        host, _, port = offer.address.rpartition(":")
+        at = address_of(offer.address)
         headers = self._headers
         if sent is not None and sent.betas:
             headers += header_block({"anthropic-beta": sent.betas})
         method = "POST" if body else "GET"
-        return Request(self._name, host.strip("[]"), int(port), method, path, headers, body)
+        base = at.base.removesuffix("/v1")  # what clients of this dialect are given ends before it; others' does not
+        return Request(self._name, at.host, at.port, method, f"{base}{path}", headers, body, at.tls)

@@ -5,6 +5,7 @@ pool, no retry and no dialect. Answers to HEAD are not understood.
 """
 
 import asyncio
+import ssl
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -25,10 +26,13 @@ class Request:
     path: str
     headers: bytes = b""
     body: bytes = b""
+    tls: bool = False
 
     def encoded(self) -> bytes:
         host = f"[{self.host}]" if ":" in self.host else self.host
-        head = f"{self.method} {self.path} HTTP/1.1\r\nhost: {host}:{self.port}\r\ncontent-length: {len(self.body)}\r\n"
+        if self.port != (443 if self.tls else 80):
+            host = f"{host}:{self.port}"
+        head = f"{self.method} {self.path} HTTP/1.1\r\nhost: {host}\r\ncontent-length: {len(self.body)}\r\n"
         return b"".join((head.encode("ascii"), self.headers, b"\r\n", self.body))
 
 
@@ -126,6 +130,12 @@ class Connection(asyncio.Protocol):
             self._paused = False
             self._transport.resume_reading()
         return read
+
+    @property
+    def session(self) -> ssl.SSLSession | None:
+        """What a later TLS connection to the same host may take up; None without TLS."""
+        wrapped = self._transport and self._transport.get_extra_info("ssl_object")
+        return wrapped.session if wrapped else None
 
     def rest(self) -> None:
         """Become idle: whatever comes now was not asked for and ends the connection."""

@@ -12,6 +12,7 @@ import structlog
 from msgspec import Raw
 
 from steelyard.kernel import limits
+from steelyard.kernel.address import address_of
 from steelyard.kernel.errors import UpstreamError
 from steelyard.kernel.records import Event, Offer
 from steelyard.upstream.calls import CallReader, demanded, grammar_of
@@ -171,8 +172,8 @@ class LlamaCpp:
             return False
 
     def _request(self, offer: Offer, method: str, path: str, body: bytes = b"") -> Request:
-        host, _, port = offer.address.rpartition(":")
-        return Request(self._name, host.strip("[]"), int(port), method, path, self._headers, body)
+        at = address_of(offer.address)
+        return Request(self._name, at.host, at.port, method, at.under(path), self._headers, body, at.tls)
 
 
 def _body(offer: Offer, params: dict[str, Raw], max_tokens: int) -> bytes:

@@ -1,4 +1,4 @@
-"""The adapter for any server of OpenAI's chat dialect (vLLM, SGLang, Ollama, …) on plain HTTP.
+"""The adapter for any server of OpenAI's chat dialect (vLLM, SGLang, Ollama, vendors).
 
 Owns what is asked of it and how its answer is read. The last usage it gives is the answer's; one that gives none is
 estimated and flagged, never taken for nothing. What would change its price or its counts is not passed on. Knows no
@@ -13,6 +13,7 @@ import structlog
 from msgspec import Raw
 
 from steelyard.kernel import limits
+from steelyard.kernel.address import address_of
 from steelyard.kernel.errors import UpstreamError
 from steelyard.kernel.records import Event, Offer
 from steelyard.upstream.http1 import header_block
@@ -53,7 +54,7 @@ class OpenAI:
         self, offer: Offer, params: dict[str, Raw], max_tokens: int, request_id: bytes
     ) -> AsyncGenerator[Event, None]:
         """See `Upstream.stream`. Counts before the closing ones are lower estimates unless the server tells its own."""
-        path = "/v1/completions" if "prompt" in params else "/v1/chat/completions"
+        path = "/completions" if "prompt" in params else "/chat/completions"
         response = await self._pool.request(self._request(offer, "POST", path, _body(offer, params, max_tokens)))
         try:
             if response.status != 200:
@@ -84,15 +85,15 @@ class OpenAI:
 
     async def ready(self, offer: Offer) -> bool:
         try:
-            async with await self._pool.request(self._request(offer, "GET", "/v1/models")) as response:
+            async with await self._pool.request(self._request(offer, "GET", "/models")) as response:
                 await response.body(limits.UPSTREAM_ERROR_BYTES_MAX)
                 return response.status == 200
         except UpstreamError:
             return False
 
     def _request(self, offer: Offer, method: str, path: str, body: bytes = b"") -> Request:
-        host, _, port = offer.address.rpartition(":")
-        return Request(self._name, host.strip("[]"), int(port), method, path, self._headers, body)
+        at = address_of(offer.address)
+        return Request(self._name, at.host, at.port, method, at.api(path), self._headers, body, at.tls)
 
 
 def _body(offer: Offer, params: dict[str, Raw], max_tokens: int) -> bytes:

@@ -6,12 +6,14 @@ instead of one timer per read.
 """
 
 import asyncio
+import ssl
 from collections import deque
 from typing import Self
 
 from steelyard.kernel import limits
 from steelyard.kernel.errors import UpstreamError
 from steelyard.upstream.http1 import Connection, Request
+from steelyard.upstream.trust import Trust, distrust
 
 __all__ = ["Pool", "Request", "Response"]
 
@@ -58,9 +60,10 @@ class Response:
 
 
 class _Host:
-    """The connections of one upstream address."""
+    """The connections of one upstream address. `tls_name` is whom its certificate must name; empty: plain HTTP."""
 
-    def __init__(self) -> None:
+    def __init__(self, tls_name: str = "") -> None:
+        self.tls_name = tls_name
         self.idle: deque[Connection] = deque()
         self.busy: set[Connection] = set()
         self.connecting = 0
@@ -81,10 +84,11 @@ class _Host:
 
 
 class Pool:
-    """Connections of one event loop. `close()` ends them all."""
+    """Connections of one event loop. `close()` ends them all. Without `trust` the system's CAs are trusted."""
 
     def __init__(
         self,
+        trust: Trust | None = None,
         *,
         connections_max: int = limits.CONNECTIONS_PER_UPSTREAM_MAX,
         connect_s: float = limits.UPSTREAM_CONNECT_S,
@@ -92,19 +96,23 @@ class Pool:
         silence_s: float = limits.UPSTREAM_SILENCE_S,
         idle_s: float = limits.UPSTREAM_IDLE_S,
     ) -> None:
+        self._trust = trust
         self._connections_max = connections_max
         self._connect_s = connect_s
         self._first_byte_s = first_byte_s
         self._silence_s = silence_s
         self._idle_s = idle_s
-        self._hosts: dict[tuple[str, int], _Host] = {}
+        self._hosts: dict[tuple[str, int, bool], _Host] = {}
         self._sweeper: asyncio.TimerHandle | None = None
         self._closed = False
         self._empty = asyncio.Event()
 
     async def request(self, request: Request) -> Response:
         """Send and return when the head of the answer is there. Raises UpstreamError."""
-        host = self._hosts.setdefault((request.host, request.port), _Host())
+        place = (request.host, request.port, request.tls)
+        host = self._hosts.get(place)
+        if host is None:
+            host = self._hosts[place] = _Host(request.host if request.tls else "")
         connection = await self._take(host, request)
         try:
             connection.send(request)
@@ -189,11 +197,16 @@ class Pool:
                     lambda: Connection(request.upstream, lambda lost: self._lost(host, lost)),
                     request.host,
                     request.port,
+                    ssl=self._trusting() if host.tls_name else None,
+                    server_hostname=host.tls_name or None,
                 )
         except TimeoutError:
             host.next_turn()
             message = f"did not accept a connection within {self._connect_s} s"
             raise UpstreamError(request.upstream, message, retryable=True) from None
+        except ssl.SSLError as error:
+            host.next_turn()
+            raise UpstreamError(request.upstream, distrust(error)) from None
         except OSError as error:
             host.next_turn()
             message = f"cannot be reached: {error.strerror or error}"
@@ -208,12 +221,19 @@ class Pool:
             self._sweeper = loop.call_later(self._sweep_s, self._sweep)
         return connection
 
+    def _trusting(self) -> Trust:
+        if self._trust is None:
+            self._trust = Trust.of()
+        return self._trust
+
     def _give_back(self, host: _Host, connection: Connection) -> None:
         if connection not in host.busy:
             return  # lost meanwhile
         if self._closed or not (connection.resting or connection.reusable):
             connection.abort()  # `_lost` follows and gives the next turn
             return
+        if host.tls_name and not connection.used and (session := connection.session) is not None:
+            self._trusting().sessions[host.tls_name] = session
         connection.rest()
         if not host.next_turn(connection):
             host.busy.discard(connection)
@@ -239,8 +259,9 @@ class Pool:
         loop = asyncio.get_running_loop()
         now_s = loop.time()
         for host in self._hosts.values():
+            idle_s = limits.UPSTREAM_TLS_IDLE_S if host.tls_name else self._idle_s
             for connection in [*host.idle]:
-                if now_s - connection.since_s > self._idle_s:
+                if now_s - connection.since_s > idle_s:
                     connection.abort()
             for connection in [*host.busy]:
                 patience_s = self._silence_s if connection.answered else self._first_byte_s
