@@ -16,6 +16,7 @@ from steelyard.kernel.records import Event, Offer
 from steelyard.upstream.anthropic_answer import Answer
 from steelyard.upstream.anthropic_fault import refusal
 from steelyard.upstream.anthropic_request import Sent, request_of
+from steelyard.upstream.credential import Credential
 from steelyard.upstream.http1 import header_block
 from steelyard.upstream.pool import Pool, Request
 from steelyard.upstream.sse import EventReader
@@ -37,8 +38,10 @@ class Anthropic:
     def __init__(self, name: str, pool: Pool, api_key: str) -> None:
         self._name = name
         self._pool = pool
-        keys = {"x-api-key": api_key} if api_key else {}
-        self._headers = header_block({"content-type": "application/json", "anthropic-version": VERSION, **keys})
+        self._credential = Credential(name, api_key)
+        self._headers = self._credential.headers(
+            content_type="application/json", anthropic_version=VERSION, x_api_key="{key}"
+        )
 
     @property
     def name(self) -> str:
@@ -72,6 +75,8 @@ class Anthropic:
                 if answer.done:
                     break
             yield answer.end()
+        except UpstreamError as error:
+            raise self._credential.veiled(error) from None
         finally:
             response.close()
 
@@ -84,7 +89,8 @@ class Anthropic:
             if response.status in {404, 405, 501}:
                 return None
             if response.status != 200:
-                raise refusal(self._name, body, response.status, response.headers.get(b"retry-after", b""))
+                failure = refusal(self._name, body, response.status, response.headers.get(b"retry-after", b""))
+                raise self._credential.veiled(failure)
         try:
             return _counted_decoder.decode(body).input_tokens
         except (msgspec.DecodeError, UnicodeDecodeError):

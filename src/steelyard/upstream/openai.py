@@ -16,7 +16,7 @@ from steelyard.kernel import limits
 from steelyard.kernel.address import address_of
 from steelyard.kernel.errors import UpstreamError
 from steelyard.kernel.records import Event, Offer
-from steelyard.upstream.http1 import header_block
+from steelyard.upstream.credential import Credential
 from steelyard.upstream.openai_answer import Answer, refusal
 from steelyard.upstream.pool import Pool, Request
 from steelyard.upstream.proofs import without_proofs
@@ -43,8 +43,10 @@ class OpenAI:
     def __init__(self, name: str, pool: Pool, api_key: str) -> None:
         self._name = name
         self._pool = pool
-        keys = {"authorization": f"Bearer {api_key}"} if api_key else {}
-        self._headers = header_block({"content-type": "application/json", "accept": "text/event-stream", **keys})
+        self._credential = Credential(name, api_key)
+        self._headers = self._credential.headers(
+            content_type="application/json", accept="text/event-stream", authorization="Bearer {key}"
+        )
 
     @property
     def name(self) -> str:
@@ -77,6 +79,8 @@ class OpenAI:
                 if answer.done:
                     break
             yield answer.end()
+        except UpstreamError as error:
+            raise self._credential.veiled(error) from None
         finally:
             response.close()
 

@@ -113,3 +113,35 @@ async def test_thinking_keeps_its_signature_block_by_block(server: AnthropicServ
             blocks.append((reasoning, event.signature or event.redacted))
             reasoning = ""
     assert blocks == [("First", signed("First")), ("", "ciphertext"), ("second", signed("second"))]
+
+
+@pytest.mark.parametrize(
+    ("scene", "status", "retryable"),
+    [
+        ("busy", 429, True),
+        ("overloaded", 529, True),
+        ("broken", 500, True),
+        ("huge", 413, False),
+        ("forbidden", 0, False),
+        ("unpaid", 0, False),
+        ("penniless", 0, False),
+        ("gone", 0, False),
+    ],
+)
+async def test_whose_turn_it_is_after_a_refusal(
+    server: AnthropicServer, scene: str, status: int, retryable: bool
+) -> None:
+    with pytest.raises(UpstreamError) as caught:
+        await events_of(server, scene)
+    assert (caught.value.status, caught.value.retryable) == (status, retryable)
+    assert caught.value.retry_after_s == (7 if scene == "busy" else None)
+
+
+async def test_our_key_is_in_no_words_of_ours(server: AnthropicServer) -> None:
+    with pytest.raises(UpstreamError) as caught:
+        await events_of(server, "hello", key="sk-ant-wrong")
+    assert (caught.value.status, caught.value.message) == (0, "answered 401: invalid x-api-key: [key]")
+    assert "sk-ant" not in str(caught.value)
+    with pytest.raises(UpstreamError) as caught:
+        await events_of(server, "hello", key="two\r\nlines: x")
+    assert "lines" not in caught.value.message
