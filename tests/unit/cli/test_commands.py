@@ -110,7 +110,7 @@ def test_a_model_of_another_server_is_offered_listed_and_withdrawn(terminal: Any
     assert "qwen3-8b" not in terminal("models", "list").out
 
 
-@pytest.mark.parametrize("address", ["nowhere", "http://10.0.0.7:8000", "host:port", ":80"])
+@pytest.mark.parametrize("address", ["nowhere", "ftp://10.0.0.7:8000", "host:port", ":80"])
 def test_an_address_without_host_and_port_is_refused(terminal: Any, address: str) -> None:
     said = terminal("models", "offer", "m", "--upstream", "u", "--address", address, "--context", "9")
     assert said.code == 2 and "'address'" in said.err
