@@ -98,7 +98,7 @@ async def hold(house: House, caller: Caller, order: Order) -> Terms:
     if granted.amount_nano < ask.floor_nano:
         raise money_held() if granted.busy else wallet_empty()
     max_tokens = covered_tokens(price, ask, granted)
-    return Terms(model, price, granted.amount_nano, max_tokens, max_tokens < asked, priced_ns, granted.lease)
+    return Terms(model, price, granted, max_tokens, max_tokens < asked, priced_ns)
 
 
 def route(house: House, caller: Caller, order: Order, terms: Terms) -> Quote:
@@ -107,8 +107,9 @@ def route(house: House, caller: Caller, order: Order, terms: Terms) -> Quote:
     costs = house.teller.snapshot.costs.get(offer.upstream, ())
     cost = usable(order.model, costs, terms.priced_ns, caller.currency, COST_NEEDS)
     max_tokens = min(terms.max_tokens, offer.max_output_tokens)
-    lowered, priced_ns = terms.lowered and max_tokens == terms.max_tokens, terms.priced_ns
-    return Quote(caller, offer, terms.price, cost, terms.hold_nano, max_tokens, lowered, priced_ns, terms.lease)
+    lowered, held = terms.lowered and max_tokens == terms.max_tokens, terms.granted
+    money = (held.amount_nano, max_tokens, lowered, terms.priced_ns, held.lease, held.left)
+    return Quote(caller, offer, terms.price, cost, *money)
 
 
 async def relay(house: House, order: Order, quote: Quote, reading: Reading, answer: Answer) -> tuple[End, bytes]:

@@ -37,9 +37,11 @@ class NearTeller:
     def __init__(self, money_nano: int, snapshot_: Snapshot) -> None:
         self.teller = Teller({TENANT: money_nano})
         self.snapshot = snapshot_
+        self.tells = True  # what is left; a worker that holds out of a lease does not know
 
     async def hold(self, ask: HoldAsk) -> Granted:
-        return self.teller.grant(ask, "w0-1") or Granted(0)
+        granted = self.teller.grant(ask, "w0-1") or Granted(0)
+        return self.teller.told(ask, granted) if self.tells else granted
 
     def release(self, request_id: bytes) -> None:
         self.teller.release(request_id)

@@ -4,8 +4,10 @@ from steelyard.gateway.chat_answer import DONE, ChatBody, ChatStream
 from steelyard.gateway.chat_request import parse_chat
 from steelyard.gateway.dialect import Asked
 from steelyard.gateway.errors import error_body, error_headers
+from steelyard.gateway.left import openai_rates
 from steelyard.gateway.wire import Headers, Scope, header
 from steelyard.kernel.errors import CallerError
+from steelyard.kernel.left import Left
 
 
 class Chat:
@@ -21,6 +23,9 @@ class Chat:
         if order.stream:
             return Asked(order, ChatStream(order, created_ns, parsed.include_usage, parsed.tier), parsed.unknown)
         return Asked(order, ChatBody(order, created_ns, parsed.tier), parsed.unknown)
+
+    def rates(self, left: Left, now_ns: int) -> Headers:
+        return openai_rates(left, now_ns)
 
     def refusal(self, error: CallerError, request_id: bytes) -> tuple[int, Headers, bytes]:
         return error.status, error_headers(error), error_body(error)

@@ -11,6 +11,7 @@ from typing import Protocol
 from steelyard.gateway.chat_answer import Bill
 from steelyard.gateway.wire import Headers, Scope
 from steelyard.kernel.errors import CallerError, UpstreamError
+from steelyard.kernel.left import Left
 from steelyard.kernel.quantities import Usage
 from steelyard.kernel.records import Event, Order
 
@@ -67,6 +68,9 @@ class Dialect(Protocol):
 
     def read(self, body: bytes, scope: Scope, request_id: bytes, created_ns: int) -> Asked:
         """Raises CallerError 400 that names the field at fault."""
+
+    def rates(self, left: Left, now_ns: int) -> Headers:
+        """What the caller's limits per minute leave to him."""
 
     def refusal(self, error: CallerError, request_id: bytes) -> tuple[int, Headers, bytes]:
         """Status, headers and body of an error answer."""

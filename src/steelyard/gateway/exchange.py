@@ -11,6 +11,7 @@ from steelyard.flow import House, paid_request
 from steelyard.gateway.chat_answer import Bill
 from steelyard.gateway.dialect import Asked, Dialect
 from steelyard.gateway.errors import from_upstream, internal_error
+from steelyard.gateway.left import balance_header
 from steelyard.gateway.once import HEADER, Once, RecordingWire
 from steelyard.gateway.wire import Headers, Receive, Scope, Send, Wire
 from steelyard.kernel.clock import NS_PER_MS
@@ -30,6 +31,7 @@ class Exchange:
     caller: Caller | None = None
     asked: Asked
     _bill: Callable[[Usage], Bill]
+    _quote: Quote
 
     def __init__(
         self, dialect: Dialect, wire: Wire, scope: Scope, request_id: bytes, now_ns: Callable[[], int]
@@ -57,6 +59,11 @@ class Exchange:
 
     def begin(self, order: Order, quote: Quote) -> None:
         self._bill = self._form.bill = partial(bill_of, quote.price)
+        self._quote = quote
+        if quote.left is not None:
+            if order.stream:  # its charge is not known when the headers leave, so the hold counts
+                self._headers.append(balance_header(quote.left.available_nano))
+            self._headers += self._dialect.rates(quote.left, quote.priced_ns)
         if quote.lowered:
             self._headers.append((b"x-steelyard-max-tokens-lowered", str(quote.max_tokens).encode()))
         if self.asked.unknown:
@@ -67,8 +74,10 @@ class Exchange:
 
     def closing(self, usage: Usage) -> bytes:
         if not self.asked.order.stream:
-            charge = text_from_nano(self._bill(usage).charge_nano)
-            self._headers.append((b"x-steelyard-charge", charge.encode()))
+            charge_nano, quote = self._bill(usage).charge_nano, self._quote
+            self._headers.append((b"x-steelyard-charge", text_from_nano(charge_nano).encode()))
+            if quote.left is not None:
+                self._headers.append(balance_header(quote.left.available_nano + quote.hold_nano - charge_nano))
         closing = self._form.closing(usage)
         self._body_bytes = len(closing)
         return closing

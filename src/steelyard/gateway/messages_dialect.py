@@ -4,11 +4,13 @@ import msgspec
 
 from steelyard.gateway.dialect import Asked
 from steelyard.gateway.errors import error_headers
+from steelyard.gateway.left import anthropic_rates
 from steelyard.gateway.messages_answer import STREAM_END, MessageBody, MessageStream
 from steelyard.gateway.messages_request import parse_messages
 from steelyard.gateway.wire import Headers, Scope, header
 from steelyard.kernel.errors import CallerError
 from steelyard.kernel.ids import text_from_id
+from steelyard.kernel.left import Left
 
 _TYPES = {
     401: "authentication_error",
@@ -45,6 +47,9 @@ class Messages:
         parsed = parse_messages(body, request_id, header(scope, b"anthropic-beta"))
         form = MessageStream if parsed.order.stream else MessageBody
         return Asked(parsed.order, form(parsed.order, parsed.is_thinking_shown), parsed.unknown, parsed.places)
+
+    def rates(self, left: Left, now_ns: int) -> Headers:
+        return anthropic_rates(left, now_ns)
 
     def refusal(self, error: CallerError, request_id: bytes) -> tuple[int, Headers, bytes]:
         """A busy house is 529 here; what waiting will not help is told as in every dialect."""

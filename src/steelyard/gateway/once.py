@@ -14,6 +14,7 @@ import structlog
 
 from steelyard.flow import House, paid_request
 from steelyard.gateway.dialect import Dialect
+from steelyard.gateway.left import OF_THE_MOMENT
 from steelyard.gateway.wire import Headers, Wire
 from steelyard.identity.keys import authenticate
 from steelyard.kernel import limits
@@ -60,7 +61,7 @@ class RecordingWire(Wire):
         return read
 
     async def start(self, status: int, headers: Headers) -> None:
-        self.headers = headers
+        self.headers = [header for header in headers if not header[0].startswith(OF_THE_MOMENT)]
         await super().start(status, headers)
 
     async def send(self, piece: bytes) -> None:

@@ -2,10 +2,12 @@
 
 from steelyard.gateway.dialect import Asked
 from steelyard.gateway.errors import error_body, error_headers
+from steelyard.gateway.left import openai_rates
 from steelyard.gateway.responses_answer import STREAM_END, ResponseBody, ResponseStream
 from steelyard.gateway.responses_request import ResponsesOrder, order_of, read_responses
 from steelyard.gateway.wire import Headers, Scope, header
 from steelyard.kernel.errors import CallerError
+from steelyard.kernel.left import Left
 
 
 class Responses:
@@ -17,6 +19,9 @@ class Responses:
 
     def read(self, body: bytes, scope: Scope, request_id: bytes, created_ns: int) -> Asked:
         return asked_of(order_of(read_responses(body), request_id), created_ns)
+
+    def rates(self, left: Left, now_ns: int) -> Headers:
+        return openai_rates(left, now_ns)
 
     def refusal(self, error: CallerError, request_id: bytes) -> tuple[int, Headers, bytes]:
         return error.status, error_headers(error), error_body(error)

@@ -61,8 +61,10 @@ def text_from_nano(amount: int, places: int = 9) -> str:
 
     The text is exact for `places=9`; with fewer places it is rounded half-even and only good for showing.
     """
-    unit = 10 ** (9 - places)
-    shown = divide_half_even(amount, unit)
+    if places == 9 and amount >= 0:  # every answer tells its charge: 0.9 µs instead of 2.2
+        whole, fraction = divmod(amount, NANO_PER_UNIT)
+        return f"{whole}.{f'{fraction:09d}'.rstrip('0').ljust(2, '0')}"
+    shown = divide_half_even(amount, 10 ** (9 - places))
     sign = "-" if shown < 0 else ""
     whole, fraction = divmod(abs(shown), 10**places)
     digits = f"{fraction:0{places}d}" if places else ""

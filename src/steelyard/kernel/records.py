@@ -10,6 +10,7 @@ from enum import IntEnum, StrEnum
 
 import msgspec
 
+from steelyard.kernel.left import Left
 from steelyard.kernel.quantities import Meter, Usage
 
 
@@ -159,13 +160,15 @@ class HoldAsk(JournalRecord, frozen=True):
 class Granted(JournalRecord, frozen=True):
     """What was set aside; nothing when `amount_nano` is below the floor. `max_tokens` may be lower than asked.
 
-    `busy`: nothing was, but what others hold at the moment would have covered it.
+    `busy`: nothing was, but what others hold at the moment would have covered it. `left`: by the books' word at that
+    moment; they are not asked for what comes out of a lease.
     """
 
     amount_nano: int
     max_tokens: int = 1
     lease: str = ""  # the series out of whose lease it came; empty: the teller's own hold
     busy: bool = False
+    left: Left | None = None
 
 
 # --- what is asked ------------------------------------------------------------------------------------------------
@@ -201,11 +204,10 @@ class Terms(Record, frozen=True):
 
     model: Model
     price: Tariff
-    hold_nano: int
+    granted: Granted
     max_tokens: int
     lowered: bool
     priced_ns: int  # the moment whose prices count
-    lease: str = ""
 
 
 class Quote(Record, frozen=True):
@@ -220,6 +222,7 @@ class Quote(Record, frozen=True):
     lowered: bool  # True when the wallet, not the customer or the model, set max_tokens
     priced_ns: int  # the moment whose prices count; the request is opened at it
     lease: str = ""
+    left: Left | None = None
 
 
 class CallPiece(Record, frozen=True):

@@ -14,6 +14,7 @@ from steelyard.kernel import limits
 from steelyard.kernel.calendar import Calendar, Every, Window, zone_of
 from steelyard.kernel.clock import NS_PER_S
 from steelyard.kernel.errors import CallerError
+from steelyard.kernel.left import Left, Rate
 from steelyard.kernel.money import INT64_MAX, money_from_nano
 from steelyard.kernel.records import HoldAsk, Limit, LimitKind, Opened, Scope, Settlement, Use
 
@@ -149,6 +150,12 @@ class Requests:
         if use is None:
             self.take(used, money_nano)
 
+    def rate(self, now_ns: int) -> Rate:
+        at = self._at
+        first = bisect_right(at, now_ns - WINDOW_NS)
+        more_at_ns = at[first] + WINDOW_NS if first < len(at) else now_ns
+        return Rate(self._amount, max(0, self._amount - (len(at) - first)), more_at_ns)
+
 
 class Tokens:
     """Tokens in the last 60 seconds: counted ones of requests opened in them, and reserved ones of all that run."""
@@ -181,6 +188,12 @@ class Tokens:
         if used.tokens:
             insort(self._counted, (used.opened_ns, used.tokens))
             self._sum += used.tokens
+
+    def rate(self, now_ns: int) -> Rate:
+        """What runs leaves the window a window after it began, so no sooner than its oldest does."""
+        self._forget(now_ns)
+        more_at_ns = (self._counted[0][0] if self._counted else now_ns) + WINDOW_NS
+        return Rate(self._amount, max(0, self._amount - self._reserved - self._sum), more_at_ns)
 
     def _forget(self, now_ns: int) -> None:
         """Drop what is a window old, or a window ahead (a clock was set back)."""
@@ -279,6 +292,15 @@ class Sublimits:
             else any(room.may_grow for room in rooms),
         )
 
+    def left(self, ask: HoldAsk, available_nano: int) -> Left:
+        """What the asker's limits per minute leave to him."""
+        if ask.tenant_id not in self._tenants:
+            return Left(available_nano)
+        gauges = self._of(ask.tenant_id, ask.project_id, ask.key_id)
+        requests = [gauge.rate(ask.opened_ns) for gauge in gauges if isinstance(gauge, Requests)]
+        tokens = [gauge.rate(ask.opened_ns) for gauge in gauges if isinstance(gauge, Tokens)]
+        return Left(available_nano, min(requests, key=_least, default=None), min(tokens, key=_least, default=None))
+
     def take(self, tenant_id: int, use: Use, money_nano: int) -> None:
         """A hold begins."""
         for gauge in self._of(tenant_id, use.project_id, use.key_id):
@@ -303,25 +325,6 @@ class Sublimits:
             if gauges:
                 found += gauges.values()
         return found
-
-
-def tokens_within(ask: HoldAsk, money_nano: int) -> int:
-    """No fewer than the output tokens per sequence that so much money covers, at most what is asked.
-
-    Worst cases grow evenly from the floor (one token) to what is wanted, but for their rounding up.
-    """
-    evenly = ask.want_nano - ask.floor_nano - 1
-    if money_nano >= ask.want_nano or evenly <= 0:
-        return ask.max_tokens
-    return min(ask.max_tokens, 1 + (money_nano + 1 - ask.floor_nano) * (ask.max_tokens - 1) // evenly)
-
-
-def money_for(ask: HoldAsk, max_tokens: int) -> int:
-    """No less than the money that so many output tokens per sequence need, at most what is asked."""
-    if max_tokens >= ask.max_tokens:
-        return ask.want_nano
-    more = (ask.want_nano - ask.floor_nano) * (max_tokens - 1)
-    return min(ask.want_nano, ask.floor_nano + 2 - (-more // (ask.max_tokens - 1)))
 
 
 def use_of(ask: HoldAsk, max_tokens: int) -> Use:
@@ -378,3 +381,7 @@ def _seconds(wait_ns: int) -> int:
 
 def _lasts(refusal: CallerError) -> int:
     return INT64_MAX if refusal.retry_after_s is None else refusal.retry_after_s
+
+
+def _least(rate: Rate) -> int:
+    return rate.left

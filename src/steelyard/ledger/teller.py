@@ -11,8 +11,9 @@ from typing import NamedTuple
 from steelyard.kernel.errors import BooksError
 from steelyard.kernel.money import INT64_MAX
 from steelyard.kernel.records import Granted, HoldAsk, Use
+from steelyard.ledger.part import money_for, tokens_within
 from steelyard.ledger.purse import Purse, purse_of
-from steelyard.ledger.sublimits import Seed, Sublimits, money_for, tokens_within, use_of
+from steelyard.ledger.sublimits import Seed, Sublimits, use_of
 
 
 class Hold(NamedTuple):
@@ -155,6 +156,11 @@ class Teller:
         tokens = min(room.max_tokens, tokens_within(ask, want))
         use = use_of(ask, tokens)
         return Granted(self.hold(ask.request_id, ask.tenant_id, want, ask.floor_nano, owner, use), tokens)
+
+    def told(self, ask: HoldAsk, granted: Granted) -> Granted:
+        """What was granted, with what is left beside it."""
+        left = self._sublimits.left(ask, max(0, self.available(ask.tenant_id)))
+        return Granted(granted.amount_nano, granted.max_tokens, granted.lease, granted.busy, left)
 
     def may_grow(self, ask: HoldAsk) -> bool:
         """Whether settling what has just finished may leave more for this request."""

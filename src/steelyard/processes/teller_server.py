@@ -96,7 +96,7 @@ class Session(wire.Link):
         elif ask.max_tokens < 1 or ask.sequences < 1 or ask.prompt_tokens < 0:
             self._refuse(number, bad_request("A hold is for at least one token of one sequence."))
         elif counter.open_for_holds and (granted := teller.grant(ask, self.series, whole=True)) is not None:
-            self.send(number, wire.OK, granted)
+            self.send(number, wire.OK, teller.told(ask, granted))
         else:
             self.undecided.add(ask.request_id)
             self._start(self._second_look(number, ask))
@@ -115,7 +115,7 @@ class Session(wire.Link):
         except CallerError as error:
             self._refuse(number, error)
         else:
-            self.send(number, wire.OK, granted)
+            self.send(number, wire.OK, self._counter.teller.told(ask, granted))
         finally:
             self.undecided.discard(ask.request_id)
 

@@ -4,6 +4,7 @@ import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
 
+import msgspec
 import pytest
 from tests.fakes.ledger import Requests, outside, put_tariffs
 
@@ -167,6 +168,11 @@ async def test_nobody_is_refused_for_money_that_others_hold_at_the_moment(house:
     assert (await waiting).amount_nano == 1000
 
 
+def bare(granted: Granted) -> Granted:
+    """Without what is left beside it."""
+    return msgspec.structs.replace(granted, left=None)
+
+
 async def test_who_waited_in_vain_is_told_whether_the_money_is_held_or_not_there(
     house: House, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -177,8 +183,8 @@ async def test_who_waited_in_vain_is_told_whether_the_money_is_held_or_not_there
         return await client.hold(HoldAsk(house.requests.ids.next(), 1, amount, amount))
 
     assert (await hold(4_999_999_999)).amount_nano == 4_999_999_999
-    assert await hold(5_000_000_000) == Granted(0, busy=True)
-    assert await hold(5_000_000_001) == Granted(0)
+    assert bare(await hold(5_000_000_000)) == Granted(0, busy=True)
+    assert bare(await hold(5_000_000_001)) == Granted(0)
 
 
 async def test_a_release_gives_the_hold_back(house: House) -> None:
