@@ -38,6 +38,15 @@ _summed_of = itemgetter(
 )
 _id_of = itemgetter(UsageRow._fields.index("request_id"))
 _row = UsageRow._make
+# Made once: making a statement takes longer than running it.
+_CLOSED_UNTIL = select(func.coalesce(func.max(tables.periods.c.until_ns), 0))
+_LAST_BATCH = (
+    select(tables.batches.c.id, tables.batches.c.hash, tables.batches.c.posted_ns)
+    .order_by(tables.batches.c.id.desc())
+    .limit(1)
+)
+_NEWEST_REQUEST = select(tables.usage.c.request_id).order_by(tables.usage.c.request_id.desc()).limit(1)
+_INSERT_BATCH = insert(tables.batches)
 _ENTRY = ("batch_id", "fact", "debit_account_id", "credit_account_id", "currency", "amount_nano")
 
 
@@ -109,28 +118,20 @@ def posted_ids(connection: Connection, request_ids: Sequence[bytes]) -> set[byte
 
 def _not_posted(connection: Connection, rated: Sequence[Rated]) -> list[Rated]:
     by_id = {one.settlement.opened.request_id: one for one in reversed(rated)}  # of two with one id the first counts
-    done = posted_ids(connection, list(by_id)) if by_id else set()
+    newest = connection.execute(_NEWEST_REQUEST).scalar()
+    known = [request_id for request_id in by_id if request_id <= newest] if newest else []  # ids grow with time
+    done = posted_ids(connection, known)
     return [by_id[request_id] for request_id in reversed(by_id) if request_id not in done]
 
 
 def _post_usage(connection: Connection, rated: Sequence[Rated], clock: Clock) -> None:
     found = wallets(connection, {one.settlement.opened.tenant_id for one in rated})
-    purses = _purses(connection, rated, found)
+    purses, plain = _purses(connection, rated, found)
     closed_until_ns = closed_until(connection)
     sums: dict[tuple[int, str, str, str], list[int]] = defaultdict(lambda: [0] * 4)
     pairs: dict[Pair, int] = defaultdict(int)
-    wanted: dict[int, int] = defaultdict(int)
-    usage: list[UsageRow] = []
-    for one in rated:
-        opened = one.settlement.opened
-        tenant_id = opened.tenant_id
-        row = _usage_row(one, closed_until_ns)
-        usage.append(row)
-        wanted[tenant_id] += min(row.charge_nano, row.hold_nano)
-        if found[tenant_id].currency != opened.currency:
-            raise BooksError(f"{opened.request_id.hex()} is in {opened.currency}, its wallet is not")
-    usage.sort(key=_id_of)  # the order of drawing: what each request drew can be told from the rows (reports.shares)
-    plain = {tenant_id for tenant_id, nano in wanted.items() if purses[tenant_id].covers(nano)}
+    # Sorted, because reports.shares tells from the rows what each request drew.
+    usage = sorted([_usage_row(one, closed_until_ns) for one in rated], key=_id_of)
     for row in usage:
         # Never more than was set aside, never beyond the purse: what is above is our overrun, not the customer's.
         tenant_id, charge = row.tenant_id, row.charge_nano
@@ -147,27 +148,39 @@ def _post_usage(connection: Connection, rated: Sequence[Rated], clock: Clock) ->
         sum_of[2] += row.cpu_cost_nano
         sum_of[3] += row.energy_cost_nano
     for (tenant_id, model, upstream, currency), (taken, overrun, cpu, energy) in sums.items():
-        wallet, revenue = found[tenant_id].name, "revenue:" + model
-        pairs[Pair(Fact.CHARGE, wallet, revenue, currency)] += taken
-        pairs[Pair(Fact.OVERRUN, "overrun:" + wallet.partition(":")[2], revenue, currency)] += overrun
+        wallet, revenue = found[tenant_id], "revenue:" + model
+        if currency != wallet.currency:
+            raise BooksError(f"requests of {wallet.name} are in {currency}, it is in {wallet.currency}")
+        pairs[Pair(Fact.CHARGE, wallet.name, revenue, currency)] += taken
+        pairs[Pair(Fact.OVERRUN, "overrun:" + wallet.name.partition(":")[2], revenue, currency)] += overrun
         pairs[Pair(Fact.CPU, "expense-cpu:" + upstream, "clearing-amortisation", currency)] += cpu
         pairs[Pair(Fact.ENERGY, "expense-energy:" + upstream, "clearing-energy", currency)] += energy
     write_batch(connection, BatchKind.USAGE, "", pairs, usage, clock)
 
 
-def _purses(connection: Connection, rated: Iterable[Rated], found: Mapping[int, Account]) -> dict[int, Purse]:
-    """What these requests may draw on: their limit is the greatest that was in force since the first of them opened."""
+def _purses(
+    connection: Connection, rated: Iterable[Rated], found: Mapping[int, Account]
+) -> tuple[dict[int, Purse], set[int]]:
+    """What these requests may draw on, and whose wallet alone covers all of them.
+
+    The limit of a purse is the greatest that was in force since the first of its requests opened.
+    """
     since: dict[int, int] = {}
+    wanted: dict[int, int] = defaultdict(int)
     for one in rated:
         opened = one.settlement.opened
-        since[opened.tenant_id] = min(opened.opened_ns, since.get(opened.tenant_id, opened.opened_ns))
+        tenant_id, opened_ns = opened.tenant_id, opened.opened_ns
+        wanted[tenant_id] += min(one.charge_nano, opened.hold_nano)
+        if opened_ns < since.get(tenant_id, INT64_MAX):
+            since[tenant_id] = opened_ns
     limits, grants = limits_since(connection, since), live_grants(connection, since)
-    return {one: Purse(found[one].balance_nano, limits.get(one, 0), grants.get(one, ())) for one in since}
+    purses = {one: Purse(found[one].balance_nano, limits.get(one, 0), grants.get(one, ())) for one in wanted}
+    return purses, {one for one, nano in wanted.items() if purses[one].covers(nano)}
 
 
 def closed_until(connection: Connection) -> int:
     """Until when the books are closed: nothing is posted before. 0 when no period was closed."""
-    return int(connection.execute(select(func.coalesce(func.max(tables.periods.c.until_ns), 0))).scalar_one())
+    return int(connection.execute(_CLOSED_UNTIL).scalar_one())
 
 
 def _usage_row(rated: Rated, closed_until_ns: int) -> UsageRow:
@@ -195,9 +208,7 @@ def write_batch(
     """One batch: header with its hash, entries, usage rows, roll-ups and the accounts' totals."""
     wanted = [(pair, amount) for pair, amount in pairs.items() if amount]
     accounts = _accounts(connection, [pair for pair, _ in wanted])
-    batches = tables.batches.c
-    query = select(batches.id, batches.hash, batches.posted_ns).order_by(batches.id.desc())
-    last = connection.execute(query.limit(1)).one_or_none()
+    last = connection.execute(_LAST_BATCH).one_or_none()
     batch_id, previous, not_before_ns = (last.id + 1, last.hash, last.posted_ns) if last else (1, GENESIS, 0)
     posted_ns = max(clock.now_ns(), not_before_ns, closed_until(connection))  # the clock may have stepped back
     entries = [EntryRow(pair.fact.value, pair.debit, pair.credit, pair.currency, amount) for pair, amount in wanted]
@@ -206,7 +217,7 @@ def write_batch(
     content = content_of((batch_id, posted_ns, kind, note, len(usage)), entries, ordered, salt)
     header = {"id": batch_id, "posted_ns": posted_ns, "kind": kind, "note": note, "requests": len(usage)}
     chained = {"previous_hash": previous, "hash": link(previous, content), "content": content, "salt": salt}
-    connection.execute(insert(tables.batches).values(header | chained))
+    connection.execute(_INSERT_BATCH, header | chained)
     if entries:
         rows = [
             (batch_id, one.fact, accounts[one.debit, one.currency].id, accounts[one.credit, one.currency].id,

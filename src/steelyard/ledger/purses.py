@@ -7,16 +7,30 @@ that replaying the same rows in the same order draws on the same money (I12).
 from collections import defaultdict
 from collections.abc import Iterable, Mapping
 
-from sqlalchemy import Connection, func, select
+from sqlalchemy import BindParameter, Connection, bindparam, func, select
 
 from steelyard.ledger.accounts import GRANT, WALLET
 from steelyard.ledger.purse import Grant, Purse
 from steelyard.storage import tables
 
 _IDS_PER_QUERY = 500
-_accounts = tables.accounts.c
+_accounts, _grants, _limits = tables.accounts.c, tables.grants.c, tables.credit_limits.c
+_THESE: BindParameter[list[int]] = bindparam("tenants", expanding=True)
+# Made once: posting asks these for every batch, and making a statement takes longer than running it.
 _BALANCES = select(_accounts.tenant_id, _accounts.credit_nano - _accounts.debit_nano).where(
     _accounts.kind == WALLET.name
+)
+_LIVE_GRANTS = (
+    select(
+        _grants.tenant_id, _grants.expires_ns, _grants.id, _accounts.name, _accounts.credit_nano - _accounts.debit_nano
+    )
+    .join_from(tables.accounts, tables.grants, _grants.account_id == _accounts.id)
+    .where(_accounts.kind == GRANT.name, _accounts.credit_nano > _accounts.debit_nano, _accounts.tenant_id.in_(_THESE))
+)
+_LIMITS = (
+    select(_limits.tenant_id, _limits.limit_nano, _limits.set_ns)
+    .where(_limits.tenant_id.in_(_THESE))
+    .order_by(_limits.id)
 )
 
 
@@ -39,16 +53,9 @@ def read_purses(connection: Connection, tenant_ids: Iterable[int] | None = None)
 
 def live_grants(connection: Connection, tenant_ids: Iterable[int]) -> dict[int, tuple[Grant, ...]]:
     """Tenant → grants with something left, in the order in which they are drawn on."""
-    grants, accounts = tables.grants.c, tables.accounts.c
-    left = accounts.credit_nano - accounts.debit_nano
-    query = (
-        select(grants.tenant_id, grants.expires_ns, grants.id, accounts.name, left)
-        .join_from(tables.accounts, tables.grants, grants.account_id == accounts.id)
-        .where(accounts.kind == GRANT.name, accounts.credit_nano > accounts.debit_nano)
-    )
     found: dict[int, list[Grant]] = defaultdict(list)
     for some in _in_parts(tenant_ids):
-        for row in connection.execute(query.where(accounts.tenant_id.in_(some))):
+        for row in connection.execute(_LIVE_GRANTS, {"tenants": some}):
             found[row[0]].append(Grant(*row[1:]))
     return {tenant_id: tuple(sorted(some)) for tenant_id, some in found.items()}
 
@@ -58,11 +65,9 @@ def limits_since(connection: Connection, since: Mapping[int, int | None]) -> dic
 
     A request is paid for under the limit that its hold was given under, even if it was lowered meanwhile.
     """
-    columns = tables.credit_limits.c
     found: dict[int, int] = {}
-    query = select(columns.tenant_id, columns.limit_nano, columns.set_ns).order_by(columns.id)
     for some in _in_parts(since):
-        for tenant_id, limit, set_ns in connection.execute(query.where(columns.tenant_id.in_(some))):
+        for tenant_id, limit, set_ns in connection.execute(_LIMITS, {"tenants": some}):
             begins = since[tenant_id]
             within = begins is not None and set_ns > begins
             found[tenant_id] = max(limit, found.get(tenant_id, 0)) if within else limit

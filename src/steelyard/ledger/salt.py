@@ -13,6 +13,7 @@ from sqlalchemy import Connection, insert, select
 from steelyard.storage import tables
 
 _NAME = "chain"
+_SECRET = select(tables.secrets.c.value).where(tables.secrets.c.name == _NAME)
 
 
 def ensure_secret(connection: Connection, random_bytes: Callable[[int], bytes] = os.urandom) -> None:
@@ -27,4 +28,4 @@ def salt_for(connection: Connection, batch_id: int, previous_hash: bytes) -> byt
 
 
 def _secret(connection: Connection) -> bytes | None:
-    return connection.execute(select(tables.secrets.c.value).where(tables.secrets.c.name == _NAME)).scalar()
+    return connection.execute(_SECRET).scalar()

@@ -41,10 +41,10 @@ class Sheet:
 
     def amounts(self, quantities: Sequence[int]) -> list[int]:
         """What each quantity comes to, in nano; `quantities` are in the order of the meters."""
-        if not any(quantities):  # what nobody uses needs no price
+        if not self._lines and not self._prepare(quantities):
             return [0] * len(quantities)
         amounts: list[int] = []
-        for quantity, (numerator, denominator) in zip(quantities, self._lines or self._prepared(), strict=True):
+        for quantity, (numerator, denominator) in zip(quantities, self._lines):  # noqa: B905 - checking costs as much
             amount = quantity * numerator
             if denominator != 1:
                 amount = divide_half_even(amount, denominator)
@@ -62,10 +62,11 @@ class Sheet:
                 lines.append(AmountLine(meter, quantity, line.text, line.per, amount))
         return tuple(lines)
 
-    def _prepared(self) -> list[tuple[int, int]]:
-        for meter in self._meters:
-            self._lines.append(_reduced(_find_line(self._tariff, meter, self._meters)))
-        return self._lines
+    def _prepare(self, quantities: Sequence[int]) -> bool:
+        """Whether there is anything to rate: what nobody uses needs no price."""
+        if any(quantities):
+            self._lines = [_reduced(_find_line(self._tariff, meter, self._meters)) for meter in self._meters]
+        return bool(self._lines)
 
     def _refusal(self, meter: Meter, quantity: int) -> BooksError:
         _refuse_negative(quantity)
