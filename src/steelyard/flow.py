@@ -12,7 +12,7 @@ from contextlib import aclosing, suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from steelyard.catalog.tariffs import COST_NEEDS, PRICE_NEEDS, usable
+from steelyard.catalog.tariffs import COST_NEEDS, price_needs, usable
 from steelyard.identity.keys import authenticate
 from steelyard.kernel.clock import Clock
 from steelyard.kernel.errors import ClientGone, UpstreamError, money_held, unknown_model, wallet_empty
@@ -21,7 +21,7 @@ from steelyard.kernel.records import Caller, End, Order, Position, Quote, Rated,
 from steelyard.kernel.roles import Answer, Ask, Teller
 from steelyard.metering.meter import Meter, Reading
 from steelyard.rating.rate import covered_tokens, hold_ask, rate_all
-from steelyard.routing.choose import choose
+from steelyard.routing.choose import bounds, choose
 from steelyard.upstream.fanout import at_cap, call
 from steelyard.upstream.protocol import Upstream
 
@@ -88,22 +88,20 @@ async def hold(house: House, caller: Caller, order: Order) -> Terms:
     model = snapshot.models.get(order.model)
     if model is None:
         raise unknown_model(order.model)
-    offers = choose(model)
-    priced_ns = house.meter.now_ns()
-    price = usable(model.name, snapshot.prices.get(model.name, ()), priced_ns, caller.currency, PRICE_NEEDS)
-    prompt = min(order.prompt_tokens_max, max(offer.context_tokens for offer in offers))
-    asked = min(order.max_tokens or model.default_max_tokens, max(offer.max_output_tokens for offer in offers))
-    ask = hold_ask(price, order, caller, (prompt, asked), priced_ns)
+    offers = choose(model, order.capability)
+    priced_ns, needs = house.meter.now_ns(), price_needs(order.capability)
+    price = usable(model.name, snapshot.prices.get(model.name, ()), priced_ns, caller.currency, needs)
+    ask = hold_ask(price, order, caller, bounds(order, model, offers), priced_ns)
     granted = await house.teller.hold(ask)
     if granted.amount_nano < ask.floor_nano:
         raise money_held() if granted.busy else wallet_empty()
     max_tokens = covered_tokens(price, ask, granted)
-    return Terms(model, price, granted, max_tokens, max_tokens < asked, priced_ns)
+    return Terms(model, price, granted, max_tokens, max_tokens < ask.max_tokens, priced_ns)
 
 
 def route(house: House, caller: Caller, order: Order, terms: Terms) -> Quote:
     """Choose the offer and name its cost tariff; an upstream without one is not used (fail closed)."""
-    offer = choose(terms.model)[0]
+    offer = choose(terms.model, order.capability)[0]
     costs = house.teller.snapshot.costs.get(offer.upstream, ())
     cost = usable(order.model, costs, terms.priced_ns, caller.currency, COST_NEEDS)
     max_tokens = min(terms.max_tokens, offer.max_output_tokens)

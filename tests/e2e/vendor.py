@@ -13,6 +13,7 @@ from steelyard.kernel.directory import DataDir
 
 MODEL, UPSTREAM = "vendor-m", "vendor"
 CLAUDE_MODEL, CLAUDE = "claude-m", "claude"
+READERS = {"vendor-embed": "embedding", "vendor-rank": "rerank", "vendor-judge": "moderation"}
 PRICES = """
 [[price]]
 model = "{model}"
@@ -33,11 +34,21 @@ watts_per_busy_core = "8"
 kwh = "0.60"
 source = "tests"
 """
+READER_PRICE = """
+[[price]]
+model = "{model}"
+currency = "CNY"
+effective_from = 2026-01-01T00:00:00+08:00
+per = "1M tokens"
+input = "0.7"
+source = "tests"
+"""
 
 
 @contextmanager
 def sold(platform: Platform) -> Iterator[OpenAIServer]:
     with OpenAIServer() as server, offered(platform, f"127.0.0.1:{server.port}"):
+        offer_readers(platform, f"127.0.0.1:{server.port}")
         yield server
 
 
@@ -66,3 +77,17 @@ def offered(
     yield
     with Line(DataDir(platform.data).socket) as line:
         line.command("model.withdraw", {"upstream": upstream})
+
+
+def offer_readers(platform: Platform, address: str) -> None:
+    """At the upstream of `MODEL`, with which they are withdrawn."""
+    counts = {"context_tokens": 512, "max_output_tokens": 0, "default_max_tokens": 0}
+    names = {"upstream": UPSTREAM, "upstream_model": "their-m", "kind": "openai", "address": address}
+    with Line(DataDir(platform.data).socket) as line:
+        line.command("prices.load", {"text": "".join(READER_PRICE.format(model=model) for model in READERS)})
+        for model, capability in READERS.items():
+            line.command("model.register", {**names, **counts, "name": model, "capabilities": [capability]})
+    wait_for(
+        lambda: all(set(READERS) <= set(platform.get("/readyz")["models"]) for _ in range(6)),
+        "every worker to know the models",
+    )

@@ -11,6 +11,8 @@ import threading
 from collections.abc import Callable, Iterator
 from typing import Any
 
+from tests.emulators.reading_scenes import answer_to
+
 Body = dict[str, Any]
 CUT = b"cut"
 DONE = b"data: [DONE]\n\n"
@@ -187,6 +189,8 @@ class OpenAIServer:
 
     def answer(self, head: bytes, body: Body) -> Iterator[bytes]:
         """The bytes of an answer, HTTP and all; `CUT` ends the connection."""
+        if (read := answer_to(head.split(b" ", 2)[1].decode(), body)) is not None:
+            return iter([whole(*read)])
         return answer_of(body)
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -206,6 +210,13 @@ class OpenAIServer:
             pass
         finally:
             writer.transport.abort()
+
+
+def whole(status: int, body: Body) -> bytes:
+    """An answer in one piece."""
+    said = json.dumps(body).encode()
+    head = b"HTTP/1.1 %d X\r\ncontent-type: application/json\r\ncontent-length: %d\r\n\r\n"
+    return head % (status, len(said)) + said
 
 
 def answer_of(body: Body) -> Iterator[bytes]:

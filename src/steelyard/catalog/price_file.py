@@ -27,6 +27,8 @@ _FIELDS = {
     PRICE: ("model", "currency", "effective_from", "per", *_TOKEN_METERS, "source"),
     COST: ("upstream", "currency", "effective_from", "cpu_hour", "watts_per_busy_core", "kwh", "source"),
 }
+_OF_TEXT = frozenset({"cached_input", "output"})
+"""A model that only reads (embeddings, ranks, judges) uses neither: both may be left out together."""
 _NUMBERS = frozenset((*_TOKEN_METERS, "cpu_hour", "watts_per_busy_core", "kwh"))
 _DECIMAL = re.compile(r"[0-9]+(\.[0-9]+)?")
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
@@ -117,8 +119,9 @@ def _draft(book: str, entry: dict[str, Any]) -> TariffDraft:
     for field in entry:
         if field not in _FIELDS[book]:
             raise _Wrong(field, f"is not known. A [[{book}]] has {', '.join(_FIELDS[book])}")
+    reads_only = _OF_TEXT.isdisjoint(entry)
     for field in _FIELDS[book]:
-        if field not in entry:
+        if field not in entry and not (reads_only and field in _OF_TEXT):
             free = ' (what is free is written "0")' if field in _NUMBERS else ""
             raise _Wrong(field, f"is missing. Add it{free}")
     subject = _text(entry, SUBJECT_FIELD[book])
@@ -168,7 +171,7 @@ def _price_lines(entry: dict[str, Any]) -> tuple[TariffLine, ...]:
     per = _PER.get(_text(entry, "per"))
     if per is None:
         raise _Wrong("per", f"{entry['per']!r} is not known. Write one of {', '.join(map(repr, _PER))}")
-    return tuple(_token_line(entry, field, meter, per) for field, meter in _TOKEN_METERS.items())
+    return tuple(_token_line(entry, field, meter, per) for field, meter in _TOKEN_METERS.items() if field in entry)
 
 
 def _token_line(entry: dict[str, Any], field: str, meter: Meter, per: int) -> TariffLine:

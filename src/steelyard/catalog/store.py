@@ -10,10 +10,10 @@ import msgspec
 from sqlalchemy import Connection, Row, insert, select, update
 
 from steelyard.catalog.price_file import COST, PRICE, TariffDraft, check_subject
-from steelyard.catalog.tariffs import newest
+from steelyard.catalog.tariffs import newest, price_needs
 from steelyard.kernel.address import address_of
 from steelyard.kernel.errors import CallerError, bad_request
-from steelyard.kernel.records import Model, Offer, Record, Tariff, TariffLine
+from steelyard.kernel.records import Capability, Model, Offer, Record, Tariff, TariffLine
 from steelyard.storage import tables
 
 UPSTREAM_KINDS = ("llama_cpp", "openai", "anthropic")
@@ -33,6 +33,7 @@ class Registration(Record, frozen=True):
     max_output_tokens: int
     default_max_tokens: int
     kind: str = "llama_cpp"
+    capabilities: tuple[Capability, ...] = (Capability.TEXT,)
 
 
 class Loaded(Record, frozen=True):
@@ -51,7 +52,12 @@ class SnapshotParts(Record, frozen=True):
 
 
 def load_price_file(connection: Connection, drafts: Iterable[TariffDraft], now_ns: int) -> Loaded:
-    """Insert the drafts that differ from the version now counting for their subject and date."""
+    """Insert the drafts that differ from the version now counting for their subject and date.
+
+    Raises CallerError 400 for a price that lacks what a model served now is sold by.
+    """
+    drafts = tuple(drafts)
+    _refuse_too_little(connection, drafts)
     standing = {book: tariffs_by_subject(connection, book) for book in (PRICE, COST)}
     inserted: list[Tariff] = []
     unchanged = 0
@@ -137,6 +143,7 @@ def models(connection: Connection) -> dict[str, Model]:
                 context_tokens=row.context_tokens,
                 max_output_tokens=row.max_output_tokens,
                 kind=row.kind,
+                capabilities=_capabilities_of(row.capabilities),
             )
         )
     return {
@@ -162,6 +169,24 @@ def tariff_of(row: Row[tuple[object, ...]]) -> Tariff:
         source=row.source,
         watts_milli=row.watts_milli,
     )
+
+
+def _refuse_too_little(connection: Connection, drafts: Iterable[TariffDraft]) -> None:
+    served = models(connection)
+    for draft in drafts:
+        model = served.get(draft.subject) if draft.book == PRICE else None
+        for capability in () if model is None else model.capabilities:
+            missing = price_needs(capability) - {line.meter for line in draft.lines}
+            if missing:
+                names = " and ".join(f"'{meter}'" for meter in sorted(missing))
+                sentence = f"[[price]] ({draft.subject}) lacks {names}: the model is served for {capability}. Add it."
+                raise CallerError(400, "invalid_price_file", sentence, param="text")
+
+
+def _capabilities_of(text: str) -> tuple[Capability, ...]:
+    """As the column has them; one that a newer version knows is left out."""
+    words = text.split(",")
+    return tuple(one for one in Capability if one.value in words)
 
 
 def _says_the_same(draft: TariffDraft, version: Tariff) -> bool:
@@ -204,6 +229,7 @@ def _put_offer(connection: Connection, model_id: int, registration: Registration
         "context_tokens": registration.context_tokens,
         "max_output_tokens": registration.max_output_tokens,
         "kind": registration.kind,
+        "capabilities": ",".join(one.value for one in Capability if one in registration.capabilities),
         "enabled": True,
     }
     key = {"model_id": model_id, "upstream": registration.upstream}
@@ -228,9 +254,12 @@ def _check(registration: Registration) -> None:
         raise bad_request(f"'address' {error}.", "address") from None
     if registration.kind not in UPSTREAM_KINDS:
         raise bad_request(f"'kind' must be one of {', '.join(UPSTREAM_KINDS)}.", "kind")
+    if not registration.capabilities:
+        raise bad_request(f"'capabilities' must name one of {', '.join(Capability)} at least.", "capabilities")
     for field in ("context_tokens", "max_output_tokens", "default_max_tokens"):
-        if getattr(registration, field) < 1:
-            raise bad_request(f"'{field}' must be at least 1.", field)
+        least = 1 if field == "context_tokens" or Capability.TEXT in registration.capabilities else 0
+        if getattr(registration, field) < least:
+            raise bad_request(f"'{field}' must be at least {least}.", field)
 
 
 def _refused(field: str, sentence: str) -> CallerError:

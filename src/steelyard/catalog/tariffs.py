@@ -7,10 +7,12 @@ from collections.abc import Collection, Iterable
 
 from steelyard.kernel.errors import price_missing
 from steelyard.kernel.quantities import Meter
-from steelyard.kernel.records import Tariff
+from steelyard.kernel.records import Capability, Tariff
 
 PRICE_NEEDS = frozenset({Meter.INPUT, Meter.CACHED_INPUT, Meter.OUTPUT})
 """A model is only served while all of these have a price; an explicit 0 is one."""
+READING_NEEDS = frozenset({Meter.INPUT})
+"""What only reads has no output tokens and no prefix to keep: a price of its input is a whole price."""
 COST_NEEDS = frozenset({Meter.CPU, Meter.ENERGY})
 
 
@@ -26,6 +28,11 @@ def usable(model: str, versions: Iterable[Tariff], at_ns: int, currency: str, ne
     if found is None or found.currency != currency or not complete(found, needs):
         raise price_missing(model)
     return found
+
+
+def price_needs(capability: Capability) -> frozenset[Meter]:
+    """What must have a price before this is sold."""
+    return PRICE_NEEDS if capability is Capability.TEXT else READING_NEEDS
 
 
 def complete(tariff: Tariff, needs: Collection[Meter]) -> bool:

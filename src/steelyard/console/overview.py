@@ -38,7 +38,8 @@ def fragment(visit: Visit, template: str, view: object) -> Response:
 
 def curl(visit: Visit) -> str:
     """A request a newcomer can paste, against the address he reached us at."""
-    model = next(iter(sorted(visit.desk.house.snapshot.models)), "MODEL")
+    models = visit.desk.house.snapshot.models.values()
+    model = min((model.name for model in models if model.writes_text), default="MODEL")
     address = f"{visit.request.url.scheme}://{visit.request.url.netloc}/v1/chat/completions"
     body = f'{{"model": "{model}", "messages": [{{"role": "user", "content": "Hello"}}]}}'
     lines = (

@@ -127,7 +127,7 @@ def _choices(snapshot: Snapshot) -> _Page:
         {"id": caller.project_id, "text": f"{caller.tenant} / {caller.project} · {caller.currency}"}
         for caller in payers(snapshot)
     ]
-    return _Page(sorted(snapshot.models), projects)
+    return _Page(sorted(name for name, model in snapshot.models.items() if model.writes_text), projects)
 
 
 def _typed(view: _Page, fields: dict[str, str]) -> _Page:

@@ -21,6 +21,7 @@ from steelyard.flow import House
 from steelyard.gateway.batches import Batches
 from steelyard.gateway.chat_dialect import Chat
 from steelyard.gateway.completion_dialect import Completions
+from steelyard.gateway.embedding_dialect import Embeddings
 from steelyard.gateway.errors import error_body, error_headers, internal_error
 from steelyard.gateway.exchange import endpoint, id_headers, refuse
 from steelyard.gateway.files import Files
@@ -40,6 +41,7 @@ log = structlog.get_logger()
 CHAT_PATH = "/v1/chat/completions"
 COMPLETIONS_PATH = "/v1/completions"
 RESPONSES_PATH = "/v1/responses"
+EMBEDDINGS_PATH = "/v1/embeddings"
 _ANTHROPIC = "anthropic-version"
 PAGES_PATHS = ("/console/", "/admin/")
 
@@ -187,6 +189,7 @@ class PublicApp:
             CHAT_PATH: endpoint(Chat(), house, ids.next, once),
             COMPLETIONS_PATH: endpoint(Completions(), house, ids.next, once),
             RESPONSES_PATH: endpoint(Responses(), house, ids.next, once),
+            EMBEDDINGS_PATH: endpoint(Embeddings(), house, ids.next, once),
             **{f"{base}/messages": messages for base in BASES},
             **{f"{base}/messages/count_tokens": count for base in BASES},
         }

@@ -24,7 +24,7 @@ from steelyard.kernel.errors import bad_request
 from steelyard.kernel.records import Order
 
 _MAX_TOKENS_DEFAULT = 16  # of the dialect
-_ADDED_TOKENS = 16  # what a tokenizer may put around a prompt, at most
+ADDED_TOKENS = 16  # what a tokenizer may put around a prompt, at most
 
 TokenIds = list[Annotated[int, Meta(ge=0, lt=2**31)]]
 
@@ -116,4 +116,4 @@ def _prompts(raw: Raw) -> list[str] | list[TokenIds]:
 
 def _tokens_max(prompt: str | TokenIds) -> int:
     """No byte-level tokenizer makes more tokens than bytes."""
-    return _ADDED_TOKENS + (len(prompt.encode()) if isinstance(prompt, str) else len(prompt))
+    return ADDED_TOKENS + (len(prompt.encode()) if isinstance(prompt, str) else len(prompt))

@@ -9,7 +9,13 @@ from steelyard.kernel.records import Model
 
 def openai_model(model: Model) -> dict[str, Any]:
     """A model as OpenAI's clients read it."""
-    return {"id": model.name, "object": "model", "created": model.created_ns // NS_PER_S, "owned_by": "steelyard"}
+    return {
+        "id": model.name,
+        "object": "model",
+        "created": model.created_ns // NS_PER_S,
+        "owned_by": "steelyard",
+        "capabilities": model.capabilities,
+    }
 
 
 def openai_list(models: Sequence[Model]) -> dict[str, Any]:
@@ -30,7 +36,8 @@ def anthropic_model(model: Model) -> dict[str, Any]:
 
 
 def anthropic_list(models: Sequence[Model]) -> dict[str, Any]:
-    """All models on one page."""
+    """All models on one page that answer messages."""
+    models = [model for model in models if model.writes_text]
     names = [model.name for model in models]
     return {
         "data": [anthropic_model(model) for model in models],

@@ -63,6 +63,15 @@ class Tariff(Record, frozen=True):
     watts_milli: int = 0
 
 
+class Capability(StrEnum):
+    """What an offer can be asked for. A model that can write text is priced for it; the others only read."""
+
+    TEXT = "text"  # chats and completions
+    EMBEDDING = "embedding"  # a vector per input
+    RERANK = "rerank"  # a score per document
+    MODERATION = "moderation"  # a judgement per input
+
+
 class Offer(Record, frozen=True):
     """One model at one upstream."""
 
@@ -74,6 +83,7 @@ class Offer(Record, frozen=True):
     context_tokens: int
     max_output_tokens: int
     kind: str = "llama_cpp"  # which adapter speaks to it, see upstream/kinds.py
+    capabilities: tuple[Capability, ...] = (Capability.TEXT,)
 
 
 class Model(Record, frozen=True):
@@ -84,6 +94,15 @@ class Model(Record, frozen=True):
     created_ns: int
     default_max_tokens: int
     offers: tuple[Offer, ...]
+
+    @property
+    def capabilities(self) -> tuple[Capability, ...]:
+        """What it can be asked for at one upstream or another."""
+        return tuple(one for one in Capability if any(one in offer.capabilities for offer in self.offers))
+
+    @property
+    def writes_text(self) -> bool:
+        return Capability.TEXT in self.capabilities
 
 
 class Snapshot(Record, frozen=True):
@@ -187,6 +206,9 @@ class Order(Record, frozen=True):
     - A completion has a `prompt` instead of `messages`: a text or a list of token ids, to be gone on from.
     - `tools` (functions only), `tool_choice` ("none", "auto", "required" or `{"type": "function", …}`),
       `parallel_tool_calls`, `response_format`, samplers, and fields we do not know, for upstreams that do.
+    - What only reads says so in `capability`. An embedding has an `input`, a list of texts or of lists of token ids,
+      and perhaps `dimensions`; a rerank a `query` and `documents`, a text and a list of texts; a moderation an
+      `input`, a list of texts or of parts. Each is one sequence of `parts` inputs or documents and no output tokens.
     """
 
     request_id: bytes
@@ -197,6 +219,8 @@ class Order(Record, frozen=True):
     sequences: int  # `n`
     stream: bool
     prompts: tuple[msgspec.Raw, ...] = ()  # a completion's, one per sequence: a text or a list of token ids
+    capability: Capability = Capability.TEXT
+    parts: int = 1  # inputs or documents, each of which has the model's context for itself
 
 
 class Terms(Record, frozen=True):
@@ -218,7 +242,7 @@ class Quote(Record, frozen=True):
     price: Tariff
     cost: Tariff
     hold_nano: int
-    max_tokens: int  # output tokens per sequence that are forwarded
+    max_tokens: int  # output tokens per sequence that are forwarded; 0 for what only reads
     lowered: bool  # True when the wallet, not the customer or the model, set max_tokens
     priced_ns: int  # the moment whose prices count; the request is opened at it
     lease: str = ""
@@ -251,6 +275,7 @@ class Event(Record, frozen=True):
     signature: str = ""  # ends a block of reasoning: what its upstream wants to see when it gets the block back
     redacted: str = ""  # a whole block of reasoning that only its upstream can read
     ended_by: str | None = None  # the upstream's own word for its end, where `finish` says less
+    found: tuple[msgspec.Raw, ...] = ()  # of what only reads, one JSON value per part: a vector, a score, a judgement
 
 
 # --- what happened ------------------------------------------------------------------------------------------------

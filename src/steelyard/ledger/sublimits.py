@@ -170,7 +170,7 @@ class Tokens:
     def room(self, ask: HoldAsk) -> Room:
         self._forget(ask.opened_ns)
         left = self._amount - self._reserved - self._sum
-        floor = ask.prompt_tokens + ask.sequences
+        floor = ask.prompt_tokens + ask.sequences * min(ask.max_tokens, 1)
         if left >= floor:
             most = (left - ask.prompt_tokens) // ask.sequences
             return Room(max_tokens=most, may_grow=self._reserved > 0 and most < ask.max_tokens)

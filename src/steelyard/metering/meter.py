@@ -166,7 +166,7 @@ class Reading:
         self._closed = Closed(
             request_id=opened.request_id,
             closed_ns=self._meter.now_ns(),
-            usage=settled_usage(self.delivered, end, cpu_ns, self._watts_milli),
+            usage=settled_usage(opened, self.delivered, end, cpu_ns, self._watts_milli),
             end=end.value,
             first_token_ns=self._first_token_ns,
             duration_ns=self._monotonic_ns() - self._opened_mono_ns,
@@ -200,13 +200,13 @@ class Reading:
         return max(0, self._gauge.per_sequence_ns() - self._opened_cpu_ns) * self.opened.sequences
 
 
-def settled_usage(delivered: Usage, end: End, cpu_ns: int, watts_milli: int) -> Usage:
+def settled_usage(opened: Opened, delivered: Usage, end: End, cpu_ns: int, watts_milli: int) -> Usage:
     """What a close record carries: the delivered tokens, and what they cost us.
 
     An answer that was cut before its first output token is worth nothing to the customer, so its prompt is not
-    counted either; our own CPU time and energy were spent all the same.
+    counted either; our own CPU time and energy were spent all the same. What has no output tokens leaves in one piece.
     """
     energy = energy_uj(cpu_ns, watts_milli)
-    if delivered.output == 0 and not end.whole:
+    if delivered.output == 0 and opened.max_tokens and not end.whole:
         return Usage(cpu_ns=cpu_ns, energy_uj=energy)
     return Usage(delivered.input, delivered.cached_input, delivered.output, cpu_ns, energy)

@@ -73,7 +73,7 @@ def _closed(opened: Opened, slot: SlotState | None, clock: Clock) -> Closed:
     return Closed(
         request_id=opened.request_id,
         closed_ns=closed_ns,
-        usage=settled_usage(slot.committed, End.WORKER_DIED, slot.committed.cpu_ns, slot.watts_milli),
+        usage=settled_usage(opened, slot.committed, End.WORKER_DIED, slot.committed.cpu_ns, slot.watts_milli),
         end=End.WORKER_DIED.value,
         first_token_ns=slot.first_token_ns,
         duration_ns=slot.last_ns,

@@ -93,8 +93,8 @@ class Session(wire.Link):
             self._refuse(number, bad_request("Say hello as a worker before you ask for a hold."))
         elif not 0 <= ask.floor_nano <= ask.want_nano:
             self._refuse(number, bad_request("A hold needs 0 ≤ floor ≤ want."))
-        elif ask.max_tokens < 1 or ask.sequences < 1 or ask.prompt_tokens < 0:
-            self._refuse(number, bad_request("A hold is for at least one token of one sequence."))
+        elif ask.max_tokens < 0 or ask.sequences < 1 or ask.prompt_tokens < 0:
+            self._refuse(number, bad_request("A hold is for one sequence at least, and counts no tokens below 0."))
         elif counter.open_for_holds and (granted := teller.grant(ask, self.series, whole=True)) is not None:
             self.send(number, wire.OK, teller.told(ask, granted))
         else:

@@ -116,9 +116,12 @@ def worst_case_nano(price: Tariff, prompt_tokens_max: int, max_tokens: int, sequ
     """The least amount that is certain to cover the charge of a request within these bounds, rounded up.
 
     Each sequence is metered by itself, so its prompt counts once per sequence, at the dearer of the two input prices.
+    What has no output tokens needs no price of them, and none of cached ones: without it no token is counted there.
     """
     _refuse_negative(max_tokens)
-    prompt_nano = _worst_prompt_nano(price, prompt_tokens_max, sequences)
+    prompt_nano = _worst_prompt_nano(price, prompt_tokens_max, sequences, reads_only=max_tokens == 0)
+    if max_tokens == 0:
+        return prompt_nano
     output = _line_of(price, Meter.OUTPUT, PRICE_METERS)
     return prompt_nano + -(-max_tokens * sequences * output.pico // (output.per * PICO_PER_NANO))
 
@@ -144,7 +147,7 @@ def hold_ask(price: Tariff, order: Order, caller: Caller, bounds: tuple[int, int
         order.request_id,
         caller.tenant_id,
         worst_case_nano(price, prompt, output, order.sequences),
-        worst_case_nano(price, prompt, 1, order.sequences),
+        worst_case_nano(price, prompt, min(output, 1), order.sequences),
         caller.project_id,
         caller.key_id,
         opened_ns,
@@ -162,12 +165,14 @@ def covered_tokens(price: Tariff, ask: HoldAsk, granted: Granted) -> int:
     return min(ask.max_tokens, granted.max_tokens, affordable)
 
 
-def _worst_prompt_nano(price: Tariff, prompt_tokens_max: int, sequences: int) -> int:
+def _worst_prompt_nano(price: Tariff, prompt_tokens_max: int, sequences: int, *, reads_only: bool = False) -> int:
     _refuse_negative(prompt_tokens_max)
     if sequences < 1:
         raise BooksError(f"a request has at least one sequence, not {sequences}")
-    both = [_line_of(price, meter, PRICE_METERS) for meter in (Meter.INPUT, Meter.CACHED_INPUT)]
-    fresh, cached = both
+    fresh = _line_of(price, Meter.INPUT, PRICE_METERS)
+    cached = _find_line(price, Meter.CACHED_INPUT, PRICE_METERS) if reads_only else None
+    cached = cached or (fresh if reads_only else _line_of(price, Meter.CACHED_INPUT, PRICE_METERS))
+    both = (fresh, cached)
     dearest = fresh if fresh.pico * cached.per >= cached.pico * fresh.per else cached
     quotient, rest = divmod(prompt_tokens_max * sequences * dearest.pico, dearest.per * PICO_PER_NANO)
     # The prompt may be split between two lines, and both may be rounded up: 1.5 + 1.5 makes 2 + 2. With whole nanos

@@ -84,6 +84,7 @@ offers = Table(
     Column("max_output_tokens", Integer, nullable=False),
     Column("enabled", Boolean, nullable=False),
     Column("kind", String(32), nullable=False, server_default="llama_cpp"),  # which adapter speaks to it
+    Column("capabilities", String(64), nullable=False, server_default="text"),  # words of Capability, comma-separated
     UniqueConstraint("model_id", "upstream"),
 )
 

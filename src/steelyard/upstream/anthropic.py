@@ -12,13 +12,14 @@ from msgspec import Raw
 from steelyard.kernel import limits
 from steelyard.kernel.address import address_of
 from steelyard.kernel.errors import UpstreamError
-from steelyard.kernel.records import Event, Offer
+from steelyard.kernel.records import Capability, Event, Offer
 from steelyard.upstream.anthropic_answer import Answer
 from steelyard.upstream.anthropic_fault import refusal
 from steelyard.upstream.anthropic_request import Sent, request_of
 from steelyard.upstream.credential import Credential
 from steelyard.upstream.http1 import header_block
 from steelyard.upstream.pool import Pool, Request
+from steelyard.upstream.protocol import writes_only
 from steelyard.upstream.sse import EventReader
 
 VERSION = "2023-06-01"
@@ -79,6 +80,9 @@ class Anthropic:
             raise self._credential.veiled(error) from None
         finally:
             response.close()
+
+    async def read(self, offer: Offer, capability: Capability, params: dict[str, Raw]) -> Event:
+        raise writes_only(self._name, capability)  # the dialect has no place for it
 
     async def count(self, offer: Offer, params: dict[str, Raw]) -> int | None:
         """The vendor's own count of what `stream` would send; None where it has none."""

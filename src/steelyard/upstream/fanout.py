@@ -11,7 +11,7 @@ from contextlib import aclosing
 from msgspec import Raw
 
 from steelyard.kernel.quantities import Usage
-from steelyard.kernel.records import Event, Offer, Order
+from steelyard.kernel.records import Capability, Event, Offer, Order
 from steelyard.upstream.protocol import Upstream
 
 _EVENTS_QUEUED_MAX = 16
@@ -22,6 +22,10 @@ async def call(
     upstream: Upstream, offer: Offer, order: Order, max_tokens: int
 ) -> AsyncGenerator[tuple[int, Event, Usage], None]:
     """Yield (sequence, its event, usage of all sequences so far). Raises UpstreamError as the upstream does."""
+    if order.capability is not Capability.TEXT:
+        read = await upstream.read(offer, order.capability, order.params)
+        yield 0, read, read.usage
+        return
     if order.sequences == 1:
         told = _NOTHING
         async with aclosing(upstream.stream(offer, order.params, max_tokens, order.request_id)) as events:

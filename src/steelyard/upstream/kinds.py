@@ -5,7 +5,7 @@ from collections.abc import AsyncGenerator, Callable
 from msgspec import Raw
 
 from steelyard.kernel.errors import UpstreamError
-from steelyard.kernel.records import Event, Offer
+from steelyard.kernel.records import Capability, Event, Offer
 from steelyard.upstream.anthropic import Anthropic
 from steelyard.upstream.llama_cpp import LlamaCpp
 from steelyard.upstream.openai import OpenAI
@@ -37,6 +37,9 @@ class ByKind:
         self, offer: Offer, params: dict[str, Raw], max_tokens: int, request_id: bytes
     ) -> AsyncGenerator[Event, None]:
         return self._adapter(offer.kind).stream(offer, params, max_tokens, request_id)
+
+    async def read(self, offer: Offer, capability: Capability, params: dict[str, Raw]) -> Event:
+        return await self._adapter(offer.kind).read(offer, capability, params)
 
     async def count(self, offer: Offer, params: dict[str, Raw]) -> int | None:
         return await self._adapter(offer.kind).count(offer, params)

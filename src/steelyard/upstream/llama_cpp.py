@@ -14,13 +14,14 @@ from msgspec import Raw
 from steelyard.kernel import limits
 from steelyard.kernel.address import address_of
 from steelyard.kernel.errors import UpstreamError
-from steelyard.kernel.records import Event, Offer
+from steelyard.kernel.records import Capability, Event, Offer
 from steelyard.upstream.calls import CallReader, demanded, grammar_of
 from steelyard.upstream.http1 import header_block
 from steelyard.upstream.llama_answer import Answer, refusal
 from steelyard.upstream.plain_turns import is_plain, joined, need_tools, plain, tools_of, turns_in
 from steelyard.upstream.pool import Pool, Request
 from steelyard.upstream.proofs import without_proofs
+from steelyard.upstream.protocol import writes_only
 from steelyard.upstream.sse import EventReader
 
 log = structlog.get_logger()
@@ -148,6 +149,9 @@ class LlamaCpp:
             except (msgspec.DecodeError, UnicodeDecodeError):
                 self._with_tools[place] = False
         return self._with_tools[place]
+
+    async def read(self, offer: Offer, capability: Capability, params: dict[str, Raw]) -> Event:
+        raise writes_only(self._name, capability)
 
     async def count(self, offer: Offer, params: dict[str, Raw]) -> int | None:
         """The engine's own template and tokenizer, on the very turns that `stream` would send."""

@@ -15,9 +15,10 @@ from msgspec import Raw
 from steelyard.kernel import limits
 from steelyard.kernel.address import address_of
 from steelyard.kernel.errors import UpstreamError
-from steelyard.kernel.records import Event, Offer
+from steelyard.kernel.records import Capability, Event, Offer
 from steelyard.upstream.credential import Credential
 from steelyard.upstream.openai_answer import Answer, refusal
+from steelyard.upstream.openai_reading import PATHS, answer_of
 from steelyard.upstream.pool import Pool, Request
 from steelyard.upstream.proofs import without_proofs
 from steelyard.upstream.sse import EventReader
@@ -45,7 +46,7 @@ class OpenAI:
         self._pool = pool
         self._credential = Credential(name, api_key)
         self._headers = self._credential.headers(
-            content_type="application/json", accept="text/event-stream", authorization="Bearer {key}"
+            content_type="application/json", accept="application/json, text/event-stream", authorization="Bearer {key}"
         )
 
     @property
@@ -83,6 +84,21 @@ class OpenAI:
             raise self._credential.veiled(error) from None
         finally:
             response.close()
+
+    async def read(self, offer: Offer, capability: Capability, params: dict[str, Raw]) -> Event:
+        fields = {name: value for name, value in params.items() if name not in WITHHELD}
+        body = msgspec.json.encode({**fields, "model": offer.upstream_model})
+        try:
+            async with await self._pool.request(self._request(offer, "POST", PATHS[capability], body)) as response:
+                if response.status != 200:
+                    raise refusal(self._name, await response.body(limits.UPSTREAM_ERROR_BYTES_MAX), response.status)
+                said = await response.body(limits.READING_ANSWER_BYTES_MAX)
+            read = answer_of(self._name, capability, params, said)
+        except UpstreamError as error:
+            raise self._credential.veiled(error) from None
+        if read.estimated:
+            log.warning("usage_estimated", upstream=self._name)
+        return read
 
     async def count(self, offer: Offer, params: dict[str, Raw]) -> int | None:
         return None  # the dialect has no word for it

@@ -9,7 +9,8 @@ from typing import Protocol
 
 from msgspec import Raw
 
-from steelyard.kernel.records import Event, Offer
+from steelyard.kernel.errors import UpstreamError
+from steelyard.kernel.records import Capability, Event, Offer
 
 
 class Upstream(Protocol):
@@ -32,6 +33,13 @@ class Upstream(Protocol):
         """
         ...
 
+    async def read(self, offer: Offer, capability: Capability, params: dict[str, Raw]) -> Event:
+        """Answer an order without output tokens: `found` has one value per part, `usage` the tokens that were read.
+
+        Cancelling it ends the call. Raises UpstreamError as `stream` does.
+        """
+        ...
+
     async def count(self, offer: Offer, params: dict[str, Raw]) -> int | None:
         """How many prompt tokens `stream` would meter for this; None when the upstream cannot say. Generates nothing.
 
@@ -42,3 +50,9 @@ class Upstream(Protocol):
     async def ready(self, offer: Offer) -> bool:
         """Whether the upstream would take a request now. Never raises for an upstream that is away."""
         ...
+
+
+def writes_only(upstream: str, capability: Capability) -> UpstreamError:
+    """What an adapter raises that was asked to read something it knows no place for."""
+    message = f"This model is served where nothing can be asked for {capability.value!r}."
+    return UpstreamError(upstream, message, status=400)

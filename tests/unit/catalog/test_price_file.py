@@ -89,6 +89,7 @@ def test_what_is_free_is_written_as_zero() -> None:
         ('"1M tokens"', '"1 token"\n#', "input", None),
         ('input = "0.50"\n', "", "input", "missing"),
         ('cached_input = "0.05"\n', "", "cached_input", "missing"),
+        ('output = "1.50"\n', "", "output", "missing"),
         ('source = "board 2026-02"\n', "", "source", "missing"),
         ('source = "board 2026-02"', 'source = " "', "source", "not empty"),
         ('"1M tokens"', '"2M tokens"', "per", "1M tokens"),
@@ -199,3 +200,8 @@ def test_any_model_can_have_the_demonstration_price(name: str) -> None:
         price.currency,
         price.effective_from_ns,
     )
+
+
+def test_a_model_that_only_reads_is_priced_by_its_input_alone() -> None:
+    (draft,) = parse_price_file(PRICE.replace('cached_input = "0.05"\noutput = "1.50"\n', "")).tariffs
+    assert draft.lines == (TariffLine(Meter.INPUT, "0.50", 500_000_000_000, 1_000_000),)

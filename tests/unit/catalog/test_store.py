@@ -22,6 +22,7 @@ from steelyard.catalog.store import (
 )
 from steelyard.catalog.tariffs import in_force
 from steelyard.kernel.errors import CallerError
+from steelyard.kernel.records import Capability
 from steelyard.storage import tables
 from steelyard.storage.database import migrate, open_database
 
@@ -136,3 +137,45 @@ def test_a_withdrawn_upstream_offers_nothing_until_it_registers_again(books: Con
     assert [offer.upstream for offer in models(books)[SMOL.name].offers] == ["far"]
     register_model(books, SMOL, NOW_NS)
     assert [offer.upstream for offer in models(books)[SMOL.name].offers] == ["local", "far"]
+
+
+INPUT_ONLY = """
+[[price]]
+model = "{model}"
+currency = "CNY"
+effective_from = 2026-01-01T00:00:00+08:00
+per = "1M tokens"
+input = "0.10"
+source = "tests"
+"""
+
+
+def test_an_offer_keeps_what_it_can_be_asked_for(books: Connection) -> None:
+    both = (Capability.EMBEDDING, Capability.RERANK)
+    counts = {"max_output_tokens": 0, "default_max_tokens": 0}
+    mini = msgspec.structs.replace(SMOL, name="mini", capabilities=both[::-1], **counts)
+    model = register_model(books, mini, NOW_NS)
+    assert (model.offers[0].capabilities, model.capabilities, model.writes_text) == (both, both, False)
+    text = register_model(books, SMOL, NOW_NS)
+    assert (text.capabilities, text.writes_text) == ((Capability.TEXT,), True)
+
+
+@pytest.mark.parametrize(
+    ("changes", "field"),
+    [({"capabilities": ()}, "capabilities"), ({"max_output_tokens": 0}, "max_output_tokens")],
+)
+def test_what_writes_has_output_tokens_and_everything_can_be_asked_for_something(
+    books: Connection, changes: dict[str, object], field: str
+) -> None:
+    with pytest.raises(CallerError) as caught:
+        register_model(books, msgspec.structs.replace(SMOL, **changes), NOW_NS)
+    assert (caught.value.status, caught.value.param) == (400, field)
+
+
+def test_a_price_that_lacks_what_a_served_model_is_sold_by_is_not_loaded(books: Connection) -> None:
+    register_model(books, SMOL, NOW_NS)
+    with pytest.raises(CallerError) as caught:
+        load(books, INPUT_ONLY.format(model=SMOL.name))
+    assert caught.value.code == "invalid_price_file"
+    assert SMOL.name in caught.value.message and "'output'" in caught.value.message
+    assert len(load(books, INPUT_ONLY.format(model="mini")).inserted) == 1

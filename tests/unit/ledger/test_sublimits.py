@@ -148,6 +148,15 @@ def test_several_sequences_each_need_a_token() -> None:
     assert refused(books, ask(2, prompt_tokens=97, sequences=4)).retry_after_s is None
 
 
+def test_what_has_no_output_tokens_needs_room_for_its_prompt_only() -> None:
+    books = teller(limit(LimitKind.TPM, 100))
+    reads = {"max_tokens": 0, "want": 50, "floor": 50}
+    assert books.grant(ask(1, prompt_tokens=60, **reads), "w0-1") == Granted(50, 0)
+    assert books.grant(ask(1, prompt_tokens=60, **reads), "w0-1") == Granted(50, 0)  # asked again
+    assert books.grant(ask(2, prompt_tokens=40, **reads), "w0-1") == Granted(50, 0)
+    assert refused(books, ask(3, prompt_tokens=1, **reads)).status == 429
+
+
 @given(
     st.integers(1, 400), st.integers(1, 5), st.integers(1, 9000), st.integers(1, 1000), st.integers(0, 10**6), st.data()
 )

@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+import msgspec
 import pytest
 from tests.fakes.metering import FaultyDisk, closed, opened, order, quote, request_id
 
@@ -86,6 +87,21 @@ def test_zero_tokens_delivered_are_charged_nothing(tmp_path: Path, intended: boo
     [record] = recovered(tmp_path)
     assert record.usage == Usage()
     assert record.short_by_one_read == intended
+
+
+def test_what_has_no_output_tokens_is_charged_once_it_has_left(tmp_path: Path) -> None:
+    journal, slots = series(tmp_path)
+    for number, sent in enumerate((True, False)):
+        slots.claim(request_id(number))
+        journal.append(msgspec.structs.replace(opened(number, slot=number), max_tokens=0))
+        slots.intend(number, output=0, input=20, cached=0)
+        if sent:
+            slots.commit(number)
+    journal.close()
+    slots.close()
+    whole, cut = recovered(tmp_path)
+    assert (whole.usage.prompt, whole.short_by_one_read) == (20, False)
+    assert (cut.usage.prompt, cut.short_by_one_read) == (0, True)
 
 
 def test_a_slot_that_went_on_to_another_request_says_nothing(tmp_path: Path) -> None:
