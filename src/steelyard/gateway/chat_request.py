@@ -102,6 +102,7 @@ _REFUSED = {
 }
 HARMLESS = frozenset({"user", "metadata", "store", "safety_identifier", "prompt_cache_key", "modalities"})
 _NOT_FORWARDED = _READ_HERE | HARMLESS
+_TRUE = b"true"
 _KNOWN = _NOT_FORWARDED | _FORWARDED
 _request_decoder = msgspec.json.Decoder(ChatRequest)
 
@@ -111,7 +112,7 @@ class ChatOrder(msgspec.Struct, frozen=True):
 
     order: Order
     include_usage: bool
-    unknown: tuple[str, ...]  # fields we do not know; they are in the order, for upstreams that do
+    unknown: tuple[str, ...]  # fields that may come to nothing; those we do not know are in the order all the same
     tier: str | None = None  # what to answer as `service_tier`; there is one tier
 
 
@@ -125,6 +126,8 @@ def parse_chat(body: bytes, request_id: bytes) -> ChatOrder:
     turns = turns_of(request.messages)
     offered = tool_params(request.tools, request.tool_choice, request.parallel_tool_calls)
     unknown = () if fields.keys() <= _KNOWN else tuple(sorted(fields.keys() - _KNOWN))
+    if "store" in fields and bytes(fields["store"]) == _TRUE:  # chats are not kept for a later look
+        unknown = (*unknown, "store")
     params = {name: raw for name, raw in fields.items() if name not in _NOT_FORWARDED}
     params["messages"] = Raw(msgspec.json.encode(turns))
     params |= offered
@@ -151,7 +154,7 @@ def usage_wanted(options: StreamOptions | None, stream: bool | None) -> bool:
 
 def _refuse(fields: dict[str, Raw]) -> None:
     for name, what in _REFUSED.items() if not _REFUSED.keys().isdisjoint(fields) else ():
-        if name in fields and bytes(fields[name]).strip() not in {b"[]", b"{}"}:
+        if name in fields and bytes(fields.pop(name)) != b"[]":  # an empty list is nothing
             raise bad_request(f"'{name}' is not supported: nothing served here offers {what}.", name)
     modalities = fields.get("modalities")
     if modalities is not None and bytes(modalities).replace(b" ", b"") != b'["text"]':

@@ -60,10 +60,11 @@ class Exchange:
     def begin(self, order: Order, quote: Quote) -> None:
         self._bill = self._form.bill = partial(bill_of, quote.price)
         self._quote = quote
-        if quote.left is not None:
+        if (left := quote.left) is not None:
             if order.stream:  # its charge is not known when the headers leave, so the hold counts
-                self._headers.append(balance_header(quote.left.available_nano))
-            self._headers += self._dialect.rates(quote.left, quote.priced_ns)
+                self._headers.append(balance_header(left.available_nano))
+            if left.requests is not None or left.tokens is not None:
+                self._headers += self._dialect.rates(left, quote.priced_ns)
         if quote.lowered:
             self._headers.append((b"x-steelyard-max-tokens-lowered", str(quote.max_tokens).encode()))
         if self.asked.unknown:

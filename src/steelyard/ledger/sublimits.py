@@ -19,7 +19,9 @@ from steelyard.kernel.money import INT64_MAX, money_from_nano
 from steelyard.kernel.records import HoldAsk, Limit, LimitKind, Opened, Scope, Settlement, Use
 
 WINDOW_NS = limits.RATE_WINDOW_S * NS_PER_S
-Subject = tuple[Scope, int]
+Subject = tuple[str, int]
+"""A scope's value, not the scope: an enum is slow to hash, and this is looked up for every request."""
+_TENANT, _PROJECT, _KEY = Scope.TENANT.value, Scope.PROJECT.value, Scope.KEY.value
 
 
 class Room(NamedTuple):
@@ -260,7 +262,7 @@ class Sublimits:
     def put(self, seed: Seed, running: Iterable[tuple[int, Use, int]]) -> None:
         """Set the limit anew, or lift it. `running`: tenant, use and money of every open hold."""
         limit = seed.limit
-        subject, kind = (limit.scope, limit.subject_id), (limit.kind.value, limit.every)
+        subject, kind = (limit.scope.value, limit.subject_id), (limit.kind.value, limit.every)
         of_tenant = self._tenants.setdefault(limit.tenant_id, set())
         if limit.amount is None:
             self._gauges.get(subject, {}).pop(kind, None)
@@ -297,9 +299,13 @@ class Sublimits:
         if ask.tenant_id not in self._tenants:
             return Left(available_nano)
         gauges = self._of(ask.tenant_id, ask.project_id, ask.key_id)
-        requests = [gauge.rate(ask.opened_ns) for gauge in gauges if isinstance(gauge, Requests)]
-        tokens = [gauge.rate(ask.opened_ns) for gauge in gauges if isinstance(gauge, Tokens)]
-        return Left(available_nano, min(requests, key=_least, default=None), min(tokens, key=_least, default=None))
+        requests = tokens = None
+        for gauge in gauges:
+            if isinstance(gauge, Requests):
+                requests = _least(requests, gauge.rate(ask.opened_ns))
+            elif isinstance(gauge, Tokens):
+                tokens = _least(tokens, gauge.rate(ask.opened_ns))
+        return Left(available_nano, requests, tokens)
 
     def take(self, tenant_id: int, use: Use, money_nano: int) -> None:
         """A hold begins."""
@@ -358,7 +364,7 @@ def _gauge(seed: Seed) -> Gauge:
 
 
 def _subjects(tenant_id: int, project_id: int, key_id: int) -> tuple[Subject, Subject, Subject]:
-    return (Scope.TENANT, tenant_id), (Scope.PROJECT, project_id), (Scope.KEY, key_id)
+    return (_TENANT, tenant_id), (_PROJECT, project_id), (_KEY, key_id)
 
 
 def _named(limit: Limit) -> str:
@@ -383,5 +389,5 @@ def _lasts(refusal: CallerError) -> int:
     return INT64_MAX if refusal.retry_after_s is None else refusal.retry_after_s
 
 
-def _least(rate: Rate) -> int:
-    return rate.left
+def _least(one: Rate | None, other: Rate) -> Rate:
+    return other if one is None or other.left < one.left else one
