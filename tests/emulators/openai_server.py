@@ -67,6 +67,20 @@ def parallel_calls(body: Body) -> list[bytes]:
     ]
 
 
+def unnumbered(index: int | None) -> Callable[[Body], list[bytes]]:
+    """Two calls whose pieces all have the same index, or none: only their ids tell them apart."""
+
+    def calls(body: Body) -> list[bytes]:
+        pieces = [
+            *(call(0, "", "call_a", "weather"), call(0, '{"city":'), call(0, '"Bern"}')),
+            *(call(0, '{"zone":', "call_b", "time"), call(0, '"utc"}')),
+        ]
+        said = [delta(tool_calls=[piece | {"index": index}]) for piece in pieces]
+        return [GREETING, *said, delta("tool_calls"), counted(usage(20)), DONE]
+
+    return calls
+
+
 def loop(body: Body) -> list[bytes]:
     """A call per turn until the tool has answered as often as the user asked: `scene: loop 30`."""
     answered = sum(turn["role"] == "tool" for turn in body["messages"])
@@ -92,6 +106,9 @@ SCENES: dict[str, Callable[[Body], list[bytes]]] = {
     "stopped": lambda body: [*HELLO, _met("stop_reason", "END"), counted(usage(3)), DONE],
     "matched": lambda body: [*HELLO, _met("matched_stop", "END"), counted(usage(3)), DONE],
     "parallel": parallel_calls,
+    "parallel_null": unnumbered(None),
+    "parallel_zero": unnumbered(0),
+    "error_at_once": lambda body: [b"".join([*HELLO, event({"error": {"message": "overloaded"}})])],
     "loop": loop,
     "reasoning": lambda body: [
         GREETING,

@@ -15,7 +15,10 @@ from steelyard.kernel.left import Left
 from steelyard.kernel.quantities import Usage
 from steelyard.kernel.records import Event, Order
 
-_CONTENT = re.compile(r"messages\[(\d+)\]\.content")
+_TURN = re.compile(r"messages\[(\d+)\](?:\.content((?:\[\d+\])?)|(?:\.\w+(?:\[\d+\])*)*)")
+_FIELD = re.compile(r"(?<=')[a-z_]+(?:\[\d+\]|\.[a-z_]+)*(?=')")
+Names = tuple[tuple[re.Pattern[str], str], ...]
+"""Canonical fields, as patterns, and what a dialect calls them."""
 
 
 class Form(Protocol):
@@ -39,18 +42,27 @@ class Asked:
     form: Form
     unknown: tuple[str, ...]  # fields that may come to nothing, for a header
     places: tuple[str, ...] = ()  # what the content of each canonical turn is called in this dialect, where it differs
+    names: Names = ()
 
     def in_own_words(self, error: UpstreamError) -> UpstreamError:
-        """An upstream's refusal of a canonical turn, told about the field that the customer sent."""
-
-        def own(found: re.Match[str]) -> str:
-            turn = int(found[1])
-            return self.places[turn] if turn < len(self.places) else found[0]
-
-        if not self.places:
+        """An upstream's refusal of a canonical field, told about the field that the customer sent."""
+        if not self.places and not self.names:
             return error
-        message, param = _CONTENT.sub(own, error.message), error.param and _CONTENT.sub(own, error.param)
-        return UpstreamError(error.upstream, message, status=error.status, retryable=error.retryable, param=param)
+        return UpstreamError(
+            error.upstream,
+            _FIELD.sub(lambda found: self._own(found[0]), error.message),
+            status=error.status,
+            retryable=error.retryable,
+            param=error.param and self._own(error.param),
+            retry_after_s=error.retry_after_s,
+        )
+
+    def _own(self, field: str) -> str:
+        if self.places and (turn := _TURN.fullmatch(field)) and int(turn[1]) < len(self.places):
+            return self.places[int(turn[1])] + (turn[2] or "")
+        for pattern, name in self.names:
+            field = pattern.sub(name, field)
+        return field
 
 
 class Dialect(Protocol):

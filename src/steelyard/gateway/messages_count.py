@@ -11,7 +11,7 @@ from steelyard.flow import House
 from steelyard.gateway.dialect import Asked
 from steelyard.gateway.exchange import at_the_border, id_headers
 from steelyard.gateway.messages_answer import MessageBody
-from steelyard.gateway.messages_dialect import Messages
+from steelyard.gateway.messages_dialect import NAMES, Messages
 from steelyard.gateway.messages_request import parse_count
 from steelyard.gateway.wire import Receive, Scope, Send, Wire, header
 from steelyard.identity.keys import authenticate
@@ -39,7 +39,7 @@ def count_endpoint(
         offer = choose(model)[0]
         if parsed.order.prompt_tokens_max > offer.context_tokens * limits.COUNT_BYTES_PER_TOKEN_MAX:
             raise bad_request(f"This prompt is far longer than the model's context of {offer.context_tokens} tokens.")
-        asked = Asked(parsed.order, MessageBody(parsed.order, True), (), parsed.places)
+        asked = Asked(parsed.order, MessageBody(parsed.order, True), (), parsed.places, NAMES)
         running += 1
         try:
             count = await house.upstreams[offer.upstream].count(offer, parsed.order.params)

@@ -1,5 +1,7 @@
 """The dialect of /v1/messages: Anthropic's. Where its key stands, how it refuses, which places belong to it."""
 
+import re
+
 import msgspec
 
 from steelyard.gateway.dialect import Asked
@@ -25,6 +27,13 @@ _TYPES = {
     529: "overloaded_error",
 }
 _OVERLOADED = 529
+NAMES = (
+    (re.compile(r"^stop$"), "stop_sequences"),
+    (re.compile(r"^response_format\b.*"), "output_config.format"),
+    (re.compile(r"^reasoning_effort$"), "output_config.effort"),
+    (re.compile(r"^(tools\[\d+\])\.function\.parameters\b"), r"\1.input_schema"),
+    (re.compile(r"^(tools\[\d+\])\.function\b"), r"\1"),
+)
 BASES = ("/v1", "/v1/v1", "")
 """Clients add `/v1/messages` or `/messages` to the base they were given, which may end in `/v1` itself."""
 
@@ -46,7 +55,7 @@ class Messages:
     def read(self, body: bytes, scope: Scope, request_id: bytes, created_ns: int) -> Asked:
         parsed = parse_messages(body, request_id, header(scope, b"anthropic-beta"))
         form = MessageStream if parsed.order.stream else MessageBody
-        return Asked(parsed.order, form(parsed.order, parsed.is_thinking_shown), parsed.unknown, parsed.places)
+        return Asked(parsed.order, form(parsed.order, parsed.is_thinking_shown), parsed.unknown, parsed.places, NAMES)
 
     def rates(self, left: Left, now_ns: int) -> Headers:
         return anthropic_rates(left, now_ns)

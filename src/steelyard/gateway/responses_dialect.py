@@ -1,5 +1,7 @@
 """The dialect of /v1/responses: OpenAI's newer one. Errors have the shape of the older."""
 
+import re
+
 from steelyard.gateway.dialect import Asked
 from steelyard.gateway.errors import error_body, error_headers
 from steelyard.gateway.left import openai_rates
@@ -8,6 +10,13 @@ from steelyard.gateway.responses_request import ResponsesOrder, order_of, read_r
 from steelyard.gateway.wire import Headers, Scope, header
 from steelyard.kernel.errors import CallerError
 from steelyard.kernel.left import Left
+
+NAMES = (
+    (re.compile(r"^max_tokens$"), "max_output_tokens"),
+    (re.compile(r"^response_format\b.*"), "text.format"),
+    (re.compile(r"^reasoning_effort$"), "reasoning.effort"),
+    (re.compile(r"^(tools\[\d+\])\.function\b"), r"\1"),
+)
 
 
 class Responses:
@@ -30,4 +39,4 @@ class Responses:
 def asked_of(parsed: ResponsesOrder, created_ns: int) -> Asked:
     """The order with the form its answer takes."""
     form = ResponseStream if parsed.order.stream else ResponseBody
-    return Asked(parsed.order, form(parsed, created_ns), parsed.unknown, parsed.places)
+    return Asked(parsed.order, form(parsed, created_ns), parsed.unknown, parsed.places, NAMES)

@@ -15,10 +15,11 @@ from steelyard.kernel.errors import UpstreamError
 from steelyard.kernel.records import Capability, Event, Offer
 from steelyard.upstream.anthropic_answer import Answer
 from steelyard.upstream.anthropic_fault import refusal
+from steelyard.upstream.anthropic_names import in_canonical_words
 from steelyard.upstream.anthropic_request import Sent, request_of
 from steelyard.upstream.credential import Credential
 from steelyard.upstream.http1 import header_block
-from steelyard.upstream.pool import Pool, Request
+from steelyard.upstream.pool import Pool, Request, Response
 from steelyard.upstream.protocol import writes_only
 from steelyard.upstream.sse import EventReader
 
@@ -56,8 +57,7 @@ class Anthropic:
         response = await self._pool.request(self._request(offer, "/v1/messages", sent, sent.body))
         try:
             if response.status != 200:
-                said = await response.body(limits.UPSTREAM_ERROR_BYTES_MAX)
-                raise refusal(self._name, said, response.status, response.headers.get(b"retry-after", b""))
+                raise self._refusal(await response.body(limits.UPSTREAM_ERROR_BYTES_MAX), response, sent)
             if not response.headers.get(b"content-type", b"").startswith(b"text/event-stream"):
                 raise UpstreamError(self._name, "answered without a stream of events")
             reader = EventReader(self._name)
@@ -93,8 +93,7 @@ class Anthropic:
             if response.status in {404, 405, 501}:
                 return None
             if response.status != 200:
-                failure = refusal(self._name, body, response.status, response.headers.get(b"retry-after", b""))
-                raise self._credential.veiled(failure)
+                raise self._credential.veiled(self._refusal(body, response, sent))
         try:
             return _counted_decoder.decode(body).input_tokens
         except (msgspec.DecodeError, UnicodeDecodeError):
@@ -108,6 +107,10 @@ class Anthropic:
                 return response.status < 500 and response.status not in {401, 403}
         except UpstreamError:
             return False
+
+    def _refusal(self, body: bytes, response: Response, sent: Sent) -> UpstreamError:
+        error = refusal(self._name, body, response.status, response.headers.get(b"retry-after", b""))
+        return in_canonical_words(error, sent)
 
     def _request(self, offer: Offer, path: str, sent: Sent | None = None, body: bytes = b"") -> Request:
         at = address_of(offer.address)

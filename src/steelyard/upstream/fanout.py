@@ -10,6 +10,7 @@ from contextlib import aclosing
 
 from msgspec import Raw
 
+from steelyard.kernel.errors import UpstreamError
 from steelyard.kernel.quantities import Usage
 from steelyard.kernel.records import Capability, Event, Offer, Order
 from steelyard.upstream.protocol import Upstream
@@ -47,9 +48,17 @@ async def call(
 async def _merged(
     upstream: Upstream, offer: Offer, order: Order, max_tokens: int
 ) -> AsyncGenerator[tuple[int, Event], None]:
-    queue: asyncio.Queue[tuple[int, Event | None]] = asyncio.Queue(_EVENTS_QUEUED_MAX)
+    queue: asyncio.Queue[tuple[int, Event | UpstreamError | None]] = asyncio.Queue(_EVENTS_QUEUED_MAX)
 
     async def pump(sequence: int) -> None:
+        try:
+            await said(sequence)
+        except UpstreamError as error:  # in its turn: what came before it is delivered
+            await queue.put((sequence, error))
+        else:
+            await queue.put((sequence, None))
+
+    async def said(sequence: int) -> None:
         params = own_params(order, sequence)
         async with aclosing(upstream.stream(offer, params, max_tokens, order.request_id)) as events:
             told = _NOTHING
@@ -59,7 +68,6 @@ async def _merged(
                     break
                 told = event.usage
                 await queue.put((sequence, event))
-        await queue.put((sequence, None))
 
     tasks = [asyncio.ensure_future(pump(sequence)) for sequence in range(order.sequences)]
     try:
@@ -74,6 +82,8 @@ async def _merged(
                     getter.cancel()
                     raise error
             sequence, event = await getter
+            if isinstance(event, UpstreamError):
+                raise event
             if event is None:
                 running -= 1
             else:

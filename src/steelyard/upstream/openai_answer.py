@@ -97,6 +97,30 @@ _chunk_decoder = msgspec.json.Decoder(_Chunk)
 _fault_decoder = msgspec.json.Decoder(_FaultBody)
 
 
+class _Numbers:
+    """Which call a piece belongs to: its index says so, but there are servers that give none, or 0 to all."""
+
+    def __init__(self) -> None:
+        self._by_id: dict[str, int] = {}
+        self._by_index: dict[int | None, int] = {}
+        self._used: set[int] = set()
+
+    def of(self, piece: _Call) -> int:
+        """A piece without an index belongs to the call before, unless it brings an id or a name."""
+        if piece.id and piece.id in self._by_id:
+            return self._by_id[piece.id]
+        begins = bool(piece.id) or bool(piece.index is None and piece.function and piece.function.name)
+        if not begins and piece.index in self._by_index:
+            return self._by_index[piece.index]
+        wanted = piece.index
+        number = max(self._used, default=-1) + 1 if wanted is None or wanted in self._used else wanted
+        self._used.add(number)
+        self._by_index[wanted] = self._by_index[None] = number
+        if piece.id:
+            self._by_id[piece.id] = number
+        return number
+
+
 class Answer:
     """The state of one sequence. `asked_bytes` is the size of the prompt's text, `stops` what may end the answer."""
 
@@ -110,6 +134,7 @@ class Answer:
         self._reasoning: list[str] = []
         self._refusal: list[str] = []
         self._calls: list[CallPiece] = []
+        self._numbers = _Numbers()
         self._logprobs: list[Any] = []
         self._finish: str | None = None
         self._counts: Usage | None = None
@@ -142,7 +167,8 @@ class Answer:
         for call in delta.tool_calls or ():
             function = call.function or _Function()
             arguments = function.arguments or ""
-            self._calls.append(CallPiece(call.index or 0, call.id or None, function.name or None, arguments))
+            number = self._numbers.of(call)
+            self._calls.append(CallPiece(number, call.id or None, function.name or None, arguments))
             self._tally.say(arguments)
         if choice.logprobs is not None:
             self._logprobs += _tokens(choice.logprobs)

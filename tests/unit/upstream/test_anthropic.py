@@ -145,3 +145,244 @@ async def test_our_key_is_in_no_words_of_ours(server: AnthropicServer) -> None:
     with pytest.raises(UpstreamError) as caught:
         await events_of(server, "hello", key="two\r\nlines: x")
     assert "lines" not in caught.value.message
+
+
+# --- the request ---------------------------------------------------------------------------------------------------
+
+MARK = {"cache_control": {"type": "ephemeral"}}
+WEATHER = {"type": "function", "function": {"name": "weather", "description": "At a place.", "parameters": {}}}
+
+
+def call(call_id: str, arguments: str = "{}", name: str = "weather") -> dict[str, Any]:
+    return {"id": call_id, "type": "function", "function": {"name": name, "arguments": arguments}}
+
+
+def answered(call_id: str, text: Any = "Rain") -> dict[str, Any]:
+    return {"role": "tool", "tool_call_id": call_id, "content": text}
+
+
+async def sent(server: AnthropicServer, **fields: Any) -> dict[str, Any]:
+    """What reaches the server, which is strict about it."""
+    await events_of(server, "hello", **fields)
+    return server.bodies[-1]
+
+
+async def refusal(server: AnthropicServer, **fields: Any) -> UpstreamError:
+    with pytest.raises(UpstreamError) as caught:
+        await events_of(server, "hello", **fields)
+    return caught.value
+
+
+async def test_turns_alternate_and_results_come_first(server: AnthropicServer) -> None:
+    image = {"type": "image_url", "image_url": {"url": "data:image/png;base64,iVBO"}}
+    body = await sent(
+        server,
+        messages=[
+            {"role": "system", "content": "Be brief."},
+            {"role": "system", "content": [{"type": "text", "text": "Be kind.", **MARK}]},
+            {"role": "user", "content": "scene: hello"},
+            {"role": "user", "content": [image, {"type": "text", "text": ""}]},
+            {"role": "assistant", "content": ""},
+            {"role": "assistant", "content": None, "tool_calls": [call("a:0", '{"city":"Bern"}'), call("call_b", "")]},
+            answered("a:0"),
+            answered("call_b", [{"type": "text", "text": "Sun", **MARK}]),
+            {"role": "user", "content": "Thanks"},
+            {"role": "system", "content": "Be briefer."},
+        ],
+        tools=[WEATHER | MARK],
+    )
+    assert body["system"] == [{"type": "text", "text": "Be brief."}, {"type": "text", "text": "Be kind.", **MARK}]
+    first = body["messages"][1]["content"][0]["id"]
+    picture = {"type": "image", "source": {"type": "base64", "media_type": "image/png", "data": "iVBO"}}
+    assert body["messages"] == [
+        {"role": "user", "content": [{"type": "text", "text": "scene: hello"}, picture]},
+        {
+            "role": "assistant",
+            "content": [
+                {"type": "tool_use", "id": first, "name": "weather", "input": {"city": "Bern"}},
+                {"type": "tool_use", "id": "call_b", "name": "weather", "input": {}},
+            ],
+        },
+        {
+            "role": "user",
+            "content": [
+                {"type": "tool_result", "tool_use_id": first, "content": "Rain"},
+                {"type": "tool_result", "tool_use_id": "call_b", "content": [{"type": "text", "text": "Sun"}], **MARK},
+                {"type": "text", "text": "Thanks"},
+            ],
+        },
+        {"role": "system", "content": [{"type": "text", "text": "Be briefer."}]},
+    ]
+    assert body["tools"] == [
+        {"name": "weather", "description": "At a place.", "input_schema": {"type": "object"}, **MARK}
+    ]
+
+
+async def test_earlier_calls_stand_on_offer_even_when_none_may_be_made(server: AnthropicServer) -> None:
+    turns = [*asked("hello"), {"role": "assistant", "content": None, "tool_calls": [call("a")]}, answered("a")]
+    body = await sent(server, messages=turns)
+    assert body["tools"] == [{"name": "weather", "input_schema": {"type": "object"}}]
+    assert body["tool_choice"] == {"type": "none"}
+
+
+@pytest.mark.parametrize(
+    ("fields", "expected"),
+    [
+        ({"tool_choice": "auto"}, None),
+        ({"tool_choice": "required"}, {"type": "any"}),
+        ({"tool_choice": {"type": "function", "function": {"name": "weather"}}}, {"type": "tool", "name": "weather"}),
+        (
+            {"tool_choice": "auto", "parallel_tool_calls": False},
+            {"type": "auto", "disable_parallel_tool_use": True},
+        ),
+        ({"tool_choice": "required", "parallel_tool_calls": True}, {"type": "any"}),
+    ],
+)
+async def test_what_is_demanded(server: AnthropicServer, fields: dict[str, Any], expected: Any) -> None:
+    assert (await sent(server, tools=[WEATHER], **fields)).get("tool_choice") == expected
+
+
+SCHEMA = {"type": "object", "properties": {"city": {"enum": ["Bern"]}}, "required": ["city"]}
+
+
+@pytest.mark.parametrize(
+    ("fields", "expected"),
+    [
+        ({"stop": "END"}, {"stop_sequences": ["END"]}),
+        ({"stop": ["a", "b"]}, {"stop_sequences": ["a", "b"]}),
+        ({"reasoning_effort": "high"}, {"output_config": {"effort": "high"}}),
+        ({"reasoning_effort": "minimal"}, {"output_config": {"effort": "low"}}),
+        ({"reasoning_effort": "none"}, {"thinking": {"type": "disabled"}}),
+        ({"thinking": {"type": "adaptive"}}, {"thinking": {"type": "adaptive"}}),
+        ({"thinking": {"type": "auto"}}, {"thinking": {"type": "adaptive"}}),
+        ({"thinking": {"type": "enabled"}}, {"thinking": {"type": "enabled", "budget_tokens": 1024}}),
+        (
+            {"thinking": {"type": "enabled", "budget_tokens": 9999}},
+            {"thinking": {"type": "enabled", "budget_tokens": 2047}},
+        ),
+        ({"enable_thinking": False}, {"thinking": {"type": "disabled"}}),
+        ({"thinking_budget": 1500}, {"thinking": {"type": "enabled", "budget_tokens": 1500}}),
+        (
+            {"response_format": {"type": "json_schema", "json_schema": {"name": "x", "schema": SCHEMA}}},
+            {"output_config": {"format": {"type": "json_schema", "schema": SCHEMA}}},
+        ),
+        ({"temperature": 1.0, "top_p": 0.5, "top_k": 4}, {"temperature": 1.0, "top_p": 0.5, "top_k": 4}),
+        ({"flavour": "odd"}, {"flavour": "odd"}),
+        ({"seed": None, "logprobs": False, "presence_penalty": 0, "logit_bias": {}, "n": 3}, {}),
+        ({"service_tier": "priority", "speed": "fast", "container": "c", "inference_geo": "eu"}, {}),
+        ({**MARK}, {**MARK}),
+    ],
+)
+async def test_which_field_becomes_which(server: AnthropicServer, fields: dict[str, Any], expected: Any) -> None:
+    body = await sent(server, **fields)
+    assert body.pop("messages")
+    assert body == {"model": "their-m", "max_tokens": 2048, "stream": True, **expected}
+
+
+PART = {"role": "user", "content": [{"type": "input_audio", "input_audio": {"data": "AA", "format": "wav"}}]}
+
+
+@pytest.mark.parametrize(
+    ("fields", "param"),
+    [
+        ({"seed": 7}, "seed"),
+        ({"logprobs": True}, "logprobs"),
+        ({"logit_bias": {"7": 1}}, "logit_bias"),
+        ({"frequency_penalty": 0.5}, "frequency_penalty"),
+        ({"min_p": 0.1}, "min_p"),
+        ({"temperature": 1.5}, "temperature"),
+        ({"prompt": "Go"}, "prompt"),
+        ({"response_format": {"type": "json_object"}}, "response_format"),
+        ({"reasoning_effort": "a lot"}, "reasoning_effort"),
+        ({"thinking": "yes"}, "thinking"),
+        ({"messages": [PART]}, "messages[0].content"),
+        ({"messages": [{"role": "user", "content": ""}]}, "messages[0].content"),
+        ({"messages": [{"role": "user", "content": "a", "name": "Bob"}]}, "messages[0].name"),
+        (
+            {"messages": [*asked("x"), {"role": "assistant", "content": "", "tool_calls": [call("a", "[1]")]}]},
+            "messages[1].tool_calls[0].function.arguments",
+        ),
+        (
+            {"messages": [{"role": "user", "content": [{"type": "file", "file": {"file_id": "f"}}]}]},
+            "messages[0].content",
+        ),
+    ],
+)
+async def test_what_cannot_be_carried_over_is_refused_by_name(
+    server: AnthropicServer, fields: dict[str, Any], param: str
+) -> None:
+    before = len(server.bodies)
+    error = await refusal(server, **fields)
+    assert (error.status, error.param) == (400, param)
+    assert f"'{param}'" in error.message
+    assert len(server.bodies) == before, "nothing was asked"
+
+
+async def test_a_refusal_of_the_servers_names_the_customers_own_turn(server: AnthropicServer) -> None:
+    image = {"type": "image_url", "image_url": {"url": "data:image/png;base64,AAAA"}}
+    turns = [
+        {"role": "system", "content": "Be brief."},
+        *asked("hello"),
+        {"role": "assistant", "content": "Hello"},
+        {"role": "user", "content": "Look:"},
+        {"role": "user", "content": [image]},
+    ]
+    error = await refusal(server, messages=turns)
+    assert (error.status, error.param) == (400, "messages[4].content")
+    assert error.message == "'messages[4].content': Could not process image"
+    broken = {"type": "function", "function": {"name": "b", "parameters": {"type": "string"}}}
+    assert (await refusal(server, tools=[WEATHER, broken])).param == "tools[1].function.parameters"
+
+
+async def test_thinking_is_handed_back_as_it_was_signed(server: AnthropicServer) -> None:
+    mine = {"type": "thinking", "thinking": "Step 0", "signature": signed("Step 0")}
+    hidden = {"type": "redacted_thinking", "data": "ciphertext"}
+    foreign = {"type": "thinking", "thinking": "Hm", "signature": "steelyard_0123"}
+    turns = [
+        *asked("hello"),
+        {"role": "assistant", "content": None, "tool_calls": [call("a")], "thinking_blocks": [mine, hidden, foreign]},
+        answered("a"),
+    ]
+    body = await sent(server, messages=turns, tools=[WEATHER], thinking={"type": "adaptive"})
+    assert body["messages"][1]["content"][:2] == [mine, hidden]
+    assert body["messages"][1]["content"][2]["type"] == "tool_use"
+    turns[1]["thinking_blocks"] = [{**mine, "thinking": "Step 1"}]
+    assert (await refusal(server, messages=turns, tools=[WEATHER])).param == "messages[1].content"
+
+
+async def test_betas_are_a_header(server: AnthropicServer) -> None:
+    await events_of(server, "hello", anthropic_beta=["context-1m-2025-08-07", "x.y"])
+    assert b"\r\nanthropic-beta: context-1m-2025-08-07,x.y\r\n" in server.heads[-1]
+    assert b"\r\nanthropic-version: 2023-06-01\r\n" in server.heads[-1]
+    assert (await refusal(server, anthropic_beta=["a\r\nx-api-key: b"])).status == 400
+
+
+async def test_a_count_is_what_is_metered(server: AnthropicServer) -> None:
+    fields: dict[str, Any] = {
+        "messages": [{"role": "system", "content": "Be brief."}, *asked("hello")],
+        "tools": [WEATHER],
+        "thinking": {"type": "enabled", "budget_tokens": 2000},
+        "temperature": 1,
+    }
+    pool = Pool()
+    counted = await ByKind("vendor", pool, KEY).count(offer(server), raw(fields))
+    await pool.close()
+    assert "max_tokens" not in server.bodies[-1] and "temperature" not in server.bodies[-1]
+    assert counted == (await events_of(server, "", **fields))[-1].usage.prompt
+
+
+@pytest.mark.parametrize(
+    ("scene", "finish", "ended_by"),
+    [
+        ("stopped", "stop", None),
+        ("long", "length", None),
+        ("window", "length", "model_context_window_exceeded"),
+        ("pause", "stop", "pause_turn"),
+        ("refusal", "content_filter", "refusal"),
+    ],
+)
+async def test_why_it_ended(server: AnthropicServer, scene: str, finish: str, ended_by: str | None) -> None:
+    last = (await events_of(server, scene, stop=["END"]))[-1]
+    assert (last.finish, last.ended_by) == (finish, ended_by)
+    assert last.stop_text == ("END" if scene == "stopped" else None)
+    assert last.refusal == ("That could do harm." if scene == "refusal" else "")

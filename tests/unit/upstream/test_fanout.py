@@ -60,3 +60,15 @@ async def test_all_sequences_failing_while_a_piece_is_sent_end_the_answer() -> N
             with pytest.raises(UpstreamError, match="died"):
                 await anext(events)
     assert [event.text for _, event, _ in seen] == ["word", "word"]
+
+
+async def test_what_a_sequence_said_before_it_failed_comes_first() -> None:
+    upstream = TwoThatFail()
+    upstream.fails.set()
+    asked = Order(bytes(16), "m", {}, 10, 10, 2, True)
+    seen: list[Event] = []
+    with pytest.raises(UpstreamError, match="died"):
+        async with aclosing(call(upstream, OFFER, asked, 10)) as events:
+            async for _, event, _ in events:
+                seen.append(event)
+    assert seen and all(event.text == "word" for event in seen)

@@ -71,8 +71,9 @@ async def test_no_usage_is_an_estimate_that_says_so_and_is_never_zero(
     assert last.usage.input > 0 and last.usage.output >= output_min
 
 
-async def test_parallel_calls_come_as_pieces(server: OpenAIServer) -> None:
-    events = await events_of(server, "parallel")
+@pytest.mark.parametrize("scene", ["parallel", "parallel_null", "parallel_zero"])
+async def test_parallel_calls_come_as_pieces(server: OpenAIServer, scene: str) -> None:
+    events = await events_of(server, scene)
     pieces = [piece for event in events for piece in event.tool_calls]
     assert [(piece.id, piece.name) for piece in pieces if piece.id] == [("call_a", "weather"), ("call_b", "time")]
     whole = {index: "".join(piece.arguments for piece in pieces if piece.index == index) for index in (0, 1)}
@@ -87,6 +88,14 @@ async def test_reasoning_and_refusals_are_no_text(server: OpenAIServer) -> None:
     assert events[-1].reasoning_tokens == 6
     events = await events_of(server, "refusal")
     assert "".join(event.refusal for event in events) == "I cannot do that."
+
+
+async def test_what_came_in_one_read_with_an_error_is_delivered(server: OpenAIServer) -> None:
+    seen: list[Event] = []
+    with pytest.raises(UpstreamError, match="overloaded"):
+        await events_of(server, "error_at_once", seen)
+    assert [event.text for event in seen] == ["Hello"]
+    assert seen[0].usage.output > 0
 
 
 @pytest.mark.parametrize("scene", ["cut", "unfinished", "error", "abort"])
