@@ -81,6 +81,13 @@ def unnumbered(index: int | None) -> Callable[[Body], list[bytes]]:
     return calls
 
 
+def formed(body: Body) -> list[bytes]:
+    """An answer in the form that was asked for: the first choice of every property."""
+    properties = body["response_format"]["json_schema"]["schema"]["properties"]
+    said = json.dumps({name: each["enum"][0] for name, each in properties.items()})
+    return [GREETING, delta(content=said[:5]), delta(content=said[5:]), STOP, counted(usage(8)), DONE]
+
+
 def loop(body: Body) -> list[bytes]:
     """A call per turn until the tool has answered as often as the user asked: `scene: loop 30`."""
     answered = sum(turn["role"] == "tool" for turn in body["messages"])
@@ -106,6 +113,7 @@ SCENES: dict[str, Callable[[Body], list[bytes]]] = {
     "stopped": lambda body: [*HELLO, _met("stop_reason", "END"), counted(usage(3)), DONE],
     "matched": lambda body: [*HELLO, _met("matched_stop", "END"), counted(usage(3)), DONE],
     "parallel": parallel_calls,
+    "form": formed,
     "parallel_null": unnumbered(None),
     "parallel_zero": unnumbered(0),
     "error_at_once": lambda body: [b"".join([*HELLO, event({"error": {"message": "overloaded"}})])],

@@ -47,6 +47,18 @@ def stop_reason(event: Event, called: bool, refused: bool) -> str:
     return "stop_sequence" if event.stop_text is not None else "end_turn"
 
 
+def explains(event: Event) -> bool:
+    """Whether a refusal is the upstream's word about its answer, not a part of it."""
+    return event.ended_by == "refusal"
+
+
+def stop_details(last: Event) -> dict[str, Any]:
+    """Why it refused, where the upstream says so."""
+    if not explains(last) or not last.refusal:
+        return {}
+    return {"stop_details": {"type": "refusal", "category": None, "explanation": last.refusal}}
+
+
 def message_id(order: Order) -> str:
     return f"msg_{order.request_id.hex()}"
 
@@ -83,8 +95,8 @@ class Blocks:
             self._add("signature", event.signature)
         if event.redacted:
             self._add("redacted_thinking", event.redacted)
-        if event.text or event.refusal:
-            self._add("text", event.text + event.refusal)
+        if said := event.text + ("" if explains(event) else event.refusal):
+            self._add("text", said)
         for piece in event.tool_calls:
             self._add("tool_use", piece)
         while event.finish is not None and self._held:
@@ -213,6 +225,7 @@ class MessageStream:
         delta = {
             "stop_reason": stop_reason(last, self._blocks.called, self._refused),
             "stop_sequence": last.stop_text,
+            **stop_details(last),
         }
         shown = usage_object(usage, last.reasoning_tokens, _bill(self.bill, usage, last.estimated))
         return greeting + self._blocks.close() + _sse("message_delta", delta=delta, usage=shown) + STREAM_END
@@ -242,7 +255,7 @@ class MessageBody:
 
     def render(self, sequence: int, event: Event) -> bytes:
         """Nothing is sent before the end."""
-        gather(self._spoken, event)
+        gather(self._spoken, msgspec.structs.replace(event, refusal="") if explains(event) else event)
         self._last = event
         return b""
 
@@ -257,6 +270,7 @@ class MessageBody:
                 "content": self._content(),
                 "stop_reason": stop_reason(last, bool(spoken.calls), bool(spoken.refusal)),
                 "stop_sequence": last.stop_text,
+                **stop_details(last),
                 "usage": usage_object(usage, last.reasoning_tokens, _bill(self.bill, usage, last.estimated)),
             }
         )

@@ -124,7 +124,7 @@ def _tools(params: dict[str, Raw], turns: Turns) -> dict[str, Any]:
 
 def _tool(tool: dict[str, Any]) -> dict[str, Any]:
     function = tool["function"]
-    made = {"name": function["name"], "input_schema": function.get("parameters") or {"type": "object"}}
+    made = {"name": function["name"], "input_schema": {"type": "object", **(function.get("parameters") or {})}}
     if function.get("description"):
         made["description"] = function["description"]
     if function.get("strict"):

@@ -1,0 +1,219 @@
+"""Every dialect before every upstream's dialect, by real clients: what was said arrives, and shown = receipt = posted.
+
+One customer asks it all; at the end his receipts make his bill, and the books verify.
+"""
+
+import json
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+import anthropic
+import openai
+import pytest
+from tests.e2e.test_messages import receipt_of
+from tests.e2e.vendor import CLAUDE_MODEL, MODEL, claude_sold, sold
+from tests.platform import Platform, wait_for
+
+CUSTOMER = "translator"
+PARAMETERS = {"type": "object", "properties": {}}
+FORM = {
+    "type": "object",
+    "properties": {"city": {"enum": ["Bern"]}},
+    "required": ["city"],
+    "additionalProperties": False,
+}
+MARK = {"cache_control": {"type": "ephemeral"}}
+LONG = "The whole of the rules of the house, again and again. " * 20
+Call = tuple[str, Any]
+
+
+@dataclass
+class Seen:
+    """What a client was told, in words that no dialect owns."""
+
+    request_id: str
+    text: str = ""
+    thinking: str = ""
+    calls: list[Call] = field(default_factory=list)
+    reason: str | None = ""
+    prompt: int = 0
+    cached: int = 0
+    output: int = 0
+    thought: int = 0
+    charge: str | None = None
+
+
+@dataclass
+class Books:
+    """What was asked so far."""
+
+    key: str
+    charges_nano: list[int] = field(default_factory=list)
+
+
+@pytest.fixture(scope="module")
+def books(platform: Platform) -> Iterator[Books]:
+    with sold(platform), claude_sold(platform):
+        yield Books(platform.new_customer(CUSTOMER))
+
+
+def user(scene: str) -> Any:
+    return {"role": "user", "content": f"scene: {scene}"}
+
+
+# --- the clients ---------------------------------------------------------------------------------------------------
+
+
+def chat(platform: Platform, key: str, model: str, scene: str, scenario: str, stream: bool) -> Seen:
+    system = {"role": "system", "content": [{"type": "text", "text": LONG, **MARK}] if scenario == "cached" else "Hi"}
+    tools = [{"type": "function", "function": {"name": n, "parameters": PARAMETERS}} for n in ("weather", "time")]
+    extra: Any = {"tools": tools} if scenario == "tools" else {}
+    if scenario == "form":
+        extra = {"response_format": {"type": "json_schema", "json_schema": {"name": "f", "schema": FORM}}}
+    with openai.OpenAI(base_url=f"{platform.url}/v1", api_key=key, max_retries=0) as client:
+        asked = {"model": model, "messages": [system, user(scene)], **extra}
+        if stream:
+            options = {"stream": True, "stream_options": {"include_usage": True}}
+            answer = client.chat.completions.create(**asked, **options)
+            request_id = answer.response.headers["x-request-id"]
+            chunks = list(answer)
+            message, reason = _joined(chunks)
+            usage = chunks[-1].usage
+        else:
+            raw = client.chat.completions.with_raw_response.create(**asked)
+            request_id, whole = raw.headers["x-request-id"], raw.parse()
+            message, reason, usage = whole.choices[0].message.to_dict(), whole.choices[0].finish_reason, whole.usage
+    calls = [
+        (each["function"]["name"], json.loads(each["function"]["arguments"]))
+        for each in message.get("tool_calls") or ()
+    ]
+    assert usage.prompt_tokens + usage.completion_tokens == usage.total_tokens
+    assert usage.prompt_tokens_details.cached_tokens == usage.prompt_cache_hit_tokens
+    assert usage.prompt_cache_hit_tokens + usage.prompt_cache_miss_tokens == usage.prompt_tokens
+    return Seen(
+        request_id,
+        (message.get("content") or "") + (message.get("refusal") or ""),
+        message.get("reasoning_content") or "",
+        calls,
+        reason,
+        usage.prompt_tokens,
+        usage.prompt_cache_hit_tokens,
+        usage.completion_tokens,
+        usage.completion_tokens_details.reasoning_tokens,
+        usage.steelyard["charge"],
+    )
+
+
+def _joined(chunks: list[Any]) -> tuple[dict[str, Any], str | None]:
+    """The message that a stream of chunks makes."""
+    message: dict[str, Any] = {"content": "", "refusal": "", "reasoning_content": ""}
+    calls: dict[int, Any] = {}
+    reason = None
+    for choice in (choice for chunk in chunks for choice in chunk.choices):
+        delta = choice.delta.to_dict()
+        for name in message:
+            message[name] += delta.get(name) or ""
+        for piece in delta.get("tool_calls") or ():
+            call = calls.setdefault(piece["index"], {"function": {"name": "", "arguments": ""}})
+            for name in ("name", "arguments"):
+                call["function"][name] += piece["function"].get(name) or ""
+        reason = choice.finish_reason or reason
+    return {**message, "tool_calls": list(calls.values())}, reason
+
+
+def messages(platform: Platform, key: str, model: str, scene: str, scenario: str, stream: bool) -> Seen:
+    tools = [{"name": name, "input_schema": PARAMETERS} for name in ("weather", "time")]
+    extra: Any = {"tools": tools} if scenario == "tools" else {}
+    if scenario == "form":
+        extra = {"output_config": {"format": {"type": "json_schema", "schema": FORM}}}
+    if scenario == "cached":
+        extra = {"system": [{"type": "text", "text": LONG, **MARK}]}
+    asked = {"model": model, "max_tokens": 2000, "messages": [user(scene)], **extra}
+    with anthropic.Anthropic(base_url=platform.url, api_key=key, max_retries=0) as client:
+        if stream:
+            with client.messages.stream(**asked) as events:
+                whole = events.get_final_message()
+        else:
+            whole = client.messages.create(**asked)
+    usage = whole.usage.to_dict()
+    assert whole.usage.cache_creation_input_tokens is not None
+    seen = Seen(whole.id.replace("msg_", "req_"), reason=whole.stop_reason)
+    for block in whole.content:
+        seen.text += block.text if block.type == "text" else ""
+        seen.thinking += block.thinking if block.type == "thinking" else ""
+        seen.calls += [(block.name, block.input)] if block.type == "tool_use" else []
+    details = whole.to_dict().get("stop_details") or {}
+    seen.text += details.get("explanation") or ""
+    seen.cached = usage["cache_read_input_tokens"]
+    seen.prompt = usage["input_tokens"] + seen.cached + usage["cache_creation_input_tokens"]
+    seen.output = usage["output_tokens"]
+    seen.thought = usage["output_tokens_details"]["thinking_tokens"]
+    seen.charge = usage.get("steelyard", {}).get("charge")  # the library's stream keeps no fields it does not know
+    return seen
+
+
+CLIENTS: dict[str, Callable[..., Seen]] = {"chat": chat, "messages": messages}
+
+
+# --- what is expected ----------------------------------------------------------------------------------------------
+
+SCENES = {
+    MODEL: {"tools": "parallel", "thinking": "reasoning", "refusal": "refusal", "form": "form"},
+    CLAUDE_MODEL: {"tools": "parallel", "thinking": "thinking", "refusal": "refusal", "form": "form"},
+}
+SAID = {
+    (MODEL, "tools"): "",
+    (CLAUDE_MODEL, "tools"): "Let me look.",
+    (MODEL, "refusal"): "I cannot do that.",
+    (CLAUDE_MODEL, "refusal"): "I That could do harm.",
+}
+TEXTS = {"thinking": "42", "form": '{"city": "Bern"}'}
+OUTPUTS = {
+    MODEL: {"tools": 20, "thinking": 9, "refusal": 5, "form": 8},
+    CLAUDE_MODEL: {"tools": 30, "thinking": 9, "refusal": 2, "form": 8},
+}
+REASONS = {
+    "chat": {"tools": "tool_calls", "refusal": {MODEL: "stop", CLAUDE_MODEL: "content_filter"}},
+    "messages": {"tools": "tool_use", "refusal": "refusal"},
+}
+PLAIN_REASON = {"chat": "stop", "messages": "end_turn"}
+
+
+@pytest.mark.parametrize("stream", [False, True], ids=["plain", "stream"])
+@pytest.mark.parametrize("scenario", ["text", "tools", "thinking", "refusal", "form", "cached"])
+@pytest.mark.parametrize("model", [MODEL, CLAUDE_MODEL])
+@pytest.mark.parametrize("client", CLIENTS)
+def test_what_was_said_arrives_and_is_paid_once(
+    platform: Platform, books: Books, client: str, model: str, scenario: str, stream: bool
+) -> None:
+    scene = SCENES[model].get(scenario, "hello")
+    seen = CLIENTS[client](platform, books.key, model, scene, scenario, stream)
+    assert seen.text == SAID.get((model, scenario), TEXTS.get(scenario, "Hello"))
+    assert seen.thinking == ("Let me see." if scenario == "thinking" else "")
+    assert seen.calls == ([("weather", {"city": "Bern"}), ("time", {"zone": "utc"})] if scenario == "tools" else [])
+    reason = REASONS[client].get(scenario, PLAIN_REASON[client])
+    assert seen.reason == (reason[model] if isinstance(reason, dict) else reason)
+    assert seen.output == OUTPUTS[model].get(scenario, 3)
+    assert seen.thought == (6 if scenario == "thinking" else 0)
+    assert (seen.cached > 0) == (model == MODEL or scenario == "cached")
+    found = receipt_of(platform, seen.request_id, books.key)
+    assert (found["prompt_tokens"], found["cached_tokens"], found["output_tokens"]) == (
+        seen.prompt,
+        seen.cached,
+        seen.output,
+    )
+    assert seen.charge in {found["amount"], None}
+    assert (seen.charge is None) == (client == "messages" and stream)
+    books.charges_nano.append(found["amount_nano"])
+
+
+def test_the_bill_is_the_sum_of_the_receipts(platform: Platform, books: Books) -> None:
+    """Stands last: what all of the above was charged is what the books have."""
+    (row,) = [row for row in platform.run("usage", "--by", "tenant") if row["name"] == CUSTOMER]
+    assert (row["requests"], row["charge_nano"]) == (len(books.charges_nano), sum(books.charges_nano))
+    wallet = wait_for(
+        lambda: (w := platform.wallet(CUSTOMER))["held_nano"] == 0 and w, "the last hold to be given back"
+    )
+    assert wallet["balance_nano"] == 100 * 10**9 - sum(books.charges_nano)
+    assert platform.run("verify")["ok"] is True
