@@ -10,14 +10,28 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from tests.fakes.parties import COST, KEY, PRICE, ScriptedUpstream, snapshot
+import msgspec
+from tests.fakes.parties import COST, KEY, OFFER, PRICE, ScriptedUpstream, snapshot
 
 from steelyard.flow import House
 from steelyard.gateway.app import PublicApp
 from steelyard.kernel import limits
 from steelyard.kernel.clock import SystemClock
 from steelyard.kernel.ids import Ids
-from steelyard.kernel.records import Closed, Granted, HoldAsk, Opened, Position, Settlement, Snapshot
+from steelyard.kernel.quantities import Usage
+from steelyard.kernel.records import (
+    Capability,
+    Closed,
+    Event,
+    Granted,
+    HoldAsk,
+    Model,
+    Offer,
+    Opened,
+    Position,
+    Settlement,
+    Snapshot,
+)
 from steelyard.ledger.sublimits import used_of
 from steelyard.ledger.teller import Teller
 from steelyard.metering.energy import EnergyClocks
@@ -29,6 +43,21 @@ from steelyard.rating.rate import rate
 
 MONEY_NANO = 10**12
 TENANT = 1
+
+
+class Scribe(ScriptedUpstream):
+    """Writes its script, and reads whatever it is given to read."""
+
+    async def read(self, offer: Offer, capability: Capability, params: dict[str, msgspec.Raw]) -> Event:
+        parts = msgspec.json.decode(params["input"], type=list[msgspec.Raw])
+        return Event(usage=Usage(3 * len(parts)), finish="stop", found=(msgspec.Raw(b"[0.5]"),) * len(parts))
+
+
+def sold() -> Snapshot:
+    """Model `m` writes, model `e` reads."""
+    reader = msgspec.structs.replace(OFFER, model="e", capabilities=(Capability.EMBEDDING,), max_output_tokens=0)
+    models = snapshot().models | {"e": Model(2, "e", 0, 0, (reader,))}
+    return snapshot(models=models, prices={"m": (PRICE,), "e": (PRICE,)})
 
 
 class NearTeller:
@@ -83,7 +112,7 @@ class Till:
         )
         self._read = Position()
         self._opened: dict[bytes, Opened] = {}
-        self.near = NearTeller(money_nano, snapshot())
+        self.near = NearTeller(money_nano, sold())
         self.house = House(self.near, self._meter, {"fake": upstream}, clock)
         self.app = PublicApp(self.house, NoOffice(), Ids(clock))
         self.settled: list[Settlement] = []

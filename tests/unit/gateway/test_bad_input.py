@@ -12,8 +12,8 @@ from typing import Any
 import pytest
 from hypothesis import given, settings
 from tests.fakes.bodies import BROKEN, encoded, mutated, spoilt
-from tests.fakes.parties import ScriptedUpstream, words
-from tests.fakes.till import TENANT, Said, Till
+from tests.fakes.parties import words
+from tests.fakes.till import TENANT, Said, Scribe, Till
 
 from steelyard.gateway.messages_dialect import is_messages_path
 from steelyard.kernel import limits
@@ -59,6 +59,23 @@ ASKED: dict[str, dict[str, Any]] = {
         "messages": [{"role": "user", "content": [{"type": "text", "text": "Hi"}]}],
         "tools": [{"name": "f", "input_schema": SCHEMA}],
     },
+    "/v1/responses": {
+        "model": "m",
+        "instructions": "Be kind.",
+        "input": [
+            {"type": "message", "role": "user", "content": [{"type": "input_text", "text": "Hi"}]},
+            {"type": "function_call", "call_id": "c1", "name": "f", "arguments": "{}"},
+            {"type": "function_call_output", "call_id": "c1", "output": "4"},
+        ],
+        "tools": [{"type": "function", "name": "f", "parameters": SCHEMA}],
+        "tool_choice": {"type": "function", "name": "f"},
+        "text": {"format": {"type": "json_schema", "name": "x", "schema": SCHEMA}},
+        "reasoning": {"effort": "low"},
+        "max_output_tokens": 5,
+        "metadata": {"a": "b"},
+        "store": False,
+    },
+    "/v1/embeddings": {"model": "e", "input": ["Hi", "Ho"], "encoding_format": "base64", "dimensions": 4},
 }
 FUZZ_S = 1  # a path; no example is begun after this
 PATHS = pytest.mark.parametrize("path", ASKED)
@@ -66,7 +83,7 @@ PATHS = pytest.mark.parametrize("path", ASKED)
 
 @pytest.fixture(scope="module")
 def till(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Till]:
-    made = Till(tmp_path_factory.mktemp("till"), ScriptedUpstream(words("Hel", "lo")))
+    made = Till(tmp_path_factory.mktemp("till"), Scribe(words("Hel", "lo")))
     yield made
     made.close()
 
