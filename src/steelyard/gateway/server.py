@@ -1,9 +1,11 @@
 """uvicorn, set up so that a byte counted as sent has left user space.
 
 Owns the one thing stock uvicorn does not tell: when its write buffer is empty and whether the connection still stands.
-Without it up to 64 KiB of an answer would be billed and die with the process.
+Without it up to 64 KiB of an answer would be billed and die with the process. Hangs up on clients that have fallen
+silent: each would keep a connection, a hold and a model's time for good.
 """
 
+import asyncio
 import logging
 import socket
 from collections.abc import Callable
@@ -16,21 +18,48 @@ from steelyard.gateway.wire import LEFT
 from steelyard.kernel import limits
 from steelyard.kernel.errors import ClientGone
 
+_TICKS_PER_S = 10  # of uvicorn's main loop
+
 
 class ExactProtocol(HttpToolsProtocol):
     """uvicorn's protocol with no write buffer of its own; leaves `LEFT` in every scope."""
+
+    _heard = True  # something came since the last sweep
+    _owes = True  # no request has come whole yet, or the next one has begun
 
     def connection_made(self, transport: Any) -> None:
         transport.set_write_buffer_limits(high=0)
         super().connection_made(transport)
 
+    def data_received(self, data: bytes) -> None:
+        self._heard = True
+        super().data_received(data)
+
     def on_message_begin(self) -> None:
         super().on_message_begin()
+        self._owes = True
         self.scope[LEFT] = self._left  # type: ignore[literal-required]
 
+    def on_message_complete(self) -> None:
+        super().on_message_complete()
+        self._owes = False
+
+    def sweep(self) -> None:
+        """Called at intervals: hang up if the rest of a request has not moved since the last time."""
+        if self._owes and not self._heard:
+            self.transport.abort()
+        self._heard = False
+
     async def _left(self) -> None:
-        if self.flow.write_paused:
-            await self.flow.drain()
+        while self.flow.write_paused:
+            unsent = self.transport.get_write_buffer_size()
+            try:
+                async with asyncio.timeout(limits.CLIENT_SILENCE_S):
+                    await self.flow.drain()
+            except TimeoutError:
+                if self.transport.get_write_buffer_size() >= unsent:
+                    self.transport.abort()
+                    raise ClientGone("the client takes nothing any more") from None
         if self.transport.is_closing():
             raise ClientGone("the connection is closed")
 
@@ -66,6 +95,13 @@ class PublicServer(uvicorn.Server):
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         self.on_drain()
         await super().shutdown(sockets)
+
+    async def on_tick(self, counter: int) -> bool:
+        if counter % max(1, int(limits.CLIENT_SILENCE_S * _TICKS_PER_S)) == 0:
+            for connection in list(self.server_state.connections):
+                if isinstance(connection, ExactProtocol):
+                    connection.sweep()
+        return await super().on_tick(counter)
 
 
 def public_server(app: Any, drain_s: int, on_ready: Callable[[], None]) -> PublicServer:

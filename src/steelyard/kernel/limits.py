@@ -17,6 +17,7 @@ TOOL_CALLS_MAX = 8  # of one answer, where we bound them ourselves
 PART_TOKENS_MAX = 16_384  # an image, a recording or a file in a prompt counts as this much in the worst case
 CALL_MARK_BYTES = 128  # what is written around a tool call or its result in a prompt
 KEEP_ALIVE_S = 75
+CLIENT_SILENCE_S = 120  # one who sends no more of a request, or takes no more of an answer, is hung up on after this
 DRAIN_S = 20  # running streams get this long after SIGTERM
 
 # the worker

@@ -1,6 +1,7 @@
 """The public port over real sockets: framing, hang-ups, back-pressure; upstream and teller are fakes."""
 
 import asyncio
+import contextlib
 import json
 import socket
 import struct
@@ -211,6 +212,61 @@ async def test_a_reader_who_stops_reading_is_not_billed_for_what_we_still_hold(t
         assert closed.end == "client_gone"
         assert 0 < closed.usage.output < 200
         assert received > 0
+
+
+async def test_a_reader_who_never_reads_on_is_hung_up_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(limits, "CLIENT_SILENCE_S", 0.2)
+    script = [Event("x" * 65536, Usage(10, 0, place)) for place in range(1, 501)]
+    upstream = ScriptedUpstream(script)
+    async with Site(tmp_path, upstream).open() as site:
+        with socket.socket() as raw:
+            raw.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+            raw.setblocking(False)
+            loop = asyncio.get_running_loop()
+            await loop.sock_connect(raw, ("127.0.0.1", site.port))
+            await loop.sock_sendall(raw, request(chat(stream=True, max_tokens=500)))
+            await site.until(site.closed, "the close record")
+        (closed,) = site.closed()
+        assert closed.end == "client_gone" and closed.usage.output < 200
+        assert upstream.running == 0
+
+
+@pytest.mark.parametrize("sent", [b"", b"POST /v1/chat", request(chat())[:-5]], ids=["nothing", "half a head", "half"])
+async def test_a_request_that_stops_arriving_is_hung_up_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, sent: bytes
+) -> None:
+    monkeypatch.setattr(limits, "CLIENT_SILENCE_S", 0.1)
+    async with Site(tmp_path, ScriptedUpstream(words("x"))).open() as site:
+        reader, writer = await asyncio.open_connection("127.0.0.1", site.port)
+        writer.write(sent)
+        with contextlib.suppress(ConnectionError):
+            assert await asyncio.wait_for(reader.read(), 10) == b""
+        writer.close()
+        monkeypatch.undo()
+        assert status_of(await site.ask(request(chat()))) == 200
+        assert len(site.closed()) == 1
+
+
+async def test_a_slow_answer_and_a_quiet_connection_are_not_hung_up_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Slow(ScriptedUpstream):
+        async def stream(self, *arguments):  # type: ignore[no-untyped-def]
+            monkeypatch.setattr(limits, "CLIENT_SILENCE_S", 0.1)  # now that the request is there
+            await asyncio.sleep(0.5)
+            async for event in super().stream(*arguments):
+                yield event
+
+    async with Site(tmp_path, Slow(words("x"))).open() as site:
+        reader, writer = await asyncio.open_connection("127.0.0.1", site.port)
+        for _ in range(2):
+            writer.write(request(chat(), last=False))
+            async with asyncio.timeout(10):
+                head = await reader.readuntil(b"\r\n\r\n")
+                await reader.readexactly(int(head.lower().split(b"content-length: ")[1].split(b"\r\n")[0]))
+            await asyncio.sleep(0.3)
+        writer.close()
+        assert [closed.end for closed in site.closed()] == ["complete", "complete"]
 
 
 async def test_an_upstream_failure_is_a_clear_error_without_its_words(tmp_path: Path) -> None:
