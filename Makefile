@@ -10,6 +10,10 @@ PROGRESS := 2>&1 | awk -v tty="$$([ -t 2 ] && echo 1)" ' \
 	/^(Collecting|Installing|Building|Obtaining)/ { n++; \
 		if (tty) printf "\r\033[K  %d  %s %s", n, $$1, $$2; else if (n % 10 == 0) print "  " n " packages …"; fflush() } \
 	/^ERROR/ { print } END { if (tty) printf "\r\033[K" }'
+CLIENTS := .venv-clients
+NODE_CLIENTS := tests/clients/node
+# What some client wants for other vendors, and half a minute of installing can be spared without.
+UNUSED := boto3 botocore s3transfer jmespath tokenizers huggingface-hub hf-xet fsspec filelock zstandard pip setuptools
 PYTEST_ARGS ?=
 KILLS ?= 200
 SEEDS ?= 0..1000
@@ -19,7 +23,7 @@ ARGS ?=
 
 BENCHES := $(filter-out bench-__init__ bench-report bench-house bench-crash,$(patsubst bench/%.py,bench-%,$(wildcard bench/*.py)))
 
-.PHONY: up install dev test check format prove prove-sqlite prove-postgres crash bench simulate lock clean
+.PHONY: up install dev clients test check format prove prove-sqlite prove-postgres crash bench simulate lock clean
 
 up: install ## install into .venv, start the platform, ask the model one question, print the answer and its bill
 	@exec $(BIN)/steelyard up $(ARGS)
@@ -41,6 +45,18 @@ $(VENV)/.dev: $(VENV)/.installed requirements-dev.lock
 	@echo "Installing the test tools into $(VENV) …"
 	@$(PIP) install --require-hashes -r requirements-dev.lock $(PROGRESS)
 	@touch $@
+
+clients: $(CLIENTS)/old/.installed $(CLIENTS)/new/.installed $(NODE_CLIENTS)/node_modules/.package-lock.json ## the client libraries that tests/clients drives, beside .venv
+
+$(CLIENTS)/%/.installed: tests/clients/python/%.lock | $(VENV)/.installed
+	@echo "Installing client libraries into $(CLIENTS)/$* …"
+	@rm -rf $(@D) && $(PYTHON) -m venv --without-pip $(@D)
+	@$(PIP) --python $(@D)/bin/python install --no-compile --no-deps --require-hashes -r $< $(PROGRESS)
+	@touch $@
+
+$(NODE_CLIENTS)/node_modules/.package-lock.json: $(NODE_CLIENTS)/package-lock.json
+	@if command -v npm >/dev/null; then echo "Installing client libraries into $(@D) …"; npm ci --prefix $(NODE_CLIENTS) \
+		--no-audit --no-fund --loglevel=error --ignore-scripts; else echo "No Node here: its clients will not be driven."; fi
 
 test: dev ## the whole suite, two tests at a time; `make test PYTEST_ARGS="-n 0 tests/unit"` for a part of it
 	@BIN=$(BIN) sh tests/browser/find-chromium.sh
@@ -82,6 +98,9 @@ simulate: dev ## the books in seeded worlds full of faults; `make simulate SEEDS
 lock: ## rewrite the lock files from pyproject.toml (needs uv)
 	uv pip compile --quiet --universal --generate-hashes --no-emit-index-url --no-header --python-version 3.11 pyproject.toml -o requirements.lock
 	uv pip compile --quiet --universal --generate-hashes --no-emit-index-url --no-header --python-version 3.11 --group dev -c requirements.lock pyproject.toml -o requirements-dev.lock
+	for each in old new; do uv pip compile --quiet --universal --generate-hashes --no-emit-index-url --no-header --python-version 3.11 \
+		$(addprefix --no-emit-package ,$(UNUSED)) tests/clients/python/$$each.in -o tests/clients/python/$$each.lock; done
+	npm install --prefix $(NODE_CLIENTS) --package-lock-only --omit-lockfile-registry-resolved --no-audit --no-fund
 
 clean:
-	rm -rf $(VENV) dist
+	rm -rf $(VENV) $(CLIENTS) $(NODE_CLIENTS)/node_modules dist

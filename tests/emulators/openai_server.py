@@ -15,8 +15,11 @@ from tests.emulators.reading_scenes import answer_to
 
 Body = dict[str, Any]
 CUT = b"cut"
+HELD = b"held"
+LATER = b"later"
 DONE = b"data: [DONE]\n\n"
 PROMPT, CACHED = 40, 8
+LONG_PROMPT = 400  # with tools: a count below what their text must at least be is not believed
 
 
 def event(value: object) -> bytes:
@@ -103,6 +106,32 @@ def loop(body: Body) -> list[bytes]:
     ]
 
 
+def every_tool(body: Body) -> list[bytes]:
+    """A call of each tool that was offered, its arguments made from its schema; once they are answered, a greeting."""
+    if body["messages"][-1]["role"] == "tool":
+        return [*HELLO, STOP, counted(usage(3, LONG_PROMPT)), DONE]
+    offered = [tool["function"] for tool in body["tools"]]
+    begun = [call(index, "", f"call_{index}", tool["name"]) for index, tool in enumerate(offered)]
+    said = [call(index, json.dumps(filled(tool["parameters"]))) for index, tool in enumerate(offered)]
+    pieces = [delta(tool_calls=[piece]) for pair in zip(begun, said, strict=True) for piece in pair]
+    return [GREETING, *pieces, delta("tool_calls"), counted(usage(20, LONG_PROMPT)), DONE]
+
+
+def filled(schema: Body) -> Any:
+    """The smallest value that such a schema allows."""
+    if "enum" in schema:
+        return schema["enum"][0]
+    if schema.get("type") == "object":
+        return {name: filled(each) for name, each in schema.get("properties", {}).items()}
+    return {"string": "Bern", "integer": 3, "number": 1.5, "boolean": True, "array": []}[schema["type"]]
+
+
+def by_schema(body: Body) -> list[bytes]:
+    """What the demanded schema demands, in two pieces; without one the scene is no scene."""
+    text = json.dumps(filled(body["response_format"]["json_schema"]["schema"]))
+    return [GREETING, delta(content=text[:9]), delta(content=text[9:]), STOP, counted(usage(7)), DONE]
+
+
 def _met(name: str, text: str) -> bytes:
     """An end that says which stop text was met."""
     return event({"choices": [{"index": 0, "delta": {}, "finish_reason": "stop", name: text}]})
@@ -118,6 +147,10 @@ SCENES: dict[str, Callable[[Body], list[bytes]]] = {
     "parallel_zero": unnumbered(0),
     "error_at_once": lambda body: [b"".join([*HELLO, event({"error": {"message": "overloaded"}})])],
     "loop": loop,
+    "tools": every_tool,
+    "schema": by_schema,
+    "held": lambda body: [GREETING, delta(content="Hel"), HELD],
+    "flaky": lambda body: [*HELLO, STOP, counted(usage(3)), DONE],
     "reasoning": lambda body: [
         GREETING,
         delta(reasoning_content="Let me "),
@@ -164,6 +197,7 @@ SCENES: dict[str, Callable[[Body], list[bytes]]] = {
         DONE,
     ],
     "error": lambda body: [*HELLO[:2], event({"error": {"message": "out of memory at /secret", "code": 500}}), DONE],
+    "late_error": lambda body: [*HELLO[:2], LATER, event({"error": {"message": "out of memory", "code": 500}})],
     "abort": lambda body: [*HELLO[:2], delta("abort"), DONE],
     "filtered": lambda body: [*HELLO[:2], delta("content_filter"), counted(usage(2)), DONE],
 }
@@ -184,6 +218,7 @@ class OpenAIServer:
         self._tls = tls
         self.heads: list[bytes] = []
         self.port = 0
+        self._failed: set[str] = set()
         self._loop = asyncio.new_event_loop()
         self._tasks: set[asyncio.Task[Any]] = set()
         self._thread = threading.Thread(target=self._run, daemon=True)
@@ -213,9 +248,13 @@ class OpenAIServer:
         ready.set()
 
     def answer(self, head: bytes, body: Body) -> Iterator[bytes]:
-        """The bytes of an answer, HTTP and all; `CUT` ends the connection."""
+        """The bytes of an answer, HTTP and all; `CUT` ends the connection. `scene: flaky NAME` is busy once."""
         if (read := answer_to(head.split(b" ", 2)[1].decode(), body)) is not None:
             return iter([whole(*read)])
+        name = " ".join(_words(body)) if "messages" in body else ""
+        if name.startswith("flaky ") and name not in self._failed:
+            self._failed.add(name)
+            return answer_of(body, "busy")
         return answer_of(body)
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -228,6 +267,12 @@ class OpenAIServer:
                 self.bodies.append(body)
                 for piece in self.answer(head, body):
                     if piece is CUT:
+                        return
+                    if piece is LATER:  # what was sent has probably been read by then
+                        await asyncio.sleep(0.05)
+                        continue
+                    if piece is HELD:  # until the other side hangs up
+                        await reader.read()
                         return
                     writer.write(piece)
                     await writer.drain()
@@ -244,9 +289,9 @@ def whole(status: int, body: Body) -> bytes:
     return head % (status, len(said)) + said
 
 
-def answer_of(body: Body) -> Iterator[bytes]:
+def answer_of(body: Body, instead: str | None = None) -> Iterator[bytes]:
     """The bytes of an answer, HTTP and all."""
-    name = "hello" if "messages" not in body else _words(body)[0]
+    name = instead or ("hello" if "messages" not in body else _words(body)[0])
     if name in STATUSES:
         said = json.dumps({"error": {"message": f"{name} it is", "type": "x", "code": name}}).encode()
         yield b"HTTP/1.1 %d X\r\ncontent-length: %d\r\n\r\n%b" % (STATUSES[name], len(said), said)
@@ -254,7 +299,7 @@ def answer_of(body: Body) -> Iterator[bytes]:
     yield b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\ntransfer-encoding: chunked\r\n\r\n"
     pieces = SCENES[name](body) if "messages" in body else _completion()
     for piece in pieces:
-        yield piece if piece is CUT else b"%x\r\n%b\r\n" % (len(piece), piece)
+        yield piece if piece in {CUT, HELD, LATER} else b"%x\r\n%b\r\n" % (len(piece), piece)
     yield b"0\r\n\r\n"
 
 

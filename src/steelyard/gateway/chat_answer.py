@@ -164,7 +164,7 @@ class ChatStream:
         if event.refusal:
             pieces.append(self._chunk(sequence, {"refusal": event.refusal}, None, None))
         if event.tool_calls:
-            calls = [_call_delta(piece) for piece in event.tool_calls]
+            calls = [_call_delta(piece) for piece in one_of_each(event.tool_calls)]
             pieces.append(self._chunk(sequence, {"tool_calls": calls}, None, None))
         if event.finish is not None:
             pieces.append(self._chunk(sequence, {}, event.finish, None))
@@ -246,6 +246,18 @@ def usage_shown(usage: Usage, spoken: Sequence[Spoken], bill: Callable[[Usage], 
         return usage_object(usage, reasoning_tokens)
     priced = msgspec.structs.replace(bill(usage), estimated=any(one.estimated for one in spoken))
     return usage_object(usage, reasoning_tokens, priced)
+
+
+def one_of_each(pieces: Sequence[CallPiece]) -> list[CallPiece]:
+    """The pieces of one event with those of the same call put together: a client library takes its first list of
+    calls as it comes, and two entries of one index for two calls."""
+    calls: dict[int, CallPiece] = {}
+    for piece in pieces:
+        begun = calls.setdefault(piece.index, piece)
+        if begun is not piece:
+            name, arguments = (begun.name or "") + (piece.name or ""), begun.arguments + piece.arguments
+            calls[piece.index] = CallPiece(piece.index, begun.id or piece.id, name or None, arguments)
+    return list(calls.values())
 
 
 def _call_delta(piece: CallPiece) -> dict[str, Any]:

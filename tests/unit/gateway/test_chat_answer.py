@@ -106,6 +106,22 @@ def test_parallel_tool_calls_are_streamed_piece_by_piece() -> None:
     assert seen[-2]["usage"]["completion_tokens_details"] == {"reasoning_tokens": 2}
 
 
+def test_pieces_of_one_call_that_came_in_one_read_are_one_entry() -> None:
+    """openai-python keeps the first list of calls as it is, and took two entries of one index for two calls."""
+    said = (CallPiece(0, "call_a", "weather", ""), CallPiece(0, arguments='{"city":'), CallPiece(1, "call_b", "time"))
+    form = ChatStream(order(), 0, include_usage=False)
+    seen = events(form.render(0, Event(tool_calls=(*said, CallPiece(0, arguments='"Bern"}')))))
+    assert seen[-1]["choices"][0]["delta"]["tool_calls"] == [
+        {
+            "index": 0,
+            "id": "call_a",
+            "type": "function",
+            "function": {"name": "weather", "arguments": '{"city":"Bern"}'},
+        },
+        {"index": 1, "id": "call_b", "type": "function", "function": {"name": "time", "arguments": ""}},
+    ]
+
+
 def test_a_body_holds_whole_tool_calls_and_no_empty_text() -> None:
     body = ChatBody(order(), 0)
     for event in CALLS:
