@@ -1,7 +1,6 @@
 """The matrix: which clients are driven, what each is asked in a cell, and what must come back. Starts nothing."""
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 TOOLS: list[dict[str, Any]] = [
@@ -60,12 +59,11 @@ EMPTY = Cell("empty wallet")
 BROKEN = Cell("broken stream", way="stream", scene="late_error")
 RETRIED = Cell("retry", scene="flaky")
 CELLS = (*SERVED, LEFT, EMPTY, BROKEN, RETRIED)
-BY_NAME = {cell.name: cell for cell in CELLS}
 
 
 @dataclass(frozen=True, slots=True)
 class Client:
-    """A client library as it is driven. `unable`: cell → why the library cannot do that by itself."""
+    """A client library as it is driven."""
 
     name: str
     package: str
@@ -74,15 +72,40 @@ class Client:
     path: str  # the endpoint it calls
     refusal: str  # its own error for an empty wallet
     usage_always: bool = False  # its streams show usage without being asked
-    unable: Mapping[str, str] = field(default_factory=dict)
-
-    @property
-    def cells(self) -> list[Cell]:
-        return [cell for cell in CELLS if cell.name not in self.unable]
+    answers_itself: bool = False  # it runs the tools that are called and asks again
+    note: str = ""  # what a reader of the table should know
 
 
 CHAT, MESSAGES, RESPONSES = "/v1/chat/completions", "/v1/messages", "/v1/responses"
 CLIENTS: tuple[Client, ...] = (
     Client("openai-python 1.x", "openai", "old", "openai_chat", CHAT, "APIStatusError"),
+    Client("openai-python", "openai", "new", "openai_chat", CHAT, "APIStatusError"),
     Client("openai-node", "openai", "node", "openai_chat", CHAT, "APIError"),
+    Client("openai-python 1.x, Responses", "openai", "old", "openai_responses", RESPONSES, "APIStatusError", True),
+    Client("openai-python, Responses", "openai", "new", "openai_responses", RESPONSES, "APIStatusError", True),
+    Client("openai-node, Responses", "openai", "node", "openai_responses", RESPONSES, "APIError", True),
+    Client("anthropic-python 0.x", "anthropic", "old", "anthropic_messages", MESSAGES, "APIStatusError", True),
+    Client("anthropic-python", "anthropic", "new", "anthropic_messages", MESSAGES, "PaymentRequiredError", True),
+    Client("AI SDK openai", "@ai-sdk/openai", "node", "ai_sdk_openai", RESPONSES, "AI_APICallError", True),
+    Client(
+        "AI SDK openai-compatible", "@ai-sdk/openai-compatible", "node", "ai_sdk_compatible", CHAT, "AI_APICallError"
+    ),
+    Client(
+        *("langchain-openai", "langchain-openai", "new", "langchain_chat", CHAT, "APIStatusError"),
+        note="its streams show no id of the response; `include_response_headers=True` does.",
+    ),
+    Client(
+        *("langchain-anthropic", "langchain-anthropic", "new", "langchain_messages", MESSAGES, "PaymentRequiredError"),
+        note="its streams show no id of the response, and no usage with `stream_usage=False`.",
+    ),
+    Client(
+        *("pydantic-ai", "pydantic-ai-slim", "new", "pydantic_chat", CHAT, "ModelQuotaExceededError", True, True),
+        note="always asks for usage, and runs the tools itself: a cell with tools is two requests.",
+    ),
+    Client("litellm", "litellm", "new-litellm", "litellm_chat", CHAT, "APIError"),
+    Client(
+        *("llm", "llm", "new-litellm", "llm_cli", CHAT, "APIStatusError", False, True),
+        note="usage is shown with `--usage`, always asked for and logged; it runs the tools itself, and hangs up when "
+        "its process ends.",
+    ),
 )

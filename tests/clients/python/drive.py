@@ -1,7 +1,8 @@
 """Speaks for client libraries: a job a line on stdin, what the client saw as a line on stdout.
 
 Runs in an environment of its own, so it knows nothing of the platform but what stands in a job. Each client has a
-module with a function `cell`; it is imported by the first job that asks for it. What a library prints goes to stderr.
+module with a function `cell`; it is imported by the first job that asks for it. A library's own prints go to stderr,
+and it finds nothing to read.
 """
 
 import importlib
@@ -68,9 +69,10 @@ def told(error: BaseException) -> dict[str, Any]:
 
 
 def main() -> None:
-    answers = os.fdopen(os.dup(1), "w")
+    jobs, answers = os.fdopen(os.dup(0)), os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)
-    for line in sys.stdin:
+    os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
+    for line in jobs:
         job = Job(**json.loads(line))
         said: dict[str, Any] = {}
         try:
