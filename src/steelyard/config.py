@@ -62,6 +62,9 @@ class Settings(BaseSettings):
     ca_file: Path | None = Field(
         None, description="a PEM file of CAs that upstreams' certificates may have beside the system's"
     )
+    store_days: int = Field(
+        limits.STORE_DAYS, ge=0, le=3650, description="days a response is stored for its customer; 0: none is"
+    )
     drain_s: int = Field(limits.DRAIN_S, ge=0, le=3600, description="seconds running streams get at shutdown")
     log_level: Literal["debug", "info", "warning", "error"] = Field("info", description="least level that is logged")
 

@@ -77,7 +77,8 @@ async def paid_request(house: House, ask: Ask, answer: Answer) -> Settlement:
         house.teller.closed()
     if last:
         with suppress(ClientGone):
-            await reading.durable(answer)
+            if house.strict:
+                await reading.durable(answer)
             await answer.send(last)  # to one who is gone as well: what an Idempotency-Key keeps must be whole
     return Settlement(reading.opened, closed)
 
@@ -111,7 +112,7 @@ def route(house: House, caller: Caller, order: Order, terms: Terms) -> Quote:
 
 
 async def relay(house: House, order: Order, quote: Quote, reading: Reading, answer: Answer) -> tuple[End, bytes]:
-    """Call the upstream and pass on what it says. Returns the end, and the bytes that wait until that is durable."""
+    """Call the upstream and pass on what it says. Returns the end, and the bytes that wait until it is on record."""
     total, end, last = Usage(), End.COMPLETE, b""
     upstream = house.upstreams[quote.offer.upstream]
     async with aclosing(call(upstream, quote.offer, order, quote.max_tokens)) as events:
@@ -121,7 +122,7 @@ async def relay(house: House, order: Order, quote: Quote, reading: Reading, answ
             if event.finish is not None and quote.lowered and at_cap(event, quote.max_tokens):
                 end = End.MONEY_ENDED
     closing = answer.closing(total)
-    if house.strict:
+    if house.strict or answer.holds_back:
         closing, last = answer.parted(closing)
     await _deliver(reading, answer, closing, total)
     return end, last

@@ -102,6 +102,7 @@ class FakeAnswer:
     def __init__(self, pieces: int | None = None) -> None:
         self.sent: list[bytes] = []
         self.gone = False
+        self.holds_back = False
         self.quote: Quote | None = None
         self._pieces = pieces
 

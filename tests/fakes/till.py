@@ -93,10 +93,14 @@ class Said:
 
 
 class NoOffice:
+    """Takes responses to be stored, and forgets them."""
+
     connected = True
     series = "w0-1"
 
     async def command(self, op: str, payload: dict[str, Any]) -> Any:
+        if op.startswith("response."):
+            return [] if op == "response.find" else None
         raise AssertionError(f"nobody asked the office for {op}")
 
 

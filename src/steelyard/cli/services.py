@@ -31,6 +31,7 @@ _PROBES_PER_WORKER = 4  # the kernel spreads connections; a living worker misses
 def books_service(settings: Settings, lock: int) -> Service:
     """The books inherit the directory's lock: it is free only when their last write is done."""
     command = [sys.executable, "-m", "steelyard.processes.books", "--data", str(settings.data)]
+    command += ["--store-days", str(settings.store_days)]
     environment = directory_of(settings).environment
     return Service(BOOKS, lambda: command, environment, start_s=limits.RECOVERY_START_S, keep=(lock,))
 
@@ -48,6 +49,7 @@ def worker_service(settings: Settings, number: int, key: str) -> Service:
     command += ["--worker", str(number), "--drain", str(settings.drain_s)]
     command += ["--batch-lines", str(settings.batch_lines)]
     command += ["--strict"] if settings.durability == "strict" else []
+    command += [] if settings.store_days else ["--no-store"]
     command += ["--cors-origins", settings.cors_origins] if settings.cors_origins else []
     command += ["--ca-file", str(settings.ca_file)] if settings.ca_file is not None else []
     environment = {KEY_VARIABLE: key} | directory_of(settings).environment

@@ -6,6 +6,7 @@ admin API come as one application, which is handed what lies under /console and 
 
 import ipaddress
 from collections.abc import Awaitable, Callable, Sequence
+from functools import partial
 from typing import Any, Protocol
 
 import msgspec
@@ -30,6 +31,9 @@ from steelyard.gateway.messages_dialect import BASES, Messages, is_messages_path
 from steelyard.gateway.models import anthropic_list, anthropic_model, openai_list, openai_model
 from steelyard.gateway.once import Desk, Once
 from steelyard.gateway.responses_dialect import Responses
+from steelyard.gateway.responses_exchange import ResponsesExchange
+from steelyard.gateway.responses_places import ResponsePlaces
+from steelyard.gateway.responses_store import Store
 from steelyard.gateway.wire import Receive, Scope, Send, Wire
 from steelyard.identity.keys import authenticate, bearer, is_operator
 from steelyard.jobs.content import Content
@@ -181,23 +185,26 @@ class PublicApp:
         ids: Ids,
         pages: ASGIApp | None = None,
         content: Content | None = None,
+        *,
+        stores: bool = True,
     ) -> None:
-        once = Once(house, office)
+        once, store = Once(house, office), Store(office, is_open=stores)
         messages = endpoint(Messages(), house, ids.next, once)
         count = count_endpoint(Messages(), house, ids.next)
         self._hot: dict[str, Callable[[Scope, Receive, Send], Awaitable[None]]] = {
             CHAT_PATH: endpoint(Chat(), house, ids.next, once),
             COMPLETIONS_PATH: endpoint(Completions(), house, ids.next, once),
-            RESPONSES_PATH: endpoint(Responses(), house, ids.next, once),
+            RESPONSES_PATH: endpoint(Responses(), house, ids.next, once, partial(ResponsesExchange, house, store)),
             EMBEDDINGS_PATH: endpoint(Embeddings(), house, ids.next, once),
             **{f"{base}/messages": messages for base in BASES},
             **{f"{base}/messages/count_tokens": count for base in BASES},
         }
         self._ids = ids
         self._pages = pages
+        stored = ResponsePlaces(house, store).routes()
         kept = [] if content is None else Files(house, office, content, ids.next).routes()
         batches = [] if content is None else Batches(house, office, ids.next).routes()
-        self._rest = rest([*Endpoints(house, office).routes(), *kept, *batches])
+        self._rest = rest([*Endpoints(house, office).routes(), *stored, *kept, *batches])
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "http" and scope["method"] == "POST":

@@ -30,6 +30,7 @@ class Exchange:
 
     caller: Caller | None = None
     asked: Asked
+    holds_back = False
     _bill: Callable[[Usage], Bill]
     _quote: Quote
 
@@ -49,9 +50,12 @@ class Exchange:
     async def order(self) -> Order:
         body = await self._wire.body()
         self._wire.watch()
-        self.asked = self._dialect.read(body, self._scope, self._request_id, self._created_ns)
+        self.asked = await self._read(body)
         self._form = self.asked.form
         return self.asked.order
+
+    async def _read(self, body: bytes) -> Asked:
+        return self._dialect.read(body, self._scope, self._request_id, self._created_ns)
 
     @property
     def gone(self) -> bool:
@@ -119,7 +123,11 @@ def id_headers(request_id: bytes) -> Headers:
 
 
 def endpoint(
-    dialect: Dialect, house: House, next_id: Callable[[], bytes], once: Once | None = None
+    dialect: Dialect,
+    house: House,
+    next_id: Callable[[], bytes],
+    once: Once | None = None,
+    make: Callable[..., Exchange] = Exchange,
 ) -> Callable[[Scope, Receive, Send], Awaitable[None]]:
     """The ASGI callable of a hot URL. Without `once` an Idempotency-Key means nothing."""
 
@@ -127,7 +135,7 @@ def endpoint(
         key = None if once is None else dict(scope["headers"]).get(HEADER)  # 0.7 µs; header() takes 2 to find nothing
         wire = Wire(scope, receive, send) if key is None else RecordingWire(dialect, scope, receive, send)
         request_id = next_id()
-        exchange = Exchange(dialect, wire, scope, request_id, house.clock.now_ns)
+        exchange = make(dialect, wire, scope, request_id, house.clock.now_ns)
 
         async def serve_paid() -> None:
             try:

@@ -8,6 +8,7 @@ from collections.abc import Callable
 from typing import Any
 
 import msgspec
+from msgspec import Raw
 
 from steelyard.gateway.chat_answer import DONE, Bill
 from steelyard.gateway.responses_output import Output
@@ -45,6 +46,8 @@ class _Response:
     def __init__(self, asked: ResponsesOrder, created_ns: int) -> None:
         self.bill: Callable[[Usage], Bill] | None = None
         self._output = Output(asked.order.request_id, is_summarised=asked.is_summarised, is_sealed=asked.is_sealed)
+        self.encoded = b""
+        """The response as it was answered; empty before its end."""
         self._last = Event()
         self._head = {
             "id": response_id(asked.order.request_id),
@@ -57,22 +60,24 @@ class _Response:
         """Nothing is said yet."""
         return self._object("in_progress", [], {})
 
-    def _finished(self, usage: Usage) -> dict[str, Any]:
-        """All is said."""
+    def _finish(self, usage: Usage) -> str:
+        """All is said. Returns the status."""
         reason = _REASONS.get(self._last.finish or "")
         details = {"incomplete_details": {"reason": reason}} if reason else {}
-        self._output.finish("incomplete" if reason else "completed")
-        return self._ended("incomplete" if reason else "completed", usage, details)
+        status = "incomplete" if reason else "completed"
+        self._output.finish(status)
+        self._end(status, usage, details)
+        return status
 
-    def _failed(self, usage: Usage) -> dict[str, Any]:
+    def _fail(self, usage: Usage) -> None:
         """It came to no end; `usage` is what was delivered."""
         self._output.abandon()
-        return self._ended("failed", usage, {"error": {"code": "server_error", "message": _FAILURE}})
+        self._end("failed", usage, {"error": {"code": "server_error", "message": _FAILURE}})
 
-    def _ended(self, status: str, usage: Usage, more: dict[str, Any]) -> dict[str, Any]:
+    def _end(self, status: str, usage: Usage, more: dict[str, Any]) -> None:
         bill = None if self.bill is None else msgspec.structs.replace(self.bill(usage), estimated=self._last.estimated)
         shown = usage_object(usage, self._last.reasoning_tokens, bill)
-        return self._object(status, self._output.items, {**more, "usage": shown})
+        self.encoded = _encode(self._object(status, self._output.items, {**more, "usage": shown}))
 
     def _object(self, status: str, items: list[dict[str, Any]], more: dict[str, Any]) -> dict[str, Any]:
         return {
@@ -126,11 +131,9 @@ class ResponseStream(_Response):
         return b"".join(pieces)
 
     def closing(self, usage: Usage) -> bytes:
-        response = self._finished(usage)
-        said = self._said()
-        return (
-            said + self._greeting() + self._events([(f"response.{response['status']}", {"response": response})]) + DONE
-        )
+        status = self._finish(usage)
+        said = self._said() or self._greeting()
+        return said + self._events([(f"response.{status}", {"response": Raw(self.encoded)})]) + DONE
 
     def parted(self, closing: bytes) -> tuple[bytes, bytes]:
         """What the model said has left before, so all of it may wait."""
@@ -140,7 +143,8 @@ class ResponseStream(_Response):
         """The response as far as it came, and the error that client libraries raise."""
         told = {"code": "server_error", "message": _FAILURE, "param": None}
         error_fields = {**told, "error": {"type": "server_error", **told}}
-        failed = {"response": self._failed(self._delivered)}
+        self._fail(self._delivered)
+        failed = {"response": Raw(self.encoded)}
         return self._said() + self._events([("response.failed", failed), ("error", error_fields)])
 
 
@@ -157,7 +161,8 @@ class ResponseBody(_Response):
         return b""
 
     def closing(self, usage: Usage) -> bytes:
-        return _encode(self._finished(usage))
+        self._finish(usage)
+        return self.encoded
 
     def parted(self, closing: bytes) -> tuple[bytes, bytes]:
         """The answer leaves but for its last brace: until that comes no client takes it for whole."""

@@ -6,7 +6,7 @@ from steelyard.gateway.dialect import Asked
 from steelyard.gateway.errors import error_body, error_headers
 from steelyard.gateway.left import openai_rates
 from steelyard.gateway.responses_answer import STREAM_END, ResponseBody, ResponseStream
-from steelyard.gateway.responses_request import ResponsesOrder, order_of, read_responses
+from steelyard.gateway.responses_request import order_of, read_responses
 from steelyard.gateway.wire import Headers, Scope, header
 from steelyard.kernel.errors import CallerError
 from steelyard.kernel.left import Left
@@ -27,16 +27,13 @@ class Responses:
         return header(scope, b"authorization")
 
     def read(self, body: bytes, scope: Scope, request_id: bytes, created_ns: int) -> Asked:
-        return asked_of(order_of(read_responses(body), request_id), created_ns)
+        """A request that refers to nothing stored, whose answer is not stored either."""
+        parsed = order_of(read_responses(body), request_id)
+        form = ResponseStream if parsed.order.stream else ResponseBody
+        return Asked(parsed.order, form(parsed, created_ns), parsed.unknown, parsed.places, NAMES)
 
     def rates(self, left: Left, now_ns: int) -> Headers:
         return openai_rates(left, now_ns)
 
     def refusal(self, error: CallerError, request_id: bytes) -> tuple[int, Headers, bytes]:
         return error.status, error_headers(error), error_body(error)
-
-
-def asked_of(parsed: ResponsesOrder, created_ns: int) -> Asked:
-    """The order with the form its answer takes."""
-    form = ResponseStream if parsed.order.stream else ResponseBody
-    return Asked(parsed.order, form(parsed, created_ns), parsed.unknown, parsed.places, NAMES)

@@ -120,6 +120,11 @@ class Understood(msgspec.Struct, frozen=True):
         return self.request.store is not False
 
     @property
+    def refers(self) -> bool:
+        """Whether it goes on from something stored, or refers to it."""
+        return self.request.previous_response_id is not None or bool(self.references)
+
+    @property
     def references(self) -> list[str]:
         """Ids of stored items it refers to."""
         items = self.request.input
@@ -132,7 +137,7 @@ class Earlier(msgspec.Struct, frozen=True):
     """What was stored: the items a request goes on from, and those it refers to."""
 
     items: tuple[Item, ...] = ()
-    known: dict[str, Item] = {}
+    known: dict[str, dict[str, Any]] = {}  # by their ids
 
 
 class ResponsesOrder(msgspec.Struct, frozen=True):
@@ -161,10 +166,6 @@ def read_responses(body: bytes) -> Understood:
         raise bad_request("'truncation' may only be 'disabled': nothing is left out of a prompt here.", "truncation")
     if request.stream_options is not None and not request.stream:
         raise bad_request("'stream_options' is only allowed when 'stream' is true.", "stream_options")
-    if request.previous_response_id is not None:
-        raise bad_request(
-            "'previous_response_id' is not supported: nothing is stored here yet.", "previous_response_id"
-        )
     if request.input is None and request.previous_response_id is None:
         raise bad_request("'input' is missing.", "input")
     return Understood(request, fields)
@@ -174,8 +175,6 @@ def order_of(understood: Understood, request_id: bytes, earlier: Earlier | None 
     """The order; `earlier` is what it goes on from and refers to. Raises CallerError 400."""
     request, fields = understood.request, understood.fields
     turns = _turns(request, earlier or Earlier())
-    if request.store:
-        turns.loose.append("store")
     unknown = sorted(fields.keys() - _KNOWN - _REFUSED.keys())
     params = {name: fields[name] for name in (*_SAMPLERS, *unknown) if name in fields}
     params["messages"] = Raw(_encode(turns.turns))
@@ -205,7 +204,7 @@ def order_of(understood: Understood, request_id: bytes, earlier: Earlier | None 
 
 
 def _turns(request: ResponsesRequest, earlier: Earlier) -> Turns:
-    turns = Turns(earlier.known)
+    turns = Turns({item_id: msgspec.convert(item, Item) for item_id, item in earlier.known.items()})
     if request.instructions is not None:
         turns.add(Turn("system", request.instructions), "instructions")
     for item in earlier.items:
@@ -262,7 +261,7 @@ def _echo(request: ResponsesRequest, fields: dict[str, Raw]) -> dict[str, Any]:
         "reasoning": {"effort": reasoning.effort, "summary": reasoning.summary or reasoning.generate_summary},
         "safety_identifier": request.safety_identifier,
         "service_tier": "default",
-        "store": False,
+        "store": request.store is not False,
         "temperature": said("temperature", 1.0),
         "text": {"format": _format(text.format, fields), "verbosity": text.verbosity or "medium"},
         "tool_choice": said("tool_choice", "auto"),

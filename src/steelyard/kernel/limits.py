@@ -142,6 +142,23 @@ JOB_RETRY_S = 5  # before a worker asks again for a job that it could not go on 
 LINE_TRIES_MAX = 3  # of a line whose upstream failed; one that may wait is tried until the deadline
 LINE_WAIT_S = (1, 2, 5, 10, 30)  # between two tries; the last one repeats
 
+# stored responses
+STORE_DAYS = 30  # where no setting says otherwise
+RESPONSE_BYTES_MAX = 16 * 1024 * 1024  # one with its input; more than a body and the longest answer
+RESPONSES_BYTES_PER_TENANT_MAX = 256 * 1024 * 1024  # the oldest give way
+RESPONSES_PENDING_BYTES_MAX = 64 * 1024 * 1024  # taken by the books and not yet written; more answer 429
+RESPONSES_UNKEPT_BYTES_MAX = 64 * 1024 * 1024  # of one worker that the books have not written; further ones are lost
+RESPONSES_BROUGHT_AT_ONCE_MAX = 64  # by one worker; the books' line has room for other commands beside
+RESPONSES_WRITTEN_MAX = 256  # in one transaction
+RESPONSES_SWEPT_MAX = 1000  # in one transaction
+RESPONSES_SWEEP_S = 60
+RESPONSES_DROPPED_MAX = 1000  # deleted ones remembered, so that a late write does not bring them back
+RESPONSE_TAKEN_WAIT_S = 1  # the end of an answer waits this long for the books to have it
+RESPONSE_CHAIN_MAX = 1000  # responses one can go on from, the earlier ones of its conversation included
+RESPONSE_CHAIN_BYTES_MAX = 16 * 1024 * 1024
+RESPONSE_REFERENCES_MAX = 1000  # different stored responses whose items a request refers to
+INPUT_ITEMS_PAGE_MAX = 100
+
 # re-rating
 RERATED_AFTER_S = 60  # a period must have ended this long ago, so that all of it is posted
 CORRECTIONS_MAX = 100_000  # tenants × models of one correction

@@ -32,7 +32,7 @@ from steelyard.ledger.sublimits import running
 from steelyard.ledger.teller import Teller
 from steelyard.processes import rerating
 from steelyard.processes.bookkeeper import Bookkeeper, Settle
-from steelyard.processes.desks import OPS, Desks
+from steelyard.processes.desks import OPS, Desks, Kept
 from steelyard.processes.lending import Lending
 from steelyard.processes.lifeline import watch_parent
 from steelyard.processes.office import Office, transaction
@@ -82,6 +82,8 @@ class Books:
         self._auditor = ThreadPoolExecutor(1, "books-auditor")
         self._sessions: dict[str, Session] = {}
         self._moved = asyncio.Event()
+        self.store_days = limits.STORE_DAYS
+        """How long responses are stored; set it before `serve`."""
         self._listeners: set[Session] = set()
         self._awaited: set[str] = set()  # series that were alive at the start and have not told their holds yet
 
@@ -100,8 +102,8 @@ class Books:
             self.teller.open_wallet(tenant_id, purse)
         self.lending = Lending(self.teller, self._sessions)
         self._posting = PostingLoop(self._bookkeeper, self._thread, self.lending, self._clock, self._tell)
-        content = Content(self._data.files)
-        self._desks = Desks(self._engine, self._thread, self._clock, content, self._sessions, self._posting)
+        kept = Kept(Content(self._data.files), self.store_days)
+        self._desks = Desks(self._engine, self._thread, self._clock, kept, self._sessions, self._posting)
         await self._desks.start(self._bookkeeper.live_series())
         self._posting.on_settled_death = self._settled_death
         self._timekeeper = Timekeeper(self.teller, self._thread, self._office, self._clock)
@@ -151,6 +153,7 @@ class Books:
                 async with asyncio.timeout(limits.RETRY_AFTER_S):
                     await session.gone.wait()
             session.abort()
+        await self._desks.finish()
         await self._thread.run(self._bookkeeper.close)
         await self._thread.run(self._engine.dispose)
         self._thread.shutdown()
@@ -353,8 +356,9 @@ class Books:
         }
 
 
-async def _run(data: DataDir) -> None:
+async def _run(data: DataDir, store_days: int) -> None:
     books = await Books.open(data, SystemClock(), flow.settle)
+    books.store_days = store_days
     await books.serve()
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
@@ -368,7 +372,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run until SIGTERM or until the parent is gone. One line on stderr and 1 when it cannot start."""
     parser = argparse.ArgumentParser(prog="steelyard.processes.books")
     parser.add_argument("--data", type=Path, required=True)
-    data = DataDir.of_child(parser.parse_args(arguments).data)
+    parser.add_argument("--store-days", type=int, default=limits.STORE_DAYS)
+    options = parser.parse_args(arguments)
+    data = DataDir.of_child(options.data)
     structlog.configure(
         wrapper_class=structlog.make_filtering_bound_logger("info"),
         logger_factory=structlog.PrintLoggerFactory(sys.stderr),
@@ -376,7 +382,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         data.prepare()
         with only_writer(data):
-            uvloop.run(_run(data))
+            uvloop.run(_run(data, options.store_days))
     except (StartError, BooksError, WriterLost) as error:
         print(error, file=sys.stderr)
         return 1

@@ -1,8 +1,9 @@
-"""The desks of the books beside the teller's: idempotency keys, customers' files and jobs. One place to start them."""
+"""The desks of the books beside the teller's: idempotency keys, stored responses, customers' files and jobs. One place
+to start them."""
 
 import asyncio
 from collections.abc import Collection
-from typing import Any
+from typing import Any, NamedTuple
 
 from sqlalchemy import Engine
 
@@ -11,10 +12,18 @@ from steelyard.kernel.clock import Clock
 from steelyard.processes.claims import Claims
 from steelyard.processes.job_desk import JobDesk
 from steelyard.processes.posting_loop import PostingLoop, Thread
+from steelyard.processes.shelf import Shelf
 
-_CLAIMS, _JOBS = "claim.", ("file.", "job.")
-OPS = (_CLAIMS, *_JOBS)
+_CLAIMS, _RESPONSES, _JOBS = "claim.", "response.", ("file.", "job.")
+OPS = (_CLAIMS, _RESPONSES, *_JOBS)
 """What the operations of these desks begin with."""
+
+
+class Kept(NamedTuple):
+    """What customers leave with us: where files lie, and for how many days responses are stored."""
+
+    content: Content
+    store_days: int
 
 
 class Desks:
@@ -25,7 +34,7 @@ class Desks:
         engine: Engine,
         thread: Thread,
         clock: Clock,
-        content: Content,
+        kept: Kept,
         seated: Collection[str],
         posting: PostingLoop,
     ) -> None:
@@ -37,11 +46,13 @@ class Desks:
             awaited=posting.absent.__contains__,
             settled=posting.free_up,
         )
-        self._jobs = JobDesk(engine, thread, clock, content, seated.__contains__)
+        self._shelf = Shelf(engine, thread, clock, kept.store_days)
+        self._jobs = JobDesk(engine, thread, clock, kept.content, seated.__contains__)
         self._tasks: set[asyncio.Task[None]] = set()
 
     async def start(self, live: Collection[str]) -> None:
         await self._claims.start(live)
+        await self._shelf.start()
         await self._jobs.start(live)
 
     async def close(self) -> None:
@@ -49,6 +60,10 @@ class Desks:
         if self._tasks:
             await asyncio.wait(self._tasks)
         await self._jobs.close()
+
+    async def finish(self) -> None:
+        """What sessions have brought is written."""
+        await self._shelf.close()
 
     def series_settled(self, series: str) -> None:
         """A worker is dead and its journal is posted."""
@@ -58,5 +73,7 @@ class Desks:
         task.add_done_callback(self._tasks.discard)
 
     async def command(self, op: str, payload: dict[str, Any]) -> object:
+        if op.startswith(_RESPONSES):
+            return await self._shelf.command(op, payload)
         desk = self._claims if op.startswith(_CLAIMS) else self._jobs
         return await desk.command(op, payload)

@@ -56,6 +56,10 @@ class PlayExchange:
             body["temperature"] = msgspec.Raw(self._asked.temperature.encode())
         return parse_chat(msgspec.json.encode(body), self._request_id).order
 
+    @property
+    def holds_back(self) -> bool:
+        return False
+
     def begin(self, order: Order, quote: Quote) -> None:
         self._quote = quote
 

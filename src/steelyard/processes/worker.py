@@ -82,6 +82,7 @@ class Options(NamedTuple):
     cors_origins: str
     batch_lines: int
     ca_file: Path | None
+    stores: bool  # whether responses are stored
 
 
 async def run(data: DataDir, listener: socket.socket, options: Options) -> None:
@@ -101,7 +102,7 @@ async def run(data: DataDir, listener: socket.socket, options: Options) -> None:
     content, lines = Content(data.files), asyncio.Semaphore(options.batch_lines)
     jobs = Runner(JobHouse(teller, BatchGate(house), content, clock, ids.next, lines, options.batch_lines))
     try:
-        app = with_cors(PublicApp(house, teller, ids, pages, content), options.cors_origins)
+        app = with_cors(PublicApp(house, teller, ids, pages, content, stores=options.stores), options.cors_origins)
         running = public_server(app, options.drain_s, on_ready=lambda: print("ready", flush=True))
         stop_with_parent(running)
         working = asyncio.ensure_future(jobs.run())
@@ -155,6 +156,7 @@ def main() -> int:
     parser.add_argument("--cors-origins", default="", help="web pages that may ask, comma-separated")
     parser.add_argument("--ca-file", type=Path, help="CAs that upstreams may have beside the system's")
     parser.add_argument("--batch-lines", type=int, default=2, help="lines of batches that run at once")
+    parser.add_argument("--no-store", action="store_true", help="store no responses")
     parser.add_argument("--strict", action="store_true", help="the last bytes of an answer wait for its close")
     arguments = parser.parse_args()
     # uvicorn takes these signals over while it serves and raises them again when it has drained
@@ -170,7 +172,7 @@ def main() -> int:
     try:
         data = DataDir.of_child(arguments.data)
         told = (arguments.worker, arguments.drain, arguments.strict, arguments.cors_origins, arguments.batch_lines)
-        uvloop.run(run(data, listener, Options(*told, arguments.ca_file)))
+        uvloop.run(run(data, listener, Options(*told, arguments.ca_file, not arguments.no_store)))
     except SteelyardError as error:
         print(error, file=sys.stderr)
         return 1

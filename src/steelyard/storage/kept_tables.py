@@ -1,4 +1,4 @@
-"""Tables of what customers keep here for a while: answers to repeat, files, batches. Rows change and go.
+"""Tables of what customers keep here for a while: answers to repeat, responses, files, batches. Rows change and go.
 
 Times are int64 nanoseconds since 1970 UTC, ids sixteen bytes.
 """
@@ -22,6 +22,21 @@ answers = Table(
     Column("changed_ns", BigInteger, nullable=False, index=True),
     Column("headers", LargeBinary),
     Column("body", LargeBinary),  # customer data; null when there is none or it is no longer kept
+)
+
+# --- stored responses ---------------------------------------------------------------------------------------------
+
+responses = Table(
+    "responses",
+    metadata,
+    Column("id", LargeBinary(16), primary_key=True),  # of the request that made it
+    Column("tenant_id", Integer, nullable=False, index=True),
+    Column("project_id", Integer, nullable=False),
+    Column("previous_id", LargeBinary(16)),  # the response it goes on from
+    Column("created_ns", BigInteger, nullable=False, index=True),
+    Column("size_bytes", BigInteger, nullable=False),
+    Column("input", LargeBinary, nullable=False),  # customer data, JSON: the request's own items
+    Column("body", LargeBinary, nullable=False),  # customer data, JSON: the response as it was answered
 )
 
 # --- files and batches of customers -------------------------------------------------------------------------------

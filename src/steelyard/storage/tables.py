@@ -21,10 +21,10 @@ from sqlalchemy import (
     UniqueConstraint,
 )
 
-from steelyard.storage.kept_tables import answers, files, jobs
+from steelyard.storage.kept_tables import answers, files, jobs, responses
 from steelyard.storage.schema import metadata
 
-__all__ = ["answers", "files", "jobs", "metadata"]  # beside all that is defined here
+__all__ = ["answers", "files", "jobs", "metadata", "responses"]  # beside all that is defined here
 
 _Long = BigInteger().with_variant(Integer(), "sqlite")  # in SQLite only INTEGER is the row's own id, and has 64 bits
 
