@@ -69,18 +69,22 @@ def test_refusals_are_the_librarys_own(client: anthropic.Anthropic, scene: str, 
 def test_it_is_strict(client: anthropic.Anthropic, server: AnthropicServer) -> None:
     user = {"role": "user", "content": "scene: hello"}
     call = {"type": "tool_use", "id": "a", "name": "step", "input": {}}
+    result = {"role": "user", "content": [{"type": "tool_result", "tool_use_id": "a"}]}
+    budget = {"type": "enabled", "budget_tokens": 1024}
     unsigned = {"type": "thinking", "thinking": "Hm", "signature": "made up"}
     wrong: list[dict[str, Any]] = [
         {"messages": [user, user]},
         {"messages": [user, {"role": "assistant", "content": [call]}, user]},
         {"messages": [user, {"role": "assistant", "content": [unsigned]}, user]},
         {"messages": [{"role": "user", "content": [{"type": "text", "text": ""}]}]},
+        {"messages": [user, {"role": "assistant", "content": [call]}, result], "thinking": budget},
         {"extra_body": {"seed": 7}},
         {"thinking": {"type": "enabled", "budget_tokens": 100}},
     ]
     for fields in wrong:
         with pytest.raises(anthropic.BadRequestError):
             client.messages.create(**asked("hello", **fields))
+    client.messages.create(**asked("hello", messages=[user, {"role": "assistant", "content": [call]}, result]))
     with pytest.raises(anthropic.AuthenticationError):
         client.with_options(api_key="wrong").messages.create(**asked("hello"))
 

@@ -74,6 +74,8 @@ def check(head: bytes, body: Body, counting: bool) -> None:
     if not body.get("messages"):
         raise Refused(400, "invalid_request_error", "messages: at least one message is required")
     check_turns(body["messages"])
+    if thinking.get("type") == "enabled":
+        check_thought(body["messages"])
     used = '"type": "tool_use"' in json.dumps(body["messages"])
     if used and not body.get("tools"):
         raise Refused(400, "invalid_request_error", "Requests which have `tool_use` blocks must have `tools` defined")
@@ -104,6 +106,17 @@ def check_turns(messages: list[Body]) -> None:
             check_block(block, f"{at}.content.{number}")
     if waiting:
         raise Refused(400, "invalid_request_error", "messages: the last calls have no results")
+
+
+def check_thought(messages: list[Body]) -> None:
+    """A call that was thought about first comes back with its thinking, for as long as its results are the last."""
+    place = max((n for n, message in enumerate(messages) if message["role"] == "assistant"), default=None)
+    if place is None:
+        return
+    blocks = blocks_of(messages[place])
+    if any(block["type"] == "tool_use" for block in blocks) and "thinking" not in blocks[0]["type"]:
+        why = f"Expected `thinking` or `redacted_thinking`, but found `{blocks[0]['type']}`"
+        raise Refused(400, "invalid_request_error", f"messages.{place}.content.0.type: {why}")
 
 
 def check_block(block: Body, at: str) -> None:

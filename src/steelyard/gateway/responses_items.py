@@ -4,8 +4,6 @@ An assistant's reasoning, words and calls are items of their own here and one tu
 the vendor (searches, shells, …) is refused by name. Knows no engine, no money and no database.
 """
 
-import base64
-import binascii
 from collections.abc import Mapping
 from typing import Any, Literal
 
@@ -13,10 +11,8 @@ import msgspec
 
 from steelyard.gateway.chat_tools import Call, CalledFunction
 from steelyard.gateway.chat_turns import AudioPart, FilePart, ImagePart, Part, TextPart, Turn
+from steelyard.gateway.responses_seal import unsealed
 from steelyard.kernel.errors import CallerError, bad_request
-
-SEALED = "steelyard."
-"""How reasoning begins that we handed out as `encrypted_content`: it is the caller's own, so it is only wrapped."""
 
 
 class InputText(msgspec.Struct, tag="input_text"):
@@ -90,6 +86,7 @@ class Turns:
         self._known = known or {}
         self._called: set[str] = set()
         self._thoughts: dict[str, str] = {}  # reasoning that belongs to the assistant's turn to come, by its place
+        self._proved: list[dict[str, Any]] = []  # the same, as its upstream signed it
         self._is_open = False  # the last turn is an assistant's that the next item may be part of
 
     def add(self, turn: Turn, place: str) -> None:
@@ -98,7 +95,7 @@ class Turns:
         self._append(turn, place)
 
     def _append(self, turn: Turn, place: str) -> None:
-        self._thoughts, self._is_open = {}, turn.role == "assistant"
+        self._thoughts, self._proved, self._is_open = {}, [], turn.role == "assistant"
         self.places.append(place)
         self.turns.append(turn)
 
@@ -138,6 +135,7 @@ class Turns:
 
     def _assistant(self, turn: Turn, place: str) -> None:
         turn.reasoning_content = "\n".join(self._thoughts.values()) if self._thoughts else None
+        turn.thinking_blocks = self._proved or None
         self._append(turn, place)
 
     def _call(self, item: Item, where: str) -> None:
@@ -168,10 +166,12 @@ class Turns:
         here."""
         said = item.content if isinstance(item.content, list) else []
         texts = [part.text for part in said or item.summary or () if isinstance(part, ReasoningText | SummaryText)]
-        text = "".join(texts) or unsealed(item.encrypted_content)
+        kept = unsealed(item.encrypted_content)
+        self._proved += kept.proved
+        text = "".join(texts) or kept.text
         if text:
             self._thoughts[where] = self._thoughts.get(where, "") + text
-        else:
+        elif not kept.blocks:
             self.loose.append(where)
         self._is_open = False
 
@@ -222,18 +222,3 @@ def unknown_item(item_id: str | None, param: str) -> CallerError:
         f"'{param}' refers to {item_id!r}, which is no item of a stored response. Send the item itself.",
         param=param,
     )
-
-
-def sealed(text: str) -> str:
-    """Reasoning as `encrypted_content`, for callers who have nothing stored and hand it back."""
-    return SEALED + base64.urlsafe_b64encode(text.encode()).decode()
-
-
-def unsealed(content: str | None) -> str:
-    """The reasoning in it; empty when it is not ours."""
-    if content is None or not content.startswith(SEALED):
-        return ""
-    try:
-        return base64.urlsafe_b64decode(content[len(SEALED) :]).decode()
-    except (binascii.Error, ValueError):
-        return ""

@@ -9,7 +9,7 @@ from typing import Any
 
 import msgspec
 
-from steelyard.gateway.responses_items import sealed
+from steelyard.gateway.responses_seal import sealed
 from steelyard.kernel.records import CallPiece, Event
 
 Told = tuple[str, dict[str, Any]]
@@ -19,7 +19,7 @@ Told = tuple[str, dict[str, Any]]
 class _Open:
     """An item that is not done. `said` are the pieces of what is growing in it."""
 
-    __slots__ = ("index", "item", "logprobs", "part", "said")
+    __slots__ = ("blocks", "index", "item", "logprobs", "part", "said", "unproved")
 
     def __init__(self, index: int, item: dict[str, Any]) -> None:
         self.index = index
@@ -27,6 +27,8 @@ class _Open:
         self.part: dict[str, Any] | None = None  # of a message or of reasoning
         self.said: list[str] = []
         self.logprobs: list[Any] = []
+        self.unproved: list[str] = []  # reasoning whose block has not ended
+        self.blocks: list[dict[str, Any]] = []  # reasoning as its upstream signed it
 
     @property
     def place(self) -> dict[str, Any]:
@@ -50,6 +52,8 @@ class Output:
         """Add what an event says."""
         if event.reasoning:
             self._think(event.reasoning)
+        if event.signature or event.redacted:
+            self._prove(event)
         if event.text or event.logprobs is not None:
             self._say(event.text, event.logprobs)
         if event.refusal:
@@ -79,14 +83,31 @@ class Output:
     # --- reasoning and words ------------------------------------------------------------------------------------
 
     def _think(self, text: str) -> None:
-        current = self._current
-        if current is None or current.item["type"] != "reasoning":
-            current = self._begin({"id": self._id("rs"), "type": "reasoning", "status": "in_progress", "summary": []})
+        current = self._reasoning()
+        if current.part is None:
             kind, where = ("summary_text", "summary") if self._is_summarised else ("reasoning_text", "content")
             self._begin_part(current, where, {"type": kind, "text": ""})
         current.said.append(text)
+        current.unproved.append(text)
         name = "reasoning_summary_text" if self._is_summarised else "reasoning_text"
         self._tell(f"{name}.delta", **current.place, **self._part_index(current), delta=text)
+
+    def _reasoning(self) -> _Open:
+        """The open reasoning."""
+        current = self._current
+        if current is None or current.item["type"] != "reasoning":
+            current = self._begin({"id": self._id("rs"), "type": "reasoning", "status": "in_progress", "summary": []})
+        return current
+
+    def _prove(self, event: Event) -> None:
+        """A block of reasoning ends that its upstream wants back as it is."""
+        current = self._reasoning()
+        if event.redacted:
+            current.blocks.append({"type": "redacted_thinking", "data": event.redacted})
+            return
+        thinking = "".join(current.unproved)
+        current.unproved.clear()
+        current.blocks.append({"type": "thinking", "thinking": thinking, "signature": event.signature})
 
     def _say(self, text: str, logprobs: msgspec.Raw | None) -> None:
         current = self._message("output_text", {"type": "output_text", "annotations": [], "logprobs": [], "text": ""})
@@ -163,9 +184,9 @@ class Output:
         if one is None:
             return
         self._close_part(one)
-        if one.item["type"] == "reasoning" and self._is_sealed:
+        if one.item["type"] == "reasoning" and (self._is_sealed or one.blocks):
             parts = [*one.item["summary"], *one.item.get("content", ())]
-            one.item["encrypted_content"] = sealed("".join(part["text"] for part in parts))
+            one.item["encrypted_content"] = sealed("".join(part["text"] for part in parts), one.blocks)
         one.item["status"] = status
         self._tell("output_item.done", output_index=one.index, item=_copied(one.item))
 

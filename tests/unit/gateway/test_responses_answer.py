@@ -8,8 +8,8 @@ from tests.unit.gateway.test_chat_answer import CALLS
 
 from steelyard.gateway.chat_answer import Bill
 from steelyard.gateway.responses_answer import STREAM_END, ResponseBody, ResponseStream, usage_object
-from steelyard.gateway.responses_items import unsealed
 from steelyard.gateway.responses_request import order_of, read_responses
+from steelyard.gateway.responses_seal import unsealed
 from steelyard.kernel.errors import UpstreamError
 from steelyard.kernel.quantities import Usage
 from steelyard.kernel.records import CallPiece, Event
@@ -179,7 +179,7 @@ def test_reasoning_as_a_summary_where_one_is_asked_for() -> None:
     ]
     item = seen[8]["item"]
     assert item["summary"] == [{"type": "summary_text", "text": "Hmm"}] and "content" not in item
-    assert unsealed(item["encrypted_content"]) == "Hmm"
+    assert unsealed(item["encrypted_content"]).text == "Hmm"
     assert seen[-1]["response"]["reasoning"]["summary"] == "auto"
 
 
