@@ -76,5 +76,5 @@ def check_wallet(run: Run, client: Client) -> None:
     assert all(row["charge_nano"] == 0 for row in rows if row["end"] == "refused")
     charged = sum(row["charge_nano"] for row in rows)
     assert wallet["balance_nano"] == MONEY_NANO - charged
-    (group,) = [row for row in run.platform.run("usage", "--by", "tenant") if row["name"] == tenant(client)]
+    (group,) = run.asked(f"/admin/v1/usage?by=tenant&tenant={tenant(client)}")["groups"]
     assert (group["requests"], group["charge_nano"]) == (len(rows), charged)

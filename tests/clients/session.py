@@ -32,6 +32,7 @@ class Run:
     platform: Platform
     keys: dict[str, str]
     said: dict[tuple[str, str], Said]
+    kept: dict[str, Any]  # what was asked of the platform already: after the run its answers stay the same
 
     def request_ids(self, client: Client, cell: Cell) -> list[str]:
         """What a client calls an answer ends in its request's digits; one that knows no name of it was alone at its
@@ -46,10 +47,16 @@ class Run:
     def rows(self, client: Client) -> list[Said]:
         """Every usage row of a client, once none of its money is held any more."""
         name = tenant(client)
-        wait_for(lambda: self.platform.wallet(name)["held_nano"] == 0, "the last hold to end")
-        page = self.platform.get(f"/admin/v1/requests?tenant={name}&limit=200", self.platform.operator_key)
-        found: list[Said] = page["rows"]
-        return found
+        if name not in self.kept:
+            wait_for(lambda: self.platform.wallet(name)["held_nano"] == 0, "the last hold to end")
+        return list(self.asked(f"/admin/v1/requests?tenant={name}&limit=200", name)["rows"])
+
+    def asked(self, path: str, name: str = "") -> Any:
+        """The operator's answer at this path, asked for once."""
+        name = name or path
+        if name not in self.kept:
+            self.kept[name] = self.platform.get(path, self.platform.operator_key)
+        return self.kept[name]
 
     def receipts(self, client: Client, cell: Cell) -> list[Said]:
         """The posted receipts of what a cell asked, as the customer sees them."""
@@ -60,12 +67,14 @@ class Run:
             found: Said = self.platform.get(f"/v1/receipts/{request_id}", self.keys[client.name])
             return found if found["state"] == "posted" else None
 
-        posted: Said = wait_for(look, f"the posted receipt of {request_id}")
+        if request_id not in self.kept:
+            self.kept[request_id] = wait_for(look, f"the posted receipt of {request_id}")
+        posted: Said = self.kept[request_id]
         return posted
 
     def detail(self, request_id: str) -> Said:
         """The usage row, the rated lines and the ledger's share of a request, as an operator sees them."""
-        found: Said = self.platform.get(f"/admin/v1/requests/{request_id}", self.platform.operator_key)
+        found: Said = self.asked(f"/admin/v1/requests/{request_id}")
         return found
 
 
@@ -90,7 +99,7 @@ def performed(folder: Path) -> Iterator[Run]:
 
         with ThreadPoolExecutor(8) as pool:
             list(pool.map(ask_all, sorted({client.process for client in there})))
-        yield Run(platform, keys, said)
+        yield Run(platform, keys, said, {})
     assert platform.stop() == 0, platform.text
 
 
