@@ -55,12 +55,13 @@ def steelyard(*arguments: str, data: Path | None = None, check: bool = True) -> 
 
 
 class Platform:
-    """One running installation."""
+    """One running installation. Its embedding model runs where a test wants it: it would come up beside the rest."""
 
-    def __init__(self, data: Path, *options: str, port: int | None = None) -> None:
+    def __init__(self, data: Path, *options: str, port: int | None = None, embeddings: bool = False) -> None:
         self.data = data
         self.port = port or free_port()
         self.options = options
+        self.embeddings = embeddings
         self.lines: list[str] = []
         self.api_key = ""
         self.operator_key = ""
@@ -86,6 +87,8 @@ class Platform:
         environment = {**os.environ, **VENDOR_KEYS, "PYTHONUNBUFFERED": "1", "COLUMNS": "160"}
         if self.authority is not None:
             environment["STEELYARD_CA_FILE"] = str(self.authority.ca_file)
+        if not self.embeddings:
+            environment["STEELYARD_EMBEDDINGS"] = "false"
         self.lines.clear()
         self._process = subprocess.Popen(
             [*command, *self.options],

@@ -49,6 +49,7 @@ class Settings(BaseSettings):
     workers: int = Field(1, ge=1, le=64, description="worker processes on the public port")
     engine: bool = Field(True, description="run a local engine")
     model: Path | None = Field(None, description="a GGUF file to serve instead of the built-in model")
+    embeddings: bool = Field(True, description="run the built-in embedding model beside the engine")
     threads: int = Field(default_factory=_threads, ge=1, le=256, description="CPU threads of the engine")
     slots: int = Field(4, ge=1, le=64, description="sequences the engine decodes at once")
     context: int = Field(4096, ge=256, le=1_048_576, description="tokens of context per sequence")

@@ -1,27 +1,49 @@
-"""The demonstration price book that ships with the package, and its price for any other model.
+"""The demonstration prices that ship with the package, and their price for any other model.
 
-Owns no numbers itself: `demo_prices.toml` does, so that there is one place to read and to copy.
+Owns no numbers itself: the files beside it do, so that there is one place to read and to copy.
 """
 
 import json
 import tomllib
+from collections.abc import Collection
 from importlib.resources import files
+from typing import Any
 
-_FILE = "demo_prices.toml"
+from steelyard.catalog.price_file import SUBJECT_FIELD
+
+_FILE, _EMBEDDING_FILE = "demo_prices.toml", "demo_embedding_prices.toml"
 
 
 def demo_price_text() -> str:
     """The demonstration price file as it ships."""
-    return (files("steelyard.catalog") / _FILE).read_text(encoding="utf-8")
+    return _text(_FILE)
 
 
 def demo_tariff_for(model: str) -> str:
     """A price file that gives `model` the demonstration price of the embedded model."""
-    price = tomllib.loads(demo_price_text())["price"][0] | {"model": model}
+    return _written("price", tomllib.loads(demo_price_text())["price"][0] | {"model": model})
+
+
+def demo_embedding_text(known: Collection[tuple[str, str]]) -> str:
+    """A price file for the built-in embedding model without the (book, subject) that are known; empty when all are."""
+    found = tomllib.loads(_text(_EMBEDDING_FILE))
+    return "".join(
+        _written(book, entry)
+        for book, subject in SUBJECT_FIELD.items()
+        for entry in found[book]
+        if (book, entry[subject]) not in known
+    )
+
+
+def _text(name: str) -> str:
+    return (files("steelyard.catalog") / name).read_text(encoding="utf-8")
+
+
+def _written(book: str, entry: dict[str, Any]) -> str:
     written = {
-        field: value.isoformat() if field == "effective_from" else _quoted(value) for field, value in price.items()
+        field: value.isoformat() if field == "effective_from" else _quoted(value) for field, value in entry.items()
     }
-    return "[[price]]\n" + "".join(f"{field} = {value}\n" for field, value in written.items())
+    return f"[[{book}]]\n" + "".join(f"{field} = {value}\n" for field, value in written.items())
 
 
 def _quoted(text: str) -> str:

@@ -19,7 +19,6 @@ from steelyard.cli.desk import Desk, Line
 from steelyard.cli.services import (
     BOOKS,
     ENGINE,
-    LOCAL_UPSTREAM,
     WORKER,
     books_service,
     engine_service,
@@ -33,6 +32,7 @@ from steelyard.kernel.money import nano_from_text
 from steelyard.processes import scripted
 from steelyard.processes.child import Service
 from steelyard.processes.customers import Crowd, Dice, Wallet
+from steelyard.processes.engine import LOCAL_UPSTREAM
 from steelyard.processes.score import Score, score
 from steelyard.processes.supervisor import Supervisor
 

@@ -1,4 +1,4 @@
-"""`steelyard models`: what can be asked for, and the weights of the built-in model."""
+"""`steelyard models`: what can be asked for, and the weights of the built-in models."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -16,7 +16,7 @@ from steelyard.cli.progress import Steps
 from steelyard.cli.show import Show, count, words
 from steelyard.kernel.quantities import Meter
 from steelyard.kernel.records import Capability, Offer, Tariff
-from steelyard.upstream.weights import fetch
+from steelyard.upstream.weights import MINILM, SMOLLM2, fetch
 
 _COLUMNS = (
     words("Model", "name"),
@@ -50,13 +50,14 @@ def models() -> None:
 @models.command("pull")
 @at_desk
 def models_pull(desk: Desk, show: Show) -> None:
-    """Fetch the built-in model's weights into the user's cache now, so that the first start needs no network."""
+    """Fetch the built-in models' weights into the user's cache now, so that the first start needs no network."""
     if show.as_json:
-        show.json({"path": str(fetch())})
+        show.json({"path": str(fetch()), "embedding_path": str(fetch(weights=MINILM))})
         return
-    with Steps(desk.clock) as steps, steps.step("Weights", "looking for the built-in model") as step:
-        file = fetch(progress=step.progress)
-        step.done(str(file))
+    with Steps(desk.clock) as steps:
+        for title, weights in (("Weights", SMOLLM2), ("Embeddings", MINILM)):
+            with steps.step(title, "looking for the built-in model") as step:
+                step.done(str(fetch(progress=step.progress, weights=weights)))
 
 
 @models.command("list")

@@ -20,11 +20,10 @@ from steelyard.kernel import limits
 from steelyard.kernel.directory import DATABASE_VARIABLE, DataDir
 from steelyard.kernel.errors import StartError, SteelyardError
 from steelyard.processes.child import Service
-from steelyard.processes.engine import KEY_VARIABLE
+from steelyard.processes.engine import EMBEDDING_UPSTREAM, KEY_VARIABLE, LOCAL_UPSTREAM
 from steelyard.processes.supervisor import Check
 
-BOOKS, ENGINE, WORKER = "books", "engine", "worker-"
-LOCAL_UPSTREAM = "local"
+BOOKS, ENGINE, EMBEDDER, WORKER = "books", "engine", "embedder", "worker-"
 _PROBES_PER_WORKER = 4  # the kernel spreads connections; a living worker misses all of them once in 55 rounds
 
 
@@ -41,6 +40,14 @@ def engine_service(settings: Settings, model: Path, key: str, ready: Callable[[s
     command += ["--upstream", LOCAL_UPSTREAM, "--data", str(settings.data), "--threads", str(settings.threads)]
     command += ["--slots", str(settings.slots), "--context", str(settings.context)]
     return Service(ENGINE, lambda: command, environment={KEY_VARIABLE: key, DATABASE_VARIABLE: ""}, ready=ready)
+
+
+def embedder_service(settings: Settings, model: Path, key: str, ready: Callable[[str], Awaitable[None]]) -> Service:
+    """An engine for vectors; its context is what its model has."""
+    command = [sys.executable, "-m", "steelyard.processes.engine", "--model", str(model), "--port", "0", "--embedding"]
+    command += ["--upstream", EMBEDDING_UPSTREAM, "--data", str(settings.data), "--threads", str(settings.threads)]
+    command += ["--slots", str(settings.slots)]
+    return Service(EMBEDDER, lambda: command, environment={KEY_VARIABLE: key, DATABASE_VARIABLE: ""}, ready=ready)
 
 
 def worker_service(settings: Settings, number: int, key: str) -> Service:

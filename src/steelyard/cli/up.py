@@ -15,7 +15,7 @@ from typing import Any
 import click
 import psutil
 
-from steelyard.catalog.demo import demo_price_text, demo_tariff_for
+from steelyard.catalog.demo import demo_embedding_text, demo_price_text, demo_tariff_for
 from steelyard.cli import welcome
 from steelyard.cli.desk import Desk, Line
 from steelyard.cli.directory import directory_lock
@@ -24,12 +24,13 @@ from steelyard.cli.options import data_option, refuse_password
 from steelyard.cli.progress import Steps
 from steelyard.cli.services import (
     BOOKS,
+    EMBEDDER,
     ENGINE,
-    LOCAL_UPSTREAM,
     WORKER,
     books_check,
     books_service,
     check_space,
+    embedder_service,
     engine_check,
     engine_service,
     reachable_host,
@@ -42,9 +43,11 @@ from steelyard.kernel import limits
 from steelyard.kernel.clock import SystemClock
 from steelyard.kernel.directory import DataDir
 from steelyard.kernel.errors import BooksError, SteelyardError
+from steelyard.kernel.records import Capability
+from steelyard.processes.engine import EMBEDDING_UPSTREAM, LOCAL_UPSTREAM
 from steelyard.processes.supervisor import Supervisor
 from steelyard.upstream.gguf import read_gguf
-from steelyard.upstream.weights import fetch
+from steelyard.upstream.weights import MINILM, fetch
 
 _ANSWER_TOKENS_DEFAULT = 512
 
@@ -64,10 +67,12 @@ _ANSWER_TOKENS_DEFAULT = 512
     help="A GGUF file to serve instead of the built-in model.",
 )
 @click.option("--no-engine", is_flag=True, help="Run the books, pages and APIs only.")
+@click.option("--no-embeddings", is_flag=True, help="Run no embedding model beside the engine.")
 @click.option("--open", "open_browser", is_flag=True, help="Open the console in a browser.")
-def up(no_engine: bool, open_browser: bool, **options: Any) -> None:
+def up(no_engine: bool, no_embeddings: bool, open_browser: bool, **options: Any) -> None:
     """Start the platform, ask the model one question, show its bill. Ctrl-C stops, a second one forces."""
-    settings = load_settings(**options, engine=False if no_engine else None)
+    off = {"engine": False if no_engine else None, "embeddings": False if no_embeddings else None}
+    settings = load_settings(**options, **off)
     refuse_password(options["database"])
     data = directory_of(settings)
     data.prepare()
@@ -95,7 +100,7 @@ class Platform:
         self._force = asyncio.Event()
         self._books_run = asyncio.Event()
         self._engine_key = secrets.token_urlsafe(32)
-        self._engine_address = ""
+        self._engine_address = self._embedder_address = ""
         self._model: str | None = None
 
     async def run(self) -> None:
@@ -132,6 +137,8 @@ class Platform:
         if self._open_browser:
             webbrowser.open(f"{url}/console/")
         self._steps.print("Running. Ctrl-C stops it.")
+        if self._settings.engine and self._settings.embeddings:
+            await self._start_embedder()
 
     async def _start_public_side(self) -> None:
         await self._start_books()
@@ -143,7 +150,8 @@ class Platform:
             if not await asyncio.to_thread(self._command, "prices.list", {}):
                 await asyncio.to_thread(self._command, "prices.load", {"text": demo_price_text()})
             # What an earlier start served may be another model, or at an address that is nobody's now.
-            await asyncio.to_thread(self._command, "model.withdraw", {"upstream": LOCAL_UPSTREAM})
+            for upstream in (LOCAL_UPSTREAM, EMBEDDING_UPSTREAM):
+                await asyncio.to_thread(self._command, "model.withdraw", {"upstream": upstream})
         self._books_run.set()
 
     async def _start_engine(self) -> None:
@@ -180,6 +188,40 @@ class Platform:
             "context_tokens": context_tokens,
             "max_output_tokens": context_tokens,
             "default_max_tokens": min(_ANSWER_TOKENS_DEFAULT, context_tokens),
+        }
+        self._command("model.register", registration)
+
+    async def _start_embedder(self) -> None:
+        """The embedding model, once everything else runs: nobody waits for it, and the platform runs without it."""
+        try:
+            with self._steps.step("Embeddings", "looking for the built-in model") as step:
+                model = await asyncio.to_thread(fetch, None, step.progress, MINILM)
+                service = embedder_service(self._settings, model, self._engine_key, self._embedder_ready)
+                await self._supervisor.start(service)
+                step.done(f"serves {read_gguf(model).model_name}")
+        except SteelyardError as error:
+            self._steps.print(f"Embeddings: none. {error}")
+        else:
+            self._supervisor.check(EMBEDDER, engine_check(lambda: self._embedder_address))
+
+    async def _embedder_ready(self, greeting: str) -> None:
+        told = json.loads(greeting)
+        await asyncio.to_thread(self._register_embedder, told["model"], told["address"], told["context_tokens"])
+        self._embedder_address = told["address"]
+
+    def _register_embedder(self, name: str, address: str, context_tokens: int) -> None:
+        priced = {(row["book"], row["subject"]) for row in self._command("prices.list", {})}
+        if missing := demo_embedding_text(priced):
+            self._command("prices.load", {"text": missing})
+        registration = {
+            "name": name,
+            "upstream": EMBEDDING_UPSTREAM,
+            "address": address,
+            "upstream_model": name,
+            "context_tokens": context_tokens,
+            "max_output_tokens": 0,
+            "default_max_tokens": 0,
+            "capabilities": [Capability.EMBEDDING, Capability.RERANK],
         }
         self._command("model.register", registration)
 
@@ -232,7 +274,8 @@ class Platform:
         if self._stop.is_set() and self._supervisor.pids:
             self._steps.print("Stopping: running answers get a moment. Ctrl-C again forces it.")
         patience_s = self._settings.drain_s + limits.STOP_MARGIN_S
-        order = [(WORKER, patience_s), (ENGINE, limits.STOP_MARGIN_S), (BOOKS, patience_s)]
+        engines = [(name, limits.STOP_MARGIN_S) for name in (ENGINE, EMBEDDER)]
+        order = [(WORKER, patience_s), *engines, (BOOKS, patience_s)]
         graceful = asyncio.ensure_future(self._supervisor.stop(order))
         forced = asyncio.ensure_future(self._force.wait())
         await asyncio.wait([graceful, forced], return_when=asyncio.FIRST_COMPLETED)

@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 
 HOST = "127.0.0.1"
 KEY_VARIABLE = "STEELYARD_ENGINE_KEY"
+LOCAL_UPSTREAM, EMBEDDING_UPSTREAM = "local", "local-embedding"
 UNUSABLE = 2
 """Exit code when a start cannot succeed without somebody changing something; one line on stderr says what."""
 
@@ -82,11 +83,12 @@ def _options(arguments: list[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="steelyard-engine", description="Serve one GGUF model on 127.0.0.1.")
     parser.add_argument("--model", type=Path, required=True, help="a GGUF file")
     parser.add_argument("--port", type=int, default=0, help="TCP port; 0 takes a free one")
-    parser.add_argument("--upstream", default="local", help="the name of the energy clock")
+    parser.add_argument("--upstream", default=LOCAL_UPSTREAM, help="the name of the energy clock")
     parser.add_argument("--data", type=Path, required=True, help="the data directory")
     parser.add_argument("--threads", type=int, default=1, help="CPU threads")
     parser.add_argument("--slots", type=int, default=4, help="sequences decoded at once")
     parser.add_argument("--context", type=int, default=4096, help="tokens of context per sequence")
+    parser.add_argument("--embedding", action="store_true", help="a model that makes vectors, not text")
     parser.add_argument("--api-key-env", default=KEY_VARIABLE, help="environment variable that holds the key")
     return parser.parse_args(arguments)
 
@@ -131,6 +133,10 @@ def _serve(options: argparse.Namespace, file: GgufFile, key: str, context: int) 
     params.use_jinja = True
     params.reasoning_format = xllamacpp.common_reasoning_format.COMMON_REASONING_FORMAT_NONE  # no token goes unseen
     params.enable_reasoning = 0
+    if options.embedding:
+        params.embedding = True
+        params.n_batch = params.n_ubatch = context  # an input is read in one step, or not at all
+        params.cache_ram_mib = 0
     if file.model_name.startswith("smollm2"):
         params.chat_template = _CHATML
     try:

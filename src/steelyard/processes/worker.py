@@ -39,7 +39,7 @@ from steelyard.metering.energy import EnergyClocks
 from steelyard.metering.journal import Journal
 from steelyard.metering.meter import Meter
 from steelyard.metering.slots import Slots
-from steelyard.processes.engine import KEY_VARIABLE
+from steelyard.processes.engine import EMBEDDING_UPSTREAM, KEY_VARIABLE, LOCAL_UPSTREAM
 from steelyard.processes.pages import Pages
 from steelyard.upstream.kinds import ByKind
 from steelyard.upstream.pool import Pool
@@ -47,7 +47,6 @@ from steelyard.upstream.protocol import Upstream
 from steelyard.upstream.trust import Trust
 
 log = structlog.get_logger()
-LOCAL_UPSTREAM = "local"
 
 
 class Upstreams(dict[str, Upstream]):
@@ -96,7 +95,8 @@ async def run(data: DataDir, listener: socket.socket, options: Options) -> None:
     journal = Journal.create(directory)
     meter = Meter(journal, Slots.create(directory / "slots", limits.SLOTS_PER_WORKER), clock, EnergyClocks(data.energy))
     pool = Pool(trust)
-    upstreams = Upstreams(pool, {LOCAL_UPSTREAM: os.environ.get(KEY_VARIABLE, "")})
+    key = os.environ.get(KEY_VARIABLE, "")
+    upstreams = Upstreams(pool, {LOCAL_UPSTREAM: key, EMBEDDING_UPSTREAM: key})
     house = House(teller, meter, upstreams, clock, options.strict)
     pages = Pages(house, teller, data, ids)
     content, lines = Content(data.files), asyncio.Semaphore(options.batch_lines)

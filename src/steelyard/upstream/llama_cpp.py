@@ -18,6 +18,7 @@ from steelyard.kernel.records import Capability, Event, Offer
 from steelyard.upstream.calls import CallReader, demanded, grammar_of
 from steelyard.upstream.http1 import header_block
 from steelyard.upstream.llama_answer import Answer, refusal
+from steelyard.upstream.llama_reading import Reader
 from steelyard.upstream.plain_turns import is_plain, joined, need_tools, plain, tools_of, turns_in
 from steelyard.upstream.pool import Pool, Request
 from steelyard.upstream.proofs import without_proofs
@@ -151,7 +152,17 @@ class LlamaCpp:
         return self._with_tools[place]
 
     async def read(self, offer: Offer, capability: Capability, params: dict[str, Raw]) -> Event:
-        raise writes_only(self._name, capability)
+        if capability is Capability.MODERATION:
+            raise writes_only(self._name, capability)
+
+        async def ask(path: str, body: object) -> bytes:
+            async with await self._pool.request(self._request(offer, "POST", path, _encode(body))) as response:
+                if response.status != 200:
+                    said = await response.body(limits.UPSTREAM_ERROR_BYTES_MAX)
+                    raise refusal(self._name, said, response.status)
+                return await response.body(limits.READING_ANSWER_BYTES_MAX)
+
+        return await Reader(self._name, ask, offer.context_tokens).read(capability, params)
 
     async def count(self, offer: Offer, params: dict[str, Raw]) -> int | None:
         """The engine's own template and tokenizer, on the very turns that `stream` would send."""

