@@ -89,9 +89,9 @@ async def hold(house: House, caller: Caller, order: Order) -> Terms:
     model = snapshot.models.get(order.model)
     if model is None:
         raise unknown_model(order.model)
-    offers = choose(model, order.capability)
+    offers, prices = choose(model, order.capability), snapshot.prices.get(model.name, ())
     priced_ns, needs = house.meter.now_ns(), price_needs(order.capability)
-    price = usable(model.name, snapshot.prices.get(model.name, ()), priced_ns, caller.currency, needs)
+    price = usable(model.name, prices, priced_ns, caller.currency, needs, order.tier)
     ask = hold_ask(price, order, caller, bounds(order, model, offers), priced_ns)
     granted = await house.teller.hold(ask)
     if granted.amount_nano < ask.floor_nano:

@@ -11,6 +11,7 @@ from tests.emulators.openai_server import OpenAIServer
 from tests.platform import Platform, wait_for
 
 CHAT = "/v1/chat/completions"
+HALF = [("input", "1"), ("cached_input", "0.1"), ("output", "4")]
 
 
 @pytest.fixture(scope="module")
@@ -74,6 +75,7 @@ def test_a_batch_of_good_and_bad_lines_completes(client, platform: Platform) -> 
         assert body["choices"][0]["message"]["content"] == "Hello"
         receipt = platform.get(f"/v1/receipts/{answer['response']['request_id']}", platform.api_key)
         assert receipt["amount"] == body["usage"]["steelyard"]["charge"]
+        assert [(part["meter"], part["text"]) for part in receipt["lines"]] == HALF
     for error in errors.values():
         assert error["response"]["status_code"] == 400
         assert error["response"]["body"]["error"]["message"]

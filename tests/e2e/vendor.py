@@ -25,6 +25,17 @@ cached_input = "0.2"
 output = "8"
 source = "tests"
 
+[[price]]
+model = "{model}"
+tier = "batch"
+currency = "CNY"
+effective_from = 2026-01-01T00:00:00+08:00
+per = "1M tokens"
+input = "1"
+cached_input = "0.1"
+output = "4"
+source = "tests"
+
 [[cost]]
 upstream = "{upstream}"
 currency = "CNY"

@@ -15,7 +15,7 @@ from steelyard.kernel.clock import NS_PER_HOUR, iso_from_ns
 from steelyard.kernel.errors import CallerError
 from steelyard.kernel.money import CURRENCIES, INT64_MAX, PICO_PER_UNIT, pico_from_text
 from steelyard.kernel.quantities import Meter
-from steelyard.kernel.records import Record, TariffLine
+from steelyard.kernel.records import TIERS, Record, TariffLine
 
 PRICE, COST = "price", "cost"
 SUBJECT_FIELD = {PRICE: "model", COST: "upstream"}
@@ -29,6 +29,7 @@ _FIELDS = {
 }
 _OF_TEXT = frozenset({"cached_input", "output"})
 """A model that only reads (embeddings, ranks, judges) uses neither: both may be left out together."""
+_MAY_HAVE = {PRICE: ("tier",), COST: ()}
 _NUMBERS = frozenset((*_TOKEN_METERS, "cpu_hour", "watts_per_busy_core", "kwh"))
 _DECIMAL = re.compile(r"[0-9]+(\.[0-9]+)?")
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
@@ -44,6 +45,7 @@ class TariffDraft(Record, frozen=True):
     lines: tuple[TariffLine, ...]
     source: str
     watts_milli: int = 0
+    tier: str = ""
 
 
 class PriceFile(Record, frozen=True):
@@ -71,13 +73,13 @@ def parse_price_file(text: str) -> PriceFile:
         raise _refusal([f"This is not TOML: {error}. Correct that line."]) from None
     complaints: list[str] = []
     drafts: list[TariffDraft] = []
-    first_with: dict[tuple[str, str, int], str] = {}
+    first_with: dict[tuple[str, str, str, int], str] = {}
     for place, book, entry in _entries(document, complaints):
         subject = entry.get(SUBJECT_FIELD[book])
         where = f"{place} ({subject[:64]})" if isinstance(subject, str) and subject.isprintable() else place
         try:
             draft = _draft(book, entry)
-            key = (book, draft.subject, draft.effective_from_ns)
+            key = (book, draft.subject, draft.tier, draft.effective_from_ns)
             if key in first_with:
                 raise _Wrong(
                     "effective_from", f"is the same as in {first_with[key]}. Give it another date or remove it"
@@ -117,8 +119,8 @@ def _entries(document: dict[str, Any], complaints: list[str]) -> Iterator[tuple[
 
 def _draft(book: str, entry: dict[str, Any]) -> TariffDraft:
     for field in entry:
-        if field not in _FIELDS[book]:
-            raise _Wrong(field, f"is not known. A [[{book}]] has {', '.join(_FIELDS[book])}")
+        if field not in (*_FIELDS[book], *_MAY_HAVE[book]):
+            raise _Wrong(field, f"is not known. A [[{book}]] has {', '.join((*_FIELDS[book], *_MAY_HAVE[book]))}")
     reads_only = _OF_TEXT.isdisjoint(entry)
     for field in _FIELDS[book]:
         if field not in entry and not (reads_only and field in _OF_TEXT):
@@ -128,7 +130,14 @@ def _draft(book: str, entry: dict[str, Any]) -> TariffDraft:
     check_subject(subject, lambda sentence: _Wrong(SUBJECT_FIELD[book], sentence))
     lines, watts_milli = (_price_lines(entry), 0) if book == PRICE else (_cost_lines(entry), _watts_milli(entry))
     return TariffDraft(
-        book, subject, _currency(entry), _effective_from_ns(entry), lines, _text(entry, "source"), watts_milli
+        book,
+        subject,
+        _currency(entry),
+        _effective_from_ns(entry),
+        lines,
+        _text(entry, "source"),
+        watts_milli,
+        _tier(entry),
     )
 
 
@@ -151,6 +160,15 @@ def _currency(entry: dict[str, Any]) -> str:
     value = _text(entry, "currency")
     if value not in CURRENCIES:
         raise _Wrong("currency", f"{value!r} is not kept by the books. Write one of {', '.join(CURRENCIES)}")
+    return value
+
+
+def _tier(entry: dict[str, Any]) -> str:
+    if "tier" not in entry:
+        return ""
+    value = _text(entry, "tier")
+    if value not in TIERS:
+        raise _Wrong("tier", f"{value!r} is not known. Write {' or '.join(map(repr, TIERS))}, or leave it out")
     return value
 
 

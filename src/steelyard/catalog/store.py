@@ -63,7 +63,7 @@ def load_price_file(connection: Connection, drafts: Iterable[TariffDraft], now_n
     unchanged = 0
     for draft in drafts:
         versions = standing[draft.book].get(draft.subject, ())
-        same_date = [version for version in versions if version.effective_from_ns == draft.effective_from_ns]
+        same_date = [version for version in versions if _is_for_the_same(draft, version)]
         if same_date and _says_the_same(draft, max(same_date, key=newest)):
             unchanged += 1
             continue
@@ -168,6 +168,7 @@ def tariff_of(row: Row[tuple[object, ...]]) -> Tariff:
         lines=msgspec.json.decode(row.lines, type=tuple[TariffLine, ...]),
         source=row.source,
         watts_milli=row.watts_milli,
+        tier=row.tier,
     )
 
 
@@ -189,6 +190,10 @@ def _capabilities_of(text: str) -> tuple[Capability, ...]:
     return tuple(one for one in Capability if one.value in words)
 
 
+def _is_for_the_same(draft: TariffDraft, version: Tariff) -> bool:
+    return (draft.effective_from_ns, draft.tier) == (version.effective_from_ns, version.tier)
+
+
 def _says_the_same(draft: TariffDraft, version: Tariff) -> bool:
     return (draft.currency, set(draft.lines), draft.watts_milli, draft.source) == (
         version.currency,
@@ -207,6 +212,7 @@ def _insert_tariff(connection: Connection, draft: TariffDraft, now_ns: int) -> T
         "loaded_ns": now_ns,
         "source": draft.source,
         "watts_milli": draft.watts_milli,
+        "tier": draft.tier,
         "lines": msgspec.json.encode(draft.lines).decode(),
     }
     inserted = connection.execute(insert(tables.tariffs).values(row).returning(tables.tariffs.c.id))
@@ -218,6 +224,7 @@ def _insert_tariff(connection: Connection, draft: TariffDraft, now_ns: int) -> T
         lines=draft.lines,
         source=draft.source,
         watts_milli=draft.watts_milli,
+        tier=draft.tier,
     )
 
 

@@ -16,15 +16,23 @@ READING_NEEDS = frozenset({Meter.INPUT})
 COST_NEEDS = frozenset({Meter.CPU, Meter.ENERGY})
 
 
-def in_force(versions: Iterable[Tariff], at_ns: int) -> Tariff | None:
-    """The version that prices a request opened at `at_ns`, or None when there is none yet."""
-    begun = (version for version in versions if version.effective_from_ns <= at_ns)
-    return max(begun, key=newest, default=None)
+def in_force(versions: Iterable[Tariff], at_ns: int, tier: str = "") -> Tariff | None:
+    """The version that prices a request of this tier opened at `at_ns`, or None when there is none yet.
+
+    A tier without a price of its own is sold at the normal one.
+    """
+    begun = [version for version in versions if version.effective_from_ns <= at_ns]
+    of_tier = [version for version in begun if version.tier == tier]
+    if not of_tier and tier:
+        return in_force(begun, at_ns)
+    return max(of_tier, key=newest, default=None)
 
 
-def usable(model: str, versions: Iterable[Tariff], at_ns: int, currency: str, needs: Collection[Meter]) -> Tariff:
+def usable(
+    model: str, versions: Iterable[Tariff], at_ns: int, currency: str, needs: Collection[Meter], tier: str = ""
+) -> Tariff:
     """The version in force, if it prices all of `needs` in this currency. Raises CallerError `price_missing`."""
-    found = in_force(versions, at_ns)
+    found = in_force(versions, at_ns, tier)
     if found is None or found.currency != currency or not complete(found, needs):
         raise price_missing(model)
     return found

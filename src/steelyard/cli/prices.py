@@ -84,4 +84,5 @@ def _readable(row: Row) -> Row:
     else:
         per = row["lines"][0]["per"]
         ending = f"per {_UNITS.get(per, f'{per:,} tokens')}"
-    return {**row, "lines": f"{', '.join(parts)} {row['currency']} {ending}"}
+    tier = f"{row['tier']}: " if row["tier"] else ""
+    return {**row, "lines": f"{tier}{', '.join(parts)} {row['currency']} {ending}"}

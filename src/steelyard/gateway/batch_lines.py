@@ -7,6 +7,8 @@ import asyncio
 from collections.abc import Mapping
 from typing import Any
 
+from msgspec.structs import replace
+
 from steelyard.flow import House, paid_request
 from steelyard.gateway.chat_dialect import Chat
 from steelyard.gateway.completion_dialect import Completions
@@ -15,7 +17,7 @@ from steelyard.gateway.exchange import Exchange, at_the_border
 from steelyard.gateway.wire import Headers, Wire
 from steelyard.jobs.run import LineAsk, Said
 from steelyard.kernel.errors import ClientGone, UpstreamError, unknown_key
-from steelyard.kernel.records import Caller, Snapshot
+from steelyard.kernel.records import BATCH_TIER, Caller, Order, Snapshot
 
 ENDPOINTS: Mapping[str, Dialect] = {
     "/v1/chat/completions": Chat(),
@@ -70,7 +72,10 @@ class LineWire(Wire):
 
 
 class LineExchange(Exchange):
-    """One line as the flow sees it. Its answer is kept whole or not at all."""
+    """One line as the flow sees it, at the price of its tier. Its answer is kept whole or not at all."""
+
+    async def order(self) -> Order:
+        return replace(await super().order(), tier=BATCH_TIER)
 
     def parted(self, closing: bytes) -> tuple[bytes, bytes]:
         return closing, b""

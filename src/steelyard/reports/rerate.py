@@ -73,7 +73,8 @@ def book_of(text: str, drafts: Iterable[TariffDraft]) -> Book:
     versions: dict[str, tuple[Tariff, ...]] = defaultdict(tuple)
     for number, draft in enumerate(drafts, 1):
         if draft.book == PRICE:
-            tariff = Tariff(number, draft.subject, draft.currency, draft.effective_from_ns, draft.lines, draft.source)
+            from_ns, source = draft.effective_from_ns, draft.source
+            tariff = Tariff(number, draft.subject, draft.currency, from_ns, draft.lines, source, tier=draft.tier)
             versions[draft.subject] += (tariff,)
     return Book(hashlib.sha256(text.encode()).digest(), dict(versions))
 
@@ -87,19 +88,22 @@ def rerate_period(
     total = connection.execute(select(func.count()).where(*within)).scalar_one()
     columns = (
         usage.tenant_id, usage.model, usage.currency, usage.opened_ns, usage.input, usage.cached_input, usage.output,
-        usage.charge_nano, usage.hold_nano, usage.request_id,
+        usage.charge_nano, usage.hold_nano, usage.request_id, tables.tariffs.c.tier,
     )  # fmt: skip
     credited = _credited(connection, since_ns, until_ns)
     sums: dict[tuple[int, str, str], _Sum] = defaultdict(_Sum)
-    rows = connection.execute(select(*columns).where(*within), execution_options={"yield_per": _EVERY})
+    rows = connection.execute(
+        select(*columns).join(tables.tariffs, tables.tariffs.c.id == usage.price_id).where(*within),
+        execution_options={"yield_per": _EVERY},
+    )
     done = 0
-    for tenant_id, model, currency, opened_ns, fresh, cached, output, charge, hold, request_id in rows:
+    for tenant_id, model, currency, opened_ns, fresh, cached, output, charge, hold, request_id, tier in rows:
         one = sums[tenant_id, model, currency]
         one.requests += 1
         back = credited.get(request_id, 0)
         one.charge += charge - back
         one.overrun += max(0, charge - hold)
-        price = in_force(book.versions.get(model, ()), opened_ns)
+        price = in_force(book.versions.get(model, ()), opened_ns, tier)
         if price is None or price.currency != currency:
             one.unpriced += 1
             again = charge

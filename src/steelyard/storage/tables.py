@@ -100,6 +100,7 @@ tariffs = Table(
     Column("source", Text, nullable=False),
     Column("watts_milli", Integer, nullable=False),
     Column("lines", Text, nullable=False),  # JSON list of TariffLine
+    Column("tier", String(16), nullable=False, server_default=""),  # price book: which requests it is for
     Index(None, "book", "subject", "effective_from_ns"),
 )
 

@@ -169,6 +169,7 @@ def demo() -> tuple[Tariff, Tariff]:
     price, cost = (
         Tariff(0, draft.subject, draft.currency, draft.effective_from_ns, draft.lines, draft.source, draft.watts_milli)
         for draft in parse_price_file(demo_price_text()).tariffs
+        if not draft.tier
     )
     return price, cost
 
@@ -205,3 +206,14 @@ def test_any_model_can_have_the_demonstration_price(name: str) -> None:
 def test_a_model_that_only_reads_is_priced_by_its_input_alone() -> None:
     (draft,) = parse_price_file(PRICE.replace('cached_input = "0.05"\noutput = "1.50"\n', "")).tariffs
     assert draft.lines == (TariffLine(Meter.INPUT, "0.50", 500_000_000_000, 1_000_000),)
+
+
+def test_a_batch_costs_half_in_the_demonstration() -> None:
+    normal, batch, _ = parse_price_file(demo_price_text()).tariffs
+    assert (normal.tier, batch.tier) == ("", "batch")
+    assert [line.pico * 2 for line in batch.lines] == [line.pico for line in normal.lines]
+
+
+def test_a_tier_that_nobody_knows_is_refused() -> None:
+    assert "'flex' is not known" in complaint(PRICE + '\ntier = "flex"\n')
+    assert "'tier': is not known" in complaint(COST + '\ntier = "batch"\n')

@@ -22,7 +22,7 @@ from steelyard.catalog.store import (
 )
 from steelyard.catalog.tariffs import in_force
 from steelyard.kernel.errors import CallerError
-from steelyard.kernel.records import Capability
+from steelyard.kernel.records import BATCH_TIER, Capability
 from steelyard.storage import tables
 from steelyard.storage.database import migrate, open_database
 
@@ -39,18 +39,23 @@ def books(tmp_path: Path) -> Iterator[Connection]:
     engine.dispose()
 
 
+def demo() -> str:
+    """The shipped file without its prices of batches."""
+    return demo_price_text().partition("# The same model in a batch")[0]
+
+
 def load(books: Connection, text: str) -> Loaded:
     return load_price_file(books, parse_price_file(text).tariffs, NOW_NS)
 
 
 def test_loading_twice_inserts_once(books: Connection) -> None:
-    first, second = load(books, demo_price_text()), load(books, demo_price_text())
+    first, second = load(books, demo()), load(books, demo())
     assert ([t.subject for t in first.inserted], first.unchanged) == (["smollm2-135m-instruct", "local"], 0)
     assert second == Loaded((), 2)
 
 
 def test_what_is_stored_is_what_was_loaded(books: Connection) -> None:
-    inserted = load(books, demo_price_text()).inserted
+    inserted = load(books, demo()).inserted
     assert tariffs_by_id(books) == {tariff.id: tariff for tariff in inserted}
     assert tariffs_by_id(books, [inserted[0].id, 99]) == {inserted[0].id: inserted[0]}
     assert tariffs_by_subject(books, PRICE) == {"smollm2-135m-instruct": (inserted[0],)}
@@ -60,14 +65,14 @@ def test_what_is_stored_is_what_was_loaded(books: Connection) -> None:
 
 
 def test_other_numbers_supersede_and_nothing_is_edited(books: Connection) -> None:
-    (old, _) = load(books, demo_price_text()).inserted
-    cheaper = demo_price_text().replace('output = "1.50"', 'output = "1.20"')
+    (old, _) = load(books, demo()).inserted
+    cheaper = demo().replace('output = "1.50"', 'output = "1.20"')
     loaded = load(books, cheaper)
     assert ([t.subject for t in loaded.inserted], loaded.unchanged) == ([old.subject], 1)
     versions = tariffs_by_subject(books, PRICE)[old.subject]
     assert versions == (loaded.inserted[0], old)
     assert in_force(versions, NOW_NS) == loaded.inserted[0]
-    back = load(books, demo_price_text())  # the first numbers again are a third version
+    back = load(books, demo())  # the first numbers again are a third version
     assert len(back.inserted) == 1
     assert back.inserted[0].id > loaded.inserted[0].id
     assert in_force(tariffs_by_subject(books, PRICE)[old.subject], NOW_NS) == back.inserted[0]
@@ -78,12 +83,12 @@ def test_other_numbers_supersede_and_nothing_is_edited(books: Connection) -> Non
     [('"8"', '"9"'), ("a small server", "a big server"), ('currency = "CNY"', 'currency = "USD"')],
 )
 def test_every_difference_makes_a_version(books: Connection, old: str, new: str) -> None:
-    load(books, demo_price_text())
-    assert load(books, demo_price_text().replace(old, new)).inserted
+    load(books, demo())
+    assert load(books, demo().replace(old, new)).inserted
 
 
 def test_a_later_date_stands_before_an_earlier_one(books: Connection) -> None:
-    text = demo_price_text()
+    text = demo()
     (now, _) = load(books, text).inserted
     (later,) = load(books, text[: text.index("[[cost]]")].replace("2026-01-01", "2028-01-01")).inserted
     (early,) = load(books, text[: text.index("[[cost]]")].replace("2026-01-01", "2025-01-01")).inserted
@@ -118,7 +123,7 @@ def test_a_registration_that_cannot_be_is_refused(books: Connection, field: str,
 
 
 def test_the_snapshot_leaves_out_what_nobody_serves(books: Connection) -> None:
-    load(books, demo_price_text())
+    load(books, demo())
     register_model(books, SMOL, NOW_NS)
     parts = snapshot_parts(books)
     assert list(parts.models) == [SMOL.name]
@@ -179,3 +184,20 @@ def test_a_price_that_lacks_what_a_served_model_is_sold_by_is_not_loaded(books: 
     assert caught.value.code == "invalid_price_file"
     assert SMOL.name in caught.value.message and "'output'" in caught.value.message
     assert len(load(books, INPUT_ONLY.format(model="mini")).inserted) == 1
+
+
+def test_a_tier_has_versions_of_its_own_and_the_normal_price_until_then(books: Connection) -> None:
+    load(books, demo())
+    name = "smollm2-135m-instruct"
+    (normal,) = tariffs_by_subject(books, PRICE)[name]
+    assert in_force([normal], NOW_NS, BATCH_TIER) == normal
+    (batch,) = load(books, demo_price_text()).inserted
+    assert (batch.tier, [line.text for line in batch.lines]) == (BATCH_TIER, ["0.25", "0.025", "0.75"])
+    versions = tariffs_by_subject(books, PRICE)[name]
+    assert (in_force(versions, NOW_NS), in_force(versions, NOW_NS, BATCH_TIER)) == (normal, batch)
+    later = demo()[: demo().index("[[cost]]")].replace("2026-01-01", "2026-02-01")
+    (newer,) = load(books, later).inserted
+    versions = tariffs_by_subject(books, PRICE)[name]
+    assert (in_force(versions, NOW_NS), in_force(versions, NOW_NS, BATCH_TIER)) == (newer, batch)
+    assert load(books, demo_price_text()) == Loaded((), 3)
+    assert in_force([batch], NOW_NS) is None, "what is only priced for batches is not sold otherwise"

@@ -139,10 +139,11 @@ def test_prices_are_checked_loaded_and_listed(terminal: Any, tmp_path: Path) -> 
     file = tmp_path / "prices.toml"
     file.write_text(demo_price_text())
     assert "in order" in terminal("prices", "lint", str(file)).out
-    assert len(terminal("prices", "load", str(file), "--json").json["inserted"]) == 2
-    assert terminal("prices", "load", str(file), "--json").json == {"inserted": [], "unchanged": 2}
+    assert len(terminal("prices", "load", str(file), "--json").json["inserted"]) == 3
+    assert terminal("prices", "load", str(file), "--json").json == {"inserted": [], "unchanged": 3}
     listing = terminal("prices", "list").out
     assert "input 0.50, cached input 0.05, output 1.50 CNY per 1M tokens" in listing
+    assert "batch: input 0.25, cached input 0.025, output 0.75 CNY per 1M tokens" in listing
     file.write_text("[[price]]\nmodel = 3\n")
     refused = terminal("prices", "lint", str(file))
     assert (refused.code, refused.out) == (2, "")

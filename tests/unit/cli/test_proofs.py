@@ -92,7 +92,7 @@ def test_rerate_shows_first_and_posts_once(terminal: Terminal, tmp_path: Path) -
 
 
 def test_a_book_without_prices_and_a_period_back_to_front_are_refused(terminal: Terminal, tmp_path: Path) -> None:
-    costs = "[[cost]]" + demo_price_text().split("[[cost]]")[1]
+    costs = "[[cost]]" + demo_price_text().split("[[cost]]")[1].partition("[[price]]")[0]
     (tmp_path / "costs.toml").write_text(costs)
     (tmp_path / "prices.toml").write_text(PRICES)
     assert terminal("rerate", "--from", "7d", "--to", "1d", "--book", str(tmp_path / "costs.toml")).code == 2

@@ -35,8 +35,9 @@ class Shop:
     @classmethod
     def open(cls, books: Connection) -> "Shop":
         shop = cls(books, ManualClock(NOON_NS))
-        price, cost = load_price_file(books, parse_price_file(demo_price_text()).tariffs, NOON_NS).inserted
-        abroad = demo_price_text().replace(SMOL, FAR).replace("CNY", "USD").replace('"local"', '"far"')
+        demo = demo_price_text().partition("# The same model in a batch")[0]
+        price, cost = load_price_file(books, parse_price_file(demo).tariffs, NOON_NS).inserted
+        abroad = demo.replace(SMOL, FAR).replace("CNY", "USD").replace('"local"', '"far"')
         shop.prices = {SMOL: (price, cost)}
         shop.prices[FAR] = load_price_file(books, parse_price_file(abroad).tariffs, NOON_NS).inserted  # type: ignore[assignment]
         return shop

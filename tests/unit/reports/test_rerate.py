@@ -10,7 +10,7 @@ from tests.unit.reports.shop import DAY_NS, NOON_NS, SMOL, Shop, busy_shop
 
 from steelyard.catalog.demo import demo_price_text
 from steelyard.catalog.price_file import parse_price_file
-from steelyard.catalog.store import tariffs_by_id
+from steelyard.catalog.store import load_price_file, tariffs_by_id
 from steelyard.kernel.errors import CallerError
 from steelyard.kernel.quantities import Usage
 from steelyard.ledger.purses import wallet_balances
@@ -71,7 +71,7 @@ def test_the_difference_is_that_of_every_request_rated_again(busy: Shop, output:
     other = book(output)
     found = rerate_period(busy.books, other, 0, busy.clock.now_ns())
     assert found.requests == len(busy.rated)
-    (tariff,) = other.versions[SMOL]
+    tariff = next(version for version in other.versions[SMOL] if not version.tier)
     for one in found.differences:
         mine = [
             r.settlement
@@ -209,3 +209,22 @@ def test_what_was_credited_back_is_not_given_back_again(
     sound(shop)
     (left,) = rerate_period(shop.books, book(output), found.since_ns, found.until_ns).differences
     assert (left.difference_nano, left.wallet_nano) == (0, 0)
+
+
+def test_a_batch_is_rated_again_at_the_prices_of_batches(trading: Shop) -> None:
+    before = all_of(trading, book("1.00"))
+    _, cost = trading.prices[SMOL]
+    (batch,) = load_price_file(trading.books, parse_price_file(demo_price_text()).tariffs, NOON_NS).inserted
+    trading.prices[SMOL] = (batch, cost)
+    trading.sell(trading.request("acme", Usage(0, 0, 1_000_000)))
+    assert trading.rated[-1].charge_nano == 750_000_000
+    sound(trading)
+    dearer = demo_price_text().replace(OUTPUT, 'output = "1.00"').replace('output = "0.75"', 'output = "0.60"')
+    after = all_of(trading, book_of(dearer, parse_price_file(dearer).tariffs))
+
+    def total(found: Rerating) -> int:
+        return sum(one.rerated_nano for one in found.differences)
+
+    assert total(after) - total(before) == 600_000_000
+    only_normal = dearer.partition("# The same model in a batch")[0]
+    assert total(all_of(trading, book_of(only_normal, parse_price_file(only_normal).tariffs))) - total(before) == 10**9
