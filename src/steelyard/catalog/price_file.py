@@ -10,12 +10,13 @@ from collections.abc import Callable, Iterator
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
+from steelyard.catalog.tariffs import TIERS
 from steelyard.kernel import limits
 from steelyard.kernel.clock import NS_PER_HOUR, iso_from_ns
 from steelyard.kernel.errors import CallerError
 from steelyard.kernel.money import CURRENCIES, INT64_MAX, PICO_PER_UNIT, pico_from_text
 from steelyard.kernel.quantities import Meter
-from steelyard.kernel.records import TIERS, Record, TariffLine
+from steelyard.kernel.records import Record, TariffLine
 
 PRICE, COST = "price", "cost"
 SUBJECT_FIELD = {PRICE: "model", COST: "upstream"}

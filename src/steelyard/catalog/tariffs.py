@@ -13,6 +13,9 @@ PRICE_NEEDS = frozenset({Meter.INPUT, Meter.CACHED_INPUT, Meter.OUTPUT})
 """A model is only served while all of these have a price; an explicit 0 is one."""
 READING_NEEDS = frozenset({Meter.INPUT})
 """What only reads has no output tokens and no prefix to keep: a price of its input is a whole price."""
+BATCH_TIER = "batch"
+"""The tier of a batch's lines: they may wait, and often cost less."""
+TIERS = (BATCH_TIER,)
 COST_NEEDS = frozenset({Meter.CPU, Meter.ENERGY})
 
 

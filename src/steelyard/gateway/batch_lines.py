@@ -9,19 +9,24 @@ from typing import Any
 
 from msgspec.structs import replace
 
+from steelyard.catalog.tariffs import BATCH_TIER
 from steelyard.flow import House, paid_request
 from steelyard.gateway.chat_dialect import Chat
 from steelyard.gateway.completion_dialect import Completions
 from steelyard.gateway.dialect import Dialect
+from steelyard.gateway.embedding_dialect import Embeddings
 from steelyard.gateway.exchange import Exchange, at_the_border
+from steelyard.gateway.responses_dialect import Responses
 from steelyard.gateway.wire import Headers, Wire
 from steelyard.jobs.run import LineAsk, Said
 from steelyard.kernel.errors import ClientGone, UpstreamError, unknown_key
-from steelyard.kernel.records import BATCH_TIER, Caller, Order, Snapshot
+from steelyard.kernel.records import Caller, Order, Snapshot
 
 ENDPOINTS: Mapping[str, Dialect] = {
     "/v1/chat/completions": Chat(),
     "/v1/completions": Completions(),
+    "/v1/embeddings": Embeddings(),
+    "/v1/responses": Responses(),
 }
 """What a batch may ask."""
 

@@ -1,19 +1,22 @@
 """The two files a job writes: answers in one, errors in the other, a line each in the shape of the Batch API.
 
 A line counts as kept when it is on the medium; lines that come together share one sync. What an earlier worker kept is
-read at the start, so a line is never run a second time once its answer is kept. One writer at a time (flock).
+read at the start, so a line that was charged is never run again. One writer at a time (flock).
 """
 
 import asyncio
 import fcntl
 import os
+from collections import deque
+from collections.abc import Collection
 from pathlib import Path
 
 import msgspec
 
 from steelyard.jobs.content import Content, write_whole
 from steelyard.jobs.records import Job
-from steelyard.kernel.ids import text_from_id
+from steelyard.kernel import limits
+from steelyard.kernel.ids import id_from_text, text_from_id
 from steelyard.metering.disk import Disk
 
 _disk = Disk()
@@ -40,8 +43,13 @@ class Result(msgspec.Struct, frozen=True):
     error: LineError | None
 
 
+class _Ran(msgspec.Struct, frozen=True):
+    request_id: str
+
+
 class _Known(msgspec.Struct, frozen=True):
     custom_id: str
+    response: _Ran | None = None
 
 
 _decode_known = msgspec.json.Decoder(_Known).decode
@@ -51,17 +59,58 @@ class Appended:
     """A file that only grows, by whole lines. Use it from one loop; `open` blocks."""
 
     def __init__(self, path: Path) -> None:
+        self._path = path
         self._fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         try:
             fcntl.flock(self._fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            self.custom_ids, self.size_bytes = _whole_lines(path)
-            os.ftruncate(self._fd, self.size_bytes)
-            _disk.sync(self._fd)
+            self._read()
         except BaseException:
             os.close(self._fd)
             raise
-        self._durable_bytes = self.size_bytes
         self._syncing: asyncio.Future[None] | None = None
+
+    def _read(self) -> None:
+        """Find the whole lines; a line torn by a crash was never kept."""
+        self.custom_ids: set[str] = set()
+        self.last: deque[bytes] = deque(maxlen=limits.LINES_IN_DOUBT_MAX)
+        """Requests behind the last lines that were there already, the latest last."""
+        self.size_bytes = 0
+        with self._path.open("rb") as file:
+            for raw in file:
+                known = _known(raw)
+                if known is None:
+                    break
+                self.custom_ids.add(known.custom_id)
+                if known.response is not None:
+                    self.last.append(id_from_text(known.response.request_id))
+                self.size_bytes += len(raw)
+        os.ftruncate(self._fd, self.size_bytes)
+        _disk.sync(self._fd)
+        self._durable_bytes = self.size_bytes
+
+    def forget(self, request_ids: Collection[bytes]) -> None:
+        """Take the lines of these requests out again: another file takes the place of this one. Blocks."""
+        other = self._path.with_name(f"{self._path.name}.new")
+        fd = os.open(other, os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
+        try:
+            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            size = 0
+            with self._path.open("rb") as file:
+                for raw in file:
+                    known = _known(raw)
+                    ran = None if known is None else known.response
+                    if ran is None or id_from_text(ran.request_id) not in request_ids:
+                        write_whole(fd, raw, size)
+                        size += len(raw)
+            _disk.sync(fd)
+            other.replace(self._path)
+            _disk.sync_directory(self._path.parent)
+        except BaseException:
+            os.close(fd)
+            raise
+        os.close(self._fd)
+        self._fd = fd
+        self._read()
 
     async def append(self, line: bytes) -> None:
         """Return when the line is on the medium. Raises OSError; what the file had before stands."""
@@ -102,8 +151,21 @@ class Results:
         except BaseException:
             self._output.close()
             raise
+        self._take()
+
+    def _take(self) -> None:
         self._answered = self._output.custom_ids
         self._failed = self._errors.custom_ids - self._answered
+
+    @property
+    def last_answers(self) -> list[bytes]:
+        """The requests whose answers were kept last before this one began."""
+        return [*self._output.last]
+
+    def forget_answers(self, request_ids: Collection[bytes]) -> None:
+        """These were kept and never counted: their lines run again. Blocks."""
+        self._output.forget(request_ids)
+        self._take()
 
     @property
     def completed(self) -> int:
@@ -151,17 +213,11 @@ def _response_line(custom_id: str, status: int, request_id: bytes, body: bytes) 
     return msgspec.json.encode(Result(text_from_id(request_id, "batch_req"), custom_id, response, None)) + b"\n"
 
 
-def _whole_lines(path: Path) -> tuple[set[str], int]:
-    """The custom ids of all whole lines, and where the last one ends: a line torn by a crash was never kept."""
-    found: set[str] = set()
-    end = 0
-    with path.open("rb") as file:
-        for raw in file:
-            if not raw.endswith(b"\n"):
-                break
-            try:
-                found.add(_decode_known(raw).custom_id)
-            except msgspec.DecodeError:
-                break
-            end += len(raw)
-    return found, end
+def _known(raw: bytes) -> _Known | None:
+    """What a line is about; None when it is not whole."""
+    if not raw.endswith(b"\n"):
+        return None
+    try:
+        return _decode_known(raw)
+    except msgspec.DecodeError:
+        return None

@@ -103,6 +103,11 @@ class Run:
         if job.state is JobState.VALIDATING and not await self._validated():
             return
         self._results = results = await asyncio.to_thread(Results, house.content, job)
+        try:
+            await self._forget_uncounted(results)
+        except BaseException:
+            results.close()
+            raise
         watch = asyncio.ensure_future(self._keep_reporting())
         try:
             await self._until_over(self._run_lines(results), watch)
@@ -131,6 +136,14 @@ class Run:
             return False
         await self._insist(JobState.IN_PROGRESS)
         return True
+
+    async def _forget_uncounted(self, results: Results) -> None:
+        """A worker that died between keeping an answer and counting it sold nothing: those lines run again."""
+        last = results.last_answers
+        if last:
+            uncounted = await self._house.desk.command("job.uncounted", {"requests": last})
+            if uncounted:
+                await asyncio.to_thread(results.forget_answers, frozenset(uncounted))
 
     # --- lines --------------------------------------------------------------------------------------------------
 

@@ -4,6 +4,7 @@ A row of `files` is what makes content visible: it is put in when the content is
 an unknown id. Knows no socket, no HTTP and no bytes of a file.
 """
 
+from collections.abc import Sequence
 from typing import Any
 
 import msgspec
@@ -12,6 +13,7 @@ from sqlalchemy import Connection, Row, delete, func, insert, or_, select, updat
 from steelyard.jobs.records import BATCH_PURPOSE, Job, JobState, Page, StoredFile
 from steelyard.kernel import limits
 from steelyard.kernel.errors import CallerError, bad_request, overloaded
+from steelyard.kernel.records import End
 from steelyard.storage import tables
 
 _files, _jobs = tables.files.c, tables.jobs.c
@@ -129,6 +131,16 @@ def change_job(connection: Connection, job: Job) -> None:
     """Write the job as it is now."""
     values = _values(job)
     connection.execute(update(tables.jobs).where(_jobs.id == values.pop("id")).values(values))
+
+
+def uncounted(connection: Connection, request_ids: Sequence[bytes]) -> list[bytes]:
+    """Which of these died with their worker before anything of them was counted. One that is not posted yet is not."""
+    usage = tables.usage.c
+    nothing = usage.input + usage.cached_input + usage.output == 0
+    query = select(usage.request_id).where(
+        usage.request_id.in_(request_ids), usage.end == End.WORKER_DIED.value, nothing
+    )
+    return list(connection.execute(query).scalars())
 
 
 # --- pages ----------------------------------------------------------------------------------------------------------

@@ -39,11 +39,6 @@ class Caller(Record, frozen=True):
 # --- what is sold -------------------------------------------------------------------------------------------------
 
 
-BATCH_TIER = "batch"
-"""The tier of a batch's lines: they may wait, and often cost less."""
-TIERS = (BATCH_TIER,)
-
-
 class TariffLine(Record, frozen=True):
     """`pico` pico-units buy `per` of the meter's units; `text` is the price as the source wrote it."""
 
@@ -57,7 +52,6 @@ class Tariff(Record, frozen=True):
     """One dated version of what a model's customers pay (price book) or of what an upstream costs us (cost book).
 
     `id` is the version that receipts name. `watts_milli` (cost books only) is the modelled power of one busy core.
-    `tier` (price books only) says which requests it is for; empty: all that have no price of their tier.
     """
 
     id: int
@@ -67,7 +61,7 @@ class Tariff(Record, frozen=True):
     lines: tuple[TariffLine, ...]
     source: str = ""
     watts_milli: int = 0
-    tier: str = ""
+    tier: str = ""  # price books only: which requests it is for; empty: all without a price of their tier
 
 
 class Capability(StrEnum):
@@ -228,7 +222,7 @@ class Order(Record, frozen=True):
     prompts: tuple[msgspec.Raw, ...] = ()  # a completion's, one per sequence: a text or a list of token ids
     capability: Capability = Capability.TEXT
     parts: int = 1  # inputs or documents, each of which has the model's context for itself
-    tier: str = ""  # which of the model's prices count, see BATCH_TIER; fixed with the tariff when it is opened
+    tier: str = ""  # which of the model's prices count (catalog.tariffs); fixed with the tariff
 
 
 class Terms(Record, frozen=True):

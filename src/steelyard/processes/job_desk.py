@@ -45,6 +45,12 @@ class Seeking(Record, frozen=True):
     jobs: tuple[bytes, ...]
 
 
+class Doubted(Record, frozen=True):
+    """Requests whose answers were kept by a worker that may have died."""
+
+    requests: tuple[bytes, ...]
+
+
 class JobDesk:
     """One per books process."""
 
@@ -69,12 +75,14 @@ class JobDesk:
             "job.cancel": self._job_cancel,
             "job.claim": self._job_claim,
             "job.report": self._job_report,
+            "job.uncounted": self._job_uncounted,
         }
         self._takes: dict[str, Any] = {
             "file.add": StoredFile,
             "job.add": Job,
             "job.claim": Seeking,
             "job.report": Progress,
+            "job.uncounted": Doubted,
         }
 
     async def start(self, live: Collection[str]) -> None:
@@ -183,6 +191,9 @@ class JobDesk:
         if any(getattr(job, name) != value for name, value in values.items()):
             job = await self._change(job, **values)
         return job.state
+
+    async def _job_uncounted(self, doubted: Doubted) -> object:
+        return await self._transact(store.uncounted, doubted.requests)
 
     async def _end(self, job: Job, progress: Progress, values: dict[str, Any], now_ns: int) -> Job:
         ended = replace(

@@ -20,9 +20,9 @@ from steelyard.catalog.store import (
     tariffs_by_subject,
     withdraw_upstream,
 )
-from steelyard.catalog.tariffs import in_force
+from steelyard.catalog.tariffs import BATCH_TIER, in_force
 from steelyard.kernel.errors import CallerError
-from steelyard.kernel.records import BATCH_TIER, Capability
+from steelyard.kernel.records import Capability
 from steelyard.storage import tables
 from steelyard.storage.database import migrate, open_database
 
