@@ -68,7 +68,7 @@ class Customer:
         caller = self._caller
         return HoldAsk(self._ids.next(), caller.tenant_id, HOLD_NANO, 1, caller.project_id, caller.key_id)
 
-    def opened(self, ask: HoldAsk) -> Opened:
+    def opened(self, ask: HoldAsk, lease: str = "") -> Opened:
         price, cost = self._tariffs
         return Opened(
             request_id=ask.request_id,
@@ -86,6 +86,7 @@ class Customer:
             max_tokens=100,
             sequences=1,
             stream=True,
+            lease=lease,
         )
 
     def closed(self, opened: Opened, dice: Random) -> Closed:

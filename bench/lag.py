@@ -53,8 +53,8 @@ async def run(data: DataDir, number: int) -> tuple[list[float], float]:
 
         async def one() -> None:
             ask = customer.ask()
-            await watch.hold(ask)
-            opened = customer.opened(ask)
+            granted = await watch.hold(ask)
+            opened = customer.opened(ask, granted.lease)
             journal.append(opened)
             journal.append(customer.closed(opened, dice))
             watch.closed_ns[ask.request_id] = time.monotonic_ns()
@@ -67,8 +67,9 @@ async def run(data: DataDir, number: int) -> tuple[list[float], float]:
             made += due
             await asyncio.sleep(TICK_S)
         rate = made / (time.monotonic() - started)
-        while watch.closed_ns:
-            await asyncio.sleep(TICK_S)
+        async with asyncio.timeout(SECONDS):
+            while watch.closed_ns:
+                await asyncio.sleep(TICK_S)
         journal.close()
     return watch.lags_ms, rate
 
