@@ -1,7 +1,7 @@
-"""`make bench-holds`: what a hold costs, in the teller itself and through its Unix socket.
+"""`make bench-holds`: what a hold costs, in the teller itself, through its Unix socket, and out of a lease.
 
-A hold is asked for and given back. Through the socket the real books process answers: one after the other, and 64 at
-once.
+A hold is asked for and given back. Through the socket the real books process answers, one after the other and 64 at
+once, for a wallet that is worth too few holds to lend from; out of a lease nobody is asked.
 """
 
 import asyncio
@@ -13,7 +13,9 @@ import uvloop
 
 from bench import house
 from bench.report import RUNS_MIN, Report
+from steelyard.kernel import limits
 from steelyard.kernel.directory import DataDir
+from steelyard.kernel.money import NANO_PER_UNIT
 from steelyard.ledger.teller import Teller
 from steelyard.ledger.teller_client import TellerClient
 
@@ -21,15 +23,17 @@ IN_PROCESS = 200_000
 SERIAL = 10_000
 AT_ONCE = 64
 CROWDED = 100_000
+ASKED = house.TOPUP * NANO_PER_UNIT // (limits.LEASE_WALLET_WORST_CASES_MIN - 10)
+"""Nano of a hold of which the wallet covers 64 at once, but not so many that it is lent from."""
 
 
-async def through_socket(data: DataDir, number: int) -> tuple[float, float, float]:
+async def through_socket(data: DataDir, number: int, want_nano: int) -> tuple[float, float, float]:
     """p50 and p99 of a hold in µs, and holds/s with 64 in flight."""
     client = TellerClient()
     async with house.worker(data, client, number) as customer:
         took_us: list[float] = []
         for _ in range(SERIAL):
-            ask = customer.ask()
+            ask = customer.ask(want_nano)
             started_ns = time.perf_counter_ns()
             await client.hold(ask)
             took_us.append((time.perf_counter_ns() - started_ns) / 1e3)
@@ -37,7 +41,7 @@ async def through_socket(data: DataDir, number: int) -> tuple[float, float, floa
 
         async def one_of_many() -> None:
             for _ in range(CROWDED // AT_ONCE):
-                ask = customer.ask()
+                ask = customer.ask(want_nano)
                 await client.hold(ask)
                 client.release(ask.request_id)
 
@@ -67,13 +71,18 @@ def main() -> int:
     with house.places() as places, house.books(places["SQLite"]):
         data = places["SQLite"]
         direct = [uvloop.run(in_process(data, number)) for number in range(RUNS_MIN)]
-        runs = [uvloop.run(through_socket(data, RUNS_MIN + number)) for number in range(RUNS_MIN)]
+        wants = {"through the socket": ASKED, "out of a lease": house.HOLD_NANO}
+        runs = {
+            what: [uvloop.run(through_socket(data, RUNS_MIN * turn + number, nano)) for number in range(RUNS_MIN)]
+            for turn, (what, nano) in enumerate(wants.items(), 1)
+        }
     first = "in the teller, with release"
     report.add(first, direct)
-    report.add("through the socket, p50", [run[0] for run in runs], first)
-    report.add("through the socket, p99", [run[1] for run in runs], first)
-    report.add("through the socket, 64 in flight, each", [1e6 / run[2] for run in runs], first)
-    report.add("through the socket, 64 in flight, holds/s", [run[2] for run in runs])
+    for what, some in runs.items():
+        report.add(f"{what}, p50", [run[0] for run in some], first)
+        report.add(f"{what}, p99", [run[1] for run in some], first)
+        report.add(f"{what}, 64 in flight, each", [1e6 / run[2] for run in some], first)
+        report.add(f"{what}, 64 in flight, holds/s", [run[2] for run in some])
     report.finish()
     return 0
 

@@ -21,6 +21,7 @@ from steelyard.ledger.teller_client import TellerClient
 from steelyard.processes import scripted
 
 HOLD_NANO = 1_000_000
+TOPUP = 1_000_000
 _PRICES = scripted.PRICES.format(input="0.50", cached_input="0.05", output="1.50")
 
 
@@ -64,9 +65,9 @@ class Customer:
         self._caller = caller
         self._tariffs = client.snapshot.prices[scripted.MODEL][0].id, client.snapshot.costs[scripted.UPSTREAM][0].id
 
-    def ask(self) -> HoldAsk:
+    def ask(self, want_nano: int = HOLD_NANO) -> HoldAsk:
         caller = self._caller
-        return HoldAsk(self._ids.next(), caller.tenant_id, HOLD_NANO, 1, caller.project_id, caller.key_id)
+        return HoldAsk(self._ids.next(), caller.tenant_id, want_nano, 1, caller.project_id, caller.key_id)
 
     def opened(self, ask: HoldAsk, lease: str = "") -> Opened:
         price, cost = self._tariffs
@@ -101,7 +102,7 @@ async def worker(data: DataDir, client: TellerClient, number: int = 0) -> AsyncI
     if scripted.MODEL not in client.snapshot.prices:
         await client.command("prices.load", {"text": _PRICES})
         await client.command("tenant.add", {"name": "acme"})
-        await client.command("wallet.topup", {"tenant": "acme", "amount": "1000000"})
+        await client.command("wallet.topup", {"tenant": "acme", "amount": str(TOPUP)})
         await client.command("key.add", {"tenant": "acme", "name": "bench"})
     while not client.snapshot.callers:
         await asyncio.sleep(0.01)

@@ -32,6 +32,7 @@ from steelyard.ledger.sublimits import running
 from steelyard.ledger.teller import Teller
 from steelyard.processes import rerating
 from steelyard.processes.bookkeeper import Bookkeeper, Settle
+from steelyard.processes.collector import look_less_often
 from steelyard.processes.desks import OPS, Desks, Kept
 from steelyard.processes.lending import Lending
 from steelyard.processes.lifeline import watch_parent
@@ -364,6 +365,7 @@ async def _run(data: DataDir, store_days: int) -> None:
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, books.stop)
     watch_parent(loop, books.stop)
+    look_less_often()
     print("ready", flush=True)
     await books.run()
 
