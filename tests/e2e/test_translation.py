@@ -294,19 +294,24 @@ def test_a_message_hands_signed_thinking_back(platform: Platform, books: Books, 
     assert (turn, message.content[0].text) == (3, "Hello")
 
 
-def test_a_response_hands_signed_thinking_back(platform: Platform, books: Books) -> None:
+@pytest.mark.parametrize("store", [False, True], ids=["handed", "stored"])
+def test_a_response_hands_signed_thinking_back(platform: Platform, books: Books, store: bool) -> None:
     tool: Any = {"type": "function", "name": "step", "parameters": STEP, "strict": False}
+    before: Any = {}
     items: list[Any] = [user("loop 3")]
     with openai.OpenAI(base_url=f"{platform.url}/v1", api_key=books.key, max_retries=0) as client:
         for turn in range(4):  # noqa: B007
-            asked: Any = {"model": CLAUDE_MODEL, "input": items, "tools": [tool], "store": False}
-            response = client.responses.create(**asked, include=["reasoning.encrypted_content"], extra_body=THINK)
+            asked: Any = {"model": CLAUDE_MODEL, "input": items, "tools": [tool], "store": store, **before}
+            response = client.responses.create(**asked, extra_body=THINK)
             paid(platform, books, response.id.replace("resp_", "req_"))
             calls = [item for item in response.output if item.type == "function_call"]
             if not calls:
                 break
             result = {"type": "function_call_output", "call_id": calls[0].call_id, "output": "done"}
-            items += [*(item.to_dict() for item in response.output), result]
+            if store:
+                items, before = [result], {"previous_response_id": response.id}
+            else:
+                items += [*(item.to_dict() for item in response.output), result]
     assert (turn, response.output_text) == (3, "Hello")
 
 

@@ -86,7 +86,7 @@ class Options(NamedTuple):
 
 async def run(data: DataDir, listener: socket.socket, options: Options) -> None:
     """Serve until stopped. Raises StartError or BooksError when the books or the journal cannot be had."""
-    trust = Trust.of(options.ca_file)
+    trust = Trust.of(options.ca_file) if options.ca_file is not None else None
     clock = SystemClock()
     ids = Ids(clock)
     teller = TellerClient()

@@ -192,12 +192,13 @@ class Pool:
         loop = asyncio.get_running_loop()
         host.connecting += 1
         try:
+            tls = await self._trusting() if host.tls_name else None
             async with asyncio.timeout(self._connect_s):
                 _, connection = await loop.create_connection(
                     lambda: Connection(request.upstream, lambda lost: self._lost(host, lost)),
                     request.host,
                     request.port,
-                    ssl=self._trusting() if host.tls_name else None,
+                    ssl=tls,
                     server_hostname=host.tls_name or None,
                 )
         except TimeoutError:
@@ -221,9 +222,9 @@ class Pool:
             self._sweeper = loop.call_later(self._sweep_s, self._sweep)
         return connection
 
-    def _trusting(self) -> Trust:
+    async def _trusting(self) -> Trust:
         if self._trust is None:
-            self._trust = Trust.of()
+            self._trust = await asyncio.to_thread(Trust.of)  # reads a hundred certificates: streams would stand still
         return self._trust
 
     def _give_back(self, host: _Host, connection: Connection) -> None:
@@ -232,8 +233,8 @@ class Pool:
         if self._closed or not (connection.resting or connection.reusable):
             connection.abort()  # `_lost` follows and gives the next turn
             return
-        if host.tls_name and not connection.used and (session := connection.session) is not None:
-            self._trusting().sessions[host.tls_name] = session
+        if self._trust is not None and not connection.used and (session := connection.session) is not None:
+            self._trust.sessions[host.tls_name] = session
         connection.rest()
         if not host.next_turn(connection):
             host.busy.discard(connection)

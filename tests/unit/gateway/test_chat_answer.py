@@ -149,3 +149,26 @@ def test_usage_carries_the_charge_and_says_when_counts_are_estimates() -> None:
     shown, _ = events(stream.closing(USAGE))
     assert shown["usage"]["steelyard"] == {"charge": "0.013", "currency": "CNY", "estimated": True}
     assert shown["service_tier"] == "default" and shown["system_fingerprint"].startswith("steelyard-")
+
+
+def test_signed_thinking_is_given_whole_to_be_handed_back() -> None:
+    said = (
+        Event(reasoning="Fir"),
+        Event(reasoning="st", signature="s1"),
+        Event(redacted="x"),
+        Event("42", USAGE, "stop"),
+    )
+    blocks = [
+        {"type": "thinking", "thinking": "First", "signature": "s1"},
+        {"type": "redacted_thinking", "data": "x"},
+    ]
+    asked = order()
+    stream, whole = ChatStream(asked, 0, False), ChatBody(asked, 0)
+    seen = []
+    for event in said:
+        whole.render(0, event)
+        for line in stream.render(0, event).split(b"\n\n")[:-1]:
+            seen += json.loads(line.removeprefix(b"data: "))["choices"][0]["delta"].get("thinking_blocks", [])
+    assert seen == [{"index": place, **block} for place, block in enumerate(blocks)]
+    message = json.loads(whole.closing(USAGE))["choices"][0]["message"]
+    assert (message["thinking_blocks"], message["reasoning_content"]) == (blocks, "First")

@@ -131,6 +131,24 @@ def test_a_text_between_pieces_of_a_call_waits_for_its_end() -> None:
     ]  # fmt: skip
 
 
+def test_signed_thinking_keeps_its_blocks_and_signatures() -> None:
+    said = (
+        Event(reasoning="Fir"),
+        Event(reasoning="st", signature="sig-1"),
+        Event(redacted="ciphertext"),
+        Event(signature="sig-2"),  # of thinking whose words are kept back by its upstream
+        Event("42", USAGE, "stop"),
+    )
+    wanted = [
+        {"type": "thinking", "thinking": "First", "signature": "sig-1"},
+        {"type": "redacted_thinking", "data": "ciphertext"},
+        {"type": "thinking", "thinking": "", "signature": "sig-2"},
+        {"type": "text", "text": "42"},
+    ]
+    assert blocks_of(streamed(*said)) == wanted
+    assert body(*said)["content"] == wanted
+
+
 def test_thinking_may_be_left_out() -> None:
     (block,) = blocks_of(streamed(Event(reasoning="secret"), Event("", USAGE, "stop"), shown=False))
     assert block["thinking"] == "" and block["signature"]
@@ -153,6 +171,17 @@ def test_reasons_to_stop(last: Event, reason: str, sequence: str | None) -> None
     whole = body(last)
     assert (whole["stop_reason"], whole["stop_sequence"]) == (reason, sequence)
     assert streamed(last)[-2]["delta"] == {"stop_reason": reason, "stop_sequence": sequence}
+
+
+def test_an_upstreams_own_reasons_are_passed_on() -> None:
+    for reason, finish in (("pause_turn", "stop"), ("model_context_window_exceeded", "length")):
+        assert body(Event("x", USAGE, finish, ended_by=reason))["stop_reason"] == reason
+    refused = Event("I ", USAGE, "content_filter", refusal="Harm.", ended_by="refusal")
+    details = {"type": "refusal", "category": None, "explanation": "Harm."}
+    whole, delta = body(refused), streamed(refused)[-2]["delta"]
+    assert whole["content"] == [{"type": "text", "text": "I "}], "its word about the answer is no part of it"
+    assert (whole["stop_reason"], whole["stop_details"]) == ("refusal", details)
+    assert (delta["stop_reason"], delta["stop_details"]) == ("refusal", details)
 
 
 def test_a_refusal_is_said_in_a_text() -> None:

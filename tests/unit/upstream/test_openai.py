@@ -141,6 +141,17 @@ async def test_what_is_sent_and_what_is_not_a_customers_to_choose(server: OpenAI
     assert b"authorization: Bearer secret\r\n" in server.heads[-1]
 
 
+async def test_signed_thinking_is_for_whoever_signed_it(server: OpenAIServer) -> None:
+    proof = {"type": "thinking", "thinking": "Hm", "signature": "s"}
+    turns = [
+        {"role": "user", "content": "x"},
+        {"role": "assistant", "content": "y", "reasoning_content": "Hm", "thinking_blocks": [proof]},
+        {"role": "user", "content": "scene: hello"},
+    ]
+    await events_of(server, "", messages=turns)
+    assert server.bodies[-1]["messages"][1] == {"role": "assistant", "content": "y", "reasoning_content": "Hm"}
+
+
 async def test_a_completion_has_its_own_path_and_its_logprobs_the_chats_form(server: OpenAIServer) -> None:
     events = await events_of(server, "", messages=None, prompt="Go", logprobs=True, top_logprobs=1)
     assert server.heads[-1].startswith(b"POST /v1/completions ")
