@@ -78,6 +78,34 @@ def test_what_cannot_be_served_is_a_4xx_and_free(platform: Platform, number: int
     assert wallet["balance_nano"] == 100 * 10**9
 
 
+PIXEL = "data:image/png;base64,iVBORw0KGgo="
+SEEN: dict[str, dict[str, Any]] = {
+    "/v1/messages": {
+        "max_tokens": 1,
+        "messages": [
+            {
+                "role": "user",
+                "content": [
+                    {"type": "image", "source": {"type": "base64", "media_type": "image/png", "data": "iVBORw0KGgo="}}
+                ],
+            }
+        ],
+    },
+    "/v1/responses": {
+        "max_output_tokens": 1,
+        "input": [{"role": "user", "content": [{"type": "input_image", "image_url": PIXEL, "detail": "auto"}]}],
+    },
+}
+
+
+@pytest.mark.parametrize("path", SEEN)
+def test_a_picture_for_a_model_that_only_reads_is_refused_by_name(platform: Platform, path: str) -> None:
+    key = platform.new_customer(f"painter-{path.rpartition('/')[2]}")
+    status, answer = post(platform, key, path, json.dumps({"model": MODEL, **SEEN[path]}).encode())
+    assert (status, answer["error"]["type"]) == (400, "invalid_request_error")
+    assert "content[0]" in answer["error"]["message"], answer
+
+
 ASKED = st.sampled_from([("/v1/chat/completions", CHAT), ("/v1/completions", OLD)])
 
 

@@ -199,6 +199,7 @@ class PublicApp:
             **{f"{base}/messages": messages for base in BASES},
             **{f"{base}/messages/count_tokens": count for base in BASES},
         }
+        self.sells = self._hot.keys()
         self._ids = ids
         self._pages = pages
         stored = ResponsePlaces(house, store).routes()

@@ -15,7 +15,9 @@ _NULL = b"null"
 _NAMED = re.compile(rb'\s*"((?:[^"\\]|\\.)*)"\s*:\s*', re.DOTALL)
 _NEXT = re.compile(rb"\s*,|\s*(?=\})")
 _TEXT = re.compile(rb'"[^"\\]*(?:\\.[^"\\]*)*"', re.DOTALL)
-_BRACKET = re.compile(rb"[\[\]{}]")
+_ONE_KIND = bytes.maketrans(b"{}", b"[]")
+_NO_BRACKET = bytes(set(range(256)) - set(b"[]{}"))
+_OPEN = ord("[")
 
 
 def read_json(body: bytes, decoder: "msgspec.json.Decoder[T]") -> tuple[T, dict[str, Raw]]:
@@ -23,10 +25,7 @@ def read_json(body: bytes, decoder: "msgspec.json.Decoder[T]") -> tuple[T, dict[
     try:
         if not body.isascii():
             body.decode()  # values that are passed on as they are would carry broken text to an upstream
-        if _is_deep(body):
-            raise bad_request(
-                f"The body is nested too deeply: at most {limits.JSON_DEPTH_MAX} levels.", code="invalid_json"
-            )
+        _check_nesting(body)
         return decoder.decode(body), _fields(body)
     except msgspec.ValidationError as error:
         raise _field_error(str(error)) from None
@@ -92,15 +91,21 @@ def _fault(text: str, body: bytes) -> str:
     return text
 
 
-def _is_deep(body: bytes) -> bool:
-    """Whether lists and objects stand in each other beyond the bound. An engine's reader has no better one."""
-    if body.count(b"{") + body.count(b"[") <= limits.JSON_DEPTH_MAX:
-        return False
-    depth = deepest = 0
-    for bracket in _BRACKET.findall(_TEXT.sub(b"", body)):
-        depth += 1 if bracket in b"{[" else -1
-        deepest = max(deepest, depth)
-    return deepest > limits.JSON_DEPTH_MAX
+def _check_nesting(body: bytes) -> None:
+    """Refuse lists and objects that stand in each other beyond the bound (an engine's reader has no better one), or
+    that are so many that looking would keep the worker from everybody else."""
+    opened = body.count(b"{") + body.count(b"[")
+    if opened <= limits.JSON_DEPTH_MAX:
+        return
+    if opened > limits.JSON_BRACKETS_MAX:
+        most = f"{limits.JSON_BRACKETS_MAX:,}"
+        raise bad_request(f"The body has too many lists and objects: at most {most}.", code="invalid_json")
+    depth = 0
+    for bracket in _TEXT.sub(b"", body).translate(_ONE_KIND, _NO_BRACKET):
+        depth += 1 if bracket == _OPEN else -1
+        if depth > limits.JSON_DEPTH_MAX:
+            message = f"The body is nested too deeply: at most {limits.JSON_DEPTH_MAX} levels."
+            raise bad_request(message, code="invalid_json")
 
 
 def _field_error(text: str) -> CallerError:

@@ -5,6 +5,7 @@ BODY_BYTES_MAX = 10 * 1024 * 1024
 HEADER_BYTES_MAX = 64 * 1024
 MESSAGES_MAX = 10_000
 JSON_DEPTH_MAX = 64
+JSON_BRACKETS_MAX = 250_000  # lists and objects of one body; 10,000 messages of many parts have fewer
 SEQUENCES_MAX = 16  # `n` of one request
 STOP_SEQUENCES_MAX = 16
 EMBEDDING_INPUTS_MAX = 2048  # of one request, as OpenAI bounds them

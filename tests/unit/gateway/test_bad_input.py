@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 from hypothesis import given, settings
 from tests.fakes.bodies import BROKEN, encoded, mutated, spoilt
-from tests.fakes.parties import words
+from tests.fakes.parties import KEY, words
 from tests.fakes.till import TENANT, Said, Scribe, Till
 
 from steelyard.gateway.messages_dialect import is_messages_path
@@ -153,6 +153,31 @@ def test_the_good_request_is_one(judge: Judge, path: str) -> None:
 @pytest.mark.parametrize("what", BROKEN)
 def test_what_is_no_json_object_is_refused(judge: Judge, path: str, what: str) -> None:
     assert judge.refused(path, BROKEN[what]).status == 400
+
+
+def test_no_place_that_sells_is_left_out(judge: Judge, till: Till) -> None:
+    """Places that have no good request in `ASKED` yet are at least asked these."""
+    for path in till.app.sells - ASKED.keys():
+        for what, body in BROKEN.items():
+            assert judge.ask(path, body).status == 400, (path, what)
+
+
+NO_KEYS = {
+    "none": {"authorization": ""},
+    "another scheme": {"authorization": f"Basic {KEY}"},
+    "no secret": {"authorization": "Bearer "},
+    "unknown": {"authorization": f"Bearer {KEY}x"},
+    "no ASCII": {"authorization": "Bearer \xff\xfe"},
+    "very long": {"authorization": "Bearer " + "x" * 60_000},
+    "a zero byte": {"authorization": f"Bearer {KEY}\0"},
+}
+
+
+@PATHS
+@pytest.mark.parametrize("what", NO_KEYS)
+def test_who_has_no_key_is_refused_before_his_body_is_read(judge: Judge, path: str, what: str) -> None:
+    said = judge.refused(path, b"{", headers=NO_KEYS[what])
+    assert (said.status, said.headers["www-authenticate"]) == (401, "Bearer")
 
 
 @PATHS

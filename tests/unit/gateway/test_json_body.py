@@ -38,6 +38,12 @@ def test_many_small_ones_beside_each_other_are_fine() -> None:
     assert len(read_json(json.dumps({"x": [{}] * 5000}).encode(), ANY)[0]["x"]) == 5000
 
 
+def test_too_many_are_refused_before_they_are_looked_at() -> None:
+    with pytest.raises(CallerError) as caught:
+        read_json(b'{"x":[' + b"[]," * limits.JSON_BRACKETS_MAX + b"[]]}", ANY)
+    assert caught.value.code == "invalid_json" and "too many" in caught.value.message
+
+
 def test_text_that_is_no_utf8_is_refused_wherever_it_stands() -> None:
     with pytest.raises(CallerError):
         read_json(b'{"unknown": "\xff"}', msgspec.json.Decoder(msgspec.defstruct("Nothing", [])))  # type: ignore[arg-type]
