@@ -32,6 +32,7 @@ UPSTREAM_READ_BYTES = 256 * 1024  # unread answer bytes of one connection before
 UPSTREAM_WAITERS_MAX = 1024  # requests waiting for a free connection to one upstream
 UPSTREAM_SILENCE_S = 120  # between two reads of an answer; the engine sends a sign of life every 30 s
 UPSTREAM_IDLE_S = 4  # an idle connection is closed before the engine (5 s) does it
+UPSTREAM_END_S = 1  # a connection whose answer is over has this long to say so, or is not used again
 UPSTREAM_TLS_IDLE_S = 30  # a handshake costs more, and vendors keep connections for minutes
 UPSTREAM_SWEEP_S = 1
 ADDRESSES_KNOWN_MAX = 1024  # read once and kept

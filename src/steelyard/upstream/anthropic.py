@@ -75,6 +75,8 @@ class Anthropic:
                     raise failure
                 if answer.done:
                     break
+            if answer.done:
+                response.release()
             yield answer.end()
         except UpstreamError as error:
             raise self._credential.veiled(error) from None

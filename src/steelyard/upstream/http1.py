@@ -54,6 +54,7 @@ class Connection(asyncio.Protocol):
         self.upstream = upstream
         self.used = False  # whether an exchange ran on it before: only then a silent loss may be staleness
         self.since_s = 0.0  # loop time of the last read, or of becoming idle
+        self.over_s: float | None = None  # since when nothing but the end of its answer is awaited, by nobody
         self.status = 0
         self.headers: dict[bytes, bytes] = {}
         self.answered = False  # a byte of the current answer came
@@ -71,6 +72,7 @@ class Connection(asyncio.Protocol):
         self._paused = False
         self._error: UpstreamError | None = None
         self._waiter: asyncio.Future[None] | None = None
+        self._on_end: Callable[[Connection], None] | None = None
 
     # --- what the pool and the response use
 
@@ -87,6 +89,18 @@ class Connection(asyncio.Protocol):
     def reusable(self) -> bool:
         """Whether the answer was read to its end and the upstream keeps the connection."""
         return self._complete and self._kept and not self.lost
+
+    def when_ended(self, then: Callable[["Connection"], None]) -> None:
+        """Call back once the answer has come to its end; what still comes of it is thrown away."""
+        if self._complete:
+            then(self)
+            return
+        self._on_end = then
+        self.over_s = self._loop.time()
+        self._pieces.clear()
+        if self._paused and self._transport is not None:
+            self._paused = False
+            self._transport.resume_reading()
 
     @property
     def resting(self) -> bool:
@@ -232,10 +246,13 @@ class Connection(asyncio.Protocol):
         self._until_close = not framed and status not in {204, 304}
 
     def on_body(self, body: bytes) -> None:
-        if not self._complete:
+        if not self._complete and self._on_end is None:
             self._pieces.append(body)
             self._piece_bytes += len(body)
 
     def on_message_complete(self) -> None:
         if self._head_done:
             self._complete = True
+            if (then := self._on_end) is not None:
+                self._on_end, self.over_s = None, None
+                self._loop.call_soon(then, self)

@@ -79,6 +79,8 @@ class OpenAI:
                     raise failure
                 if answer.done:
                     break
+            if answer.done:
+                response.release()
             yield answer.end()
         except UpstreamError as error:
             raise self._credential.veiled(error) from None

@@ -52,6 +52,12 @@ class Response:
         if connection is not None:
             self._pool._give_back(self._host, connection)
 
+    def release(self) -> None:
+        """Close what has said all it has to say: the bytes that end it may come when nobody waits for them."""
+        connection, self._connection = self._connection, None
+        if connection is not None:
+            self._pool._let_end(self._host, connection)
+
     async def __aenter__(self) -> Self:
         return self
 
@@ -240,6 +246,12 @@ class Pool:
             host.busy.discard(connection)
             host.idle.append(connection)
 
+    def _let_end(self, host: _Host, connection: Connection) -> None:
+        if connection.reusable or connection.lost or self._closed:
+            self._give_back(host, connection)
+        else:
+            connection.when_ended(lambda ended: self._give_back(host, ended))
+
     def _lost(self, host: _Host, connection: Connection) -> None:
         host.busy.discard(connection)
         if connection in host.idle:
@@ -268,5 +280,7 @@ class Pool:
                 patience_s = self._silence_s if connection.answered else self._first_byte_s
                 if connection.waiting and now_s - connection.since_s > patience_s:
                     connection.fail(f"said nothing for {patience_s} s")
+                elif connection.over_s is not None and now_s - connection.over_s > limits.UPSTREAM_END_S:
+                    connection.abort()
         alive = any(host.open for host in self._hosts.values())
         self._sweeper = loop.call_later(self._sweep_s, self._sweep) if alive else None

@@ -386,3 +386,10 @@ async def test_why_it_ended(server: AnthropicServer, scene: str, finish: str, en
     assert (last.finish, last.ended_by) == (finish, ended_by)
     assert last.stop_text == ("END" if scene == "stopped" else None)
     assert last.refusal == ("That could do harm." if scene == "refusal" else "")
+
+
+async def test_a_result_stands_before_what_the_user_said_meanwhile(server: AnthropicServer) -> None:
+    calls = {"role": "assistant", "content": None, "tool_calls": [call("a"), call("b")]}
+    turns = [*asked("hello"), calls, {"role": "user", "content": "Quick!"}, answered("a"), answered("b")]
+    body = await sent(server, messages=turns, tools=[WEATHER])
+    assert [block.get("tool_use_id") for block in body["messages"][2]["content"]] == ["a", "b", None]

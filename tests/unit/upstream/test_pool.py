@@ -312,3 +312,50 @@ async def test_who_is_cancelled_after_its_turn_came_passes_the_connection_on() -
         assert second.cancelled()
         assert server.connections == 1
         await pool.close()
+
+
+async def test_an_answer_that_is_over_may_end_when_nobody_waits() -> None:
+    """Vendors frame their last event and the end of the answer apart: a new connection for each request otherwise."""
+    ends = asyncio.Event()
+
+    async def script(exchange: Exchange) -> None:
+        await exchange.send(HEAD + chunk(b"all there is"))
+        await ends.wait()
+        await exchange.send(b"0\r\n\r\n")
+
+    pool = Pool()
+    async with scripted(script) as server:
+        for _ in range(3):
+            ends.clear()
+            response = await pool.request(ask(server))
+            assert await response.read() == b"all there is"
+            response.release()
+            response.close()
+            ends.set()
+            (host,) = pool._hosts.values()
+            async with asyncio.timeout(10):
+                while not host.idle:
+                    await asyncio.sleep(0)
+        assert server.connections == 1
+        await pool.close()
+
+
+async def test_an_answer_that_is_over_and_does_not_end_costs_its_connection(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(limits, "UPSTREAM_END_S", 0)
+    monkeypatch.setattr(limits, "UPSTREAM_SWEEP_S", 0.01)
+
+    async def script(exchange: Exchange) -> None:
+        await exchange.send(HEAD + chunk(b"all there is"))
+        await exchange.gone()
+
+    pool = Pool()
+    async with scripted(script) as server:
+        response = await pool.request(ask(server))
+        assert await response.read() == b"all there is"
+        response.release()
+        async with asyncio.timeout(10):
+            while server.open:
+                await asyncio.sleep(0.001)
+        (host,) = pool._hosts.values()
+        assert host.open == 0
+        await pool.close()
