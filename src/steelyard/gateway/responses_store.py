@@ -41,6 +41,11 @@ class Store:
         self._at_once = asyncio.Semaphore(limits.RESPONSES_BROUGHT_AT_ONCE_MAX)
         self._tasks: dict[asyncio.Task[None], int] = {}
 
+    @property
+    def on_its_way(self) -> int:
+        """Responses that the books have not written yet."""
+        return len(self._tasks)
+
     # --- bringing -----------------------------------------------------------------------------------------------
 
     def bring(self, response: StoredResponse) -> Bringing | None:
