@@ -8,9 +8,10 @@ from steelyard.gateway.left import openai_rates
 from steelyard.gateway.responses_answer import STREAM_END, ResponseBody, ResponseStream
 from steelyard.gateway.responses_request import order_of, read_responses
 from steelyard.gateway.wire import Headers, Scope, header
-from steelyard.kernel.errors import CallerError
+from steelyard.kernel.errors import CallerError, bad_request
 from steelyard.kernel.left import Left
 
+REFERRING = "previous_response_id"
 NAMES = (
     (re.compile(r"^max_tokens$"), "max_output_tokens"),
     (re.compile(r"^response_format\b.*"), "text.format"),
@@ -28,7 +29,11 @@ class Responses:
 
     def read(self, body: bytes, scope: Scope, request_id: bytes, created_ns: int) -> Asked:
         """A request that refers to nothing stored, whose answer is not stored either."""
-        parsed = order_of(read_responses(body), request_id)
+        understood = read_responses(body)
+        if understood.refers:
+            raise bad_request("What is stored cannot be referred to here. Send all items as 'input'.", REFERRING)
+        parsed = order_of(understood, request_id)
+        parsed.echo["store"] = False
         form = ResponseStream if parsed.order.stream else ResponseBody
         return Asked(parsed.order, form(parsed, created_ns), parsed.unknown, parsed.places, NAMES)
 

@@ -207,8 +207,10 @@ def _turns(request: ResponsesRequest, earlier: Earlier) -> Turns:
     turns = Turns({item_id: msgspec.convert(item, Item) for item_id, item in earlier.known.items()})
     if request.instructions is not None:
         turns.add(Turn("system", request.instructions), "instructions")
+    begin = len(turns.places)
     for item in earlier.items:
         turns.take(item, "previous_response_id")
+    turns.places[begin:] = ["previous_response_id"] * (len(turns.places) - begin)
     turns.loose.clear()
     if isinstance(request.input, str):
         turns.add(Turn("user", request.input), "input")
