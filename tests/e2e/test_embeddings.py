@@ -122,6 +122,18 @@ def test_nothing_is_cut(client) -> None:
     assert len(vectors(client, "a", dimensions=384)[0]) == 384
 
 
+def test_documents_are_ranked_by_the_cosine_and_query_and_documents_are_charged(client, house, receipt) -> None:
+    query, documents = "Where did the cat sit?", [BANK, KITTEN, CAT]
+    asked_for = {"model": MODEL, "query": query, "documents": documents, "top_n": 2}
+    body, request_id = house.post("/v1/rerank", asked_for)
+    assert [one["document"]["text"] for one in body["results"]] == [CAT, KITTEN]
+    asked, cat = vectors(client, query, CAT)
+    assert body["results"][0]["relevance_score"] == pytest.approx(cosine(asked, cat), abs=1e-6)
+    found = receipt(request_id)
+    assert found["prompt_tokens"] == body["usage"]["prompt_tokens"] == 8 + 3 * 9
+    assert found["amount"] == body["usage"]["steelyard"]["charge"]
+
+
 def test_it_writes_nothing_and_the_chat_model_makes_no_vectors(client) -> None:
     with pytest.raises(openai.BadRequestError, match="/v1/embeddings"):
         client.chat.completions.create(model=MODEL, messages=[{"role": "user", "content": "Hi"}])

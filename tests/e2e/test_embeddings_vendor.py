@@ -1,4 +1,4 @@
-"""openai-python asks a vendor's embedding model through the public port: shown = receipt = posted, in both formats."""
+"""openai-python asks a vendor's embedding model, its ranker and its judge: shown = receipt = posted."""
 
 import struct
 from collections.abc import Callable, Iterator
@@ -11,7 +11,7 @@ from tests.emulators.openai_server import OpenAIServer
 from tests.emulators.reading_scenes import DIMENSIONS, vector
 from tests.platform import Platform, wait_for
 
-EMBED = "vendor-embed"
+EMBED, RANK, JUDGE = "vendor-embed", "vendor-rank", "vendor-judge"
 TEXTS = ["one two", "three"]
 
 
@@ -70,6 +70,36 @@ def test_token_ids_are_passed_on_as_they_are(client, server: OpenAIServer) -> No
     answer = client.embeddings.create(model=EMBED, input=[[5, 6, 7], [8]])
     assert server.bodies[-1]["input"] == [[5, 6, 7], [8]]
     assert answer.usage.prompt_tokens == 4
+
+
+def test_documents_are_ranked_by_a_vendor_and_paid_by_their_tokens(platform, server, receipt) -> None:
+    documents = ["blue whale", "red fox", "a red red fox and more"]
+    body, request_id = platform.post(
+        "/v1/rerank", {"model": RANK, "query": "a red fox", "documents": documents, "top_n": 2}
+    )
+    assert [one["index"] for one in body["results"]] == [2, 1]
+    assert body["results"][0] == {"index": 2, "relevance_score": 0.3, "document": {"text": documents[2]}}
+    assert "top_n" not in server.bodies[-1]
+    found = receipt(request_id)
+    assert found["prompt_tokens"] == body["usage"]["prompt_tokens"] == 3 * 3 + 2 + 2 + 6
+    assert found["amount"] == body["usage"]["steelyard"]["charge"]
+
+
+def test_contents_are_judged_by_a_vendor_whose_silence_on_counts_is_told(client, receipt) -> None:
+    raw = client.moderations.with_raw_response.create(model=JUDGE, input=["a bad word", "a good one"])
+    judged = raw.parse()
+    assert [one.flagged for one in judged.results] == [True, False]
+    assert judged.results[0].category_scores.violence == 0.5
+    found = receipt(raw.headers["x-request-id"])
+    assert found["prompt_tokens"] == judged.usage["prompt_tokens"] == 3 + 3
+    assert judged.usage["steelyard"]["estimated"] is True
+    assert found["amount"] == judged.usage["steelyard"]["charge"]
+
+
+def test_where_nobody_judges_it_is_said_how_somebody_is_offered(client) -> None:
+    for fields, error in (({}, openai.NotFoundError), ({"model": MODEL}, openai.BadRequestError)):
+        with pytest.raises(error, match="steelyard models offer NAME --for moderation"):
+            client.moderations.create(input="Hi", **fields)
 
 
 def test_each_model_is_asked_for_what_it_does(client) -> None:

@@ -49,13 +49,16 @@ class Scribe(ScriptedUpstream):
     """Writes its script, and reads whatever it is given to read."""
 
     async def read(self, offer: Offer, capability: Capability, params: dict[str, msgspec.Raw]) -> Event:
-        parts = msgspec.json.decode(params["input"], type=list[msgspec.Raw])
-        return Event(usage=Usage(3 * len(parts)), finish="stop", found=(msgspec.Raw(b"[0.5]"),) * len(parts))
+        given = params["documents" if capability is Capability.RERANK else "input"]
+        parts = msgspec.json.decode(given, type=list[msgspec.Raw])
+        said = {Capability.EMBEDDING: b"[0.5]", Capability.RERANK: b"0.5", Capability.MODERATION: b'{"flagged":false}'}
+        return Event(usage=Usage(3 * len(parts)), finish="stop", found=(msgspec.Raw(said[capability]),) * len(parts))
 
 
 def sold() -> Snapshot:
     """Model `m` writes, model `e` reads."""
-    reader = msgspec.structs.replace(OFFER, model="e", capabilities=(Capability.EMBEDDING,), max_output_tokens=0)
+    reading = (Capability.EMBEDDING, Capability.RERANK, Capability.MODERATION)
+    reader = msgspec.structs.replace(OFFER, model="e", capabilities=reading, max_output_tokens=0)
     models = snapshot().models | {"e": Model(2, "e", 0, 0, (reader,))}
     return snapshot(models=models, prices={"m": (PRICE,), "e": (PRICE,)})
 

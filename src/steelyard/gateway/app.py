@@ -29,7 +29,9 @@ from steelyard.gateway.files import Files
 from steelyard.gateway.messages_count import count_endpoint
 from steelyard.gateway.messages_dialect import BASES, Messages, is_messages_path
 from steelyard.gateway.models import anthropic_list, anthropic_model, openai_list, openai_model
+from steelyard.gateway.moderation_dialect import Moderations
 from steelyard.gateway.once import Desk, Once
+from steelyard.gateway.rerank_dialect import Rerank
 from steelyard.gateway.responses_dialect import Responses
 from steelyard.gateway.responses_exchange import ResponsesExchange
 from steelyard.gateway.responses_places import ResponsePlaces
@@ -46,6 +48,8 @@ CHAT_PATH = "/v1/chat/completions"
 COMPLETIONS_PATH = "/v1/completions"
 RESPONSES_PATH = "/v1/responses"
 EMBEDDINGS_PATH = "/v1/embeddings"
+RERANK_PATH = "/v1/rerank"
+MODERATIONS_PATH = "/v1/moderations"
 _ANTHROPIC = "anthropic-version"
 PAGES_PATHS = ("/console/", "/admin/")
 
@@ -196,6 +200,8 @@ class PublicApp:
             COMPLETIONS_PATH: endpoint(Completions(), house, ids.next, once),
             RESPONSES_PATH: endpoint(Responses(), house, ids.next, once, partial(ResponsesExchange, house, store)),
             EMBEDDINGS_PATH: endpoint(Embeddings(), house, ids.next, once),
+            RERANK_PATH: endpoint(Rerank(), house, ids.next, once),
+            MODERATIONS_PATH: endpoint(Moderations(), house, ids.next, once),
             **{f"{base}/messages": messages for base in BASES},
             **{f"{base}/messages/count_tokens": count for base in BASES},
         }

@@ -76,6 +76,8 @@ ASKED: dict[str, dict[str, Any]] = {
         "store": False,
     },
     "/v1/embeddings": {"model": "e", "input": ["Hi", "Ho"], "encoding_format": "base64", "dimensions": 4},
+    "/v1/rerank": {"model": "e", "query": "Hi", "documents": ["Ho", {"text": "Ha"}], "top_n": 1},
+    "/v1/moderations": {"model": "e", "input": [{"type": "text", "text": "Hi"}]},
 }
 FUZZ_S = 1  # a path; no example is begun after this
 PATHS = pytest.mark.parametrize("path", ASKED)
