@@ -79,3 +79,109 @@ def test_a_batch_of_good_and_bad_lines_completes(client, platform: Platform) -> 
     for error in errors.values():
         assert error["response"]["status_code"] == 400
         assert error["response"]["body"]["error"]["message"]
+
+
+def test_a_file_that_is_no_batch_fails_with_its_line(client) -> None:
+    batch = run(client, [line("a"), line("a"), {"custom_id": "c"}])
+    assert (batch.status, batch.output_file_id, batch.error_file_id) == ("failed", None, None)
+    assert [(one.code, one.line, one.param) for one in batch.errors.data] == [
+        ("duplicate_custom_id", 2, "custom_id"),
+        ("invalid_line", 3, "method"),
+    ]
+    assert batch.failed_at and batch.request_counts.completed == 0
+
+
+def test_files_come_are_listed_read_and_go(client, platform: Platform) -> None:
+    text = b"line\n" * 300_000
+    name = '../../etc/\u6587 "x".jsonl'
+    made = client.files.create(
+        file=(name, text), purpose="user_data", expires_after={"anchor": "created_at", "seconds": 3600}
+    )
+    assert (made.bytes, made.filename, made.expires_at) == (len(text), '\u6587 "x".jsonl', made.created_at + 3600)
+    assert client.files.content(made.id).content == text
+    assert client.files.retrieve(made.id) == made
+    other = client.files.create(file=("b.jsonl", b"1"), purpose="user_data")
+    listed = client.files.list(purpose="user_data", limit=1)
+    assert [one.id for one in listed.data] == [other.id] and listed.has_more
+    assert made.id in [one.id for one in listed], "the client pages on by itself"
+    stranger = client.with_options(api_key=platform.new_customer("stranger"))
+    for call in (stranger.files.retrieve, stranger.files.content, stranger.files.delete):
+        with pytest.raises(openai.NotFoundError):
+            call(made.id)
+    assert made.id not in [one.id for one in stranger.files.list()]
+    assert client.files.delete(made.id).deleted
+    with pytest.raises(openai.NotFoundError):
+        client.files.content(made.id)
+    client.files.delete(other.id)
+
+
+@pytest.mark.parametrize(
+    ("content", "purpose", "status"), [(b"", "batch", 400), (b"1", "fine-tune", 400), (b"1", "batch_output", 400)]
+)
+def test_a_file_nobody_can_use_is_refused(client, content: bytes, purpose: Any, status: int) -> None:
+    with pytest.raises(openai.APIStatusError) as caught:
+        client.files.create(file=("a", content), purpose=purpose)
+    assert caught.value.status_code == status
+
+
+@pytest.mark.parametrize(
+    ("changes", "param"),
+    [
+        ({"endpoint": "/v1/images/generations"}, "endpoint"),
+        ({"completion_window": "1h"}, "completion_window"),
+        ({"metadata": {"a": "x" * 513}}, "metadata[...]"),
+        ({"extra_body": {"colour": "red"}}, "colour"),
+        ({"input_file_id": "file-1"}, "input_file_id"),
+    ],
+)
+def test_a_batch_that_cannot_be_is_refused_by_name(client, changes: dict[str, Any], param: str) -> None:
+    asked: dict[str, Any] = {"input_file_id": f"file-{'0' * 32}", "endpoint": CHAT, "completion_window": "24h"}
+    with pytest.raises(openai.APIStatusError) as caught:
+        client.batches.create(**asked | changes)
+    assert caught.value.body["param"] == param
+
+
+def test_an_empty_wallet_and_a_revoked_key_fail_the_rest_and_lose_nothing(client, platform: Platform) -> None:
+    poor = client.with_options(api_key=platform.new_customer("poor", money="0.000060"))
+    batch = run(poor, [line(f"n{number}", max_tokens=5) for number in range(8)])
+    answers, errors = results(poor, batch.output_file_id), results(poor, batch.error_file_id)
+    assert batch.status == "completed" and len(answers) + len(errors) == 8 and errors
+    assert {one["response"]["status_code"] for one in errors.values()} == {402}
+    assert {one["response"]["body"]["error"]["code"] for one in errors.values()} == {"insufficient_quota"}
+    spent = sum(
+        round(float(one["response"]["body"]["usage"]["steelyard"]["charge"]) * 10**9) for one in answers.values()
+    )
+    wallet = wait_for(lambda: (w := platform.wallet("poor"))["held_nano"] == 0 and w, "the last hold to go back")
+    assert wallet["balance_nano"] == 60_000 - spent
+    made = platform.admin("keys", {"tenant": "poor", "name": "short-lived"})
+    late = client.with_options(api_key=made["key"])
+    file = late.files.create(file=("in.jsonl", jsonl([line("a")])), purpose="batch")
+    batch = late.batches.create(input_file_id=file.id, endpoint=CHAT, completion_window="24h")
+    platform.run("key", "revoke", str(made["id"]))
+    batch = ended(poor, batch.id)
+    found = results(poor, batch.error_file_id) | results(poor, batch.output_file_id)
+    assert found["a"]["response"]["status_code"] in {401, 402}
+
+
+def test_a_batch_is_cancelled_and_the_rest_is_reported(client) -> None:
+    lines = [line(f"n{number}") for number in range(2000)]
+    file = client.files.create(file=("in.jsonl", jsonl(lines)), purpose="batch")
+    batch = client.batches.create(input_file_id=file.id, endpoint=CHAT, completion_window="24h")
+    assert client.batches.cancel(batch.id).status == "cancelling"
+    batch = ended(client, batch.id)
+    assert batch.status == "cancelled" and batch.cancelled_at >= batch.cancelling_at
+    errors = results(client, batch.error_file_id)
+    assert len(errors) + len(results(client, batch.output_file_id)) == 2000
+    assert {one["error"]["code"] for one in errors.values()} == {"batch_cancelled"}
+    assert batch.id in [one.id for one in client.batches.list(limit=2)]
+
+
+def test_other_dialects_run_in_batches_too(client) -> None:
+    body = {"model": MODEL, "input": "scene: hello"}
+    lines = [{"custom_id": "a", "method": "POST", "url": "/v1/responses", "body": body}]
+    file = client.files.create(file=("in.jsonl", jsonl(lines)), purpose="batch")
+    batch = client.batches.create(input_file_id=file.id, endpoint="/v1/responses", completion_window="24h")
+    batch = ended(client, batch.id)
+    (answer,) = results(client, batch.output_file_id).values()
+    assert answer["response"]["body"]["output"][0]["content"][0]["text"] == "Hello"
+    assert answer["response"]["body"]["store"] is False

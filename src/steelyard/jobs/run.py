@@ -100,7 +100,9 @@ class Run:
         if not house.content.path(job.input_id).exists():
             await self._insist(JobState.FAILED, problems=(Problem("file_lost", "The input file is not there."),))
             return
-        if job.state is JobState.VALIDATING and not await self._validated():
+        if job.state is JobState.CANCELLING:
+            self._over.set()
+        if not job.total and not await self._validated():
             return
         self._results = results = await asyncio.to_thread(Results, house.content, job)
         try:

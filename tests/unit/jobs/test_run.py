@@ -217,3 +217,12 @@ async def test_a_job_that_belongs_to_another_is_left_alone(tmp_path: Path) -> No
     with pytest.raises(JobLost):
         await place.run()
     assert place.content.size(OUTPUT) == 0
+
+
+async def test_a_job_cancelled_before_it_was_looked_at_runs_nothing(tmp_path: Path) -> None:
+    place = Place(tmp_path, list("abc"), {})
+    place.desk.state = JobState.CANCELLING
+    await place.run(JobState.CANCELLING)
+    assert place.gate.asked == []
+    assert place.found(ERRORS).keys() == set("abc")
+    assert (place.desk.end.state, place.desk.end.counts.total) == (JobState.CANCELLED, 3)
