@@ -4,6 +4,7 @@ Pieces carry their counts, so a customer can add up what left user space for him
 """
 
 import asyncio
+import sys
 from collections.abc import AsyncGenerator
 from typing import TYPE_CHECKING
 
@@ -58,6 +59,8 @@ class Repeatable:
 class Customer:
     """One request from the customer's side: an Ask and an Answer."""
 
+    holds_back = False
+
     def __init__(self, worker: "Worker", order: Order, tenant_id: int) -> None:
         self.authorization = f"Bearer {SECRETS[tenant_id]}"
         self.wire: Repeatable | None = None
@@ -96,6 +99,8 @@ class Customer:
             if not worker.process.dead:
                 worker.asking.pop(request_id, None)
                 world.tally[_ENDS.get(end, f"request ended: {end}")] += 1
+                if end == "failed":
+                    self.oracle.fault(f"{request_id.hex()} ran into a bug: {sys.exception()!r}")
                 if end in _REFUSED:
                     calm = world.now_ns - world.disturbed_ns > CALM_NS
                     if (bound := self.oracle.bounds.get(self.caller.tenant_id)) and end not in _MONEY:
