@@ -1,15 +1,17 @@
 """Both dialects in front of a server of Anthropic's, by the real clients: shown = receipt = posted."""
 
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import anthropic
 import openai
 import pytest
 from tests.e2e.test_messages import agree, receipt_of
-from tests.e2e.vendor import CLAUDE_MODEL, claude_sold
-from tests.emulators.anthropic_server import AnthropicServer
-from tests.platform import Platform
+from tests.e2e.vendor import CLAUDE_MODEL, claude_sold, offered
+from tests.emulators.anthropic_server import KEY, AnthropicServer
+from tests.fakes.authority import Authority
+from tests.platform import Platform, wait_for
 
 
 @pytest.fixture(scope="module")
@@ -66,3 +68,21 @@ def test_an_anthropic_client(messages: anthropic.Anthropic, platform: Platform, 
     if stream:  # the library's helper keeps no fields of `usage` that it does not know
         usage["steelyard"] = {"charge": found["amount"]}
     assert agree(usage, found)
+
+
+def test_who_is_not_trusted_is_not_asked_and_the_log_says_why(platform: Platform, tmp_path: Path) -> None:
+    if not Authority.is_possible():
+        pytest.skip("needs the openssl command line")
+    with AnthropicServer(Authority(tmp_path).server()) as stranger:
+        address = f"https://127.0.0.1:{stranger.port}"
+        with (
+            offered(platform, address, model="stranger-m", upstream="stranger", kind="anthropic"),
+            openai.OpenAI(base_url=f"{platform.url}/v1", api_key=platform.api_key, max_retries=0) as client,
+            pytest.raises(openai.InternalServerError) as caught,
+        ):
+            client.chat.completions.create(model="stranger-m", messages=scene("hello"))
+        assert not stranger.heads
+    assert caught.value.status_code == 502 and "certificate" not in str(caught.value)
+    logs = wait_for(lambda: "is not trusted" in (text := platform.logs()) and text, "the log to say why")
+    assert "'ca_file'" in logs
+    assert KEY not in logs

@@ -41,7 +41,7 @@ def from_upstream(error: UpstreamError) -> CallerError:
     """What the customer is told when the upstream failed before the first byte."""
     if error.status == 400:
         return CallerError(400, "upstream_refused", error.message, param=error.param)
-    if error.status in {413, 422}:
+    if error.status in {413, 422, 451}:
         return CallerError(400, "upstream_refused", error.message)
     if error.status in {429, 529}:
         wait_s = min(max(1, error.retry_after_s or 1), limits.UPSTREAM_RETRY_AFTER_S_MAX)

@@ -4,22 +4,12 @@ The classes are data, so that another vendor's words are a line more. What is th
 the model's name at the vendor) is never told to a customer.
 """
 
-from enum import Enum
 from typing import Any
 
 import msgspec
 
 from steelyard.kernel.errors import UpstreamError
-
-
-class Whose(Enum):
-    """Who has to act."""
-
-    CUSTOMER = "customer"  # his request is at fault, and he may read why
-    HOUSE = "house"  # our key, money or registration
-    NOBODY = "nobody"  # busy: the same request may do better in a moment
-    VENDOR = "vendor"  # it failed
-
+from steelyard.upstream.whose import Whose, refused
 
 BY_TYPE = {
     "invalid_request_error": Whose.CUSTOMER,
@@ -56,7 +46,7 @@ class Fault(msgspec.Struct):
 
     type: str | None = None
     message: str | None = None
-    code: str | int | None = None
+    code: Any = None
     details: Any = None
 
 
@@ -91,16 +81,7 @@ def refusal(upstream: str, body: bytes, status: int, retry_after: bytes = b"") -
     whose = BY_STATUS.get(status) or BY_TYPE.get(kind, Whose.VENDOR)
     if any(word in told for word in OUR_MONEY):
         whose = Whose.HOUSE
-    match whose:
-        case Whose.CUSTOMER:
-            return UpstreamError(upstream, message, status=status)
-        case Whose.HOUSE:
-            return UpstreamError(upstream, f"answered {status}: {message}")
-        case Whose.NOBODY:
-            wait_s = int(retry_after) if retry_after.isdigit() else None
-            return UpstreamError(upstream, message, status=status, retryable=True, retry_after_s=wait_s)
-        case Whose.VENDOR:
-            return UpstreamError(upstream, message, status=status, retryable=status >= 500)
+    return refused(upstream, whose, status, message, retry_after)
 
 
 def _sentence(fault: Fault | str | None) -> str:

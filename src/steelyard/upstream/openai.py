@@ -17,9 +17,10 @@ from steelyard.kernel.address import address_of
 from steelyard.kernel.errors import UpstreamError
 from steelyard.kernel.records import Capability, Event, Offer
 from steelyard.upstream.credential import Credential
-from steelyard.upstream.openai_answer import Answer, refusal
+from steelyard.upstream.openai_answer import Answer
+from steelyard.upstream.openai_fault import refusal
 from steelyard.upstream.openai_reading import PATHS, answer_of
-from steelyard.upstream.pool import Pool, Request
+from steelyard.upstream.pool import Pool, Request, Response
 from steelyard.upstream.proofs import without_proofs
 from steelyard.upstream.sse import EventReader
 
@@ -61,7 +62,7 @@ class OpenAI:
         response = await self._pool.request(self._request(offer, "POST", path, _body(offer, params, max_tokens)))
         try:
             if response.status != 200:
-                raise refusal(self._name, await response.body(limits.UPSTREAM_ERROR_BYTES_MAX), response.status)
+                raise await self._refusal(response)
             if not response.headers.get(b"content-type", b"").startswith(b"text/event-stream"):
                 raise UpstreamError(self._name, "answered without a stream of events")
             events = EventReader(self._name)
@@ -93,7 +94,7 @@ class OpenAI:
         try:
             async with await self._pool.request(self._request(offer, "POST", PATHS[capability], body)) as response:
                 if response.status != 200:
-                    raise refusal(self._name, await response.body(limits.UPSTREAM_ERROR_BYTES_MAX), response.status)
+                    raise await self._refusal(response)
                 said = await response.body(limits.READING_ANSWER_BYTES_MAX)
             read = answer_of(self._name, capability, params, said)
         except UpstreamError as error:
@@ -112,6 +113,10 @@ class OpenAI:
                 return response.status == 200
         except UpstreamError:
             return False
+
+    async def _refusal(self, response: Response) -> UpstreamError:
+        body = await response.body(limits.UPSTREAM_ERROR_BYTES_MAX)
+        return refusal(self._name, body, response.status, response.headers.get(b"retry-after", b""))
 
     def _request(self, offer: Offer, method: str, path: str, body: bytes = b"") -> Request:
         at = address_of(offer.address)

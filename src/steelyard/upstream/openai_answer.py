@@ -13,9 +13,9 @@ from msgspec import Raw
 from steelyard.kernel.errors import UpstreamError
 from steelyard.kernel.quantities import Usage
 from steelyard.kernel.records import CallPiece, Event
+from steelyard.upstream.openai_fault import Fault, sentence
 from steelyard.upstream.tally import Tally
 
-_RETRYABLE = frozenset({408, 425, 429, 500, 502, 503, 504, 529})
 _DONE = b"[DONE]"
 _FINISH = {
     "function_call": "tool_calls",
@@ -74,27 +74,14 @@ class _Counts(msgspec.Struct):
     prompt_cache_hit_tokens: int | None = None
 
 
-class _Fault(msgspec.Struct):
-    message: str | None = None
-    type: str | None = None
-    code: Any = None
-
-
 class _Chunk(msgspec.Struct):
     choices: list[_Choice] | None = None
     usage: _Counts | None = None
-    error: _Fault | str | None = None
-
-
-class _FaultBody(msgspec.Struct):
-    error: _Fault | str | None = None
-    message: str | None = None
-    detail: Any = None
+    error: Fault | str | None = None
 
 
 _encode = msgspec.json.encode
 _chunk_decoder = msgspec.json.Decoder(_Chunk)
-_fault_decoder = msgspec.json.Decoder(_FaultBody)
 
 
 class _Numbers:
@@ -150,7 +137,7 @@ class Answer:
         except (msgspec.DecodeError, UnicodeDecodeError) as error:
             raise UpstreamError(self._upstream, f"sent a chunk that cannot be read ({error})") from None
         if chunk.error is not None:
-            raise UpstreamError(self._upstream, _sentence(chunk.error) or "failed without saying why")
+            raise UpstreamError(self._upstream, sentence(chunk.error) or "failed without saying why")
         for choice in chunk.choices or ():
             self._choice(choice)
         if chunk.usage is not None:
@@ -222,23 +209,6 @@ class Answer:
         for kept in (self._texts, self._reasoning, self._refusal, self._calls, self._logprobs):
             kept.clear()
         return event
-
-
-def refusal(upstream: str, body: bytes, status: int) -> UpstreamError:
-    """The error behind an answer that is none."""
-    try:
-        fault = _fault_decoder.decode(body)
-        message = _sentence(fault.error) or fault.message or (fault.detail if isinstance(fault.detail, str) else "")
-    except (msgspec.DecodeError, UnicodeDecodeError):
-        message = ""
-    message = message or f"answered {status} without saying why"
-    if status in {401, 402, 403, 404}:  # our own key, money or address is wrong: nothing a customer could mend
-        return UpstreamError(upstream, f"answered {status}: {message}")
-    return UpstreamError(upstream, message, status=status, retryable=status in _RETRYABLE)
-
-
-def _sentence(fault: _Fault | str | None) -> str:
-    return fault if isinstance(fault, str) else (fault.message or "") if fault is not None else ""
 
 
 def _tokens(found: dict[str, Any]) -> list[Any]:

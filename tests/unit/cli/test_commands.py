@@ -106,6 +106,9 @@ def test_a_model_of_another_server_is_offered_listed_and_withdrawn(terminal: Any
     (row,) = [row for row in terminal("models", "list", "--json").json if row["name"] == "qwen3-8b"]
     assert (row["kind"], row["address"], row["upstream_model"]) == ("openai", "10.0.0.7:8000", "Qwen/Qwen3-8B")
     assert (row["context_tokens"], row["max_output_tokens"], row["price"]) == (32768, 32768, "missing")
+    vendor = ("--upstream", "ark", "--address", "https://ark.example/api/v3", "--context", "9", "--kind", "anthropic")
+    assert "(https://ark.example/api/v3, anthropic)" in terminal("models", "offer", "qwen3-8b", *vendor).out
+    assert terminal("models", "withdraw", "ark", "--json").json == {"offers": 1}
     assert terminal("models", "withdraw", "my-vllm", "--json").json == {"offers": 1}
     assert "qwen3-8b" not in terminal("models", "list").out
 

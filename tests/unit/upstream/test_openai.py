@@ -14,6 +14,7 @@ from steelyard.kernel.errors import UpstreamError
 from steelyard.kernel.quantities import Usage
 from steelyard.kernel.records import Event, Offer
 from steelyard.upstream.kinds import ByKind
+from steelyard.upstream.openai_fault import refusal
 from steelyard.upstream.pool import Pool
 
 COUNTED = Usage(PROMPT - CACHED, CACHED, 3)
@@ -169,3 +170,30 @@ async def test_an_unknown_kind_is_an_error_of_ours(server: OpenAIServer) -> None
     with pytest.raises(UpstreamError):
         ByKind("vendor", pool, "").stream(offer, {}, 1, b"")
     await pool.close()
+
+
+@pytest.mark.parametrize(
+    ("status", "error", "told"),
+    [
+        (429, {"code": "1302"}, (429, True)),
+        (429, {"code": "1113", "message": "余额不足"}, (0, False)),
+        (429, {"type": "insufficient_quota", "code": None}, (0, False)),
+        (403, {"code": "AccountOverdueError"}, (0, False)),
+        (400, {"code": "Arrearage"}, (0, False)),
+        (400, {"code": "1301"}, (400, False)),
+        (451, {"message": "blocked"}, (451, False)),
+        (500, {"code": "1234"}, (500, True)),
+        (429, "slow down", (429, True)),
+        (400, {"code": 400, "message": "no"}, (400, False)),
+    ],
+)
+def test_an_inner_code_says_more_than_a_status(status: int, error: Any, told: tuple[int, bool]) -> None:
+    found = refusal("vendor", json.dumps({"error": error}).encode(), status, b"9")
+    assert (found.status, found.retryable) == told
+    assert found.retry_after_s == (9 if told[0] == 429 else None)
+
+
+def test_what_is_no_error_body_is_judged_by_its_status() -> None:
+    for body in (b"", b"<html>", b"[]", b"\xff", b'{"error": 3}'):
+        assert refusal("vendor", body, 502).retryable
+        assert refusal("vendor", body, 401).status == 0
