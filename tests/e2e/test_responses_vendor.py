@@ -1,14 +1,18 @@
 """openai-python's Responses through the public port to a server that does the worst real ones do."""
 
+import re
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import openai
 import pytest
+from pydantic import BaseModel
 from tests.e2e.vendor import MODEL, sold
 from tests.emulators.openai_server import CACHED, PROMPT, OpenAIServer
 from tests.platform import Platform, wait_for
 
+REAL = "smollm2-135m-instruct"
 TOOLS: list[Any] = [
     {"type": "function", "name": name, "parameters": {"type": "object", "properties": {}}, "strict": False}
     for name in ("weather", "time", "step")
@@ -143,3 +147,105 @@ def test_items_may_be_referred_to(client, server) -> None:
     assert listed == ["message", "function_call", "function_call", "function_call_output", "function_call_output"]
     with pytest.raises(openai.NotFoundError, match="item"):
         client.responses.create(model=MODEL, input=[{"type": "item_reference", "id": "msg_nowhere"}])
+
+
+def test_calls_reach_the_client_whole(client) -> None:
+    with client.responses.stream(model=MODEL, input="scene: parallel", tools=TOOLS) as stream:
+        streamed = stream.get_final_response()
+    plain = client.responses.create(model=MODEL, input="scene: parallel", tools=TOOLS, store=False)
+    for response in (streamed, plain):
+        assert [(call.call_id, call.name, call.arguments) for call in response.output] == [
+            ("call_a", "weather", '{"city":"Bern"}'),
+            ("call_b", "time", '{"zone":"utc"}'),
+        ]
+
+
+def test_reasoning_refusals_and_filtered_answers(client) -> None:
+    thought, said = client.responses.create(model=MODEL, input="scene: reasoning").output
+    assert (thought.content[0].text, said.content[0].text) == ("Let me see.", "42")
+    thought = client.responses.create(model=MODEL, input="scene: reasoning", reasoning={"summary": "auto"}).output[0]
+    assert thought.summary[0].text == "Let me see."
+    (said,) = client.responses.create(model=MODEL, input="scene: refusal").output
+    assert said.content[0].refusal == "I cannot do that."
+    filtered = client.responses.create(model=MODEL, input="scene: filtered")
+    assert (filtered.status, filtered.incomplete_details.reason) == ("incomplete", "content_filter")
+
+
+@pytest.mark.parametrize("name", ["cut", "error", "abort"])
+def test_a_failure_amid_a_stream_is_visible_and_settles_at_what_was_delivered(client, receipt, name: str) -> None:
+    stream, seen = None, []
+    with pytest.raises((openai.APIError, openai.APIConnectionError)) as caught:
+        stream = client.responses.create(model=MODEL, input=f"scene: {name}", stream=True)
+        for event in stream:
+            seen.append(event)
+    assert "secret" not in str(caught.value)
+    if stream is None:  # all of it came in one read, and nothing was sold
+        return
+    assert seen[-1].type == "response.failed" and seen[-1].response.status == "failed"
+    found = receipt(stream.response.headers["x-request-id"])
+    assert found["end"] == "upstream_error" and found["output_tokens"] > 0
+
+
+def test_a_repeat_gets_the_same_response(client) -> None:
+    for stream in (False, True):
+        asked = {"model": MODEL, "input": "scene: hello", "extra_headers": {"Idempotency-Key": f"responses-{stream}"}}
+        ids = []
+        for _ in range(2):
+            if stream:
+                with client.responses.create(stream=True, **asked) as events:
+                    ids += [event.response.id for event in events if event.type == "response.completed"]
+            else:
+                ids.append(client.responses.create(**asked).id)
+        assert len(ids) == 2 and ids[0] == ids[1]
+        assert client.responses.retrieve(ids[0]).output_text == "Hello"
+
+
+class Capital(BaseModel):
+    country: str
+    city: str
+
+
+def test_the_real_engine_keeps_to_a_schema_and_a_demanded_tool_and_stops_where_it_is_told(client, receipt) -> None:
+    parsed = client.responses.parse(
+        model=REAL, input="The capital of France.", text_format=Capital, max_output_tokens=200, temperature=0
+    )
+    if parsed.status == "completed":
+        assert isinstance(parsed.output_parsed, Capital)
+    called = client.responses.create(
+        model=REAL, input="What time is it?", tools=TOOLS[1:2], tool_choice="required", max_output_tokens=100
+    )
+    assert called.output[0].type == "function_call" and called.output[0].name == "time"
+    with client.responses.stream(model=REAL, input="Count to a hundred.", max_output_tokens=5) as stream:
+        events = [event.type for event in stream]
+        assert events[-1] == "response.incomplete"
+    cut = client.responses.create(model=REAL, input="Count to a hundred.", max_output_tokens=5)
+    assert (cut.status, cut.incomplete_details.reason, cut.usage.output_tokens) == (
+        "incomplete", "max_output_tokens", 5,
+    )  # fmt: skip
+    for response in (parsed, called, cut):
+        found = receipt(response.id)
+        assert (found["prompt_tokens"], found["output_tokens"], found["amount"]) == (
+            response.usage.input_tokens,
+            response.usage.output_tokens,
+            response.usage.steelyard["charge"],
+        )
+
+
+def test_the_page_is_right(platform: Platform, client, monkeypatch: pytest.MonkeyPatch, capsys) -> None:
+    page = (Path(__file__).parents[2] / "docs" / "reference" / "responses.md").read_text(encoding="utf-8")
+    (example,) = re.findall(r"^```python\n(.*?)^```", page, re.DOTALL | re.MULTILINE)
+    monkeypatch.setenv("STEELYARD_KEY", platform.api_key)
+    exec(compile(example.replace(":8780", f":{platform.port}"), "responses.md", "exec"), {})
+    assert "['message', 'message', 'message']" in capsys.readouterr().out
+
+
+def test_no_log_tells_what_a_customer_said(client, platform: Platform) -> None:
+    made = client.responses.create(
+        model=MODEL, input="scene: hello xylophone-marzipan", instructions="xylophone-marzipan"
+    )
+    client.responses.create(model=MODEL, input="scene: hello", previous_response_id=made.id)
+    client.responses.delete(made.id)
+    with pytest.raises(openai.APIStatusError):
+        client.responses.create(model=MODEL, input="scene: broken xylophone-marzipan")
+    assert "xylophone-marzipan" not in platform.logs() + platform.text
+    assert platform.run("verify")["ok"] is True
