@@ -44,6 +44,8 @@ _TRANSLATED = frozenset(
     }
 )
 _EFFORTS = {"minimal": "low", "low": "low", "medium": "medium", "high": "high", "xhigh": "xhigh", "max": "max"}
+_NONE_TEXT = b'"none"'
+_NONE = Raw(_NONE_TEXT)
 _BETA = re.compile(r"[\w.:-]+", re.ASCII)
 _encode = msgspec.json.encode
 _decode = msgspec.json.decode
@@ -137,10 +139,10 @@ def _tool(tool: dict[str, Any]) -> dict[str, Any]:
 def _shape(upstream: str, params: dict[str, Raw]) -> dict[str, Any]:
     """How hard to try and which form to answer in."""
     config: dict[str, Any] = {}
-    effort = _text(params.get("reasoning_effort"))
-    if effort not in {None, "none"}:
-        if effort not in _EFFORTS:
-            raise refused(upstream, "reasoning_effort", f"it is one of none, {', '.join(_EFFORTS)}")
+    effort = _decode(params.get("reasoning_effort", _NONE))
+    if not isinstance(effort, str) or effort not in {"none", *_EFFORTS}:
+        raise refused(upstream, "reasoning_effort", f"it is one of none, {', '.join(_EFFORTS)}")
+    if effort != "none":
         config["effort"] = _EFFORTS[effort]
     if "response_format" in params:
         form = _decode(params["response_format"])
@@ -159,7 +161,7 @@ def _thinking(upstream: str, params: dict[str, Raw], max_tokens: int) -> Any:
     if wanted is None and budget is not None:
         wanted = {"type": "enabled"}
     if wanted is None:
-        return {"type": "disabled"} if _text(params.get("reasoning_effort")) == "none" else None
+        return {"type": "disabled"} if bytes(params.get("reasoning_effort", b"")) == _NONE_TEXT else None
     if not isinstance(wanted, dict):
         raise refused(upstream, "thinking", "it is an object with a 'type'")
     if wanted.get("type") == "auto":
@@ -167,7 +169,7 @@ def _thinking(upstream: str, params: dict[str, Raw], max_tokens: int) -> Any:
     if wanted.get("type") != "enabled":
         return wanted
     asked = wanted.get("budget_tokens") or budget or max(BUDGET_TOKENS_MIN, max_tokens // 2)
-    if not isinstance(asked, int):
+    if not isinstance(asked, int) or isinstance(asked, bool) or asked < 0:
         raise refused(upstream, "thinking", "'budget_tokens' is a number")
     if asked >= max_tokens > BUDGET_TOKENS_MIN:
         asked = max_tokens - 1  # an upper bound anyway; it has to leave room for one token of the answer
@@ -178,12 +180,9 @@ def _thinking(upstream: str, params: dict[str, Raw], max_tokens: int) -> Any:
 
 def _betas(upstream: str, params: dict[str, Raw]) -> str:
     """The customer's own header, which the gateway keeps in the order."""
-    betas = [beta for beta in _decode(params.get("anthropic_beta", Raw(b"[]")), type=list[str]) if beta]
-    if not all(_BETA.fullmatch(beta) for beta in betas):
+    betas = _decode(params.get("anthropic_beta", Raw(b"[]")))
+    if not isinstance(betas, list) or not all(
+        isinstance(beta, str) and _BETA.fullmatch(beta) for beta in betas if beta
+    ):
         raise UpstreamError(upstream, "The header 'anthropic-beta' is a list of names.", status=400)
-    return ",".join(betas)
-
-
-def _text(raw: Raw | None) -> str | None:
-    value = None if raw is None else _decode(raw)
-    return value if isinstance(value, str) else None
+    return ",".join(beta for beta in betas if beta)

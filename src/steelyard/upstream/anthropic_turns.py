@@ -138,7 +138,7 @@ class Turns:
         text = call.function.arguments.strip() or "{}"
         try:
             msgspec.json.decode(text, type=dict[str, Any])
-        except msgspec.DecodeError:
+        except (msgspec.DecodeError, RecursionError):
             raise refused(self._upstream, where, "this model takes an object in JSON only") from None
         return Raw(text.encode())
 

@@ -4,6 +4,7 @@ Owns the rules that adapters of vendors' dialects share: counts are cumulative a
 any came is counted low, and an answer without any is estimated, never taken for nothing. Knows no dialect.
 """
 
+import msgspec
 import structlog
 
 from steelyard.kernel.quantities import Usage
@@ -44,8 +45,6 @@ class Tally:
         if usage.prompt < told.prompt or usage.output < told.output:
             log.warning("usage_fell", upstream=self._upstream, told=told, now=usage)
         # A cache read moves tokens from one bucket to the other: only the prompt as a whole never falls.
-        usage = Usage(
-            usage.input + max(0, told.prompt - usage.prompt), usage.cached_input, max(usage.output, told.output)
-        )
-        self._told = usage
-        return usage
+        fresh = usage.input + max(0, told.prompt - usage.prompt)
+        self._told = msgspec.structs.replace(usage, input=fresh, output=max(usage.output, told.output))
+        return self._told

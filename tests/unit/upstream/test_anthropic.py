@@ -7,11 +7,16 @@ from typing import Any
 
 import msgspec
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from msgspec import Raw
 from tests.emulators.anthropic_server import KEY, AnthropicServer, count, signed
 
 from steelyard.kernel.errors import UpstreamError
 from steelyard.kernel.records import Event, Offer
+from steelyard.upstream.anthropic_answer import Answer
+from steelyard.upstream.anthropic_request import request_of
+from steelyard.upstream.http1 import header_block
 from steelyard.upstream.kinds import ByKind
 from steelyard.upstream.pool import Pool
 
@@ -393,3 +398,43 @@ async def test_a_result_stands_before_what_the_user_said_meanwhile(server: Anthr
     turns = [*asked("hello"), calls, {"role": "user", "content": "Quick!"}, answered("a"), answered("b")]
     body = await sent(server, messages=turns, tools=[WEATHER])
     assert [block.get("tool_use_id") for block in body["messages"][2]["content"]] == ["a", "b", None]
+
+
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text(max_size=9),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=9), inner, max_size=3),
+    max_leaves=6,
+)
+LOOSE = ("thinking", "thinking_budget", "enable_thinking", "reasoning_effort", "anthropic_beta", "cache_control", "odd")
+"""Fields that no dialect looks into before they come here."""
+
+
+@given(st.dictionaries(st.sampled_from(LOOSE), JSON.filter(lambda value: value is not None), max_size=3))
+def test_whatever_stands_in_a_field_nobody_read_before_is_sent_or_refused(fields: dict[str, Any]) -> None:
+    asked_for = Offer(1, "m", "vendor", "127.0.0.1:1", "their-m", 2048, 2048, "anthropic")
+    try:
+        made = request_of("vendor", asked_for, raw({"messages": asked("hello"), **fields}), 2000)
+    except UpstreamError as error:
+        assert error.status == 400
+    else:
+        json.loads(made.body)
+        header_block({"anthropic-beta": made.betas})
+
+
+@given(JSON)
+def test_whatever_a_server_says_is_read_or_an_error_of_the_upstream(said: Any) -> None:
+    kinds = ("message_start", "content_block_start", "content_block_delta", "message_delta", "error")
+    answer = Answer("vendor", 9)
+    for kind in kinds:
+        for name in ("message", "content_block", "delta", "usage", "error"):
+            try:
+                answer.take(msgspec.json.encode({"type": kind, name: said}))
+            except UpstreamError:
+                continue
+            list(answer.events())
+
+
+async def test_arguments_too_deep_to_read_are_refused(server: AnthropicServer) -> None:
+    deep = '{"a":' + "[" * 100_000
+    turns = [*asked("hello"), {"role": "assistant", "content": "", "tool_calls": [call("a", deep)]}]
+    assert (await refusal(server, messages=turns)).status == 400
