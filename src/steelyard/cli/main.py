@@ -27,6 +27,7 @@ COMMANDS = {
     "operator": "tenant:operator",
     "prices": "prices:prices",
     "models": "models:models",
+    "batches": "batches:batches",
     "usage": "reports:usage_command",
     "margin": "reports:margin_command",
     "statement": "reports:statement_command",

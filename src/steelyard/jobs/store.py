@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import msgspec
+from msgspec.structs import replace
 from sqlalchemy import Connection, Row, delete, func, insert, or_, select, update
 
 from steelyard.jobs.records import BATCH_PURPOSE, Job, JobState, Page, StoredFile
@@ -99,7 +100,7 @@ def add_job(connection: Connection, job: Job) -> None:
     open_jobs = select(func.count()).where(_jobs.tenant_id == job.tenant_id, _jobs.state.in_(_OPEN))
     if connection.execute(open_jobs).scalar_one() >= limits.BATCHES_OPEN_PER_TENANT_MAX:
         raise overloaded(f"{limits.BATCHES_OPEN_PER_TENANT_MAX} batches have not ended yet.", limits.LINE_WAIT_S[-1])
-    connection.execute(insert(tables.jobs).values(_values(job)))
+    connection.execute(insert(tables.jobs).values(values_of(job)))
 
 
 def get_job(connection: Connection, project_id: int | None, job_id: bytes | None) -> Job:
@@ -129,8 +130,16 @@ def open_jobs(connection: Connection) -> list[Job]:
 
 def change_job(connection: Connection, job: Job) -> None:
     """Write the job as it is now."""
-    values = _values(job)
+    values = values_of(job)
     connection.execute(update(tables.jobs).where(_jobs.id == values.pop("id")).values(values))
+
+
+def cancelling(job: Job, now_ns: int) -> Job:
+    """The job on its way to being cancelled. Raises CallerError 409 when it is at its end already."""
+    if job.state not in {JobState.VALIDATING, JobState.IN_PROGRESS, JobState.CANCELLING}:
+        text = f"The batch is {job.state.value}: there is nothing to cancel."
+        raise CallerError(409, "batch_not_cancellable", text)
+    return replace(job, state=JobState.CANCELLING, cancelling_ns=job.cancelling_ns or now_ns)
 
 
 def uncounted(connection: Connection, request_ids: Sequence[bytes]) -> list[bytes]:
@@ -168,7 +177,8 @@ def _job(row: Row[Any]) -> Job:
     return msgspec.convert(plain, Job)
 
 
-def _values(job: Job) -> dict[str, Any]:
+def values_of(job: Job) -> dict[str, Any]:
+    """The row of a job."""
     values = msgspec.structs.asdict(job)
     for name in _JSON_FIELDS:
         values[name] = msgspec.json.encode(values[name]).decode()

@@ -151,12 +151,9 @@ class JobDesk:
         """Its worker stops at the next report and brings it to its end."""
         job = await self._transact(store.get_job, wanted.project_id, wanted.id)
         job = self._open.get(job.id, job)
-        if job.state not in {JobState.VALIDATING, JobState.IN_PROGRESS, JobState.CANCELLING}:
-            raise CallerError(
-                409, "batch_not_cancellable", f"The batch is {job.state.value}: there is nothing to cancel."
-            )
-        if job.state is not JobState.CANCELLING:
-            job = await self._change(job, state=JobState.CANCELLING, cancelling_ns=self._clock.now_ns())
+        asked_for = store.cancelling(job, self._clock.now_ns())
+        if asked_for != job:
+            job = await self._change(job, state=asked_for.state, cancelling_ns=asked_for.cancelling_ns)
         return job
 
     async def _job_claim(self, seeking: Seeking) -> object:

@@ -17,6 +17,7 @@ from sqlalchemy.exc import DataError, InterfaceError, InternalError, Operational
 from steelyard.catalog import store as catalog
 from steelyard.catalog.price_file import parse_price_file
 from steelyard.identity import store as identity
+from steelyard.jobs import store as jobs
 from steelyard.kernel import limits
 from steelyard.kernel.clock import Clock, iso_from_ns
 from steelyard.kernel.errors import CallerError, bad_request, unavailable
@@ -78,6 +79,7 @@ class Office:
             "receipt": self._receipt,
             "receipt.export": self._receipt_export,
             "rerate.post": self._rerate_post,
+            "job.cancel": self._job_cancel,
             "verify": self._verify,
         }
         self._cashier = Cashier(clock, holds or Teller(), oldest_open)
@@ -200,6 +202,12 @@ class Office:
 
     def _rerate_post(self, connection: Connection, payload: Payload) -> Outcome:
         return post_rerating(connection, payload, self._clock)
+
+    def _job_cancel(self, connection: Connection, payload: Payload) -> Outcome:
+        """While no platform runs; books that run have a desk for it. Whoever takes the job up ends it."""
+        job = jobs.cancelling(jobs.get_job(connection, None, payload.get("id")), self._clock.now_ns())
+        jobs.change_job(connection, job)
+        return Outcome(msgspec.to_builtins(job))
 
     def _verify(self, connection: Connection, payload: Payload) -> Outcome:
         return Outcome(self.verify(connection, replayed=payload.get("replay") is not False))

@@ -293,3 +293,25 @@ def test_nothing_is_cut_in_a_pipe(terminal: Any) -> None:
     assert all(
         meaning in terminal("ledger", "accounts").out for meaning in ("at most his credit limit.", "to clear against")
     )
+
+
+def test_batches_are_listed_shown_and_cancelled(terminal: Any) -> None:
+    from steelyard.jobs.records import Job, job_text
+    from steelyard.jobs.store import values_of
+    from steelyard.storage import tables
+    from steelyard.storage.database import open_database
+
+    assert "No customer" in terminal("batches", "list").out
+    ids = [bytes([n]) * 16 for n in range(4)]
+    job = Job(ids[0], 1, 1, 1, "/v1/chat/completions", *ids[1:], created_ns=10**18, deadline_ns=2 * 10**18, kept_s=60)
+    engine = open_database(terminal.data.database)
+    with engine.begin() as connection:
+        connection.execute(tables.jobs.insert().values(values_of(job)))
+    engine.dispose()
+    name = job_text(job.id)
+    (row,) = terminal("batches", "list", "--json").json
+    assert (row["batch"], row["tenant"], row["status"]) == (name, "acme", "validating")
+    assert "acme" in terminal("batches", "show", name).out
+    assert terminal("batches", "cancel", name, "--json").json == {"id": name, "status": "cancelling"}
+    assert terminal("batches", "show", name, "--json").json["status"] == "cancelling"
+    assert terminal("batches", "show", "batch_1").code == 2
