@@ -68,7 +68,8 @@ class ResponsePlaces:
             own = await self._store.find(caller, said)  # what it goes on from may be gone
             chain = [own]
         items = [*items_in(chain[:-1]), *asked_in(chain[-1])]
-        return _json(page.of(items))
+        once = {item["id"]: item for item in items}  # who sends an answer's items again sends their ids as well
+        return _json(page.of([*once.values()]))
 
     def _caller(self, request: Request) -> Caller:
         return authenticate(self._house.teller.snapshot, request.headers.get("authorization"))

@@ -39,7 +39,8 @@ class Store:
         self.is_open = is_open
         self._desk = desk
         self._at_once = asyncio.Semaphore(limits.RESPONSES_BROUGHT_AT_ONCE_MAX)
-        self._tasks: dict[asyncio.Task[None], int] = {}
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._on_its_way_bytes = 0
 
     @property
     def on_its_way(self) -> int:
@@ -51,13 +52,14 @@ class Store:
     def bring(self, response: StoredResponse) -> Bringing | None:
         """Send it to the books until they have written it; None when too much is on its way already."""
         size_bytes = response.size_bytes
-        if sum(self._tasks.values()) + size_bytes > limits.RESPONSES_UNKEPT_BYTES_MAX:
+        if self._on_its_way_bytes + size_bytes > limits.RESPONSES_UNKEPT_BYTES_MAX:
             log.error("response_not_stored", request=text_from_id(response.id), reason="too many wait for the books")
             return None
+        self._on_its_way_bytes += size_bytes
         bringing = Bringing(response)
         task = asyncio.ensure_future(self._bring(bringing))
-        self._tasks[task] = size_bytes
-        task.add_done_callback(self._tasks.pop)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
         return bringing
 
     async def taken(self, bringing: Bringing) -> None:
@@ -71,6 +73,12 @@ class Store:
             log.warning("response_stored_late", request=text_from_id(response.id))
 
     async def _bring(self, bringing: Bringing) -> None:
+        try:
+            await self._until_written(bringing)
+        finally:
+            self._on_its_way_bytes -= bringing.response.size_bytes
+
+    async def _until_written(self, bringing: Bringing) -> None:
         payload = msgspec.structs.asdict(bringing.response)
         attempt = 0
         while True:

@@ -150,3 +150,11 @@ async def test_an_engine_that_loads_is_alive(port: int, workers: list[asyncio.su
 @pytest.mark.parametrize(("bound", "reached"), [("0.0.0.0", "127.0.0.1"), ("::", "::1"), ("10.0.0.5", "10.0.0.5")])
 def test_the_address_to_show_is_one_that_can_be_reached(bound: str, reached: str) -> None:
     assert reachable_host(bound) == reached
+
+
+@pytest.mark.parametrize(("days", "stores"), [(30, True), (1, True), (0, False)])
+def test_how_long_responses_are_stored_is_told_to_books_and_workers(days: int, stores: bool) -> None:
+    settings = Settings(store_days=days)
+    books = books_service(settings, 3).command()
+    assert books[books.index("--store-days") + 1] == str(days)
+    assert ("--no-store" in worker_service(settings, 0, "key").command()) is not stores

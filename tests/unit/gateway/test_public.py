@@ -50,6 +50,7 @@ class Site:
         self.house = House(self.teller, self.meter, {"fake": upstream}, self.clock, strict)
         self.folder = folder / "w0-1"
         self.office = FakeOffice()
+        self.stores = True
         self.port = 0
 
     @asynccontextmanager
@@ -57,7 +58,7 @@ class Site:
         listener = public_socket("127.0.0.1", 0)
         self.port = listener.getsockname()[1]
         ready = asyncio.Event()
-        server = public_server(PublicApp(self.house, self.office, Ids(self.clock)), 2, ready.set)
+        server = public_server(PublicApp(self.house, self.office, Ids(self.clock), stores=self.stores), 2, ready.set)
         task = asyncio.ensure_future(server._serve([listener]))
         await ready.wait()
         try:

@@ -157,6 +157,26 @@ async def test_nothing_is_stored_that_should_not_be(tmp_path: Path) -> None:
         assert shelf.asked == []
 
 
+async def test_a_house_that_stores_nothing_says_so(tmp_path: Path) -> None:
+    site, shelf = site_of(tmp_path)
+    site.stores = False
+    async with site.open():
+        for asked, named in (({}, None), ({"store": True}, "store"), ({"store": False}, None)):
+            answer = await site.ask(request(**asked))
+            assert (body_of(answer)["store"], header_of(answer, "x-steelyard-ignored")) == (False, named)
+        assert shelf.asked == []
+
+
+async def test_an_item_that_was_sent_again_is_listed_once(tmp_path: Path) -> None:
+    """Or pages would go round for ever: the next one begins behind an id."""
+    site, _ = site_of(tmp_path)
+    async with site.open():
+        items = [{"id": f"msg_{name}", "role": "user", "content": name} for name in "abac"]
+        response = body_of(await site.ask(request(input=items)))
+        page = body_of(await site.ask(request("GET", f"/v1/responses/{response['id']}/input_items?order=asc")))
+        assert [item["id"] for item in page["data"]] == ["msg_a", "msg_b", "msg_c"]
+
+
 async def test_a_failure_amid_a_stream_is_stored_as_one(tmp_path: Path) -> None:
     site, shelf = site_of(tmp_path, Event("He", Usage(10, 0, 1)), UpstreamError("fake", "secret"))
     async with site.open():
