@@ -18,6 +18,12 @@ from steelyard.storage import tables
 
 UPSTREAM_KINDS = ("llama_cpp", "openai", "anthropic")
 """What may stand in a registration; `upstream.kinds` has the adapters."""
+_CAN = {
+    "llama_cpp": frozenset({Capability.TEXT, Capability.EMBEDDING, Capability.RERANK}),
+    "openai": frozenset(Capability),
+    "anthropic": frozenset({Capability.TEXT}),
+}
+"""What an upstream of a kind can be asked for."""
 
 TariffsBySubject = dict[str, tuple[Tariff, ...]]
 
@@ -263,6 +269,10 @@ def _check(registration: Registration) -> None:
         raise bad_request(f"'kind' must be one of {', '.join(UPSTREAM_KINDS)}.", "kind")
     if not registration.capabilities:
         raise bad_request(f"'capabilities' must name one of {', '.join(Capability)} at least.", "capabilities")
+    for capability in registration.capabilities:
+        if capability not in _CAN[registration.kind]:
+            message = f"'capabilities': nothing of the kind {registration.kind} can be asked for {capability.value!r}."
+            raise bad_request(message, "capabilities")
     for field in ("context_tokens", "max_output_tokens", "default_max_tokens"):
         least = 1 if field == "context_tokens" or Capability.TEXT in registration.capabilities else 0
         if getattr(registration, field) < least:

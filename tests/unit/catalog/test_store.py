@@ -167,7 +167,12 @@ def test_an_offer_keeps_what_it_can_be_asked_for(books: Connection) -> None:
 
 @pytest.mark.parametrize(
     ("changes", "field"),
-    [({"capabilities": ()}, "capabilities"), ({"max_output_tokens": 0}, "max_output_tokens")],
+    [
+        ({"capabilities": ()}, "capabilities"),
+        ({"capabilities": (Capability.MODERATION,)}, "capabilities"),
+        ({"capabilities": (Capability.EMBEDDING,), "kind": "anthropic"}, "capabilities"),
+        ({"max_output_tokens": 0}, "max_output_tokens"),
+    ],
 )
 def test_what_writes_has_output_tokens_and_everything_can_be_asked_for_something(
     books: Connection, changes: dict[str, object], field: str
