@@ -3,7 +3,9 @@
 import json
 
 from tests.e2e.test_refusals import HELLO, post
-from tests.platform import Platform
+from tests.platform import Platform, wait_for
+
+from steelyard.kernel.money import nano_from_text
 
 BODY = json.dumps(HELLO).encode()
 
@@ -13,11 +15,18 @@ def test_requests_per_minute_are_counted_by_all_workers_together(platform: Platf
     platform.run("limit", "set", "--tenant", "limited-rpm", "--rpm", "3")
     answers = [post(platform, BODY, key) for _ in range(5)]  # each on a connection of its own
     assert [status for status, _, _ in answers] == [200, 200, 200, 429, 429]
+    left = [headers["x-ratelimit-remaining-requests"] for status, _, headers in answers if status == 200]
+    assert left == ["2", "1", "0"]
+    assert answers[0][2]["x-ratelimit-limit-requests"] == "3" and "x-ratelimit-limit-tokens" not in answers[0][2]
     _, answer, headers = answers[-1]
     assert (answer["error"]["code"], answer["error"]["type"]) == ("rate_limit_exceeded", "rate_limit_error")
     assert 0 < int(headers["retry-after"]) <= 60
     platform.run("limit", "lift", "--tenant", "limited-rpm", "--kind", "rpm")
-    assert post(platform, BODY, key)[0] == 200
+    wait_for(lambda: platform.wallet("limited-rpm")["held_nano"] == 0, "the postings")
+    status, _, headers = post(platform, BODY, key)
+    assert status == 200 and "x-ratelimit-limit-requests" not in headers
+    wallet = wait_for(lambda: (w := platform.wallet("limited-rpm"))["held_nano"] == 0 and w, "the posting")
+    assert nano_from_text(headers["x-steelyard-balance"]) == wallet["available_nano"], "the last answer told it before"
 
 
 def test_a_budget_lowers_max_tokens_then_refuses_for_good(platform: Platform) -> None:
