@@ -6,6 +6,7 @@ another go on, when everything the first one sold is posted. Deletes content; re
 
 import asyncio
 import contextlib
+from collections import Counter
 from collections.abc import Awaitable, Callable, Collection
 from typing import Any, TypeVar
 
@@ -157,16 +158,18 @@ class JobDesk:
         return job
 
     async def _job_claim(self, seeking: Seeking) -> object:
-        """A job for this worker to run, or None. One that it has and does not know of comes first."""
+        """A job for this worker to run, or None: one that it has and does not know of, else of whom fewest are run."""
         if not self._seated(seeking.series):
             raise unavailable("books_unavailable", "The worker is not known to the books.")
         for job in self._open.values():
             if job.series == seeking.series and job.id not in seeking.jobs:
                 return job
-        for job in self._open.values():
-            if not job.series:
-                return await self._change(job, series=seeking.series)
-        return None
+        free = [job for job in self._open.values() if not job.series]
+        if not free:
+            return None
+        running = Counter(job.tenant_id for job in self._open.values() if job.series)
+        fairest = min(free, key=lambda job: running[job.tenant_id])  # of equals the oldest
+        return await self._change(fairest, series=seeking.series)
 
     async def _job_report(self, progress: Progress) -> object:
         """Take what the worker says, and answer the state it has to go on in. Saying it twice changes nothing."""

@@ -212,3 +212,15 @@ async def test_bounds_of_a_tenant(house: House, monkeypatch: pytest.MonkeyPatch)
     assert (caught.value.status, caught.value.retry_after_s) == (429, limits.LINE_WAIT_S[-1])
     lost = msgspec.structs.replace(file, id=house.requests.ids.next())
     assert await refused(client, "file.add", lost) == "file_lost"
+
+
+async def test_a_tenant_with_many_jobs_does_not_keep_others_waiting(house: House) -> None:
+    client = await house.client(0)
+    file = await a_file(house, client)
+    mine = [await a_job(house, client, file.id) for _ in range(3)]
+    theirs = msgspec.structs.replace(mine[0], id=house.requests.ids.next(), tenant_id=2)
+    await ask(client, "job.add", theirs)
+    claimed: list[bytes] = []
+    while (job := await claim(client, *claimed)) is not None:
+        claimed.append(job.id)
+    assert claimed == [mine[0].id, theirs.id, mine[1].id, mine[2].id]
