@@ -435,6 +435,6 @@ def test_whatever_a_server_says_is_read_or_an_error_of_the_upstream(said: Any) -
 
 
 async def test_arguments_too_deep_to_read_are_refused(server: AnthropicServer) -> None:
-    deep = '{"a":' + "[" * 100_000
+    deep = '{"a":' + "[" * 100_000 + "]" * 100_000 + "}"
     turns = [*asked("hello"), {"role": "assistant", "content": "", "tool_calls": [call("a", deep)]}]
     assert (await refusal(server, messages=turns)).status == 400
