@@ -205,7 +205,8 @@ STATUSES = {"busy": 429, "refused": 400, "broken": 500, "penniless": 402}
 
 
 def _words(body: Body) -> list[str]:
-    asked = [turn["content"] for turn in body["messages"] if turn["role"] == "user"][-1]
+    asked = [turn["content"] for turn in body["messages"] if turn["role"] == "user" and turn.get("content")] or [""]
+    asked = asked[-1]
     text = asked if isinstance(asked, str) else "".join(part.get("text", "") for part in asked)
     return text.removeprefix("scene: ").split()
 
@@ -291,7 +292,9 @@ def whole(status: int, body: Body) -> bytes:
 
 def answer_of(body: Body, instead: str | None = None) -> Iterator[bytes]:
     """The bytes of an answer, HTTP and all."""
-    name = instead or ("hello" if "messages" not in body else _words(body)[0])
+    name = instead or next(iter(_words(body) if "messages" in body else ()), "hello")
+    if name not in SCENES and name not in STATUSES:  # anybody's own words
+        name = "hello"
     if name in STATUSES:
         said = json.dumps({"error": {"message": f"{name} it is", "type": "x", "code": name}}).encode()
         yield b"HTTP/1.1 %d X\r\ncontent-length: %d\r\n\r\n%b" % (STATUSES[name], len(said), said)

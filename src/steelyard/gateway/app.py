@@ -31,6 +31,7 @@ from steelyard.gateway.messages_dialect import BASES, Messages, is_messages_path
 from steelyard.gateway.models import anthropic_list, anthropic_model, openai_list, openai_model
 from steelyard.gateway.moderation_dialect import Moderations
 from steelyard.gateway.once import Desk, Once
+from steelyard.gateway.public_places import DOCUMENT_PATH, document_text
 from steelyard.gateway.rerank_dialect import Rerank
 from steelyard.gateway.responses_dialect import Responses
 from steelyard.gateway.responses_exchange import ResponsesExchange
@@ -111,6 +112,9 @@ class Endpoints:
             return Response(lines, media_type="application/x-ndjson")
         return json_response(await self._office.command("receipt", payload))
 
+    async def document(self, request: Request) -> Response:
+        return Response(document_text(), media_type="application/json")
+
     async def alive(self, request: Request) -> Response:
         return json_response({"status": "ok"})
 
@@ -134,6 +138,7 @@ class Endpoints:
             *(Route(f"{base}/models", self.models) for base in BASES),
             *(Route(f"{base}/models/{{name:path}}", self.model) for base in BASES),
             Route("/v1/receipts/{request_id}", self.receipt),
+            Route(DOCUMENT_PATH, self.document),
             Route("/healthz", self.alive),
             Route("/readyz", self.ready),
             Route("/metrics", self.metrics),

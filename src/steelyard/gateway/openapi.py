@@ -57,7 +57,7 @@ def document(operations: Sequence[Described]) -> dict[str, Any]:
     (_, *_), components = msgspec.json.schema_components([Error, *bodies], ref_template=_REFERENCE)
     paths: dict[str, dict[str, Any]] = {}
     for operation in operations:
-        paths.setdefault(operation.path, {})[operation.method.lower()] = _operation(operation)
+        paths.setdefault(operation.path, {})[operation.method.lower()] = operation_object(operation)
     return {
         "openapi": "3.1.0",
         "info": {
@@ -77,7 +77,8 @@ def document(operations: Sequence[Described]) -> dict[str, Any]:
     }
 
 
-def _operation(operation: Described) -> dict[str, Any]:
+def operation_object(operation: Described) -> dict[str, Any]:
+    """One operation with its parameters, its body and its answers."""
     described: dict[str, Any] = {
         "operationId": operation.name,
         "summary": operation.summary,

@@ -403,3 +403,14 @@ async def test_an_answer_says_when_it_began_and_what_it_costs(tmp_path: Path) ->
         assert f"x-steelyard-charge: {usage['steelyard']['charge']}\r\n".encode() in answer
         assert b"\r\nopenai-processing-ms: " in answer
         assert b"x-steelyard-charge" not in await site.ask(request(chat(stream=True)))
+
+
+async def test_the_document_has_every_endpoint_that_sells(tmp_path: Path) -> None:
+    """It needs no key: a program that is made from it has none yet."""
+    site = Site(tmp_path, ScriptedUpstream(words("Hi")))
+    sold = PublicApp(site.house, FakeOffice(), Ids(site.clock)).sells
+    places = {path.removeprefix("/v1").removeprefix("/v1") for path in sold}
+    async with site.open():
+        document = body_of(await site.ask(b"GET /v1/openapi.json HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n"))
+    described = {path.removeprefix("/v1") for path, one in document["paths"].items() if "post" in one}
+    assert described == places and "/chat/completions" in described

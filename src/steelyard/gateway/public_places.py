@@ -1,0 +1,138 @@
+"""The OpenAPI document of the public port: the endpoints that customers' programs use, from the records that read them.
+
+Owns the table and the document at /v1/openapi.json. A body is as open as its reader: fields that are in none of the
+records are passed on or named, not refused. Decides nothing.
+"""
+
+import functools
+from dataclasses import dataclass, field
+from typing import Any
+
+import msgspec
+
+from steelyard import __version__
+from steelyard.gateway.chat_request import ChatRequest
+from steelyard.gateway.completion_request import CompletionRequest
+from steelyard.gateway.embedding_dialect import EmbeddingRequest
+from steelyard.gateway.messages_request import CountRequest, MessagesRequest
+from steelyard.gateway.moderation_dialect import ModerationRequest
+from steelyard.gateway.openapi import Error, operation_object
+from steelyard.gateway.rerank_dialect import RerankRequest
+from steelyard.gateway.responses_request import ResponsesRequest
+
+DOCUMENT_PATH = "/v1/openapi.json"
+JSON, EVENTS = "application/json", "text/event-stream"
+
+
+class ByName(msgspec.Struct):
+    name: str
+
+
+class ByRequest(msgspec.Struct):
+    request_id: str
+
+
+class MessagesFault(msgspec.Struct):
+    """What went wrong, in Anthropic's words."""
+
+    type: str
+    message: str
+    code: str
+    param: str | None
+
+
+class MessagesError(msgspec.Struct):
+    """The body of a refusal of the Messages API."""
+
+    type: str
+    error: MessagesFault
+    request_id: str
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """One endpoint. `answer` names the fields that an answer always has."""
+
+    method: str
+    path: str
+    name: str
+    summary: str
+    answer: tuple[str, ...]
+    body: type[msgspec.Struct] | None = None
+    place: type[msgspec.Struct] | None = None
+    streams: bool = False
+    error: type[msgspec.Struct] = Error
+    status: int = 200
+    query: type[msgspec.Struct] | None = None
+    headers: tuple[tuple[str, str], ...] = field(default=())
+
+
+_CHAT = ("id", "object", "created", "model", "choices", "usage")
+_MESSAGE = ("id", "type", "role", "model", "content", "stop_reason", "usage")
+_RESPONSE = ("id", "object", "created_at", "model", "status", "output", "tools", "tool_choice", "parallel_tool_calls")
+PLACES: tuple[Place, ...] = (
+    Place("POST", "/v1/chat/completions", "chat", "Answer a chat", _CHAT, ChatRequest, streams=True),
+    Place("POST", "/v1/completions", "complete", "Go on with texts", _CHAT, CompletionRequest, streams=True),
+    Place(
+        "POST", "/v1/responses", "respond", "Answer, as the Responses API", _RESPONSE, ResponsesRequest, streams=True
+    ),
+    Place(
+        *("POST", "/v1/messages", "message", "Answer, as Anthropic's Messages API", _MESSAGE, MessagesRequest),
+        streams=True,
+        error=MessagesError,
+    ),
+    Place(
+        *(
+            "POST",
+            "/v1/messages/count_tokens",
+            "countTokens",
+            "Count a prompt's tokens",
+            ("input_tokens",),
+            CountRequest,
+        ),
+        error=MessagesError,
+    ),
+    Place("POST", "/v1/embeddings", "embed", "Turn texts into vectors", ("object", "data", "usage"), EmbeddingRequest),
+    Place("POST", "/v1/rerank", "rerank", "Order documents by a query", ("results", "usage"), RerankRequest),
+    Place("POST", "/v1/moderations", "moderate", "Judge texts", ("id", "model", "results"), ModerationRequest),
+    Place("GET", "/v1/models", "listModels", "What can be asked", ("data",)),
+    Place("GET", "/v1/models/{name}", "showModel", "One model", ("id",), place=ByName),
+    Place(
+        *("GET", "/v1/receipts/{request_id}", "receipt", "What a request was charged", ("request_id", "state")),
+        place=ByRequest,
+    ),
+)
+
+
+def public_document() -> dict[str, Any]:
+    """The whole document as plain values."""
+    records = [Error, MessagesError, *(place.body for place in PLACES if place.body is not None)]
+    _, components = msgspec.json.schema_components(records, ref_template="#/components/schemas/{name}")
+    paths: dict[str, dict[str, Any]] = {}
+    for place in PLACES:
+        paths.setdefault(place.path, {})[place.method.lower()] = _described(place)
+    return {
+        "openapi": "3.1.0",
+        "info": {"title": "Steelyard", "version": __version__},
+        "security": [{"key": []}],
+        "paths": paths,
+        "components": {
+            "schemas": components,
+            "securitySchemes": {"key": {"type": "http", "scheme": "bearer", "description": "a key, sk-sy-…"}},
+        },
+    }
+
+
+def _described(place: Place) -> dict[str, Any]:
+    described = operation_object(place)
+    answers = described["responses"]
+    whole = {"schema": {"type": "object", "required": list(place.answer)}}
+    answers["200"]["content"] = {JSON: whole, EVENTS: {}} if place.streams else {JSON: whole}
+    answers["default"]["content"][JSON]["schema"] = {"$ref": f"#/components/schemas/{place.error.__name__}"}
+    return described
+
+
+@functools.cache
+def document_text() -> bytes:
+    """The document as JSON, made once."""
+    return msgspec.json.encode(public_document())
