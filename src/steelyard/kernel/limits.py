@@ -152,6 +152,7 @@ RESPONSES_BYTES_PER_TENANT_MAX = 256 * 1024 * 1024  # the oldest give way
 RESPONSES_PENDING_BYTES_MAX = 64 * 1024 * 1024  # taken by the books and not yet written; more answer 429
 RESPONSES_UNKEPT_BYTES_MAX = 64 * 1024 * 1024  # of one worker that the books have not written; further ones are lost
 RESPONSES_BROUGHT_AT_ONCE_MAX = 64  # by one worker; the books' line has room for other commands beside
+RESPONSES_GATHERED_MS = 5  # before a group is written
 RESPONSES_WRITTEN_MAX = 256  # in one transaction
 RESPONSES_SWEPT_MAX = 1000  # in one transaction
 RESPONSES_SWEEP_S = 60

@@ -102,6 +102,7 @@ class Shelf:
     async def _write(self) -> None:
         """Write what is pending, group by group; while one is written the next one gathers."""
         while self._pending:
+            await asyncio.sleep(limits.RESPONSES_GATHERED_MS / 1000)  # who waits for it to be taken is answered first
             group = dict(list(self._pending.items())[: limits.RESPONSES_WRITTEN_MAX])
             failure: CallerError | None = None
             try:
