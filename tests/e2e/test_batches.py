@@ -185,3 +185,13 @@ def test_other_dialects_run_in_batches_too(client) -> None:
     (answer,) = results(client, batch.output_file_id).values()
     assert answer["response"]["body"]["output"][0]["content"][0]["text"] == "Hello"
     assert answer["response"]["body"]["store"] is False
+
+
+def test_the_built_in_engine_answers_batches_at_half_its_price(client, platform: Platform) -> None:
+    lines = [line(f"n{number}", model="smollm2-135m-instruct", max_tokens=4) for number in range(4)]
+    batch = run(client, lines)
+    answers = results(client, batch.output_file_id)
+    assert (batch.status, len(answers)) == ("completed", 4)
+    receipt = platform.get(f"/v1/receipts/{answers['n0']['response']['request_id']}", platform.api_key)
+    prices = {part["meter"]: part["text"] for part in receipt["lines"]}
+    assert prices["output"] == "0.75" and prices.get("input", "0.25") == "0.25"

@@ -20,8 +20,9 @@ def demo_price_text() -> str:
 
 
 def demo_tariff_for(model: str) -> str:
-    """A price file that gives `model` the demonstration price of the embedded model."""
-    return _written("price", tomllib.loads(demo_price_text())["price"][0] | {"model": model})
+    """A price file that gives `model` the demonstration prices of the embedded model."""
+    prices = tomllib.loads(demo_price_text())["price"]
+    return "".join(_written("price", price | {"model": model}) for price in prices)
 
 
 def demo_embedding_text(known: Collection[tuple[str, str]]) -> str:

@@ -8,7 +8,7 @@ import asyncio
 import fcntl
 import os
 from collections import deque
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from pathlib import Path
 
 import msgspec
@@ -195,11 +195,11 @@ class Results:
         await self._errors.append(_response_line(custom_id, status, request_id, body))
         self._failed.add(custom_id)
 
-    async def leave_out(self, custom_id: str, line_id: bytes, error: LineError) -> None:
-        """A request that was not run."""
-        result = Result(text_from_id(line_id, "batch_req"), custom_id, None, error)
-        await self._errors.append(msgspec.json.encode(result) + b"\n")
-        self._failed.add(custom_id)
+    async def leave_out(self, line_ids: Mapping[str, bytes], error: LineError) -> None:
+        """Requests that were not run: custom id → an id for the line."""
+        results = (Result(text_from_id(one, "batch_req"), name, None, error) for name, one in line_ids.items())
+        await self._errors.append(b"".join(msgspec.json.encode(result) + b"\n" for result in results))
+        self._failed.update(line_ids)
 
     def close(self) -> None:
         self._output.close()

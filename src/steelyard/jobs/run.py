@@ -129,7 +129,7 @@ class Run:
         house, job = self._house, self._job
         checked = await asyncio.to_thread(input_lines.check, house.content.path(job.input_id), job.endpoint)
         problems = checked.problems
-        if not problems and not house.gate.offers(checked.model):
+        if not problems and not await self._is_offered(checked.model):
             text = f"The model {checked.model!r} does not exist. GET /v1/models lists what you can ask for."
             problems = (Problem("model_not_found", text, 1, "body.model"),)
         self._total = checked.total
@@ -138,6 +138,13 @@ class Run:
             return False
         await self._insist(JobState.IN_PROGRESS)
         return True
+
+    async def _is_offered(self, model: str) -> bool:
+        for _ in range(limits.MODEL_LOOKS_MAX):
+            if self._house.gate.offers(model):
+                return True
+            await asyncio.sleep(limits.JOB_LOOK_S)
+        return False
 
     async def _forget_uncounted(self, results: Results) -> None:
         """A worker that died between keeping an answer and counting it sold nothing: those lines run again."""
@@ -204,9 +211,15 @@ class Run:
 
     async def _leave_out(self, results: Results, why: LineError) -> None:
         lines = _Shared(input_lines.lines_of(self._house.content.path(self._job.input_id)))
+        waiting: dict[str, bytes] = {}
         while (line := await lines.next()) is not None:
             if not results.has(line.custom_id):
-                await results.leave_out(line.custom_id, self._house.next_id(), why)
+                waiting[line.custom_id] = self._house.next_id()
+            if len(waiting) >= limits.LINES_LEFT_OUT_AT_ONCE:
+                await results.leave_out(waiting, why)
+                waiting = {}
+        if waiting:
+            await results.leave_out(waiting, why)
 
     # --- the end ------------------------------------------------------------------------------------------------
 

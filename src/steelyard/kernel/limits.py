@@ -140,8 +140,10 @@ BATCHES_PAGE = 20
 BATCHES_PAGE_MAX = 100
 JOB_LOOK_S = 1  # how often a worker asks for work, and says how far it is
 JOBS_PER_WORKER_MAX = 4
+MODEL_LOOKS_MAX = 10  # JOB_LOOK_S apart: an engine that is just starting has not offered its model yet
 JOB_RETRY_S = 5  # before a worker asks again for a job that it could not go on with
 LINES_IN_DOUBT_MAX = 1024  # the last answers that a dead worker kept, looked up in the books; it ran fewer at once
+LINES_LEFT_OUT_AT_ONCE = 256  # that share one sync
 LINE_TRIES_MAX = 3  # of a line whose upstream failed; one that may wait is tried until the deadline
 LINE_WAIT_S = (1, 2, 5, 10, 30)  # between two tries; the last one repeats
 

@@ -193,7 +193,8 @@ def test_cached_prompt_tokens_are_cheaper_in_the_demonstration() -> None:
 
 @pytest.mark.parametrize("name", ["qwen3-0.6b", 'say "hi"', "back\\slash", "模型", "🙂"])
 def test_any_model_can_have_the_demonstration_price(name: str) -> None:
-    (draft,) = parse_price_file(demo_tariff_for(name)).tariffs
+    draft, batch = parse_price_file(demo_tariff_for(name)).tariffs
+    assert (batch.subject, batch.tier) == (name, "batch")
     price, _ = demo()
     assert draft.subject == name
     assert (draft.lines, draft.currency, draft.effective_from_ns) == (

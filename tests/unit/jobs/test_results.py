@@ -29,7 +29,7 @@ async def test_lines_have_the_shape_of_the_batch_api(content: Content) -> None:
     await asyncio.gather(
         results.keep("a", ONE, b'{"x":\n1}'),
         results.refuse("b", 402, TWO, b'{"error":{}}'),
-        results.leave_out("c", THREE, LineError("batch_expired", "Late.")),
+        results.leave_out({"c": THREE}, LineError("batch_expired", "Late.")),
     )
     assert written(content, JOB.output_id) == [
         {

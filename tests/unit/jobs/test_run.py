@@ -226,3 +226,11 @@ async def test_a_job_cancelled_before_it_was_looked_at_runs_nothing(tmp_path: Pa
     assert place.gate.asked == []
     assert place.found(ERRORS).keys() == set("abc")
     assert (place.desk.end.state, place.desk.end.counts.total) == (JobState.CANCELLED, 3)
+
+
+async def test_a_model_whose_engine_is_just_starting_is_waited_for(tmp_path: Path) -> None:
+    place = Place(tmp_path, ["a"], {})
+    looks = iter([False, False, True])
+    place.gate.offers = lambda model: next(looks)  # type: ignore[method-assign]
+    await place.run()
+    assert place.desk.end.state is JobState.COMPLETED
