@@ -91,7 +91,9 @@ class Customer:
         )
 
     def closed(self, opened: Opened, dice: Random) -> Closed:
-        usage = Usage(dice.randrange(100), 20, dice.randrange(100), 5_000_000, 50_000)
+        counts = dice.randrange(80), 20, dice.randrange(60)
+        more = (dice.randrange(20), dice.randrange(40)) if dice.random() < 0.2 else ()  # a cache written, reasoning
+        usage = Usage(*counts, 5_000_000, 50_000, *more)
         return Closed(opened.request_id, self._clock.now_ns(), usage, str(End.COMPLETE), 1000, 2000)
 
 

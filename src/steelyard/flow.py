@@ -117,6 +117,7 @@ async def relay(house: House, order: Order, quote: Quote, reading: Reading, answ
     upstream = house.upstreams[quote.offer.upstream]
     async with aclosing(call(upstream, quote.offer, order, quote.max_tokens)) as events:
         async for sequence, event, total in events:
+            reading.hear(sequence, event.estimated)
             if piece := answer.render(sequence, event):
                 await _deliver(reading, answer, piece, total)
             if event.finish is not None and quote.lowered and at_cap(event, quote.max_tokens):

@@ -64,7 +64,7 @@ def slots(folder: Path) -> None:
     for number in range(1024):  # every page of it
         index = made.claim(request_id(number))
         assert index is not None
-        made.intend(index, output=number, input=1, cached=0)
+        made.intend(index, Usage(1, 0, number))
         made.commit(index)
     made.sync()
     assert {made.read_slot(index).committed.output for index in range(1024)} == set(range(1024))

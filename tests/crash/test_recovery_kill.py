@@ -13,6 +13,7 @@ from tests.fakes.ledger import Requests, books
 from tests.fakes.metering import wait_for
 
 from steelyard.kernel.directory import DataDir
+from steelyard.kernel.quantities import Usage
 from steelyard.metering.journal import Journal
 from steelyard.metering.slots import Slots
 
@@ -32,10 +33,10 @@ def left_behind(data: DataDir) -> None:
         opened = type(opened)(**{name: getattr(opened, name) for name in opened.__struct_fields__} | {"slot": slot})
         journal.append(opened)
         if number % 3:
-            slots.intend(slot, output=0, input=0, cached=0)
+            slots.intend(slot, Usage(0, 0, 0))
             slots.commit(slot)
         if number % 3 == 1:
-            slots.intend(slot, output=7, input=10, cached=0)
+            slots.intend(slot, Usage(10, 0, 7))
             slots.commit(slot)
         if number % 3 == 0:
             journal.append(requests.closed(opened))

@@ -16,7 +16,7 @@ from steelyard.ledger.verify import verify
 from steelyard.rating.rate import rate
 
 counts = st.integers(0, 2_000_000)
-usages = st.builds(Usage, counts, counts, counts, st.integers(0, 10**13), st.integers(0, 10**12))
+usages = st.builds(Usage, counts, counts, counts, st.integers(0, 10**13), st.integers(0, 10**12), counts, counts)
 one_request = st.tuples(st.integers(1, 2), st.integers(0, 3_000_000_000), usages)
 batches = st.lists(st.lists(one_request, max_size=8), min_size=1, max_size=5)
 

@@ -57,13 +57,17 @@ def exceeded(bound: Bound, rows: Iterable[UsageRow], requests: dict[bytes, "Requ
             case "rpm":
                 used = len(before)
             case "tpm":
-                used = sum(one.input + one.cached_input + one.output for one in before)
+                used = sum(map(_tokens, before))
             case "budget":
                 used = sum(min(one.charge_nano, one.hold_nano) for one in earlier if _day(one) == _day(row))
             case _:
                 continue
         if used > most:
             yield f"tenant {row.tenant_id} has a {bound.kind} limit of {most} and used {used} with {row.request_id.hex()}"
+
+
+def _tokens(row: UsageRow) -> int:
+    return row.input + row.cached_input + row.cache_write + row.output + row.reasoning
 
 
 def _day(row: UsageRow) -> int:

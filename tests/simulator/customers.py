@@ -201,6 +201,18 @@ class Upstream:
             self._worker.house.oracle.above_cap.add(request_id)
         silent = rng.random() < habits.odd  # an upstream without usage
         tally["upstream without usage"] += silent
+        if silent:
+            self._worker.house.oracle.unweighed.add(request_id)
+        written = rng.randrange(prompt - cached + 1) if rng.random() < 0.3 else 0
+        thoughts = rng.randrange(length + 1) if rng.random() < 0.4 else 0  # how many of its tokens are reasoning
+        tally["cache written"] += bool(written)
+        tally["reasoning"] += bool(thoughts)
+
+        def used(output: int) -> Usage:
+            reasoning = min(output, thoughts)
+            prompted = Usage(prompt - cached - written, cached, cache_write=written)
+            return Usage() if silent else prompted + Usage(output=output - reasoning, reasoning=reasoning)
+
         output = 0
         usage = Usage()
         while output < length:
@@ -210,16 +222,16 @@ class Upstream:
             if rng.random() < habits.breaks / 8:
                 tally["upstream cut its stream"] += 1
                 raise UpstreamError(self.name, "broken")
-            usage = usage if silent else Usage(prompt - cached, cached, output)
-            yield Event("x" if rng.random() < 0.95 else "", usage)
-        usage = usage if silent else Usage(prompt - cached, cached, output)
-        yield Event("", usage, "stop")
+            usage = used(output)
+            yield Event("x" if rng.random() < 0.95 else "", usage, estimated=silent)
+        usage = used(output)
+        yield Event("", usage, "stop", estimated=silent)
         if rng.random() < habits.odd:
             tally["upstream told usage twice"] += 1
-            yield Event("", usage)
-        if rng.random() < habits.odd and usage.output and not excessive:
+            yield Event("", usage, estimated=silent)
+        if rng.random() < habits.odd and output and not (excessive or silent):
             tally["upstream took counts back"] += 1
-            yield Event("x", Usage(usage.input, usage.cached_input, usage.output - 1))
+            yield Event("x", used(output - 1))
 
     async def count(self, offer: Offer, params: dict[str, msgspec.Raw]) -> int | None:
         return None

@@ -17,6 +17,7 @@ from steelyard.kernel.records import Quote, Tariff
 from steelyard.ledger.chain import UsageRow
 
 NOTHING = Usage()
+WHOLE = ("complete", "money_ended")
 SETTLED_NS = 20 * NS_PER_MS  # a close is announced, synced (5 ms) and posted; the books wait for it
 
 
@@ -42,15 +43,26 @@ class Request:
 
 
 def price_nano(usage: Usage, price: Tariff) -> int:
-    counts = {"input": usage.input, "cached_input": usage.cached_input, "output": usage.output}
-    return sum(round(Fraction(counts[line.meter] * line.pico, line.per * 1000)) for line in price.lines)
+    """Tokens written to a cache have no line in these books, and are priced like fresh ones."""
+    lines = {line.meter: line for line in price.lines}
+    counts = {
+        "input": usage.input, "cached_input": usage.cached_input, "cache_write": usage.cache_write,
+        "output": usage.output, "reasoning": usage.reasoning,
+    }  # fmt: skip
+    like = {"cache_write": "input", "reasoning": "output"}
+    priced = ((lines.get(meter) or lines[like[meter]], count) for meter, count in counts.items())
+    return sum(round(Fraction(count * line.pico, line.per * 1000)) for line, count in priced)
 
 
 def sold(usage: Usage, end: str) -> Usage:
     """An answer cut before its first output token is worth nothing."""
-    if not usage.output and end not in ("complete", "money_ended"):
+    if not usage.generated and end not in WHOLE:
         return NOTHING
-    return Usage(usage.input, usage.cached_input, usage.output)
+    return _tokens(usage)
+
+
+def _tokens(of: Usage | UsageRow) -> Usage:
+    return Usage(of.input, of.cached_input, of.output, cache_write=of.cache_write, reasoning=of.reasoning)
 
 
 class Oracle:
@@ -69,6 +81,7 @@ class Oracle:
         self.keys: dict[tuple[int, str], list[bytes]] = {}  # (tenant, idempotency key) → its requests
         self.answers: dict[tuple[int, str], set[bytes]] = {}  # … → whole answers that were given under it
         self.above_cap: set[bytes] = set()  # requests whose upstream gave more than it was asked for
+        self.unweighed: set[bytes] = set()  # requests whose upstream told no counts
         self.counted = Counted(self)
         self.refused = 0
         self.faults: list[str] = []
@@ -198,8 +211,11 @@ class Oracle:
 
     def _check_row(self, row: UsageRow, one: Request) -> None:
         name = f"{row.request_id.hex()} ({row.end}, customer saw {one.end})"
-        billed = Usage(row.input, row.cached_input, row.output)
+        billed = _tokens(row)
         reads = [NOTHING, *one.left]
+        unweighed = row.request_id in self.unweighed
+        if (row.estimated and not unweighed) or (unweighed and not row.estimated and row.end in WHOLE):
+            self.fault(f"{name} says of its counts that they are {'' if row.estimated else 'not '}estimated")
         if one.price is not None and (row.price_id, row.hold_nano) != (one.price.id, one.hold_nano):
             self.fault(f"{name} was not booked at the terms that were promised")
         if one.price is not None and row.charge_nano != price_nano(billed, one.price):

@@ -248,3 +248,31 @@ async def test_an_upstream_that_is_cut_off_in_mid_stream_is_charged_what_had_lef
     settlement = await paid_request(scene.house(upstream, strict=True), FakeAsk(order()), answer)
     assert (settlement.closed.end, settlement.closed.usage) == (End.UPSTREAM_ERROR, Usage(10, 0, 2))
     assert answer.sent[-1] == b"failed"
+
+
+# --- reasoning, and who counted -----------------------------------------------------------------------------------
+
+
+async def test_reasoning_counts_against_the_cap(scene: Scene) -> None:
+    script = [Event("hm", Usage(50, 0, 0, reasoning=15)), Event("so", Usage(50, 0, 6, reasoning=15))]
+    upstream = ScriptedUpstream(
+        [*script, Event("x", Usage(50, 0, 9, reasoning=15)), Event("", script[-1].usage, "stop")]
+    )
+    settlement = await paid_request(scene.house(upstream), FakeAsk(order()), FakeAnswer())
+    assert settlement.closed.usage == Usage(50, 0, 0, reasoning=15)
+    assert upstream.cancelled == 1
+
+
+@pytest.mark.parametrize(
+    ("flags", "pieces", "estimated"), [((1, 1, 0), None, False), ((1, 1, 1), None, True), ((1, 1, 0), 2, True)]
+)
+async def test_the_close_says_whether_the_counts_are_ours(
+    scene: Scene, flags: tuple[int, ...], pieces: int | None, estimated: bool
+) -> None:
+    """By what was delivered last: a count that comes at the end mends what was estimated before."""
+    script: list[Event | Exception] = [
+        Event("a" * (place < 3), Usage(10, 0, place), "stop" if place == 3 else None, estimated=bool(flag))
+        for place, flag in enumerate(flags, 1)
+    ]
+    settlement = await paid_request(scene.house(ScriptedUpstream(script)), FakeAsk(order()), FakeAnswer(pieces))
+    assert settlement.closed.estimated is estimated

@@ -23,14 +23,17 @@ SUBJECT_FIELD = {PRICE: "model", COST: "upstream"}
 MICROJOULES_PER_KWH = 3_600_000_000_000
 
 _PER = {"1M tokens": 1_000_000, "1K tokens": 1_000, "1 token": 1}
-_TOKEN_METERS = {"input": Meter.INPUT, "cached_input": Meter.CACHED_INPUT, "output": Meter.OUTPUT}
+_TOKEN_METERS = {
+    str(meter): meter for meter in (Meter.INPUT, Meter.CACHED_INPUT, Meter.CACHE_WRITE, Meter.OUTPUT, Meter.REASONING)
+}
 _FIELDS = {
-    PRICE: ("model", "currency", "effective_from", "per", *_TOKEN_METERS, "source"),
+    PRICE: ("model", "currency", "effective_from", "per", "input", "cached_input", "output", "source"),
     COST: ("upstream", "currency", "effective_from", "cpu_hour", "watts_per_busy_core", "kwh", "source"),
 }
 _OF_TEXT = frozenset({"cached_input", "output"})
 """A model that only reads (embeddings, ranks, judges) uses neither: both may be left out together."""
-_MAY_HAVE = {PRICE: ("tier",), COST: ()}
+_MAY_HAVE = {PRICE: ("tier", "cache_write", "reasoning"), COST: ()}
+"""Tokens without a price of their own have that of `input` and of `output`, see rating.rate."""
 _NUMBERS = frozenset((*_TOKEN_METERS, "cpu_hour", "watts_per_busy_core", "kwh"))
 _DECIMAL = re.compile(r"[0-9]+(\.[0-9]+)?")
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)

@@ -18,9 +18,10 @@ from steelyard.reports.usage import USAGE_BY, usage
 
 _TOKENS = (
     count("Requests", "requests"),
-    Column("Prompt", lambda row: f"{row['input'] + row['cached_input']:,}", right=True),
+    Column("Prompt", lambda row: f"{row['input'] + row['cached_input'] + row['cache_write']:,}", right=True),
     count("of it cached", "cached_input"),
-    count("Output", "output"),
+    Column("Output", lambda row: f"{row['output'] + row['reasoning']:,}", right=True),
+    count("of it reasoning", "reasoning"),
 )
 _MONEY = (
     money("Charge", "charge_nano"),
@@ -149,8 +150,8 @@ def _statement_rows(found: Statement) -> list[dict[str, object]]:
             line.model,
             -line.amount_nano,
             requests=line.requests,
-            prompt=line.input + line.cached_input,
-            output=line.output,
+            prompt=line.input + line.cached_input + line.cache_write,
+            output=line.output + line.reasoning,
         )
         for line in found.charges
     ]
@@ -185,6 +186,7 @@ def receipt_show(desk: Desk, show: Show, request_id: str) -> None:
         f"{found['request_id']}  {found['model']}  {found['state']}"
         + (f", ended {found['end']}" if found["end"] else "")
         + (", at most one read short" if found["short_by_one_read"] else "")
+        + (", counted by us: the vendor gave no counts" if found["estimated"] else "")
     )
     show.line(f"opened {found['opened_at']}, closed {found['closed_at'] or '–'}, tariff version {found['tariff']}")
     rows = [{**line, "currency": found["currency"]} for line in found["lines"]]

@@ -156,7 +156,9 @@ def show_bill(answered: Answered, found: RequestDetail) -> None:
 _QUANTITIES: dict[Meter, tuple[str, Callable[[int], str]]] = {
     Meter.INPUT: ("prompt tokens", str),
     Meter.CACHED_INPUT: ("cached prompt tokens", str),
+    Meter.CACHE_WRITE: ("prompt tokens written to a cache", str),
     Meter.OUTPUT: ("output tokens", str),
+    Meter.REASONING: ("reasoning tokens", str),
     Meter.CPU: ("cost: engine CPU", lambda ns: f"{ns / NS_PER_S:.3f} s"),
     Meter.ENERGY: ("cost: energy (estimated)", energy_text),
 }

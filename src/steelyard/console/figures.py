@@ -11,9 +11,10 @@ from steelyard.kernel.quantities import Meter
 from steelyard.kernel.records import AmountLine
 
 NONE = "–"
+_OF_TOKENS = (Meter.INPUT, Meter.CACHED_INPUT, Meter.CACHE_WRITE, Meter.OUTPUT, Meter.REASONING)
 _PER = {
-    **{(meter, 10**6): "1M" for meter in (Meter.INPUT, Meter.CACHED_INPUT, Meter.OUTPUT)},
-    **{(meter, 1000): "1K" for meter in (Meter.INPUT, Meter.CACHED_INPUT, Meter.OUTPUT)},
+    **{(meter, 10**6): "1M" for meter in _OF_TOKENS},
+    **{(meter, 1000): "1K" for meter in _OF_TOKENS},
     (Meter.CPU, NS_PER_HOUR): "h",
     (Meter.ENERGY, 3_600_000_000_000): "kWh",
 }

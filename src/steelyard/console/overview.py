@@ -114,8 +114,8 @@ class Tile:
 def _tiles(t: Words, today: Sequence[Totals]) -> list[Tile]:
     requests = sum(one.requests for one in today)
     cached = sum(one.cached_input for one in today)
-    prompt = cached + sum(one.input for one in today)
-    output = sum(one.output for one in today)
+    prompt = sum(one.prompt for one in today)
+    output = sum(one.generated for one in today)
     energy_uj = sum(one.energy_uj for one in today)
     return [
         Tile(

@@ -30,17 +30,17 @@ FAILED = b"data: %b\n\n" % _encode(
 )
 
 
-def usage_object(usage: Usage, reasoning_tokens: int = 0, bill: "Bill | None" = None) -> dict[str, Any]:
-    """OpenAI-style usage: `prompt_tokens` includes the cached ones. DeepSeek's two names are given as well, and what
-    this costs so far under `steelyard`."""
+def usage_object(usage: Usage, bill: "Bill | None" = None) -> dict[str, Any]:
+    """OpenAI-style usage: `prompt_tokens` includes those read from a cache and written to one, `completion_tokens` the
+    reasoning. DeepSeek's two names are given as well, and what this costs so far under `steelyard`."""
     shown: dict[str, Any] = {
         "prompt_tokens": usage.prompt,
-        "completion_tokens": usage.output,
+        "completion_tokens": usage.generated,
         "total_tokens": usage.total,
-        "prompt_tokens_details": {"cached_tokens": usage.cached_input},
-        "completion_tokens_details": {"reasoning_tokens": min(reasoning_tokens, usage.output)},
+        "prompt_tokens_details": {"cached_tokens": usage.cached_input, "cache_write_tokens": usage.cache_write},
+        "completion_tokens_details": {"reasoning_tokens": usage.reasoning},
         "prompt_cache_hit_tokens": usage.cached_input,
-        "prompt_cache_miss_tokens": usage.input,
+        "prompt_cache_miss_tokens": usage.input + usage.cache_write,
     }
     if bill is not None:
         shown["steelyard"] = bill.shown()
@@ -64,7 +64,6 @@ class Spoken(msgspec.Struct):
 
     greeted: bool = False
     finish: str | None = None
-    reasoning_tokens: int = 0
     estimated: bool = False
     texts: list[str] = []
     reasoning: list[str] = []
@@ -148,7 +147,6 @@ class ChatStream:
         """The chunks of one event; empty when it says nothing."""
         pieces: list[bytes] = []
         spoken = self._spoken[sequence]
-        spoken.reasoning_tokens = event.reasoning_tokens
         spoken.estimated = event.estimated
         if not spoken.greeted:
             spoken.greeted = True
@@ -235,17 +233,14 @@ def gather(spoken: Spoken, event: Event) -> None:
     if event.logprobs is not None:
         spoken.logprobs += msgspec.json.decode(event.logprobs).get("content") or []
     spoken.finish = event.finish or spoken.finish
-    spoken.reasoning_tokens = event.reasoning_tokens
     spoken.estimated = event.estimated
 
 
 def usage_shown(usage: Usage, spoken: Sequence[Spoken], bill: Callable[[Usage], Bill] | None) -> dict[str, Any]:
     """The usage object of an answer with what its sequences said and what it costs."""
-    reasoning_tokens = sum(one.reasoning_tokens for one in spoken)
     if bill is None:
-        return usage_object(usage, reasoning_tokens)
-    priced = msgspec.structs.replace(bill(usage), estimated=any(one.estimated for one in spoken))
-    return usage_object(usage, reasoning_tokens, priced)
+        return usage_object(usage)
+    return usage_object(usage, msgspec.structs.replace(bill(usage), estimated=any(one.estimated for one in spoken)))
 
 
 def one_of_each(pieces: Sequence[CallPiece]) -> list[CallPiece]:

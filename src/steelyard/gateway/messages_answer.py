@@ -21,14 +21,14 @@ _OWN_REASONS = frozenset({"pause_turn", "model_context_window_exceeded"})
 STREAM_END = b'event: message_stop\ndata: {"type":"message_stop"}\n\n'
 
 
-def usage_object(usage: Usage, reasoning_tokens: int = 0, bill: Bill | None = None) -> dict[str, Any]:
+def usage_object(usage: Usage, bill: Bill | None = None) -> dict[str, Any]:
     """Disjoint input counts, cumulative; what this costs so far under `steelyard`."""
     shown: dict[str, Any] = {
         "input_tokens": usage.input,
-        "cache_creation_input_tokens": 0,
+        "cache_creation_input_tokens": usage.cache_write,
         "cache_read_input_tokens": usage.cached_input,
-        "output_tokens": usage.output,
-        "output_tokens_details": {"thinking_tokens": min(reasoning_tokens, usage.output)},
+        "output_tokens": usage.generated,
+        "output_tokens_details": {"thinking_tokens": usage.reasoning},
         "service_tier": "standard",
     }
     return shown if bill is None else {**shown, "steelyard": bill.shown()}
@@ -227,7 +227,7 @@ class MessageStream:
             "stop_sequence": last.stop_text,
             **stop_details(last),
         }
-        shown = usage_object(usage, last.reasoning_tokens, _bill(self.bill, usage, last.estimated))
+        shown = usage_object(usage, _bill(self.bill, usage, last.estimated))
         return greeting + self._blocks.close() + _sse("message_delta", delta=delta, usage=shown) + STREAM_END
 
     def parted(self, closing: bytes) -> tuple[bytes, bytes]:
@@ -271,7 +271,7 @@ class MessageBody:
                 "stop_reason": stop_reason(last, bool(spoken.calls), bool(spoken.refusal)),
                 "stop_sequence": last.stop_text,
                 **stop_details(last),
-                "usage": usage_object(usage, last.reasoning_tokens, _bill(self.bill, usage, last.estimated)),
+                "usage": usage_object(usage, _bill(self.bill, usage, last.estimated)),
             }
         )
 

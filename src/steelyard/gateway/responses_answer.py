@@ -24,13 +24,14 @@ _FAILURE = "The model failed while it answered; what was delivered is charged."
 _REASONS = {"length": "max_output_tokens", "content_filter": "content_filter"}
 
 
-def usage_object(usage: Usage, reasoning_tokens: int = 0, bill: Bill | None = None) -> dict[str, Any]:
-    """`input_tokens` includes the cached ones; what this costs so far stands under `steelyard`."""
+def usage_object(usage: Usage, bill: Bill | None = None) -> dict[str, Any]:
+    """`input_tokens` includes those read from a cache and written to one, `output_tokens` the reasoning; what this
+    costs so far stands under `steelyard`."""
     shown: dict[str, Any] = {
         "input_tokens": usage.prompt,
-        "input_tokens_details": {"cached_tokens": usage.cached_input, "cache_write_tokens": 0},
-        "output_tokens": usage.output,
-        "output_tokens_details": {"reasoning_tokens": min(reasoning_tokens, usage.output)},
+        "input_tokens_details": {"cached_tokens": usage.cached_input, "cache_write_tokens": usage.cache_write},
+        "output_tokens": usage.generated,
+        "output_tokens_details": {"reasoning_tokens": usage.reasoning},
         "total_tokens": usage.total,
     }
     return shown if bill is None else {**shown, "steelyard": bill.shown()}
@@ -76,8 +77,7 @@ class _Response:
 
     def _end(self, status: str, usage: Usage, more: dict[str, Any]) -> None:
         bill = None if self.bill is None else msgspec.structs.replace(self.bill(usage), estimated=self._last.estimated)
-        shown = usage_object(usage, self._last.reasoning_tokens, bill)
-        self.encoded = _encode(self._object(status, self._output.items, {**more, "usage": shown}))
+        self.encoded = _encode(self._object(status, self._output.items, {**more, "usage": usage_object(usage, bill)}))
 
     def _object(self, status: str, items: list[dict[str, Any]], more: dict[str, Any]) -> dict[str, Any]:
         return {

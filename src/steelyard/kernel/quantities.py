@@ -14,7 +14,9 @@ class Meter(StrEnum):
 
     INPUT = "input"  # prompt tokens computed afresh
     CACHED_INPUT = "cached_input"  # prompt tokens read from a cache
-    OUTPUT = "output"  # tokens generated
+    CACHE_WRITE = "cache_write"  # prompt tokens computed afresh and written to a vendor's cache
+    OUTPUT = "output"  # tokens generated, reasoning apart
+    REASONING = "reasoning"  # tokens generated that were reasoning
     CPU = "cpu"  # nanoseconds of engine CPU time
     ENERGY = "energy"  # microjoules
 
@@ -27,15 +29,22 @@ class Usage(msgspec.Struct, frozen=True, array_like=True, gc=False):
     output: int = 0
     cpu_ns: int = 0
     energy_uj: int = 0
+    cache_write: int = 0
+    reasoning: int = 0
 
     @property
     def prompt(self) -> int:
-        """Prompt tokens as the OpenAI dialect counts them: cached ones included."""
-        return self.input + self.cached_input
+        """Prompt tokens as the OpenAI dialect counts them: those read from a cache and written to one included."""
+        return self.input + self.cached_input + self.cache_write
+
+    @property
+    def generated(self) -> int:
+        """All output tokens, reasoning included: what a cap bounds."""
+        return self.output + self.reasoning
 
     @property
     def total(self) -> int:
-        return self.prompt + self.output
+        return self.prompt + self.generated
 
     def __add__(self, other: "Usage") -> "Usage":
         return Usage(
@@ -44,6 +53,8 @@ class Usage(msgspec.Struct, frozen=True, array_like=True, gc=False):
             self.output + other.output,
             self.cpu_ns + other.cpu_ns,
             self.energy_uj + other.energy_uj,
+            self.cache_write + other.cache_write,
+            self.reasoning + other.reasoning,
         )
 
     def of(self, meter: Meter) -> int:
@@ -53,8 +64,12 @@ class Usage(msgspec.Struct, frozen=True, array_like=True, gc=False):
                 return self.input
             case Meter.CACHED_INPUT:
                 return self.cached_input
+            case Meter.CACHE_WRITE:
+                return self.cache_write
             case Meter.OUTPUT:
                 return self.output
+            case Meter.REASONING:
+                return self.reasoning
             case Meter.CPU:
                 return self.cpu_ns
             case Meter.ENERGY:

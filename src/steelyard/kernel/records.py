@@ -178,17 +178,13 @@ class HoldAsk(JournalRecord, frozen=True):
 
 
 class Granted(JournalRecord, frozen=True):
-    """What was set aside; nothing when `amount_nano` is below the floor. `max_tokens` may be lower than asked.
-
-    `busy`: nothing was, but what others hold at the moment would have covered it. `left`: by the books' word at that
-    moment; they are not asked for what comes out of a lease.
-    """
+    """What was set aside; nothing when `amount_nano` is below the floor. `max_tokens` may be lower than asked."""
 
     amount_nano: int
     max_tokens: int = 1
     lease: str = ""  # the series out of whose lease it came; empty: the teller's own hold
-    busy: bool = False
-    left: Left | None = None
+    busy: bool = False  # nothing was, but what others hold at the moment would have covered it
+    left: Left | None = None  # by the books' word at that moment; they are not asked for what comes out of a lease
 
 
 # --- what is asked ------------------------------------------------------------------------------------------------
@@ -270,7 +266,6 @@ class Event(Record, frozen=True):
     reasoning: str = ""
     tool_calls: tuple[CallPiece, ...] = ()
     refusal: str = ""
-    reasoning_tokens: int = 0  # how many of `usage.output` were reasoning: told, not priced by itself
     estimated: bool = False  # the upstream gave no counts: `usage` is our own estimate
     stop_text: str | None = None  # which of the customer's stop texts ended it, where the upstream says so
     cut: bool = False  # we ended the sequence, because the upstream went beyond its cap
@@ -338,6 +333,7 @@ class Closed(JournalRecord, frozen=True, tag=int(Kind.CLOSED)):
     first_token_ns: int  # from open to the first delivered byte; 0 when nothing was delivered
     duration_ns: int
     short_by_one_read: bool = False  # at most one read may have left that is not in `usage` (found after a crash)
+    estimated: bool = False  # the upstream gave no counts: those in `usage` are our own
 
 
 class Position(Record, frozen=True, order=True):
@@ -398,3 +394,6 @@ class Receipt(Record, frozen=True):
     short_by_one_read: bool = False
     batch: int | None = None
     chain: str | None = None  # the hash of the posting batch, hexadecimal
+    cache_write_tokens: int = 0  # of `prompt_tokens`, like the cached ones
+    reasoning_tokens: int = 0  # of `output_tokens`
+    estimated: bool = False

@@ -60,11 +60,18 @@ class UsageRow(NamedTuple):
     first_token_ns: int
     duration_ns: int
     short_by_one_read: bool
+    cache_write: int = 0
+    reasoning: int = 0
+    estimated: bool = False
 
 
 PRIVATE = ("upstream", "cost_id", "cpu_ns", "energy_uj", "cpu_cost_nano", "energy_cost_nano")
 """Columns of a usage row that are our own affair: a customer who checks his row gets their salted digest only."""
-PUBLIC = tuple(name for name in UsageRow._fields if name not in PRIVATE)
+LATER = ("cache_write", "reasoning", "estimated")
+"""Columns that batches from before them have not hashed. Behind the others they count as far as the last that says
+something, so a row in which none does is hashed as it always was."""
+PUBLIC = tuple(name for name in UsageRow._fields if name not in (*PRIVATE, *LATER))
+_EARLIER = len(UsageRow._fields) - len(LATER)
 _public_of = itemgetter(*(UsageRow._fields.index(name) for name in PUBLIC))
 _private_of = itemgetter(*(UsageRow._fields.index(name) for name in PRIVATE))
 
@@ -78,7 +85,16 @@ class SealedRow(NamedTuple):
 
 def seal_row(row: UsageRow, salt: bytes) -> SealedRow:
     """The salt keeps the few likely values of our columns from being guessed from their digest."""
-    return SealedRow(_encode(_public_of(row)), sha256(salt + row.request_id + _encode(_private_of(row))).digest())
+    private_digest = sha256(salt + row.request_id + _encode(_private_of(row))).digest()
+    return SealedRow(_encode(_public_of(row) + _later_of(row)), private_digest)
+
+
+def _later_of(row: UsageRow) -> tuple[object, ...]:
+    """The later columns without the zeros at their end."""
+    later: tuple[object, ...] = row[_EARLIER:]
+    while later and not later[-1]:
+        later = later[:-1]
+    return later
 
 
 def row_digest(row: SealedRow) -> bytes:
@@ -116,7 +132,10 @@ def content_of(
     rows = []
     for row in usage:  # row_digest(seal_row(row, salt))
         private_digest = sha256(salt + row[0] + encode(private_of(row))).digest()
-        rows.append(sha256(private_digest + encode(public_of(row))).digest())
+        public = public_of(row)
+        if row[-1] or row[-2] or row[-3]:
+            public += _later_of(row)
+        rows.append(sha256(private_digest + encode(public)).digest())
     return content_digest(header_bytes(header), entries_digest(entries, salt), rows)
 
 
@@ -133,5 +152,5 @@ def hash_unsealed(
     for entry in entries:
         digest.update(_encode(entry))
     for row in usage:
-        digest.update(_encode(row))
+        digest.update(_encode(row[:_EARLIER] + _later_of(row)))
     return digest.digest()

@@ -28,12 +28,24 @@ from steelyard.storage.bulk import bulk
 _USAGE = ("batch_id", *UsageRow._fields)
 _ROLLUP = (
     "grain", "start_ns", "tenant_id", "model", "currency",
-    "requests", "input", "cached_input", "output", "cpu_ns", "energy_uj", "charge_nano", "cost_nano",
+    "requests", "input", "cached_input", "output", "cpu_ns", "energy_uj", "cache_write", "reasoning",
+    "charge_nano", "cost_nano",
 )  # fmt: skip
 _summed_of = itemgetter(
     *map(
         UsageRow._fields.index,
-        ("input", "cached_input", "output", "cpu_ns", "energy_uj", "charge_nano", "cpu_cost_nano", "energy_cost_nano"),
+        (
+            "input",
+            "cached_input",
+            "output",
+            "cpu_ns",
+            "energy_uj",
+            "cache_write",
+            "reasoning",
+            "charge_nano",
+            "cpu_cost_nano",
+            "energy_cost_nano",
+        ),
     )
 )
 _id_of = itemgetter(UsageRow._fields.index("request_id"))
@@ -187,6 +199,7 @@ def _usage_row(rated: Rated, closed_until_ns: int) -> UsageRow:
     """What comes late for a closed period counts in the open one. By position: by name it takes twice as long."""
     settlement, charge, cpu_cost, energy_cost = astuple(rated)
     closed = settlement.closed
+    fresh, cached, output, cpu_ns, energy_uj, cache_write, reasoning = astuple(closed.usage)
     (
         request_id, opened_ns, _slot, tenant_id, project_id, key_id, model, upstream, price_id, cost_id, currency,
         hold, max_tokens, sequences, stream, *_,
@@ -197,8 +210,9 @@ def _usage_row(rated: Rated, closed_until_ns: int) -> UsageRow:
     return _row((
         request_id, opened_ns, closed_ns if closed_ns > closed_until_ns else closed_until_ns,
         tenant_id, project_id, key_id, model, upstream, price_id, cost_id, currency, sequences, stream, max_tokens,
-        *astuple(closed.usage), hold, charge, cpu_cost, energy_cost,
+        fresh, cached, output, cpu_ns, energy_uj, hold, charge, cpu_cost, energy_cost,
         str(closed.end), closed.first_token_ns, closed.duration_ns, closed.short_by_one_read,
+        cache_write, reasoning, closed.estimated,
     ))  # fmt: skip
 
 
@@ -254,7 +268,7 @@ def _rollup_rows(usage: Iterable[UsageRow]) -> list[tuple[object, ...]]:
     hours: dict[tuple[int, int, str, str], list[UsageRow]] = defaultdict(list)
     for row in usage:
         hours[hour_of(row.closed_ns), row.tenant_id, row.model, row.currency].append(row)
-    days: dict[tuple[int, int, str, str], list[int]] = defaultdict(lambda: [0] * 8)
+    days: dict[tuple[int, int, str, str], list[int]] = defaultdict(lambda: [0] * 10)
     added: list[tuple[object, ...]] = []
     for key, rows in hours.items():
         columns = zip(*map(_summed_of, rows), strict=True)

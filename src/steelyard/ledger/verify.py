@@ -330,10 +330,13 @@ def settlement_of(row: UsageRow) -> Settlement:
         row.request_id, row.opened_ns, 0, row.tenant_id, row.project_id, row.key_id, row.model, row.upstream,
         row.price_id, row.cost_id, row.currency, row.hold_nano, row.max_tokens, row.sequences, row.stream,
     )  # fmt: skip
-    usage = Usage(row.input, row.cached_input, row.output, row.cpu_ns, row.energy_uj)
+    usage = Usage(
+        row.input, row.cached_input, row.output, row.cpu_ns, row.energy_uj, row.cache_write, row.reasoning
+    )  # fmt: skip
     closed = Closed(
-        row.request_id, row.closed_ns, usage, row.end, row.first_token_ns, row.duration_ns, row.short_by_one_read
-    )
+        row.request_id, row.closed_ns, usage, row.end, row.first_token_ns, row.duration_ns, row.short_by_one_read,
+        row.estimated,
+    )  # fmt: skip
     return Settlement(opened, closed)
 
 
@@ -342,11 +345,13 @@ def _rollup_queries(grain: str, length_ns: int) -> tuple[str, str]:
     keys = "tenant_id, model, currency"
     summed = (
         f"SELECT closed_ns - closed_ns % {length_ns} AS start_ns, {keys}, count(*), sum(input), sum(cached_input),"  # noqa: S608
-        " sum(output), sum(cpu_ns), sum(energy_uj), sum(charge_nano), sum(cpu_cost_nano + energy_cost_nano)"
+        " sum(output), sum(cpu_ns), sum(energy_uj), sum(cache_write), sum(reasoning), sum(charge_nano),"
+        " sum(cpu_cost_nano + energy_cost_nano)"
         f" FROM usage GROUP BY 1, {keys}"
     )
     stored = (
-        f"SELECT start_ns, {keys}, requests, input, cached_input, output, cpu_ns, energy_uj, charge_nano, cost_nano"  # noqa: S608
+        f"SELECT start_ns, {keys}, requests, input, cached_input, output, cpu_ns, energy_uj, cache_write, reasoning,"  # noqa: S608
+        " charge_nano, cost_nano"
         f" FROM rollups WHERE grain = '{grain}'"
     )
     return summed, stored

@@ -102,8 +102,10 @@ class Reading:
 
     __slots__ = (
         "_closed",
+        "_estimated",
         "_first_token_ns",
         "_gauge",
+        "_guessed",
         "_intended",
         "_meter",
         "_monotonic_ns",
@@ -129,6 +131,8 @@ class Reading:
         self._opened_cpu_ns = gauge.per_sequence_ns()
         self._watts_milli = watts_milli
         self._intended = _NOTHING
+        self._guessed: set[int] = set()  # sequences whose latest counts are not their upstream's
+        self._estimated = False  # of what was delivered
         self._first_token_ns = 0
         self._closed: Closed | None = None
         self._written = False  # the journal has the close record
@@ -137,9 +141,16 @@ class Reading:
     def request_id(self) -> bytes:
         return self.opened.request_id
 
+    def hear(self, sequence: int, estimated: bool) -> None:
+        """Before the intent: whether the latest counts of this sequence are ours, not its upstream's."""
+        if estimated:
+            self._guessed.add(sequence)
+        elif self._guessed:
+            self._guessed.discard(sequence)
+
     def intend(self, usage: Usage) -> None:
         """Before the send: cumulative counts over all sequences, the piece about to be sent included."""
-        self._slots.intend(self.opened.slot, usage.output, usage.input, usage.cached_input, self._cpu_ns())
+        self._slots.intend(self.opened.slot, usage, self._cpu_ns(), bool(self._guessed))
         self._intended = usage
         self.started = True
 
@@ -153,6 +164,7 @@ class Reading:
             self._slots.first_token(self.opened.slot, self._first_token_ns)
         self._slots.commit(self.opened.slot, elapsed_ns)
         self.delivered = usage
+        self._estimated = bool(self._guessed)
 
     def close(self, end: End) -> Closed:
         """Write the close record and free the slot. The second call returns the first one's record.
@@ -171,6 +183,7 @@ class Reading:
             first_token_ns=self._first_token_ns,
             duration_ns=self._monotonic_ns() - self._opened_mono_ns,
             short_by_one_read=self._intended != self.delivered,
+            estimated=self._estimated,
         )
         self._meter._in_flight -= 1
         try:
@@ -207,6 +220,7 @@ def settled_usage(opened: Opened, delivered: Usage, end: End, cpu_ns: int, watts
     counted either; our own CPU time and energy were spent all the same. What has no output tokens leaves in one piece.
     """
     energy = energy_uj(cpu_ns, watts_milli)
-    if delivered.output == 0 and opened.max_tokens and not end.whole:
+    if delivered.generated == 0 and opened.max_tokens and not end.whole:
         return Usage(cpu_ns=cpu_ns, energy_uj=energy)
-    return Usage(delivered.input, delivered.cached_input, delivered.output, cpu_ns, energy)
+    fresh, cached, output = delivered.input, delivered.cached_input, delivered.output
+    return Usage(fresh, cached, output, cpu_ns, energy, delivered.cache_write, delivered.reasoning)

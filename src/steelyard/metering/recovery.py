@@ -78,4 +78,5 @@ def _closed(opened: Opened, slot: SlotState | None, clock: Clock) -> Closed:
         first_token_ns=slot.first_token_ns,
         duration_ns=slot.last_ns,
         short_by_one_read=slot.short_by_one_read,
+        estimated=slot.estimated,
     )

@@ -4,7 +4,7 @@ Owns the layout and the order of stores; knows no journal. Only aligned 8-byte s
 are used (others tear when the process is killed), and no two of them are ever assumed to land together:
 
     state, id     claim: state=0, counts reset, id, state=1 last; free: state=0 first, id and counts stay readable
-    bank 0, 1     input, cached input, output, CPU of one generation each
+    bank 0, 1     input, cached input, output, CPU, cache write, reasoning, estimated of one generation each
     intent        generation whose counts were handed to the connection: stored after its bank is full
     commit        generation whose bytes have left user space: stored after the send was drained
 
@@ -18,6 +18,7 @@ import mmap
 import os
 import threading
 from pathlib import Path
+from typing import NamedTuple
 
 from steelyard.kernel import limits
 from steelyard.kernel.errors import BooksError
@@ -28,13 +29,26 @@ from steelyard.metering.disk import Disk
 FREE, CLAIMED = 0, 1
 
 _MAGIC = int.from_bytes(b"SYSLOTS\n", "little")
-_VERSION = 1
+_VERSION = 2
 _HEADER_WORDS = 16
-_SLOT_WORDS = 16  # 128 bytes, so that no slot straddles a sector of the medium
+_SLOT_WORDS = 32  # 256 bytes, so that no slot straddles a sector of the medium
 _STATE, _ID_HIGH, _ID_LOW, _INTENT, _COMMIT, _FIRST_TOKEN_NS, _LAST_NS, _WATTS_MILLI = range(8)
 _BANK = 8
-_BANK_WORDS = 4
+_BANK_WORDS = 8
 _SYSTEM_DISK = Disk()
+
+
+class _Layout(NamedTuple):
+    """What differs between versions of the file: the newest is written, what an older one left behind is read as well.
+
+    Banks begin at word 8 of a slot.
+    """
+
+    slot_words: int
+    bank_words: int
+
+
+_LAYOUTS = {1: _Layout(16, 4), _VERSION: _Layout(_SLOT_WORDS, _BANK_WORDS)}
 
 
 class SlotState(Record, frozen=True):
@@ -47,6 +61,7 @@ class SlotState(Record, frozen=True):
     first_token_ns: int  # since the open; 0 when nothing was delivered
     last_ns: int  # the last commit, since the open
     watts_milli: int
+    estimated: bool = False  # what is committed was not counted by the upstream
 
     @property
     def short_by_one_read(self) -> bool:
@@ -54,8 +69,8 @@ class SlotState(Record, frozen=True):
         return _tokens(self.intended) != _tokens(self.committed)
 
 
-def _tokens(usage: Usage) -> tuple[int, int, int]:
-    return usage.input, usage.cached_input, usage.output
+def _tokens(usage: Usage) -> tuple[int, int, int, int, int]:
+    return usage.input, usage.cached_input, usage.cache_write, usage.output, usage.reasoning
 
 
 class Slots:
@@ -81,10 +96,18 @@ class Slots:
         self._syncer: threading.Thread | None = None
         self._words = memoryview(self._map).cast("Q")
         magic, version, count, slot_words = self._words[:4]
-        if (magic, version, slot_words) != (_MAGIC, _VERSION, _SLOT_WORDS) or size < _size(count):
+        layout = _LAYOUTS.get(version)
+        if (
+            magic != _MAGIC
+            or layout is None
+            or slot_words != layout.slot_words
+            or size < _size(count, slot_words)
+            or not (readonly or version == _VERSION)
+        ):
             self.close()
             raise BooksError(f"the slot file {path} is damaged or of another version")
         self.count = count
+        self._layout = layout
         self._free = [] if readonly else [index for index in reversed(range(count)) if not self._state(index)]
 
     @classmethod
@@ -173,15 +196,18 @@ class Slots:
         self._words[_at(index) + _STATE] = FREE
         self._free.append(index)
 
-    def intend(self, index: int, output: int, input: int, cached: int, cpu_ns: int = 0) -> None:
+    def intend(self, index: int, usage: Usage, cpu_ns: int = 0, estimated: bool = False) -> None:
         """Before the send: cumulative counts of all that will have been delivered when it is done."""
         words, at = self._words, _at(index)
         generation = words[at + _COMMIT] + 1
         bank = at + _BANK + (generation & 1) * _BANK_WORDS
-        words[bank] = input
-        words[bank + 1] = cached
-        words[bank + 2] = output
+        words[bank] = usage.input
+        words[bank + 1] = usage.cached_input
+        words[bank + 2] = usage.output
         words[bank + 3] = cpu_ns
+        words[bank + 4] = usage.cache_write
+        words[bank + 5] = usage.reasoning
+        words[bank + 6] = estimated
         words[at + _INTENT] = generation
 
     def commit(self, index: int, last_ns: int = 0) -> None:
@@ -196,16 +222,18 @@ class Slots:
         self._words[_at(index) + _FIRST_TOKEN_NS] = ns
 
     def read_slot(self, index: int) -> SlotState:
-        words, at = self._words, _at(index)
+        words, at = self._words, _at(index, self._layout.slot_words)
         high, low = words[at + _ID_HIGH], words[at + _ID_LOW]
+        intended, committed = self._bank(at, words[at + _INTENT]), self._bank(at, words[at + _COMMIT])
         return SlotState(
             state=words[at + _STATE],
             request_id=high.to_bytes(8, "big") + low.to_bytes(8, "big"),
-            intended=self._bank(at, words[at + _INTENT]),
-            committed=self._bank(at, words[at + _COMMIT]),
+            intended=_usage_of(intended),
+            committed=_usage_of(committed),
             first_token_ns=words[at + _FIRST_TOKEN_NS],
             last_ns=words[at + _LAST_NS],
             watts_milli=words[at + _WATTS_MILLI],
+            estimated=bool(committed[6]),
         )
 
     def close(self) -> None:
@@ -231,17 +259,23 @@ class Slots:
     def _state(self, index: int) -> int:
         return self._words[_at(index) + _STATE]
 
-    def _bank(self, at: int, generation: int) -> Usage:
+    def _bank(self, at: int, generation: int) -> list[int]:
+        """Its words; what an older layout has none for is zero."""
+        words = self._layout.bank_words
         if generation == 0:  # nothing announced yet, whatever an earlier request left in the banks
-            return Usage()
-        bank = at + _BANK + (generation & 1) * _BANK_WORDS
-        fresh, cached, output, cpu_ns = self._words[bank : bank + _BANK_WORDS]
-        return Usage(fresh, cached, output, cpu_ns)
+            return [0] * _BANK_WORDS
+        bank = at + _BANK + (generation & 1) * words
+        return [*self._words[bank : bank + words], *(0 for _ in range(words, _BANK_WORDS))]
 
 
-def _at(index: int) -> int:
-    return _HEADER_WORDS + index * _SLOT_WORDS
+def _usage_of(bank: list[int]) -> Usage:
+    fresh, cached, output, cpu_ns, cache_write, reasoning, *_ = bank
+    return Usage(fresh, cached, output, cpu_ns, 0, cache_write, reasoning)
 
 
-def _size(count: int) -> int:
-    return _at(count) * 8
+def _at(index: int, slot_words: int = _SLOT_WORDS) -> int:
+    return _HEADER_WORDS + index * slot_words
+
+
+def _size(count: int, slot_words: int = _SLOT_WORDS) -> int:
+    return _at(count, slot_words) * 8

@@ -50,7 +50,9 @@ class BooksMetrics:
             requests[model, closed.end] += 1
             tokens[model, "input"] += usage.input
             tokens[model, "cached_input"] += usage.cached_input
+            tokens[model, "cache_write"] += usage.cache_write
             tokens[model, "output"] += usage.output
+            tokens[model, "reasoning"] += usage.reasoning
             charges[model, currency] += rated.charge_nano
             costs[model, currency] += rated.cost_nano
             oldest_ns = min(oldest_ns, closed.closed_ns)

@@ -204,10 +204,12 @@ class _Replay:
         committed = Usage() if slot is None else slot.committed
         short = True if slot is None else slot.short_by_one_read
         name = opened.request_id.hex()
-        for what in ("input", "cached_input", "output"):
+        for what in ("input", "cached_input", "cache_write", "output", "reasoning"):
             billed, left = getattr(closed.usage, what), getattr(committed, what)
             if billed > left:
                 self._complain("I6", f"{name} is billed {billed} {what} tokens, {left} had left")
+        if closed.estimated != (slot is not None and slot.estimated):
+            self._complain("I6", f"{name} does not say whether its counts were told or estimated")
         if short and not closed.short_by_one_read:
             self._complain("I6", f"{name} may be one read short and is not flagged")
 
@@ -235,8 +237,9 @@ class _Replay:
         columns = tables.usage.c
         most = columns.max_tokens * columns.sequences
         cut_short = columns.end.not_in([end.value for end in End if end.whole])
-        above = columns.output > most, columns.charge_nano <= columns.hold_nano, cut_short
-        for row in self._books.execute(select(columns.request_id, columns.output, most).where(*above)):
+        output = columns.output + columns.reasoning
+        above = output > most, columns.charge_nano <= columns.hold_nano, cut_short
+        for row in self._books.execute(select(columns.request_id, output, most).where(*above)):
             self._complain("I6", f"{row[0].hex()} is billed {row[1]} output tokens of at most {row[2]}")
 
     def _compare(self, what: str, columns: Sequence[Column[Any]], key_length: int) -> None:

@@ -48,7 +48,8 @@ def score(connection: Connection, arrivals: Iterable[Arrival], budgets: Mapping[
     found: Counter[str] = Counter()
     charged: Counter[str] = Counter()
     usage = tables.usage.c
-    columns = (usage.request_id, usage.output, usage.end, usage.short_by_one_read, usage.charge_nano)
+    output = (usage.output + usage.reasoning).label("output")
+    columns = (usage.request_id, output, usage.end, usage.short_by_one_read, usage.charge_nano)
     rows = select(*columns, usage.max_tokens, usage.sequences)
     for row in connection.execute(rows, execution_options={"yield_per": 1000}):
         arrival = served.pop(text_from_id(row.request_id), None)

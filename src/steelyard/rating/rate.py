@@ -23,8 +23,10 @@ from steelyard.kernel.records import (
     TariffLine,
 )
 
-PRICE_METERS = (Meter.INPUT, Meter.CACHED_INPUT, Meter.OUTPUT)
-"""What a price book charges customers for."""
+PRICE_METERS = (Meter.INPUT, Meter.CACHED_INPUT, Meter.OUTPUT, Meter.CACHE_WRITE, Meter.REASONING)
+"""What a price book charges customers for: what most requests have first."""
+_PRICED_LIKE = {Meter.CACHE_WRITE: Meter.INPUT, Meter.REASONING: Meter.OUTPUT}
+"""What has no line of its own has the price of what it is a part of elsewhere; it stays a line of its own meter."""
 COST_METERS = (Meter.CPU, Meter.ENERGY)
 """What a cost book says an upstream costs us."""
 
@@ -40,7 +42,7 @@ class Sheet:
         self._lines: list[tuple[int, int]] = []  # nano per unit of each meter as a fraction
 
     def amounts(self, quantities: Sequence[int]) -> list[int]:
-        """What each quantity comes to, in nano; `quantities` are in the order of the meters."""
+        """What each quantity comes to, in nano; `quantities` are in the order of the meters, of all or the first."""
         if not self._lines and not self._prepare(quantities):
             return [0] * len(quantities)
         amounts: list[int] = []
@@ -65,7 +67,7 @@ class Sheet:
     def _prepare(self, quantities: Sequence[int]) -> bool:
         """Whether there is anything to rate: what nobody uses needs no price."""
         if any(quantities):
-            self._lines = [_reduced(_find_line(self._tariff, meter, self._meters)) for meter in self._meters]
+            self._lines = [_reduced(_price_of(self._tariff, meter, self._meters)) for meter in self._meters]
         return bool(self._lines)
 
     def _refusal(self, meter: Meter, quantity: int) -> BooksError:
@@ -89,7 +91,10 @@ def rate_all(settlements: Iterable[Settlement], tariffs: Mapping[int, Tariff]) -
         sheets = known.get(key)
         if sheets is None:
             sheets = known[key] = _sheets(opened, tariffs[opened.price_id], tariffs[opened.cost_id])
-        charged = sheets[0].amounts((usage.input, usage.cached_input, usage.output))
+        if usage.cache_write or usage.reasoning:
+            charged = sheets[0].amounts([usage.of(meter) for meter in PRICE_METERS])
+        else:
+            charged = sheets[0].amounts((usage.input, usage.cached_input, usage.output))
         rated.append(Rated(one, sum(charged), *sheets[1].amounts((usage.cpu_ns, usage.energy_uj))))
     return rated
 
@@ -115,15 +120,14 @@ def cost_of(usage: Usage, cost: Tariff) -> tuple[AmountLine, ...]:
 def worst_case_nano(price: Tariff, prompt_tokens_max: int, max_tokens: int, sequences: int) -> int:
     """The least amount that is certain to cover the charge of a request within these bounds, rounded up.
 
-    Each sequence is metered by itself, so its prompt counts once per sequence, at the dearer of the two input prices.
+    Each sequence is metered by itself, so its prompt counts once per sequence, at the dearest of the prompt's prices.
     What has no output tokens needs no price of them, and none of cached ones: without it no token is counted there.
     """
     _refuse_negative(max_tokens)
     prompt_nano = _worst_prompt_nano(price, prompt_tokens_max, sequences, reads_only=max_tokens == 0)
     if max_tokens == 0:
         return prompt_nano
-    output = _line_of(price, Meter.OUTPUT, PRICE_METERS)
-    return prompt_nano + -(-max_tokens * sequences * output.pico // (output.per * PICO_PER_NANO))
+    return prompt_nano + _worst_nano(_output_lines(price), max_tokens * sequences)
 
 
 def affordable_tokens(price: Tariff, prompt_tokens_max: int, sequences: int, money_nano: int) -> int:
@@ -134,10 +138,11 @@ def affordable_tokens(price: Tariff, prompt_tokens_max: int, sequences: int, mon
     left_nano = money_nano - _worst_prompt_nano(price, prompt_tokens_max, sequences)
     if left_nano < 0:
         return -1
-    output = _line_of(price, Meter.OUTPUT, PRICE_METERS)
-    if output.pico == 0:
+    numerator, denominator, broken = _dearest(_output_lines(price))
+    if numerator == 0:
         return INT64_MAX
-    return left_nano * output.per * PICO_PER_NANO // (output.pico * sequences)
+    # The most tokens whose `_worst_nano` is not above what is left.
+    return max(0, ((2 * (left_nano + 1) - broken) * denominator - 1) // (2 * numerator * sequences))
 
 
 def hold_ask(price: Tariff, order: Order, caller: Caller, bounds: tuple[int, int], opened_ns: int) -> HoldAsk:
@@ -169,26 +174,53 @@ def _worst_prompt_nano(price: Tariff, prompt_tokens_max: int, sequences: int, *,
     _refuse_negative(prompt_tokens_max)
     if sequences < 1:
         raise BooksError(f"a request has at least one sequence, not {sequences}")
-    fresh = _line_of(price, Meter.INPUT, PRICE_METERS)
-    cached = _find_line(price, Meter.CACHED_INPUT, PRICE_METERS) if reads_only else None
-    cached = cached or (fresh if reads_only else _line_of(price, Meter.CACHED_INPUT, PRICE_METERS))
-    both = (fresh, cached)
-    dearest = fresh if fresh.pico * cached.per >= cached.pico * fresh.per else cached
-    quotient, rest = divmod(prompt_tokens_max * sequences * dearest.pico, dearest.per * PICO_PER_NANO)
-    # The prompt may be split between two lines, and both may be rounded up: 1.5 + 1.5 makes 2 + 2. With whole nanos
-    # per token nothing is rounded.
-    whole = all(line.pico % (line.per * PICO_PER_NANO) == 0 for line in both)
-    return quotient if prompt_tokens_max == 0 or (whole and not rest) else quotient + 1
+    lines = [_line_of(price, Meter.INPUT, PRICE_METERS)]
+    if not reads_only:
+        lines.append(_line_of(price, Meter.CACHED_INPUT, PRICE_METERS))
+    elif (cached := _find_line(price, Meter.CACHED_INPUT, PRICE_METERS)) is not None:
+        lines.append(cached)
+    return _worst_nano([*lines, _line_of(price, Meter.CACHE_WRITE, PRICE_METERS)], prompt_tokens_max * sequences)
+
+
+def _output_lines(price: Tariff) -> list[TariffLine]:
+    return [_line_of(price, meter, PRICE_METERS) for meter in (Meter.OUTPUT, Meter.REASONING)]
+
+
+def _worst_nano(lines: Sequence[TariffLine], tokens: int) -> int:
+    """What so many tokens come to at most, however they are split between the lines.
+
+    Each line may be rounded up by a half: 1.5 + 1.5 makes 2 + 2. With whole nanos per token nothing is rounded.
+    """
+    if tokens == 0:
+        return 0
+    numerator, denominator, broken = _dearest(lines)
+    return (2 * tokens * numerator + broken * denominator) // (2 * denominator)
+
+
+def _dearest(lines: Sequence[TariffLine]) -> tuple[int, int, int]:
+    """Nano per token by the dearest line, as a fraction, and how many of the lines can be rounded."""
+    prices = [_reduced(line) for line in lines]
+    dearest = prices[0]
+    for one in prices:
+        if one[0] * dearest[1] > dearest[0] * one[1]:
+            dearest = one
+    return (*dearest, sum(denominator != 1 for _, denominator in prices))
 
 
 def _line_of(tariff: Tariff, meter: Meter, meters: Sequence[Meter]) -> TariffLine:
-    """The tariff's one line for the meter; without one nothing is rated."""
-    found = _find_line(tariff, meter, meters)
+    """The tariff's one line for the meter, its own or the one it is priced like; without one nothing is rated."""
+    found = _price_of(tariff, meter, meters)
     if found is None:
         raise BooksError(
             f"tariff {tariff.id} of {tariff.subject} has no price for {meter}: nothing is rated at nothing"
         )
     return found
+
+
+def _price_of(tariff: Tariff, meter: Meter, meters: Sequence[Meter]) -> TariffLine | None:
+    found = _find_line(tariff, meter, meters)
+    like = _PRICED_LIKE.get(meter)
+    return _find_line(tariff, like, meters) if found is None and like is not None else found
 
 
 def _find_line(tariff: Tariff, meter: Meter, meters: Sequence[Meter]) -> TariffLine | None:

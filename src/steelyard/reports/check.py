@@ -15,7 +15,7 @@ from steelyard.kernel.ids import text_from_id
 from steelyard.kernel.money import text_from_nano
 from steelyard.kernel.quantities import Usage
 from steelyard.kernel.records import Receipt, Record, Tariff
-from steelyard.ledger.chain import PUBLIC, SealedRow, content_digest, link, row_digest
+from steelyard.ledger.chain import LATER, PUBLIC, SealedRow, content_digest, link, row_digest
 from steelyard.rating.rate import charge_of
 from steelyard.reports.export import FORMAT, BatchLine, FileLine, Line, LinkLine, ReceiptLine, TariffLine
 
@@ -127,7 +127,7 @@ class _Checker:
     def _differences(self, told: Receipt, row: bytes, batch: BatchLine) -> list[str]:
         """Where the receipt is not what its row, its tariff and its batch make."""
         try:
-            shown = msgspec.convert(dict(zip(PUBLIC, _decode_row(row), strict=True)), _Row)
+            shown = msgspec.convert(_named(_decode_row(row)), _Row)
             tariff = self._tariffs.get(shown.price_id)
             if tariff is None:
                 return [f"its tariff version {shown.price_id} is not in the file"]
@@ -154,6 +154,7 @@ class _Checker:
 
 
 def _receipt_from(row: "_Row", tariff: Tariff, batch: BatchLine) -> Receipt:
+    usage = Usage(row.input, row.cached_input, row.output, cache_write=row.cache_write, reasoning=row.reasoning)
     return Receipt(
         request_id=text_from_id(row.request_id),
         state="posted",
@@ -161,18 +162,21 @@ def _receipt_from(row: "_Row", tariff: Tariff, batch: BatchLine) -> Receipt:
         opened_at=iso_from_ns(row.opened_ns),
         closed_at=iso_from_ns(row.closed_ns),
         end=row.end,
-        prompt_tokens=row.input + row.cached_input,
+        prompt_tokens=usage.prompt,
         cached_tokens=row.cached_input,
-        output_tokens=row.output,
+        output_tokens=usage.generated,
         tariff=row.price_id,
         currency=row.currency,
-        lines=charge_of(Usage(row.input, row.cached_input, row.output), tariff),
+        lines=charge_of(usage, tariff),
         amount_nano=row.charge_nano,
         amount=text_from_nano(row.charge_nano),
         hold_nano=row.hold_nano,
         short_by_one_read=row.short_by_one_read,
         batch=batch.id,
         chain=batch.hash.hex(),
+        cache_write_tokens=row.cache_write,
+        reasoning_tokens=row.reasoning,
+        estimated=row.estimated,
     )
 
 
@@ -192,6 +196,15 @@ class _Row(Record, frozen=True):
     charge_nano: int
     end: str
     short_by_one_read: bool
+    cache_write: int = 0
+    reasoning: int = 0
+    estimated: bool = False
+
+
+def _named(values: list[Any]) -> dict[str, Any]:
+    """Later columns stand in a row's bytes as far as they say something."""
+    names = (*PUBLIC, *LATER[: max(0, len(values) - len(PUBLIC))])
+    return dict(zip(names, values, strict=True))
 
 
 def _fault_of(batch: BatchLine) -> str:

@@ -3,7 +3,7 @@
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from sqlalchemy import Connection, Select, func, select
+from sqlalchemy import ColumnElement, Connection, Select, Table, func, select
 
 from steelyard.kernel import limits
 from steelyard.kernel.clock import NS_PER_S, day_of
@@ -104,13 +104,19 @@ def _minutes(since_ns: int, until_ns: int) -> Select[Any]:
             (columns.closed_ns - columns.closed_ns % MINUTE_NS).label("start_ns"),
             columns.currency,
             func.count().label("requests"),
-            whole(columns.input + columns.cached_input + columns.output).label("tokens"),
+            _tokens(tables.usage).label("tokens"),
             whole(columns.charge_nano).label("charge_nano"),
             whole(columns.cpu_cost_nano + columns.energy_cost_nano).label("cost_nano"),
         )
         .where(columns.closed_ns >= since_ns, columns.closed_ns < until_ns)
         .group_by("start_ns", columns.currency)
     )
+
+
+def _tokens(source: Table) -> ColumnElement[int]:
+    columns = source.c
+    prompt = columns.input + columns.cached_input + columns.cache_write
+    return whole(prompt + columns.output + columns.reasoning)
 
 
 def _days(since_ns: int, until_ns: int) -> Select[Any]:
@@ -120,7 +126,7 @@ def _days(since_ns: int, until_ns: int) -> Select[Any]:
             columns.start_ns,
             columns.currency,
             whole(columns.requests).label("requests"),
-            whole(columns.input + columns.cached_input + columns.output).label("tokens"),
+            _tokens(tables.rollups).label("tokens"),
             whole(columns.charge_nano).label("charge_nano"),
             whole(columns.cost_nano).label("cost_nano"),
         )

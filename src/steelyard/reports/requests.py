@@ -52,11 +52,19 @@ class RequestRow(Record, frozen=True):
     first_token_ns: int  # from open to the first delivered byte; 0 when nothing was delivered
     duration_ns: int
     short_by_one_read: bool
+    cache_write: int
+    reasoning: int
+    estimated: bool  # the upstream gave no counts: they are ours
 
     @property
     def prompt(self) -> int:
-        """Prompt tokens, cached ones included."""
-        return self.input + self.cached_input
+        """Prompt tokens, those read from a cache and written to one included."""
+        return self.input + self.cached_input + self.cache_write
+
+    @property
+    def generated(self) -> int:
+        """All output tokens, reasoning included."""
+        return self.output + self.reasoning
 
 
 class RequestFilter(Record, frozen=True):

@@ -87,8 +87,10 @@ def rerate_period(
     within = (usage.closed_ns >= since_ns, usage.closed_ns < until_ns)
     total = connection.execute(select(func.count()).where(*within)).scalar_one()
     columns = (
-        usage.tenant_id, usage.model, usage.currency, usage.opened_ns, usage.input, usage.cached_input, usage.output,
-        usage.charge_nano, usage.hold_nano, usage.request_id, tables.tariffs.c.tier,
+        usage.tenant_id, usage.model, usage.currency, usage.opened_ns, usage.charge_nano, usage.hold_nano,
+        usage.request_id, tables.tariffs.c.tier,
+        usage.input, usage.cached_input, usage.output, usage.cpu_ns, usage.energy_uj,
+        usage.cache_write, usage.reasoning,
     )  # fmt: skip
     credited = _credited(connection, since_ns, until_ns)
     sums: dict[tuple[int, str, str], _Sum] = defaultdict(_Sum)
@@ -97,7 +99,7 @@ def rerate_period(
         execution_options={"yield_per": _EVERY},
     )
     done = 0
-    for tenant_id, model, currency, opened_ns, fresh, cached, output, charge, hold, request_id, tier in rows:
+    for tenant_id, model, currency, opened_ns, charge, hold, request_id, tier, *counts in rows:
         one = sums[tenant_id, model, currency]
         one.requests += 1
         back = credited.get(request_id, 0)
@@ -108,7 +110,7 @@ def rerate_period(
             one.unpriced += 1
             again = charge
         else:
-            again = sum(line.amount_nano for line in charge_of(Usage(fresh, cached, output), price))
+            again = sum(line.amount_nano for line in charge_of(Usage(*counts), price))
         one.rerated += _kept(min(charge, hold), min(again, hold), back) + max(0, again - hold)
         one.rerated_overrun += max(0, again - hold)
         done += 1

@@ -35,6 +35,8 @@ class ChargeLine(Record, frozen=True):
     cached_input: int
     output: int
     amount_nano: int
+    cache_write: int
+    reasoning: int
 
 
 class CorrectionLine(Record, frozen=True):
@@ -254,6 +256,8 @@ def _charges(
             whole(usage.input).label("input"),
             whole(usage.cached_input).label("cached_input"),
             whole(usage.output).label("output"),
+            whole(usage.cache_write).label("cache_write"),
+            whole(usage.reasoning).label("reasoning"),
         )
         .join_from(tables.usage, tables.batches)
         .where(usage.tenant_id == tenant.id)
@@ -270,6 +274,8 @@ def _charges(
             cached_input=row.cached_input,
             output=row.output,
             amount_nano=amounts.get((row.day_ns, row.model), 0),
+            cache_write=row.cache_write,
+            reasoning=row.reasoning,
         )
         for row in connection.execute(_within(used, since_ns, until_ns))
     )

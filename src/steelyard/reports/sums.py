@@ -18,7 +18,7 @@ from steelyard.ledger.accounts import OVERRUN
 from steelyard.storage import tables
 
 DAY_NS = 24 * NS_PER_HOUR
-_COUNTS = ("input", "cached_input", "output", "cpu_ns", "energy_uj", "charge_nano")
+_COUNTS = ("input", "cached_input", "output", "cpu_ns", "energy_uj", "cache_write", "reasoning", "charge_nano")
 
 
 class By(StrEnum):
@@ -44,20 +44,27 @@ class Totals(Record, frozen=True):
     cost_nano: int = 0  # CPU and energy
     overrun_nano: int = 0  # the part of `charge_nano` above the holds: booked as our expense, not taken from wallets
     margin_nano: int = 0  # charge − cost − overrun
+    cache_write: int = 0
+    reasoning: int = 0
 
     @property
     def prompt(self) -> int:
-        """Prompt tokens, cached ones included."""
-        return self.input + self.cached_input
+        """Prompt tokens, those read from a cache and written to one included."""
+        return self.input + self.cached_input + self.cache_write
+
+    @property
+    def generated(self) -> int:
+        """All output tokens, reasoning included."""
+        return self.output + self.reasoning
 
     @property
     def tokens(self) -> int:
-        return self.prompt + self.output
+        return self.prompt + self.generated
 
     @property
     def energy_per_token_uj(self) -> int | None:
         """Microjoules (estimated) per output token, the work on prompts included; None when nothing was generated."""
-        return divide_half_even(self.energy_uj, self.output) if self.output else None
+        return divide_half_even(self.energy_uj, self.generated) if self.generated else None
 
 
 class Group(Record, frozen=True):
@@ -152,6 +159,8 @@ def _sums(connection: Connection, by: By, scope: Scope) -> dict[_Place, Totals]:
             cost_nano=row.cost_nano,
             overrun_nano=overrun_nano,
             margin_nano=row.charge_nano - row.cost_nano - overrun_nano,
+            cache_write=row.cache_write,
+            reasoning=row.reasoning,
         )
     return found
 

@@ -19,6 +19,7 @@ from sqlalchemy import (
     Table,
     Text,
     UniqueConstraint,
+    false,
 )
 
 from steelyard.storage.kept_tables import answers, files, jobs, responses
@@ -183,6 +184,9 @@ usage = Table(
     Column("first_token_ns", BigInteger, nullable=False),
     Column("duration_ns", BigInteger, nullable=False),
     Column("short_by_one_read", Boolean, nullable=False),
+    Column("cache_write", BigInteger, nullable=False, server_default="0"),
+    Column("reasoning", BigInteger, nullable=False, server_default="0"),
+    Column("estimated", Boolean, nullable=False, server_default=false()),
     # PostgreSQL looks up each row's reference by itself, as long as all the rest takes: there only `verify` does (I11).
     ForeignKeyConstraint(["batch_id"], ["batches.id"]).ddl_if(dialect="sqlite"),
 )
@@ -203,6 +207,8 @@ rollups = Table(
     Column("energy_uj", BigInteger, nullable=False),
     Column("charge_nano", BigInteger, nullable=False),
     Column("cost_nano", BigInteger, nullable=False),
+    Column("cache_write", BigInteger, nullable=False, server_default="0"),
+    Column("reasoning", BigInteger, nullable=False, server_default="0"),
 )
 
 watermarks = Table(

@@ -98,7 +98,7 @@ class Answer:
         self._stop: _Delta | None = None
         self._prompt: tuple[int, int, int] | None = None  # fresh, written to a cache, read from it
         self._output: int | None = None
-        self._thought_tokens = 0
+        self._thought_tokens: int | None = None
 
     def take(self, data: bytes) -> None:
         """Read one event. Raises UpstreamError for an error in the stream or an event that cannot be read."""
@@ -134,7 +134,7 @@ class Answer:
                 self._tally.pieces += 1
                 self._calls.append(CallPiece(self._call, block.id or None, block.name or ""))
             case "redacted_thinking":
-                self._tally.pieces += 1
+                self._tally.thoughts += 1
                 self._flush()
                 self._ready.append(self._event(redacted=block.data or ""))
             case _:
@@ -142,11 +142,13 @@ class Answer:
 
     def _hear(self, delta: _Delta) -> None:
         self._signature += delta.signature or ""
-        for said, kept in ((delta.text, self._texts), (delta.thinking, self._reasoning)):
-            if said:
-                kept.append(said)
-                self._tally.say(said)
-                self._tally.pieces += 1
+        if delta.text:
+            self._texts.append(delta.text)
+            self._tally.say(delta.text)
+            self._tally.pieces += 1
+        if delta.thinking:
+            self._reasoning.append(delta.thinking)
+            self._tally.think(delta.thinking)
         if delta.partial_json and self._block.type == "tool_use":
             self._has_arguments = True
             self._calls.append(CallPiece(self._call, arguments=delta.partial_json))
@@ -217,7 +219,6 @@ class Answer:
             finish=finish,
             reasoning="".join(self._reasoning),
             tool_calls=tuple(self._calls),
-            reasoning_tokens=min(self._thought_tokens, usage.output),
             estimated=self._prompt is None or self._output is None,
             **said,
         )
@@ -228,8 +229,6 @@ class Answer:
     def _usage(self, finish: str | None) -> Usage:
         known = self._prompt is not None and self._output is not None
         ours = self._tally.low() if finish is None or known else self._tally.estimate()
-        output = ours.output if self._output is None else self._output
-        if self._prompt is None:
-            return Usage(ours.input, 0, output)
-        fresh, written, read = self._prompt
-        return Usage(fresh + written, read, output)
+        said = ours if self._output is None else self._tally.parted(self._output, self._thought_tokens)
+        fresh, written, read = (ours.input, 0, 0) if self._prompt is None else self._prompt
+        return Usage(fresh, read, said.output, cache_write=written, reasoning=said.reasoning)

@@ -31,7 +31,7 @@ async def call(
         told = _NOTHING
         async with aclosing(upstream.stream(offer, order.params, max_tokens, order.request_id)) as events:
             async for event in events:
-                if event.usage.output > max_tokens and is_too_much(event, told):
+                if event.usage.generated > max_tokens and is_too_much(event, told):
                     last = cut(event, told)
                     yield 0, last, last.usage
                     return
@@ -63,7 +63,7 @@ async def _merged(
         async with aclosing(upstream.stream(offer, params, max_tokens, order.request_id)) as events:
             told = _NOTHING
             async for event in events:
-                if event.usage.output > max_tokens and is_too_much(event, told):
+                if event.usage.generated > max_tokens and is_too_much(event, told):
                     await queue.put((sequence, cut(event, told)))
                     break
                 told = event.usage
@@ -108,14 +108,20 @@ def is_too_much(event: Event, told: Usage) -> bool:
 
 def cut(event: Event, told: Usage) -> Event:
     """The end of a sequence in the place of the event that went beyond the cap; nothing of that is delivered."""
-    usage = Usage(max(event.usage.input, told.input), max(event.usage.cached_input, told.cached_input), told.output)
-    reasoning_tokens = min(event.reasoning_tokens, told.output)
-    return Event("", usage, "length", reasoning_tokens=reasoning_tokens, estimated=event.estimated, cut=True)
+    now = event.usage
+    usage = Usage(
+        max(now.input, told.input),
+        max(now.cached_input, told.cached_input),
+        told.output,
+        cache_write=max(now.cache_write, told.cache_write),
+        reasoning=told.reasoning,
+    )
+    return Event("", usage, "length", estimated=event.estimated, cut=True)
 
 
 def at_cap(event: Event, max_tokens: int) -> bool:
     """Whether the cap ended this sequence, by the upstream's own word or by ours."""
-    return event.finish == "length" and (event.cut or event.usage.output >= max_tokens)
+    return event.finish == "length" and (event.cut or event.usage.generated >= max_tokens)
 
 
 def own_params(order: Order, sequence: int) -> dict[str, Raw]:

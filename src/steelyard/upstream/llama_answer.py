@@ -16,6 +16,7 @@ from steelyard.kernel.errors import UpstreamError
 from steelyard.kernel.quantities import Usage
 from steelyard.kernel.records import CallPiece, Event
 from steelyard.upstream.calls import CallReader
+from steelyard.upstream.tally import risen
 
 log = structlog.get_logger()
 
@@ -144,12 +145,15 @@ class Answer:
         if chunk.error is not None:
             raise _error(self._upstream, chunk.error, 0)
         if chunk.timings is not None and chunk.timings.predicted_n > self._max_tokens and _goes_on(chunk):
-            self._usage = Usage(chunk.timings.prompt_n, chunk.timings.cache_n, self._usage.output)
+            fresh, cached, was = chunk.timings.prompt_n, chunk.timings.cache_n, self._usage
+            self._usage = Usage(fresh, cached, was.output, reasoning=was.reasoning)
             self.cut = True
         if self.cut:
             return
+        thinks = False
         for choice in chunk.choices:
             if choice.delta.reasoning_content:
+                thinks = True
                 self._reasoning.append(choice.delta.reasoning_content)
             if text := choice.delta.content or choice.text:
                 self._text(text)
@@ -158,12 +162,20 @@ class Answer:
                 self._finish = choice.finish_reason
             self._tokens += (choice.logprobs.content or ()) if choice.logprobs is not None else ()
         if (timings := chunk.timings) is not None:
-            self._usage = Usage(timings.prompt_n, timings.cache_n, timings.predicted_n)
+            self._generated(Usage(timings.prompt_n, timings.cache_n), timings.predicted_n, thinks)
         elif chunk.usage is None and any(_says(choice) for choice in chunk.choices):
-            self._usage, self._estimated = self._usage + Usage(output=1), True  # a chunk has a token at least
+            self._generated(self._usage, self._usage.generated + 1, thinks)  # a chunk has a token at least
+            self._estimated = True
         self._stop_text = chunk.verbose.stopping_word or self._stop_text
         if chunk.usage is not None:
             self._reconcile(chunk.usage)
+
+    def _generated(self, prompt: Usage, tokens: int, thinks: bool) -> None:
+        """So many in all: those that came with a piece of reasoning were reasoning."""
+        was = self._usage
+        reasoning = tokens - was.output if thinks else was.reasoning
+        reasoning = min(max(reasoning, was.reasoning), tokens)
+        self._usage = Usage(prompt.input, prompt.cached_input, tokens - reasoning, reasoning=reasoning)
 
     def _text(self, text: str) -> None:
         if self._reader is not None:
@@ -188,13 +200,14 @@ class Answer:
         its bytes may have left with that number as their weight.
         """
         cached = counts.prompt_tokens_details.cached_tokens if counts.prompt_tokens_details else 0
-        final = Usage(counts.prompt_tokens - cached, cached, counts.completion_tokens)
+        fresh, reasoning = counts.prompt_tokens - cached, min(self._usage.reasoning, counts.completion_tokens)
+        final = Usage(fresh, cached, counts.completion_tokens - reasoning, reasoning=reasoning)
         if final != self._usage and self._usage != Usage():
             log.warning("usage_disagreed", upstream=self._upstream, running=self._usage, closing=final)
         told = self._told
-        self._usage = Usage(
-            max(final.input, told.input), max(final.cached_input, told.cached_input), max(final.output, told.output)
-        )
+        output, reasoning = risen(final, told)
+        fresh, cached = max(final.input, told.input), max(final.cached_input, told.cached_input)
+        self._usage = Usage(fresh, cached, output, reasoning=reasoning)
         self._counted = True
 
     def event(self) -> Event | None:

@@ -60,6 +60,7 @@ class _Choice(msgspec.Struct):
 
 class _PromptDetails(msgspec.Struct):
     cached_tokens: int | None = None
+    cache_write_tokens: int | None = None
 
 
 class _OutputDetails(msgspec.Struct):
@@ -125,7 +126,6 @@ class Answer:
         self._logprobs: list[Any] = []
         self._finish: str | None = None
         self._counts: Usage | None = None
-        self._reasoning_tokens = 0
 
     def take(self, data: bytes) -> None:
         """Read one chunk. Raises UpstreamError for an error in the stream or a chunk that cannot be read."""
@@ -147,10 +147,13 @@ class Answer:
         delta = choice.delta or _Delta()
         text = delta.content or choice.text or ""
         reasoning = delta.reasoning_content or delta.reasoning or ""
-        for said, kept in ((text, self._texts), (reasoning, self._reasoning), (delta.refusal or "", self._refusal)):
+        for said, kept in ((text, self._texts), (delta.refusal or "", self._refusal)):
             if said:
                 kept.append(said)
                 self._tally.say(said)
+        if reasoning:
+            self._reasoning.append(reasoning)
+            self._tally.think(reasoning)
         for call in delta.tool_calls or ():
             function = call.function or _Function()
             arguments = function.arguments or ""
@@ -159,7 +162,7 @@ class Answer:
             self._tally.say(arguments)
         if choice.logprobs is not None:
             self._logprobs += _tokens(choice.logprobs)
-        self._tally.pieces += bool(text or reasoning or delta.refusal or delta.tool_calls)
+        self._tally.pieces += bool(text or delta.refusal or delta.tool_calls)
         if choice.finish_reason in _FAILED:
             raise UpstreamError(self._upstream, f"ended its answer with {choice.finish_reason!r}", retryable=True)
         for met in (choice.stop_reason, choice.matched_stop):
@@ -176,9 +179,11 @@ class Answer:
         details = counts.prompt_tokens_details
         cached = (details.cached_tokens if details else None) or counts.prompt_cache_hit_tokens or 0
         cached = min(max(cached, 0), prompt)
-        self._counts = Usage(prompt - cached, cached, output)
-        if counts.completion_tokens_details is not None:
-            self._reasoning_tokens = counts.completion_tokens_details.reasoning_tokens or 0
+        written = min(max((details.cache_write_tokens if details else None) or 0, 0), prompt - cached)
+        thought = counts.completion_tokens_details
+        said = self._tally.parted(output, thought.reasoning_tokens if thought else None)
+        fresh = prompt - cached - written
+        self._counts = Usage(fresh, cached, said.output, cache_write=written, reasoning=said.reasoning)
 
     def event(self) -> Event | None:
         """What is new since the last event; the finish is kept for `end`, when the last count is known."""
@@ -202,7 +207,6 @@ class Answer:
             reasoning="".join(self._reasoning),
             tool_calls=tuple(self._calls),
             refusal="".join(self._refusal),
-            reasoning_tokens=min(self._reasoning_tokens, usage.output),
             estimated=self._counts is None,
             stop_text=None if finish is None else self._stop_text,
         )

@@ -1,7 +1,8 @@
 """What an answer has used so far, by its upstream's counts or, where they are missing, by ours.
 
 Owns the rules that adapters of vendors' dialects share: counts are cumulative and never fall, what is delivered before
-any came is counted low, and an answer without any is estimated, never taken for nothing. Knows no dialect.
+any came is counted low, and an answer without any is estimated, never taken for nothing. Pieces of reasoning count as
+reasoning; told how much of the whole it was, a part that has left already does not shrink. Knows no dialect.
 """
 
 import msgspec
@@ -20,31 +21,56 @@ class Tally:
 
     def __init__(self, upstream: str, asked_bytes: int) -> None:
         self.pieces = 0  # that said something: at least one token each
+        self.thoughts = 0  # pieces of reasoning, beside the others
         self._upstream = upstream
         self._asked_bytes = asked_bytes
         self._said_bytes = 0
+        self._thought_bytes = 0
         self._told = Usage()
 
     def say(self, text: str) -> None:
         """What the answer holds, token by token or not."""
         self._said_bytes += len(text.encode())
 
+    def think(self, text: str) -> None:
+        """A piece of reasoning."""
+        self._thought_bytes += len(text.encode())
+        self.thoughts += 1
+
     def low(self) -> Usage:
         """At least this much, while the counts are still to come."""
-        return Usage(max(1, self._asked_bytes // _BYTES_PER_TOKEN_MAX), 0, self.pieces)
+        return Usage(max(1, self._asked_bytes // _BYTES_PER_TOKEN_MAX), 0, self.pieces, reasoning=self.thoughts)
 
     def estimate(self) -> Usage:
         """About this much, when no counts came."""
         log.warning("usage_estimated", upstream=self._upstream)
-        output = max(self.pieces, -(-self._said_bytes // _BYTES_PER_TOKEN), 1)
-        return Usage(max(1, -(-self._asked_bytes // _BYTES_PER_TOKEN)), 0, output)
+        reasoning = max(self.thoughts, -(-self._thought_bytes // _BYTES_PER_TOKEN))
+        output = max(self.pieces, -(-self._said_bytes // _BYTES_PER_TOKEN), 0 if reasoning else 1)
+        return Usage(max(1, -(-self._asked_bytes // _BYTES_PER_TOKEN)), 0, output, reasoning=reasoning)
+
+    def parted(self, generated: int, told: int | None) -> Usage:
+        """What was generated, of which at least as much was reasoning as was told or heard. No prompt."""
+        heard = generated if told is None and self.thoughts and not self.pieces else self.thoughts
+        reasoning = min(max(told or 0, heard), generated)
+        return Usage(output=generated - reasoning, reasoning=reasoning)
 
     def rising(self, usage: Usage) -> Usage:
         """These counts, or what was told before where they fell below it."""
         told = self._told
-        if usage.prompt < told.prompt or usage.output < told.output:
+        if usage.prompt < told.prompt or usage.generated < told.generated:
             log.warning("usage_fell", upstream=self._upstream, told=told, now=usage)
-        # A cache read moves tokens from one bucket to the other: only the prompt as a whole never falls.
+        output, reasoning = risen(usage, told)
+        # What a cache has to do with moves tokens from one bucket to another: only the prompt as a whole never falls.
         fresh = usage.input + max(0, told.prompt - usage.prompt)
-        self._told = msgspec.structs.replace(usage, input=fresh, output=max(usage.output, told.output))
+        self._told = msgspec.structs.replace(usage, input=fresh, output=output, reasoning=reasoning)
         return self._told
+
+
+def risen(now: Usage, told: Usage) -> tuple[int, int]:
+    """Output and reasoning where neither is below what was told, and both together are no more than they must be.
+
+    The greater of the totals stands; of it at least what was told remains each, and reasoning takes the rest first.
+    """
+    generated = max(now.generated, told.generated)
+    reasoning = min(max(now.reasoning, told.reasoning), generated - told.output)
+    return generated - reasoning, reasoning

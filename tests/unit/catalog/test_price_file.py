@@ -218,3 +218,16 @@ def test_a_batch_costs_half_in_the_demonstration() -> None:
 def test_a_tier_that_nobody_knows_is_refused() -> None:
     assert "'flex' is not known" in complaint(PRICE + '\ntier = "flex"\n')
     assert "'tier': is not known" in complaint(COST + '\ntier = "batch"\n')
+
+
+def test_cache_writes_and_reasoning_may_have_prices_of_their_own() -> None:
+    (draft,) = parse_price_file(PRICE + 'cache_write = "0.60"\nreasoning = "2.50"\n').tariffs
+    priced = {line.meter: line.text for line in draft.lines}
+    assert priced == {
+        Meter.INPUT: "0.50",
+        Meter.CACHED_INPUT: "0.05",
+        Meter.CACHE_WRITE: "0.60",
+        Meter.OUTPUT: "1.50",
+        Meter.REASONING: "2.50",
+    }
+    assert "field 'reasoning'" in complaint(PRICE + "reasoning = 2.5\n")

@@ -5,6 +5,7 @@ import re
 from collections.abc import Callable
 
 import pytest
+from sqlalchemy import update
 from starlette.testclient import TestClient
 from tests.fakes.console import OPERATOR_KEY, FakeHouse
 from tests.unit.console.conftest import sign_in, token_of
@@ -12,9 +13,10 @@ from tests.unit.console.conftest import sign_in, token_of
 from steelyard.console import visits
 from steelyard.kernel import limits
 from steelyard.kernel.clock import NS_PER_S
-from steelyard.kernel.ids import text_from_id
+from steelyard.kernel.ids import id_from_text, text_from_id
 from steelyard.kernel.money import money_from_nano
 from steelyard.reports.requests import latest
+from steelyard.storage import tables
 
 PAGES = ("/console", "/console/requests", "/console/playground")
 
@@ -353,3 +355,15 @@ def test_reading_the_books_happens_in_a_thread(
     monkeypatch.setattr(visits, "run_in_threadpool", noted)
     operator.get("/console")
     assert threads and all("AnyIO worker" in name for name in threads)
+
+
+def test_a_request_that_we_counted_says_so(operator: TestClient, house: FakeHouse) -> None:
+    request_id = first_request(house)
+    address = f"/console/requests/{request_id}"
+    notices = {"en": "Counted by us: the vendor gave no counts.", "zh": "由本平台计数：供应商未提供用量。"}
+    assert not any(notices[lang] in operator.get(f"{address}?lang={lang}").text for lang in notices)
+    with house.engine.begin() as connection:
+        row = tables.usage.c.request_id == id_from_text(request_id)
+        connection.execute(update(tables.usage).where(row).values(estimated=True))
+    for lang, notice in notices.items():
+        assert notice in operator.get(f"{address}?lang={lang}").text

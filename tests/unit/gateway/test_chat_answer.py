@@ -7,7 +7,7 @@ from steelyard.kernel.errors import UpstreamError
 from steelyard.kernel.quantities import Usage
 from steelyard.kernel.records import CallPiece, Event, Order
 
-USAGE = Usage(input=4, cached_input=6, output=3)
+USAGE = Usage(input=4, cached_input=6, output=1, reasoning=2)
 
 
 def order(sequences: int = 1) -> Order:
@@ -77,7 +77,7 @@ CALLS = [
     Event(reasoning="Hm"),
     Event(tool_calls=(CallPiece(0, "call_a", "weather", ""), CallPiece(1, "call_b", "time", "{"))),
     Event(tool_calls=(CallPiece(0, arguments='{"city":'), CallPiece(1, arguments="}"))),
-    Event(tool_calls=(CallPiece(0, arguments='"Bern"}'),), finish="tool_calls", reasoning_tokens=2),
+    Event(tool_calls=(CallPiece(0, arguments='"Bern"}'),), finish="tool_calls"),
 ]
 
 

@@ -10,7 +10,7 @@ from steelyard.kernel.errors import UpstreamError
 from steelyard.kernel.quantities import Usage
 from steelyard.kernel.records import CallPiece, Event, Order
 
-USAGE = Usage(input=4, cached_input=6, output=3)
+USAGE = Usage(input=4, cached_input=6, output=1, reasoning=2)
 
 
 def order() -> Order:

@@ -14,7 +14,7 @@ from steelyard.kernel.errors import UpstreamError
 from steelyard.kernel.quantities import Usage
 from steelyard.kernel.records import CallPiece, Event
 
-USAGE = Usage(input=4, cached_input=6, output=3)
+USAGE = Usage(input=4, cached_input=6, output=1, reasoning=2)
 ID = "0" * 32
 CREATED_NS = 1_790_000_000 * 10**9
 
@@ -261,7 +261,7 @@ def test_log_probabilities_have_every_field() -> None:
 
 
 def test_usage_adds_up_and_carries_the_charge() -> None:
-    shown = usage_object(USAGE, 2)
+    shown = usage_object(USAGE)
     assert shown["input_tokens"] + shown["output_tokens"] == shown["total_tokens"] == USAGE.total
     assert shown["input_tokens_details"]["cached_tokens"] == 6
     made = ResponseBody(asked(), CREATED_NS)

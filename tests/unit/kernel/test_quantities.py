@@ -1,11 +1,11 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
-from steelyard.gateway.chat_answer import usage_object
+from steelyard.gateway import chat_answer, messages_answer, responses_answer
 from steelyard.kernel.quantities import Meter, Usage
 
 counts = st.integers(0, 2**40)
-usages = st.builds(Usage, counts, counts, counts, counts, counts)
+usages = st.builds(Usage, counts, counts, counts, counts, counts, counts, counts)
 
 
 @given(usages, usages)
@@ -18,7 +18,27 @@ def test_usage_adds_bucket_by_bucket(one: Usage, other: Usage) -> None:
 
 @given(usages)
 def test_the_openai_projection_re_adds_to_the_same_total(usage: Usage) -> None:
-    shown = usage_object(usage)
+    shown = chat_answer.usage_object(usage)
     assert shown["total_tokens"] == shown["prompt_tokens"] + shown["completion_tokens"] == usage.total
     assert shown["prompt_cache_hit_tokens"] + shown["prompt_cache_miss_tokens"] == shown["prompt_tokens"]
-    assert shown["prompt_tokens_details"]["cached_tokens"] == usage.cached_input
+    details, said = shown["prompt_tokens_details"], shown["completion_tokens_details"]
+    assert (details["cached_tokens"], details["cache_write_tokens"]) == (usage.cached_input, usage.cache_write)
+    assert shown["prompt_tokens"] - sum(details.values()) == usage.input
+    assert shown["completion_tokens"] - said["reasoning_tokens"] == usage.output
+
+
+@given(usages)
+def test_the_projection_of_responses_re_adds_to_the_same_total(usage: Usage) -> None:
+    shown = responses_answer.usage_object(usage)
+    assert shown["total_tokens"] == shown["input_tokens"] + shown["output_tokens"] == usage.total
+    assert shown["input_tokens"] - sum(shown["input_tokens_details"].values()) == usage.input
+    assert shown["output_tokens"] - shown["output_tokens_details"]["reasoning_tokens"] == usage.output
+
+
+@given(usages)
+def test_the_anthropic_projection_re_adds_to_the_same_total(usage: Usage) -> None:
+    shown = messages_answer.usage_object(usage)
+    prompt = [shown[name] for name in ("input_tokens", "cache_creation_input_tokens", "cache_read_input_tokens")]
+    assert prompt == [usage.input, usage.cache_write, usage.cached_input]
+    assert sum(prompt) + shown["output_tokens"] == usage.total
+    assert shown["output_tokens"] - shown["output_tokens_details"]["thinking_tokens"] == usage.output

@@ -63,7 +63,15 @@ def serve(requests: Requests, dice: Random) -> Settlement:
     """Some above their hold, some of nothing, some very large."""
     opened = requests.opened(1 + dice.randrange(len(TENANTS)), hold_nano=dice.choice([0, 50_000, 10**7]))
     opened = msgspec.structs.replace(opened, request_id=dice.randbytes(16))
-    some = Usage(dice.randrange(4000), dice.randrange(500), dice.randrange(900), 10**9, 7 * 10**7)
+    some = Usage(
+        dice.randrange(4000),
+        dice.randrange(500),
+        dice.randrange(900),
+        10**9,
+        7 * 10**7,
+        dice.randrange(200),
+        dice.randrange(300),
+    )
     usage = dice.choice([Usage(), some, some])
     if dice.randrange(100) == 0:
         usage = Usage(output=2**40)

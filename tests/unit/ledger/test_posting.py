@@ -63,7 +63,7 @@ def test_every_column_of_a_usage_row_is_what_its_name_says(engine: Engine) -> No
     opened = msgspec.structs.replace(
         plain, opened_ns=11, project_id=12, key_id=13, sequences=14, max_tokens=15, hold_nano=16, stream=False
     )
-    closed = Closed(plain.request_id, 17, Usage(18, 19, 20, 21, 22), "drained", 23, 24, short_by_one_read=True)
+    closed = Closed(plain.request_id, 17, Usage(18, 19, 20, 21, 22, 25, 26), "drained", 23, 24, True, estimated=True)
     rated = rate(Settlement(opened, closed), PRICE, COST)
     with engine.begin() as connection:
         post(connection, [rated], {}, requests.clock)

@@ -150,7 +150,7 @@ def test_i2_a_cost_entry_that_no_usage_explains(engine: Engine) -> None:
     [
         "UPDATE rollups SET requests = requests + 1 WHERE grain = 'hour' AND tenant_id = 1",
         "DELETE FROM rollups WHERE grain = 'day' AND tenant_id = 2",
-        "INSERT INTO rollups SELECT grain, start_ns + 1, tenant_id, model, currency, 1, 1, 1, 1, 1, 1, 1, 1 "
+        "INSERT INTO rollups SELECT grain, start_ns + 1, tenant_id, model, currency, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1 "
         "FROM rollups WHERE grain = 'day' AND tenant_id = 2",
     ],
 )

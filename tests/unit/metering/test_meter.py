@@ -174,3 +174,28 @@ def test_an_upstream_without_a_clock_costs_no_cpu(desk: Desk) -> None:
     (desk.directory.parent / "energy" / "local.clock").unlink()
     reading = desk.meter.open(order(1), quote(watts_milli=1_000))
     assert reading.close(End.COMPLETE).usage == Usage()
+
+
+def test_counts_are_estimated_while_a_sequence_has_no_others(desk: Desk) -> None:
+    reading = desk.meter.open(order(1, sequences=2), quote())
+    for sequence, estimated in ((0, True), (1, True), (0, False)):
+        reading.hear(sequence, estimated)
+        reading.intend(Usage(20, 0, 1))
+        reading.commit(Usage(20, 0, 1))
+    reading.hear(1, False)
+    reading.intend(Usage(20, 0, 2))
+    assert reading.close(End.CLIENT_GONE).estimated, "what was told of both has not left"
+    whole = desk.meter.open(order(2), quote())
+    whole.hear(0, True)
+    whole.hear(0, False)
+    whole.intend(Usage(20, 0, 1))
+    whole.commit(Usage(20, 0, 1))
+    assert not whole.close(End.COMPLETE).estimated
+
+
+def test_an_answer_cut_in_the_middle_of_its_reasoning_is_charged(desk: Desk) -> None:
+    reading = desk.meter.open(order(1), quote())
+    thought = Usage(20, 0, 0, cache_write=4, reasoning=3)
+    reading.intend(thought)
+    reading.commit(thought)
+    assert reading.close(End.CLIENT_GONE).usage == thought

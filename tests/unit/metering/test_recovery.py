@@ -5,6 +5,7 @@ from pathlib import Path
 import msgspec
 import pytest
 from tests.fakes.metering import FaultyDisk, closed, opened, order, quote, request_id
+from tests.unit.metering.test_slots import version_1
 
 from steelyard.kernel.clock import ManualClock
 from steelyard.kernel.errors import BooksError
@@ -78,10 +79,10 @@ def test_zero_tokens_delivered_are_charged_nothing(tmp_path: Path, intended: boo
     journal, slots = series(tmp_path)
     slots.claim(request_id(1))
     journal.append(opened(1, slot=0))
-    slots.intend(0, output=0, input=20, cached=0)
+    slots.intend(0, Usage(20, 0, 0))
     slots.commit(0)  # the role chunk
     if intended:
-        slots.intend(0, output=1, input=20, cached=0)
+        slots.intend(0, Usage(20, 0, 1))
     journal.close()
     slots.close()
     [record] = recovered(tmp_path)
@@ -94,7 +95,7 @@ def test_what_has_no_output_tokens_is_charged_once_it_has_left(tmp_path: Path) -
     for number, sent in enumerate((True, False)):
         slots.claim(request_id(number))
         journal.append(msgspec.structs.replace(opened(number, slot=number), max_tokens=0))
-        slots.intend(number, output=0, input=20, cached=0)
+        slots.intend(number, Usage(20, 0, 0))
         if sent:
             slots.commit(number)
     journal.close()
@@ -110,7 +111,7 @@ def test_a_slot_that_went_on_to_another_request_says_nothing(tmp_path: Path) -> 
     journal.append(opened(1, slot=0))
     slots.claim(request_id(2))
     journal.append(opened(2, slot=0))
-    slots.intend(0, output=5, input=20, cached=0)
+    slots.intend(0, Usage(20, 0, 5))
     slots.commit(0)
     journal.close()
     slots.close()
@@ -124,7 +125,7 @@ def test_the_close_in_the_journal_wins_over_the_slot(tmp_path: Path) -> None:
     journal, slots = series(tmp_path)
     slots.claim(request_id(1))
     journal.append(opened(1, slot=0))
-    slots.intend(0, output=5, input=20, cached=0)
+    slots.intend(0, Usage(20, 0, 5))
     slots.commit(0)
     journal.append(closed(1))
     journal.close()
@@ -137,7 +138,7 @@ def test_a_freed_slot_still_settles_a_close_that_was_lost(tmp_path: Path) -> Non
     journal, slots = series(tmp_path)
     slots.claim(request_id(1))
     journal.append(opened(1, slot=0))
-    slots.intend(0, output=5, input=20, cached=0)
+    slots.intend(0, Usage(20, 0, 5))
     slots.commit(0)
     slots.free(0)
     journal.close()
@@ -195,3 +196,30 @@ def test_all_that_a_dead_writer_left_becomes_durable(tmp_path: Path) -> None:
     disk.sync_fails = True
     with pytest.raises(BooksError, match="w0-1 cannot be synced: Input/output error"):
         make_durable(tmp_path / "w0-1", disk)
+
+
+def test_what_an_older_version_left_is_settled_after_an_upgrade(tmp_path: Path) -> None:
+    journal, slots = series(tmp_path)
+    journal.append(opened(9, slot=1))
+    journal.close()
+    slots.close()
+    version_1(tmp_path / "w0-1" / "slots", request_id(9))
+    [record] = recovered(tmp_path)
+    assert record.usage == Usage(20, 5, 2, cpu_ns=80, energy_uj=record.usage.energy_uj)
+    assert record.short_by_one_read and not record.estimated
+
+
+@pytest.mark.parametrize("estimated", [False, True])
+def test_who_counted_survives_the_worker(tmp_path: Path, estimated: bool) -> None:
+    journal, slots = series(tmp_path)
+    meter = Meter(journal, slots, ManualClock(), EnergyClocks(tmp_path / "energy"))
+    running = meter.open(order(1), quote())
+    running.hear(0, estimated)
+    usage = Usage(20, 0, 1, cache_write=3, reasoning=2)
+    running.intend(usage)
+    running.commit(usage)
+    running.hear(0, not estimated)
+    running.intend(Usage(20, 0, 2, cache_write=3, reasoning=2))
+    meter.close()
+    [record] = recovered(tmp_path)
+    assert (record.usage, record.estimated) == (usage, estimated)

@@ -27,7 +27,7 @@ def test_counts_are_committed_only_after_the_send(tmp_path: Path) -> None:
     slots = Slots.create(tmp_path / "slots", 4)
     index = slots.claim(request_id(1))
     assert index is not None
-    slots.intend(index, output=1, input=20, cached=5, cpu_ns=100)
+    slots.intend(index, Usage(20, 5, 1), cpu_ns=100)
     state = slots.read_slot(index)
     assert state.committed == Usage()
     assert state.intended == Usage(20, 5, 1, 100)
@@ -37,7 +37,7 @@ def test_counts_are_committed_only_after_the_send(tmp_path: Path) -> None:
     state = slots.read_slot(index)
     assert state.committed == state.intended == Usage(20, 5, 1, 100)
     assert (state.first_token_ns, state.last_ns, state.short_by_one_read) == (7, 9, False)
-    slots.intend(index, output=4, input=20, cached=5, cpu_ns=200)
+    slots.intend(index, Usage(20, 5, 4), cpu_ns=200)
     state = slots.read_slot(index)
     assert state.committed == Usage(20, 5, 1, 100)
     assert state.intended == Usage(20, 5, 4, 200)
@@ -69,7 +69,7 @@ def test_every_single_store_leaves_a_whole_bank(tmp_path: Path) -> None:
     words = slots._words
     slots._words = Watched(words)  # type: ignore[assignment]
     for count in range(1, 6):
-        slots.intend(index, output=count, input=count * 3, cached=count * 5)
+        slots.intend(index, Usage(count * 3, count * 5, count))
         sent_before = len(seen)
         assert all(usage.output < count for usage in seen)  # never ahead of the send
         slots.commit(index)
@@ -84,9 +84,9 @@ def test_every_single_store_leaves_a_whole_bank(tmp_path: Path) -> None:
 def test_an_intent_that_changes_no_count_is_not_short(tmp_path: Path) -> None:
     slots = Slots.create(tmp_path / "slots", 1)
     slots.claim(request_id(1))
-    slots.intend(0, output=3, input=20, cached=0, cpu_ns=1)
+    slots.intend(0, Usage(20, 0, 3), cpu_ns=1)
     slots.commit(0)
-    slots.intend(0, output=3, input=20, cached=0, cpu_ns=2)  # the closing piece carries no new token
+    slots.intend(0, Usage(20, 0, 3), cpu_ns=2)  # the closing piece carries no new token
     assert not slots.read_slot(0).short_by_one_read
     slots.close()
 
@@ -94,10 +94,10 @@ def test_an_intent_that_changes_no_count_is_not_short(tmp_path: Path) -> None:
 def test_two_intents_without_a_commit_keep_the_committed_bank(tmp_path: Path) -> None:
     slots = Slots.create(tmp_path / "slots", 1)
     slots.claim(request_id(1))
-    slots.intend(0, output=1, input=20, cached=0)
+    slots.intend(0, Usage(20, 0, 1))
     slots.commit(0)
     for output in (2, 3, 4):
-        slots.intend(0, output=output, input=20, cached=0)
+        slots.intend(0, Usage(20, 0, output))
         assert slots.read_slot(0).committed == Usage(20, 0, 1)
     slots.commit(0)
     assert slots.read_slot(0).committed == Usage(20, 0, 4)
@@ -108,7 +108,7 @@ def test_a_reused_cell_forgets_the_earlier_request(tmp_path: Path) -> None:
     """Pitfall 8."""
     slots = Slots.create(tmp_path / "slots", 1)
     slots.claim(request_id(1))
-    slots.intend(0, output=9, input=9, cached=9)
+    slots.intend(0, Usage(9, 9, 9))
     slots.commit(0, last_ns=5)
     slots.first_token(0, 4)
     slots.free(0)
@@ -155,7 +155,7 @@ def test_another_process_sees_what_was_stored(tmp_path: Path) -> None:
     slots = Slots.create(tmp_path / "slots", 4)
     index = slots.claim(request_id(5))
     assert index is not None
-    slots.intend(index, output=2, input=7, cached=1)
+    slots.intend(index, Usage(7, 1, 2))
     slots.commit(index)
     seen = Slots.open(tmp_path / "slots")
     assert seen.read_slot(index) == slots.read_slot(index)
@@ -191,9 +191,9 @@ def test_counts_are_on_the_medium_an_interval_after_the_commit(tmp_path: Path, m
     assert slots.claim(request_id(1)) is not None
     wait_for(lambda: disk.syncs > born)
     disk.may_sync.clear()  # the thread waits in the disk, not the one that counts
-    slots.intend(0, output=1, input=20, cached=0)
+    slots.intend(0, Usage(20, 0, 1))
     slots.commit(0)
-    slots.intend(0, output=2, input=20, cached=0)
+    slots.intend(0, Usage(20, 0, 2))
     slots.commit(0)
     before = disk.syncs
     disk.may_sync.set()
@@ -212,7 +212,7 @@ def test_nothing_in_flight_syncs_nothing(tmp_path: Path) -> None:
     slots.tend()
     slots.tend()
     assert disk.syncs == born + 1
-    slots.intend(0, output=1, input=20, cached=0)
+    slots.intend(0, Usage(20, 0, 1))
     slots.commit(0)
     slots.tend()
     assert disk.syncs == born + 2
@@ -229,9 +229,53 @@ def test_a_failed_sync_of_the_counts_is_never_tried_again(tmp_path: Path) -> Non
     assert slots.failed
     disk.sync_fails = False
     syncs = disk.syncs
-    slots.intend(0, output=1, input=20, cached=0)
+    slots.intend(0, Usage(20, 0, 1))
     slots.commit(0)
     slots.tend()
     assert disk.syncs == syncs
     assert slots.read_slot(0).committed == Usage(20, 0, 1)
+    slots.close()
+
+
+def version_1(path: Path, request: bytes) -> None:
+    """A file as the first layout had it: slots of 16 words, banks of four, the second of them committed."""
+    header = [int.from_bytes(b"SYSLOTS\n", "little"), 1, 2, 16]
+    free = [0] * 16
+    banks = [20, 5, 3, 90, 20, 5, 2, 80]  # input, cached, output, CPU: of generation 2, and of 1
+    high, low = int.from_bytes(request[:8], "big"), int.from_bytes(request[8:], "big")
+    taken = [CLAIMED, high, low, 2, 1, 7, 9, 11_000, *banks]
+    words = [*header, *[0] * 12, *free, *taken]
+    path.write_bytes(b"".join(word.to_bytes(8, "little") for word in words))
+
+
+def test_a_file_of_the_first_layout_is_read_as_it_was_written(tmp_path: Path) -> None:
+    version_1(tmp_path / "slots", request_id(9))
+    slots = Slots.open(tmp_path / "slots")
+    state = slots.read_slot(1)
+    assert (slots.count, state.request_id, state.watts_milli) == (2, request_id(9), 11_000)
+    assert (state.committed, state.intended) == (Usage(20, 5, 2, 80), Usage(20, 5, 3, 90))
+    assert (state.first_token_ns, state.last_ns, state.estimated, state.short_by_one_read) == (7, 9, False, True)
+    assert slots.read_slot(0).state == FREE
+    slots.close()
+    with pytest.raises(BooksError, match="another version"):  # nobody writes it any more
+        Slots.open(tmp_path / "slots", readonly=False)
+    whole = (tmp_path / "slots").read_bytes()
+    (tmp_path / "slots").write_bytes(whole[:-8])
+    with pytest.raises(BooksError):
+        Slots.open(tmp_path / "slots")
+
+
+def test_every_bucket_and_who_counted_belong_to_a_generation(tmp_path: Path) -> None:
+    slots = Slots.create(tmp_path / "slots", 2)
+    index = slots.claim(request_id(1))
+    assert index is not None
+    first, second = Usage(1, 2, 3, cache_write=4, reasoning=5), Usage(1, 2, 3, cache_write=4, reasoning=6)
+    slots.intend(index, first, estimated=True)
+    slots.commit(index)
+    slots.intend(index, second)
+    state = slots.read_slot(index)
+    assert (state.committed, state.intended, state.estimated) == (first, second, True)
+    assert state.short_by_one_read
+    slots.commit(index)
+    assert (slots.read_slot(index).committed, slots.read_slot(index).estimated) == (second, False)
     slots.close()

@@ -368,3 +368,22 @@ def test_nothing_of_a_dead_worker_is_posted_before_it_is_durable(shop: Shop, mon
     with pytest.raises(BooksError, match="Input/output error"):
         late.mark_dead("w0-2")
     assert not late.posted([served.request_id])
+
+
+@pytest.mark.postgres
+def test_every_bucket_is_replayed_and_counts_against_the_cap(shop: Shop) -> None:
+    shop.serve(usage=Usage(5, 6, 7, 8, 9, 10, 11), end=End.CLIENT_GONE)
+    shop.serve(usage=Usage(1, 0, 60, reasoning=40), end=End.CLIENT_GONE)
+    shop.post()
+    assert shop.red() == set()
+    shop.damage("UPDATE usage SET estimated = (1 = 1) WHERE cache_write = 10")
+    assert shop.red() == {"I12"}
+    shop.serve(usage=Usage(1, 0, 60, reasoning=41), end=End.CLIENT_GONE)
+    shop.post()
+    assert shop.red() == {"I6", "I12"}
+
+
+def test_i6_a_recovered_close_that_hides_whose_counts_it_has(shop: Shop) -> None:
+    die(shop)
+    forge(shop, lambda fields: fields.__setitem__(8, True))
+    assert shop.red() == {"I6", "I12"}

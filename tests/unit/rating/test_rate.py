@@ -164,3 +164,34 @@ def test_affordable_tokens_at_the_edges() -> None:
     assert affordable_tokens(PRICE, 100, 2, 2 * 51_500 + 2_999) == 1
     free = tariff((Meter.INPUT, 10**6, 1), (Meter.CACHED_INPUT, 0, 1), (Meter.OUTPUT, 0, 1))
     assert affordable_tokens(free, 1, 1, 1000) == INT64_MAX
+
+
+def test_what_has_no_price_of_its_own_costs_what_it_is_a_part_of() -> None:
+    used = Usage(10, 0, 20, cache_write=3, reasoning=4)
+    lines = {line.meter: line for line in charge_of(used, PRICE)}
+    assert set(lines) == {Meter.INPUT, Meter.CACHE_WRITE, Meter.OUTPUT, Meter.REASONING}
+    for own, like in ((Meter.CACHE_WRITE, Meter.INPUT), (Meter.REASONING, Meter.OUTPUT)):
+        assert (lines[own].text, lines[own].per) == (lines[like].text, lines[like].per)
+        assert lines[own].amount_nano * lines[like].quantity == lines[like].amount_nano * lines[own].quantity
+    dearer = msgspec.structs.replace(
+        PRICE,
+        lines=(*PRICE.lines, *tariff((Meter.CACHE_WRITE, 9 * 10**9, 1), (Meter.REASONING, 7 * 10**9, 1)).lines),
+    )
+    assert [
+        line.amount_nano for line in charge_of(used, dearer) if line.meter in (Meter.CACHE_WRITE, Meter.REASONING)
+    ] == [
+        27 * 10**6,
+        28 * 10**6,
+    ]
+    assert rate(settlement(used), dearer, COST).charge_nano == sum(line.amount_nano for line in charge_of(used, dearer))
+
+
+def test_the_worst_case_takes_the_dearest_of_every_meter() -> None:
+    plain = tariff((Meter.INPUT, 10**6, 1), (Meter.CACHED_INPUT, 10**5, 1), (Meter.OUTPUT, 10**7, 1))
+    assert worst_case_nano(plain, 3, 2, 1) == 3 * 10**3 + 2 * 10**4
+    more = tariff((Meter.CACHE_WRITE, 5 * 10**6, 1), (Meter.REASONING, 3 * 10**7, 1)).lines
+    dearer = msgspec.structs.replace(plain, lines=(*plain.lines, *more))
+    assert worst_case_nano(dearer, 3, 2, 1) == 3 * 5 * 10**3 + 2 * 3 * 10**4
+    assert affordable_tokens(dearer, 3, 1, 15_000 + 60_000) == 2
+    cheap = tariff((Meter.CACHE_WRITE, 1, 1), (Meter.REASONING, 1, 1)).lines
+    assert worst_case_nano(msgspec.structs.replace(plain, lines=(*plain.lines, *cheap)), 3, 2, 1) >= 23_000

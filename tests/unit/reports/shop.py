@@ -55,7 +55,14 @@ class Shop:
         self.topped_up[tenant] = self.topped_up.get(tenant, 0) + amount_nano
 
     def request(
-        self, tenant: str, usage: Usage, *, hold_nano: int | None = None, model: str = SMOL, end: End = End.COMPLETE
+        self,
+        tenant: str,
+        usage: Usage,
+        *,
+        hold_nano: int | None = None,
+        model: str = SMOL,
+        end: End = End.COMPLETE,
+        estimated: bool = False,
     ) -> Rated:
         """A request that closes now; not posted yet."""
         who, project, key = self.keys[tenant]
@@ -81,7 +88,7 @@ class Shop:
             sequences=1,
             stream=self.sold % 2 == 0,
         )
-        closed = Closed(request_id, now, usage, end, NS_PER_S // 10, NS_PER_S)
+        closed = Closed(request_id, now, usage, end, NS_PER_S // 10, NS_PER_S, estimated=estimated)
         return rate(Settlement(opened, closed), price, cost)
 
     def sell(self, *requests: Rated) -> None:
@@ -105,12 +112,14 @@ def busy_shop(books: Connection, seed: int = 7) -> Shop:
                 cpu_ns = dice.randint(0, 10**9)
                 empty = dice.random() < 0.1
                 usage = Usage() if empty else Usage(
-                    dice.randint(0, 99), dice.randint(0, 99), dice.randint(0, 99), cpu_ns, cpu_ns * 8 // 1000
+                    dice.randint(0, 99), dice.randint(0, 99), dice.randint(0, 99), cpu_ns, cpu_ns * 8 // 1000,
+                    dice.choice((0, 0, 70)), dice.choice((0, 0, 30)),
                 )  # fmt: skip
                 hold = dice.choice([None, None, None, 20_000])
                 model = FAR if tenant == "gamma" else SMOL
                 end = End.REFUSED if empty else dice.choice(list(End))
-                batch.append(shop.request(tenant, usage, hold_nano=hold, model=model, end=end))
+                ours = dice.random() < 0.2
+                batch.append(shop.request(tenant, usage, hold_nano=hold, model=model, end=end, estimated=ours))
                 shop.clock.advance(dice.randint(0, 2 * NS_PER_HOUR))
             shop.sell(*batch)
         if dice.random() < 0.2:

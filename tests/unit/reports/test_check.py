@@ -170,3 +170,24 @@ def test_another_file_is_refused_in_one_line(lines: list[bytes]) -> None:
     with pytest.raises(CallerError) as refused:
         check(lines)
     assert (refused.value.status, refused.value.code) == (400, "not_an_export")
+
+
+def test_every_bucket_and_who_counted_stand_on_the_receipt(shop: Shop) -> None:
+    shop.tenant("acme")
+    usage = Usage(10, 20, 30, 400, 5, 6, 7)
+    shop.sell(shop.request("acme", usage, estimated=True), shop.request("acme", Usage(1)))
+    lines = file_of(shop.books)
+    assert check(lines).ok
+    first, second = (line["receipt"] for line in told(lines, "receipt"))
+    counts = ("prompt_tokens", "cached_tokens", "cache_write_tokens", "output_tokens", "reasoning_tokens", "estimated")
+    assert [first[name] for name in counts] == [36, 20, 6, 37, 7, True]
+    assert [second[name] for name in counts] == [1, 0, 0, 0, 0, False]
+    assert {line["meter"]: line["quantity"] for line in first["lines"]} == {
+        "input": 10, "cached_input": 20, "cache_write": 6, "output": 30, "reasoning": 7,
+    }  # fmt: skip
+    for name in ("estimated", "reasoning_tokens", "cache_write_tokens"):
+        changed = [json.loads(line) for line in lines]
+        for line in changed:
+            if line["line"] == "receipt":
+                line["receipt"][name] = 0 if name != "estimated" else False
+        assert not check([json.dumps(line).encode() for line in changed]).ok

@@ -24,7 +24,9 @@ def test_the_whole_statement_is_the_wallet(busy: Shop, tenant: str) -> None:
     assert found.charges_nano == sum(min(one.charge_nano, one.settlement.opened.hold_nano) for one in his)
     assert found.closing_nano == wallet_balances(busy.books)[who.id]
     assert sum(line.requests for line in found.charges) == len(his)
-    assert sum(line.output for line in found.charges) == sum(one.settlement.closed.usage.output for one in his)
+    for bucket in ("input", "cached_input", "cache_write", "output", "reasoning"):
+        wanted = sum(getattr(one.settlement.closed.usage, bucket) for one in his)
+        assert sum(getattr(line, bucket) for line in found.charges) == wanted
     assert {line.model for line in found.charges} == {FAR if tenant == "gamma" else SMOL}
     assert found.currency == who.currency
 

@@ -7,7 +7,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
+from alembic import command
 from alembic.autogenerate import compare_metadata
+from alembic.config import Config
 from alembic.runtime.migration import MigrationContext
 from alembic.script import ScriptDirectory
 from sqlalchemy import Connection, Engine, event, text
@@ -147,3 +149,43 @@ def test_a_full_disk_is_one_clear_line(tmp_path: Path) -> None:
     with pytest.raises(StartError, match="disk is full"):
         migrate(engine)
     engine.dispose()
+
+
+_OLD_ROW = "SELECT cache_write, reasoning, estimated FROM usage", "SELECT cache_write, reasoning FROM rollups"
+
+
+def _upgraded(engine: Engine) -> None:
+    """Books as version 0011 left them, with a request in them; then what this version makes of them."""
+    scripts = str(Path(database.__file__).parent / "migrations")
+    settings = Config()
+    settings.set_main_option("script_location", scripts)
+    with engine.begin() as connection:
+        settings.attributes["connection"] = connection
+        command.upgrade(settings, "0011")
+        request = (
+            "0, 0, 1, 1, 1, 'm', 'u', 1, 1, 'CNY', 1, (1 = 1), 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 'complete', 1, 1, (1 = 0)"
+        )
+        nothing = "decode('', 'hex')" if engine.dialect.name == "postgresql" else "x''"
+        connection.execute(text(
+            f"INSERT INTO batches (id, posted_ns, kind, note, requests, previous_hash, hash)"
+            f" VALUES (1, 0, 'usage', '', 1, {nothing}, {nothing})"
+        ))  # fmt: skip
+        connection.execute(text(f"INSERT INTO usage VALUES ({nothing}, 1, {request})"))
+        connection.execute(text("INSERT INTO rollups VALUES ('hour', 0, 1, 'm', 'CNY', 1, 1, 1, 1, 1, 1, 1, 1)"))
+    migrate(engine)
+    with engine.connect() as connection:
+        rows = [tuple(connection.execute(text(query)).one()) for query in _OLD_ROW]
+    assert rows == [(0, 0, False), (0, 0)]
+
+
+def test_rows_from_before_a_bucket_have_nothing_in_it(tmp_path: Path) -> None:
+    engine = open_database(tmp_path / "a.db")
+    _upgraded(engine)
+    engine.dispose()
+
+
+def test_rows_from_before_a_bucket_have_nothing_in_it_in_postgresql_too(postgres: "Server") -> None:
+    with postgres.database() as url:
+        engine = open_database(url)
+        _upgraded(engine)
+        engine.dispose()

@@ -109,7 +109,7 @@ async def test_thinking_keeps_its_signature_block_by_block(server: AnthropicServ
     events = await events_of(server, "thinking", thinking={"type": "enabled", "budget_tokens": 1024})
     assert "".join(event.reasoning for event in events) == "Let me see."
     assert [event.signature for event in events if event.signature] == [signed("Let me see.")]
-    assert events[-1].reasoning_tokens == 6
+    assert events[-1].usage.reasoning == 6
     blocks: list[tuple[str, str]] = []
     reasoning = ""
     for event in await events_of(server, "hidden"):

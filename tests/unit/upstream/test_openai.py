@@ -86,7 +86,7 @@ async def test_reasoning_and_refusals_are_no_text(server: OpenAIServer) -> None:
     events = await events_of(server, "reasoning")
     assert "".join(event.reasoning for event in events) == "Let me see."
     assert "".join(event.text for event in events) == "42"
-    assert events[-1].reasoning_tokens == 6
+    assert (events[-1].usage.output, events[-1].usage.reasoning) == (3, 6)
     events = await events_of(server, "refusal")
     assert "".join(event.refusal for event in events) == "I cannot do that."
 
