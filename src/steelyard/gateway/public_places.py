@@ -6,9 +6,10 @@ records are passed on or named, not refused. Decides nothing.
 
 import functools
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Annotated, Any, Literal
 
 import msgspec
+from msgspec import Meta
 
 from steelyard import __version__
 from steelyard.gateway.chat_request import ChatRequest
@@ -18,7 +19,9 @@ from steelyard.gateway.messages_request import CountRequest, MessagesRequest
 from steelyard.gateway.moderation_dialect import ModerationRequest
 from steelyard.gateway.openapi import Error, operation_object
 from steelyard.gateway.rerank_dialect import RerankRequest
+from steelyard.gateway.responses_places import PATH as STORED_PATH
 from steelyard.gateway.responses_request import ResponsesRequest
+from steelyard.kernel import limits
 
 DOCUMENT_PATH = "/v1/openapi.json"
 JSON, EVENTS = "application/json", "text/event-stream"
@@ -30,6 +33,18 @@ class ByName(msgspec.Struct):
 
 class ByRequest(msgspec.Struct):
     request_id: str
+
+
+class ByResponse(msgspec.Struct):
+    response_id: str
+
+
+class ItemsPage(msgspec.Struct):
+    """Which items of an input, in which order."""
+
+    after: str | None = None
+    limit: Annotated[int, Meta(ge=1, le=limits.INPUT_ITEMS_PAGE_MAX)] = 20
+    order: Literal["asc", "desc"] = "desc"
 
 
 class MessagesFault(msgspec.Struct):
@@ -75,6 +90,13 @@ PLACES: tuple[Place, ...] = (
     Place("POST", "/v1/completions", "complete", "Go on with texts", _CHAT, CompletionRequest, streams=True),
     Place(
         "POST", "/v1/responses", "respond", "Answer, as the Responses API", _RESPONSE, ResponsesRequest, streams=True
+    ),
+    Place("GET", STORED_PATH, "showResponse", "A stored response", _RESPONSE, place=ByResponse),
+    Place("DELETE", STORED_PATH, "deleteResponse", "Delete it", ("id", "object", "deleted"), place=ByResponse),
+    Place(
+        *("GET", f"{STORED_PATH}/input_items", "listInputItems", "What it was made from", ("data", "has_more")),
+        place=ByResponse,
+        query=ItemsPage,
     ),
     Place(
         *("POST", "/v1/messages", "message", "Answer, as Anthropic's Messages API", _MESSAGE, MessagesRequest),
