@@ -56,7 +56,7 @@ SERVED: tuple[Cell, ...] = (
 """Cells that are answered whole."""
 LEFT = Cell("hang-up", way="stream", scene="held", leave=True)
 EMPTY = Cell("empty wallet")
-BROKEN = Cell("broken stream", way="stream", scene="late_error")
+BROKEN = Cell("broken stream", way="stream", scene="error")
 RETRIED = Cell("retry", scene="flaky")
 CELLS = (*SERVED, LEFT, EMPTY, BROKEN, RETRIED)
 

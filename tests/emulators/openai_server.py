@@ -16,7 +16,6 @@ from tests.emulators.reading_scenes import answer_to
 Body = dict[str, Any]
 CUT = b"cut"
 HELD = b"held"
-LATER = b"later"
 DONE = b"data: [DONE]\n\n"
 PROMPT, CACHED = 40, 8
 LONG_PROMPT = 400  # with tools: a count below what their text must at least be is not believed
@@ -197,7 +196,6 @@ SCENES: dict[str, Callable[[Body], list[bytes]]] = {
         DONE,
     ],
     "error": lambda body: [*HELLO[:2], event({"error": {"message": "out of memory at /secret", "code": 500}}), DONE],
-    "late_error": lambda body: [*HELLO[:2], LATER, event({"error": {"message": "out of memory", "code": 500}})],
     "abort": lambda body: [*HELLO[:2], delta("abort"), DONE],
     "filtered": lambda body: [*HELLO[:2], delta("content_filter"), counted(usage(2)), DONE],
 }
@@ -269,9 +267,6 @@ class OpenAIServer:
                 for piece in self.answer(head, body):
                     if piece is CUT:
                         return
-                    if piece is LATER:  # what was sent has probably been read by then
-                        await asyncio.sleep(0.05)
-                        continue
                     if piece is HELD:  # until the other side hangs up
                         await reader.read()
                         return
@@ -302,7 +297,7 @@ def answer_of(body: Body, instead: str | None = None) -> Iterator[bytes]:
     yield b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\ntransfer-encoding: chunked\r\n\r\n"
     pieces = SCENES[name](body) if "messages" in body else _completion()
     for piece in pieces:
-        yield piece if piece in {CUT, HELD, LATER} else b"%x\r\n%b\r\n" % (len(piece), piece)
+        yield piece if piece in {CUT, HELD} else b"%x\r\n%b\r\n" % (len(piece), piece)
     yield b"0\r\n\r\n"
 
 
