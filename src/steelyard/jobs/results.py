@@ -134,7 +134,15 @@ class Appended:
         finally:
             self._syncing = None
 
-    def close(self) -> None:
+    async def close(self) -> None:
+        """Let it go once nobody syncs it any more: until then the lock would stay held."""
+        try:
+            if self._syncing is not None:
+                await asyncio.wait([self._syncing])
+        finally:
+            self.let_go()
+
+    def let_go(self) -> None:
         os.close(self._fd)
 
 
@@ -149,7 +157,7 @@ class Results:
             self._errors = Appended(content.path(job.error_id))
             content.sync_names()
         except BaseException:
-            self._output.close()
+            self._output.let_go()
             raise
         self._take()
 
@@ -201,9 +209,11 @@ class Results:
         await self._errors.append(b"".join(msgspec.json.encode(result) + b"\n" for result in results))
         self._failed.update(line_ids)
 
-    def close(self) -> None:
-        self._output.close()
-        self._errors.close()
+    async def close(self) -> None:
+        try:
+            await self._output.close()
+        finally:
+            await self._errors.close()
 
 
 def _response_line(custom_id: str, status: int, request_id: bytes, body: bytes) -> bytes:

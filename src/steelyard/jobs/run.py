@@ -108,7 +108,7 @@ class Run:
         try:
             await self._forget_uncounted(results)
         except BaseException:
-            results.close()
+            await results.close()
             raise
         watch = asyncio.ensure_future(self._keep_reporting())
         try:
@@ -122,7 +122,7 @@ class Run:
             await self._end(final, results)
         finally:
             await _cancelled(watch)
-            results.close()
+            await results.close()
 
     async def _validated(self) -> bool:
         """Look at the whole file; end the job when it is no batch."""
@@ -202,7 +202,8 @@ class Run:
         wait_s = limits.LINE_WAIT_S[min(tries, len(limits.LINE_WAIT_S)) - 1]
         left_s = (self._job.deadline_ns - self._house.clock.now_ns()) // NS_PER_S
         if said.retry_after_s is not None:
-            return None if said.retry_after_s > left_s else min(max(wait_s, said.retry_after_s), limits.LINE_WAIT_S[-1])
+            in_vain = 0 < left_s < said.retry_after_s  # at the very end it is one of those that expire
+            return None if in_vain else min(max(wait_s, said.retry_after_s), limits.LINE_WAIT_S[-1])
         if said.status == _UPSTREAM_STATUS and tries < limits.LINE_TRIES_MAX:
             return wait_s
         if said.status == _GONE_MODEL_STATUS and b'"model_not_found"' in said.body:  # it was there; it may come back

@@ -44,20 +44,20 @@ async def test_lines_have_the_shape_of_the_batch_api(content: Content) -> None:
     assert (left_out["response"], left_out["error"]) == (None, {"code": "batch_expired", "message": "Late."})
     assert (results.completed, results.failed) == (1, 2)
     assert results.sizes_bytes == tuple(content.size(one) for one in (JOB.output_id, JOB.error_id))
-    results.close()
+    await results.close()
 
 
 async def test_a_torn_line_was_never_kept(content: Content) -> None:
     results = Results(content, JOB)
     await results.keep("a", ONE, b"{}")
-    results.close()
+    await results.close()
     whole = content.path(JOB.output_id).read_bytes()
     for torn in (whole[:-1], b'{"custom_id":"b"', b"\0" * 30 + b"\n"):
         content.path(JOB.output_id).write_bytes(whole + torn)
         results = Results(content, JOB)
         assert (results.completed, results.has("a"), results.has("b")) == (1, True, False)
         await results.keep("b", TWO, b"{}")
-        results.close()
+        await results.close()
         assert [one["custom_id"] for one in written(content, JOB.output_id)] == ["a", "b"]
 
 
@@ -65,7 +65,7 @@ async def test_what_was_not_counted_is_taken_out_and_may_come_again(content: Con
     results = Results(content, JOB)
     for name, request_id in (("a", ONE), ("b", TWO), ("c", THREE)):
         await results.keep(name, request_id, b"{}")
-    results.close()
+    await results.close()
     results = Results(content, JOB)
     assert results.last_answers == [ONE, TWO, THREE]
     results.forget_answers({TWO})
@@ -74,7 +74,7 @@ async def test_what_was_not_counted_is_taken_out_and_may_come_again(content: Con
     assert [one["custom_id"] for one in written(content, JOB.output_id)] == ["a", "c", "b"]
     with pytest.raises(BlockingIOError):
         Results(content, JOB)
-    results.close()
+    await results.close()
 
 
 async def test_a_disk_that_refuses_leaves_what_was_kept(content: Content, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -94,4 +94,4 @@ async def test_a_disk_that_refuses_leaves_what_was_kept(content: Content, monkey
     assert not results.has("b")
     await results.keep("c", THREE, b"{}")
     assert [one["custom_id"] for one in written(content, JOB.output_id)] == ["a", "c"]
-    results.close()
+    await results.close()
