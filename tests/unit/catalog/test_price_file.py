@@ -1,6 +1,7 @@
 """Price files: what is read is exact, and every complaint says which entry, which field, and what to do."""
 
 import re
+from pathlib import Path
 
 import pytest
 
@@ -10,7 +11,7 @@ from steelyard.kernel import limits
 from steelyard.kernel.errors import CallerError
 from steelyard.kernel.quantities import Meter, Usage
 from steelyard.kernel.records import Tariff, TariffLine
-from steelyard.rating.rate import charge_of, cost_of
+from steelyard.rating.rate import PRICE_METERS, charge_of, cost_of
 
 PRICE = """
 [[price]]
@@ -231,3 +232,9 @@ def test_cache_writes_and_reasoning_may_have_prices_of_their_own() -> None:
         Meter.REASONING: "2.50",
     }
     assert "field 'reasoning'" in complaint(PRICE + "reasoning = 2.5\n")
+
+
+def test_the_example_of_the_page_on_price_files_can_be_loaded() -> None:
+    page = (Path(__file__).parents[3] / "docs" / "reference" / "prices.md").read_text(encoding="utf-8")
+    (draft,) = parse_price_file(page.partition("```toml\n")[2].partition("```")[0]).tariffs
+    assert {line.meter for line in draft.lines} == set(PRICE_METERS)
