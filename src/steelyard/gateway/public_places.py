@@ -12,6 +12,7 @@ import msgspec
 from msgspec import Meta
 
 from steelyard import __version__
+from steelyard.gateway.batches import NewBatch
 from steelyard.gateway.chat_request import ChatRequest
 from steelyard.gateway.completion_request import CompletionRequest
 from steelyard.gateway.embedding_dialect import EmbeddingRequest
@@ -82,6 +83,17 @@ class Place:
     headers: tuple[tuple[str, str], ...] = field(default=())
 
 
+class ByFile(msgspec.Struct):
+    file_id: str
+
+
+class ByBatch(msgspec.Struct):
+    batch_id: str
+
+
+_FILE = ("id", "object", "bytes", "created_at", "filename", "purpose")
+_BATCH = ("id", "object", "endpoint", "input_file_id", "completion_window", "status", "created_at", "request_counts")
+_PAGE = ("object", "data", "has_more")
 _CHAT = ("id", "object", "created", "model", "choices", "usage")
 _MESSAGE = ("id", "type", "role", "model", "content", "stop_reason", "usage")
 _RESPONSE = ("id", "object", "created_at", "model", "status", "output", "tools", "tool_choice", "parallel_tool_calls")
@@ -123,6 +135,13 @@ PLACES: tuple[Place, ...] = (
         *("GET", "/v1/receipts/{request_id}", "receipt", "What a request was charged", ("request_id", "state")),
         place=ByRequest,
     ),
+    Place("GET", "/v1/files", "listFiles", "Your files", _PAGE),
+    Place("GET", "/v1/files/{file_id}", "showFile", "One file", _FILE, place=ByFile),
+    Place("DELETE", "/v1/files/{file_id}", "deleteFile", "Delete a file", ("id", "deleted"), place=ByFile),
+    Place("POST", "/v1/batches", "addBatch", "Have a file of requests answered within a day", _BATCH, NewBatch),
+    Place("GET", "/v1/batches", "listBatches", "Your batches", _PAGE),
+    Place("GET", "/v1/batches/{batch_id}", "showBatch", "How far a batch is", _BATCH, place=ByBatch),
+    Place("POST", "/v1/batches/{batch_id}/cancel", "cancelBatch", "End a batch", _BATCH, place=ByBatch),
 )
 
 

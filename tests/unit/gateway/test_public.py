@@ -413,4 +413,5 @@ async def test_the_document_has_every_endpoint_that_sells(tmp_path: Path) -> Non
     async with site.open():
         document = body_of(await site.ask(b"GET /v1/openapi.json HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n"))
     described = {path.removeprefix("/v1") for path, one in document["paths"].items() if "post" in one}
-    assert described == places and "/chat/completions" in described
+    unsold = {"/batches", "/batches/{batch_id}/cancel"}  # its lines are sold, each as a request of its own
+    assert described == places | unsold and "/chat/completions" in described
