@@ -24,6 +24,7 @@ from steelyard.rating.rate import rate
 
 clock = SystemClock()
 USAGE = Usage(100, 20, 30, 5_000_000_000, 50_000_000)  # 97,000 nano
+EVERY_BUCKET = Usage(60, 20, 20, 5_000_000_000, 50_000_000, 40, 10)  # the same amount
 
 
 @pytest.fixture
@@ -255,7 +256,7 @@ def test_seeds_come_from_the_rows_of_the_window(place: Path | DatabaseUrl) -> No
     for seconds, hold_nano in ((-1, 10**6), (0, 10**6), (1, 50_000)):
         record = requests.opened(hold_nano=hold_nano)
         record = msgspec.structs.replace(record, opened_ns=manual.now_ns() + seconds * NS_PER_S)
-        rated.append(rate(Settlement(record, requests.closed(record, USAGE)), PRICE, COST))
+        rated.append(rate(Settlement(record, requests.closed(record, EVERY_BUCKET)), PRICE, COST))
     with engine.begin() as connection:
         post(connection, rated, {}, manual)
     manual.advance(30 * NS_PER_S)
