@@ -12,6 +12,7 @@ import subprocess
 import sys
 import threading
 import time
+import urllib.error
 import urllib.request
 from collections.abc import Callable
 from pathlib import Path
@@ -151,6 +152,20 @@ class Platform:
             request.add_header("authorization", f"Bearer {key}")
         with urllib.request.urlopen(request, timeout=20) as answer:
             return json.loads(answer.read())
+
+    def posted_receipt(self, request_id: str, key: str = "") -> Any:
+        """The receipt, once the books have posted it; a moment after the answer they may not have read of it yet."""
+
+        def look() -> Any:
+            try:
+                found = self.get(f"/v1/receipts/{request_id}", key or self.api_key)
+            except urllib.error.HTTPError as error:
+                if error.code != 404:
+                    raise
+                return None
+            return found if found["state"] == "posted" else None
+
+        return wait_for(look, f"the posted receipt of {request_id}")
 
     def post(self, path: str, body: dict[str, Any]) -> tuple[Any, str]:
         """Ask with the demonstration key; the answer and the id of its request."""

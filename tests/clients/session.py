@@ -63,12 +63,8 @@ class Run:
         return [self._posted(client, name) for name in self.request_ids(client, cell)]
 
     def _posted(self, client: Client, request_id: str) -> Said:
-        def look() -> Said | None:
-            found: Said = self.platform.get(f"/v1/receipts/{request_id}", self.keys[client.name])
-            return found if found["state"] == "posted" else None
-
         if request_id not in self.kept:
-            self.kept[request_id] = wait_for(look, f"the posted receipt of {request_id}")
+            self.kept[request_id] = self.platform.posted_receipt(request_id, self.keys[client.name])
         posted: Said = self.kept[request_id]
         return posted
 

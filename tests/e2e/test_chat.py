@@ -5,7 +5,7 @@ from collections.abc import Callable
 
 import openai
 import pytest
-from tests.platform import Platform, wait_for
+from tests.platform import Platform
 
 MODEL = "smollm2-135m-instruct"
 FRANCE = [{"role": "user", "content": "What is the capital of France?"}]
@@ -19,14 +19,7 @@ def client(platform: Platform):
 
 @pytest.fixture
 def receipt(platform: Platform) -> Callable[[str], dict]:
-    def posted(request_id: str) -> dict:
-        def look() -> dict | None:
-            found = platform.get(f"/v1/receipts/{request_id}", platform.api_key)
-            return found if found["state"] == "posted" else None
-
-        return wait_for(look, f"the posted receipt of {request_id}")
-
-    return posted
+    return platform.posted_receipt
 
 
 def test_a_plain_answer_and_its_receipt_agree(client, receipt) -> None:

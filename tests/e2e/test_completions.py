@@ -2,7 +2,7 @@
 
 import openai
 import pytest
-from tests.platform import Platform, wait_for
+from tests.platform import Platform
 
 MODEL = "smollm2-135m-instruct"
 
@@ -14,11 +14,7 @@ def client(platform: Platform):
 
 
 def metered(platform: Platform, request_id: str) -> tuple[int, int]:
-    def look() -> dict | None:
-        found = platform.get(f"/v1/receipts/{request_id}", platform.api_key)
-        return found if found["state"] == "posted" else None
-
-    receipt = wait_for(look, f"the posted receipt of {request_id}")
+    receipt = platform.posted_receipt(request_id)
     return receipt["prompt_tokens"], receipt["output_tokens"]
 
 

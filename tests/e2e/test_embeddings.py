@@ -38,14 +38,7 @@ def client(house: Platform) -> Iterator[openai.OpenAI]:
 
 @pytest.fixture(scope="module")
 def receipt(house: Platform) -> Callable[[str], dict]:
-    def posted(request_id: str) -> dict:
-        def look() -> dict | None:
-            found = house.get(f"/v1/receipts/{request_id}", house.api_key)
-            return found if found["state"] == "posted" else None
-
-        return wait_for(look, f"the posted receipt of {request_id}")
-
-    return posted
+    return house.posted_receipt
 
 
 def vectors(client: openai.OpenAI, *texts: object, **fields: object) -> list[list[float]]:

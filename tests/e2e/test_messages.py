@@ -40,11 +40,7 @@ def post(
 
 
 def receipt_of(platform: Platform, request_id: str, key: str = "") -> dict[str, Any]:
-    def look() -> dict[str, Any] | None:
-        found = platform.get(f"/v1/receipts/{request_id}", key or platform.api_key)
-        return found if found["state"] == "posted" else None
-
-    found: dict[str, Any] = wait_for(look, f"the posted receipt of {request_id}")
+    found: dict[str, Any] = platform.posted_receipt(request_id, key)
     return found
 
 

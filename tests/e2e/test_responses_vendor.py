@@ -33,14 +33,7 @@ def client(platform: Platform, server: OpenAIServer) -> Iterator[openai.OpenAI]:
 
 @pytest.fixture
 def receipt(platform: Platform) -> Callable[[str], dict]:
-    def posted(request_id: str) -> dict:
-        def look() -> dict | None:
-            found = platform.get(f"/v1/receipts/{request_id}", platform.api_key)
-            return found if found["state"] == "posted" else None
-
-        return wait_for(look, f"the posted receipt of {request_id}")
-
-    return posted
+    return platform.posted_receipt
 
 
 @pytest.mark.parametrize("stream", [False, True])

@@ -36,14 +36,6 @@ def client(platform: Platform):
         yield made
 
 
-def receipt_of(platform: Platform, request_id: str) -> dict:
-    def look() -> dict | None:
-        found = platform.get(f"/v1/receipts/{request_id}", platform.api_key)
-        return found if found["state"] == "posted" else None
-
-    return wait_for(look, f"the posted receipt of {request_id}")
-
-
 def test_a_named_tool_is_called_and_metered(client, platform: Platform) -> None:
     raw = client.chat.completions.with_raw_response.create(
         model=MODEL, messages=ASK, tools=TOOLS, tool_choice=WEATHER, temperature=0, max_tokens=60
@@ -54,7 +46,7 @@ def test_a_named_tool_is_called_and_metered(client, platform: Platform) -> None:
     (call,) = choice.message.tool_calls
     assert call.function.name == "get_weather"
     assert json.loads(call.function.arguments)["place"] in {"Bern", "Genf"}
-    found = receipt_of(platform, raw.headers["x-request-id"])
+    found = platform.posted_receipt(raw.headers["x-request-id"])
     assert (found["prompt_tokens"], found["output_tokens"]) == (
         answer.usage.prompt_tokens,
         answer.usage.completion_tokens,
