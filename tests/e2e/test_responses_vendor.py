@@ -205,13 +205,18 @@ def test_the_real_engine_keeps_to_a_schema_and_a_demanded_tool_and_stops_where_i
     if parsed.status == "completed":
         assert isinstance(parsed.output_parsed, Capital)
     called = client.responses.create(
-        model=REAL, input="What time is it?", tools=TOOLS[1:2], tool_choice="required", max_output_tokens=100
+        model=REAL,
+        input="What time is it?",
+        tools=TOOLS[1:2],
+        tool_choice="required",
+        max_output_tokens=100,
+        temperature=0,
     )
     assert called.output[0].type == "function_call" and called.output[0].name == "time"
-    with client.responses.stream(model=REAL, input="Count to a hundred.", max_output_tokens=5) as stream:
+    with client.responses.stream(model=REAL, input="Count to a hundred.", max_output_tokens=5, temperature=0) as stream:
         events = [event.type for event in stream]
         assert events[-1] == "response.incomplete"
-    cut = client.responses.create(model=REAL, input="Count to a hundred.", max_output_tokens=5)
+    cut = client.responses.create(model=REAL, input="Count to a hundred.", max_output_tokens=5, temperature=0)
     assert (cut.status, cut.incomplete_details.reason, cut.usage.output_tokens) == (
         "incomplete", "max_output_tokens", 5,
     )  # fmt: skip
