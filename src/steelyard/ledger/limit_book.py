@@ -15,7 +15,9 @@ from steelyard.kernel.records import Limit, LimitKind, Scope
 from steelyard.ledger.sublimits import WINDOW_NS, Seed
 from steelyard.storage import tables
 
-_LATE_NS = 60 * NS_PER_S  # a request may be opened shortly before a window's end and held after it
+# A request may be opened shortly before a window's end and held after it, or be dated ahead of a clock that stepped
+# back.
+_ASIDE_NS = 60 * NS_PER_S
 _RATES = frozenset({LimitKind.RPM, LimitKind.TPM})
 
 
@@ -65,7 +67,8 @@ def limits_in_force(connection: Connection, tenant_id: int | None = None) -> lis
 
 
 def seeds(connection: Connection, limits: Sequence[Limit], now_ns: int) -> list[Seed]:
-    """Each limit with what was spent in its present window and who asked in the last minutes, by the usage rows."""
+    """Each limit with what the usage rows say was spent in its present window and in one close by, and who asked in
+    the last minutes."""
     windows = {limit: _windows(limit, now_ns) for limit in limits if limit.kind is LimitKind.BUDGET}
     spent = {window: _spent(connection, window) for window in {one for some in windows.values() for one in some}}
     recent = _recent(connection, now_ns) if any(limit.kind in _RATES for limit in limits) else {}
@@ -81,7 +84,7 @@ def seeds(connection: Connection, limits: Sequence[Limit], now_ns: int) -> list[
 
 def _windows(limit: Limit, now_ns: int) -> tuple[tuple[int, int], ...]:
     calendar = Calendar(Every(limit.every), limit.zone, limit.week_start)
-    return tuple({calendar.window(now_ns - _LATE_NS), calendar.window(now_ns)})
+    return tuple({calendar.window(now_ns + aside_ns) for aside_ns in (-_ASIDE_NS, 0, _ASIDE_NS)})
 
 
 def _spent(connection: Connection, window: tuple[int, int]) -> dict[tuple[Scope, int], int]:

@@ -266,4 +266,6 @@ def test_seeds_come_from_the_rows_of_the_window(place: Path | DatabaseUrl) -> No
     assert len(rpm.recent) == 3
     assert [tokens for _, tokens in tpm.recent] == [150] * 3
     assert office.command("limit.list", {})[0]["spent_nano"] == 147_000
+    stepped_back = Office(engine, ManualClock(start_ns - 3 * NS_PER_S))  # what workers opened is still dated ahead
+    assert dict(stepped_back.seeds()[0].spent)[start_ns] == 97_000 + 50_000
     engine.dispose()
