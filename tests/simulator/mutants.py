@@ -16,7 +16,7 @@ from steelyard.ledger.teller import Teller
 from steelyard.metering import recovery
 from steelyard.metering.journal import Journal
 from steelyard.metering.meter import Reading
-from steelyard.metering.slots import Slots
+from steelyard.metering.slots import Slots, _at
 from steelyard.processes.tail import Tail
 
 _hold, _settle, _close, _recovered = Teller.hold, Teller.settle, Reading.close, recovery._closed
@@ -106,7 +106,7 @@ def _no_reset_at_claim(slots: Slots, request_id: bytes, watts_milli: int = 0) ->
     if not slots._free:
         return None
     index = slots._free.pop()
-    at = 16 + index * 16
+    at = _at(index)
     slots._words[at + 1] = int.from_bytes(request_id[:8], "big")
     slots._words[at + 2] = int.from_bytes(request_id[8:], "big")
     slots._words[at] = 1

@@ -30,7 +30,7 @@ FREE, CLAIMED = 0, 1
 
 _MAGIC = int.from_bytes(b"SYSLOTS\n", "little")
 _VERSION = 2
-_HEADER_WORDS = 16
+_HEADER_WORDS = 4  # it has the room of a slot
 _SLOT_WORDS = 32  # 256 bytes, so that no slot straddles a sector of the medium
 _STATE, _ID_HIGH, _ID_LOW, _INTENT, _COMMIT, _FIRST_TOKEN_NS, _LAST_NS, _WATTS_MILLI = range(8)
 _BANK = 8
@@ -274,7 +274,7 @@ def _usage_of(bank: list[int]) -> Usage:
 
 
 def _at(index: int, slot_words: int = _SLOT_WORDS) -> int:
-    return _HEADER_WORDS + index * slot_words
+    return (1 + index) * slot_words
 
 
 def _size(count: int, slot_words: int = _SLOT_WORDS) -> int:

@@ -1,5 +1,6 @@
 """The flight recorder: order of stores, reuse, damage, full disks."""
 
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -41,6 +42,18 @@ def test_counts_are_committed_only_after_the_send(tmp_path: Path) -> None:
     state = slots.read_slot(index)
     assert state.committed == Usage(20, 5, 1, 100)
     assert state.intended == Usage(20, 5, 4, 200)
+    slots.close()
+
+
+def test_no_cell_straddles_a_sector(tmp_path: Path) -> None:
+    """A power loss keeps or loses 512 bytes at once: two halves could be one request's id and another's counts."""
+    slots = Slots.create(tmp_path / "slots", 20)
+    for number in range(20):
+        slots.claim(bytes([number + 1] * 16))
+    content = (tmp_path / "slots").read_bytes()
+    begins = sorted(content.index(bytes([number + 1] * 16)) - 8 for number in range(20))  # behind the state word
+    (length,) = {later - earlier for earlier, later in pairwise(begins)}
+    assert all(begin // 512 == (begin + length - 1) // 512 for begin in begins)
     slots.close()
 
 
