@@ -104,7 +104,7 @@ def test_files_come_are_listed_read_and_go(client, platform: Platform) -> None:
     listed = client.files.list(purpose="user_data", limit=1)
     assert [one.id for one in listed.data] == [other.id] and listed.has_more
     assert made.id in [one.id for one in listed], "the client pages on by itself"
-    stranger = client.with_options(api_key=platform.new_customer("stranger"))
+    stranger = client.with_options(api_key=platform.new_customer("batch-stranger"))
     for call in (stranger.files.retrieve, stranger.files.content, stranger.files.delete):
         with pytest.raises(openai.NotFoundError):
             call(made.id)

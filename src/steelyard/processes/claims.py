@@ -70,6 +70,7 @@ class Claims:
         self._shares: dict[int, Share] = {}
         self._waiting: set[bytes] = set()  # requests that wait for another one's end
         self._tasks: set[asyncio.Task[None]] = set()
+        self._ending = False
 
     async def start(self, live: Collection[str]) -> None:
         """Take up what an earlier run left. Series that are not `live` are settled: theirs is decided now."""
@@ -80,6 +81,10 @@ class Claims:
         self._start(self._keep_sweeping())
 
     async def close(self) -> None:
+        """Nobody waits for a key any longer; what still ends is written."""
+        self._ending = True
+        for one in self._running.values():
+            one.ended.set()
         for task in self._tasks:
             task.cancel()
         if self._tasks:
@@ -133,10 +138,13 @@ class Claims:
         return {"verdict": "run"}
 
     async def _wait_for_turn(self, claim: Claim) -> None:
-        """Return when nothing runs under the key. Raises 409 when that takes too long, 422 for another body."""
+        """Return when nothing runs under the key. Raises 409 when that takes too long, 422 for another body, and 503
+        when the books end."""
         loop = asyncio.get_running_loop()
         deadline_s = loop.time() + limits.IDEMPOTENT_WAIT_S
         while (one := self._running.get(claim.place)) is not None:
+            if self._ending:
+                raise unavailable("books_unavailable", "The books are about to end. Try again soon.")
             if one.claim.body_hash != claim.body_hash:
                 raise _reused(one.claim.request_id)
             if len(self._waiting) >= limits.IDEMPOTENT_WAITERS_MAX:

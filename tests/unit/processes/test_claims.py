@@ -127,6 +127,16 @@ async def test_who_waits_too_long_is_told_to_come_back(house: House, monkeypatch
     assert error.value.retry_after_s == limits.IDEMPOTENT_RETRY_AFTER_S
 
 
+async def test_books_that_end_keep_no_repeat_waiting(house: House) -> None:
+    client, _ = await house.worker()
+    await take(client, claim_of(house, client))
+    again = asyncio.ensure_future(refused(client, claim_of(house, client)))
+    await client.command("status", {})  # answered after the repeat has begun to wait
+    async with asyncio.timeout(limits.IDEMPOTENT_WAIT_S / 2):
+        await house.close_books()
+    assert await again == (503, "books_unavailable")
+
+
 @pytest.mark.postgres
 async def test_a_claim_outlives_the_books_and_its_answer_is_still_taken(house: House) -> None:
     client, _ = await house.worker()
