@@ -90,7 +90,6 @@ LEASE_RECALLED_MS = 250  # a short hold waits this long for leases to come back
 
 # sub-limits
 RATE_WINDOW_S = 60  # of requests and tokens per minute
-CREDIT_LIMIT_HEARD_MS = 60_000  # by then the teller knows of a new limit, however slow the commit
 BUDGET_WINDOWS_KEPT = 16  # of one budget, in memory
 RATE_MAX = 10**12  # of requests, tokens or requests at a time that a sub-limit may allow
 REASON_CHARACTERS_MAX = 500

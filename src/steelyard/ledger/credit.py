@@ -8,8 +8,7 @@ from typing import NamedTuple
 
 from sqlalchemy import Connection, insert, select
 
-from steelyard.kernel import limits
-from steelyard.kernel.clock import NS_PER_MS, Clock
+from steelyard.kernel.clock import Clock
 from steelyard.ledger.purses import last_batch_id, limits_since
 from steelyard.storage import tables
 
@@ -43,14 +42,13 @@ def set_limit(
 ) -> bool:
     """Set a tenant's limit; `why` is reason and actor. False when it is what it was.
 
-    It is dated behind `held_ns`, the opening of the newest request that was held for before, and behind those that are
-    held for until the teller hears of it: also when the clock has stepped back, a request is paid for under the limit
-    its hold was given under. Whoever is held for under the new one has a hold within it.
+    It is dated behind `held_ns`, the opening of the newest request that was held for before: also when the clock has
+    stepped back since, that request is paid for under the limit its hold was given under.
     """
     if limits_since(connection, {tenant_id: None}).get(tenant_id, 0) == limit_nano:
         return False
     reason, actor = why
-    set_ns = max(clock.now_ns(), held_ns) + limits.CREDIT_LIMIT_HEARD_MS * NS_PER_MS
+    set_ns = max(clock.now_ns(), held_ns + 1)
     row = {"tenant_id": tenant_id, "limit_nano": limit_nano, "set_ns": set_ns, "reason": reason, "actor": actor}
     connection.execute(insert(tables.credit_limits).values(row | {"after_batch_id": last_batch_id(connection)}))
     return True

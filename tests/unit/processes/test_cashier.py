@@ -176,18 +176,6 @@ def test_a_limit_lowered_after_the_clock_stepped_back_ends_no_hold_from_before(t
     assert till.purses()["acme"][0] == -4 * CNY
 
 
-def test_a_request_held_before_the_teller_hears_of_a_lower_limit_is_charged_under_the_old_one(till: Till) -> None:
-    """Found by the simulator: it was opened between the writing of the limit and its commit."""
-    till.do("wallet.limit", tenant="acme", amount="10")
-    till.clock.advance(3 * NS_PER_S)
-    till.do("wallet.limit", tenant="acme", amount="1")
-    till.clock.advance(50_000)
-    running = till.requests.rated(hold_nano=10 * CNY, usage=Usage(output=6_000_000))  # 9 of the wallet's 5
-    with till.engine.begin() as connection:
-        post(connection, [running], {}, till.clock)
-    assert till.purses()["acme"][0] == -4 * CNY
-
-
 def test_a_request_is_charged_under_the_limit_it_was_held_under(till: Till) -> None:
     till.do("wallet.limit", tenant="acme", amount="10")
     till.clock.advance(1)
