@@ -46,7 +46,7 @@ class Sheet:
         if not self._lines and not self._prepare(quantities):
             return [0] * len(quantities)
         amounts: list[int] = []
-        for quantity, (numerator, denominator) in zip(quantities, self._lines):  # noqa: B905 - checking costs as much
+        for quantity, (numerator, denominator) in zip(quantities, self._lines):  # noqa: B905 - perhaps only the first meters
             amount = quantity * numerator
             if denominator != 1:
                 amount = divide_half_even(amount, denominator)
