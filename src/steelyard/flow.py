@@ -17,8 +17,9 @@ from steelyard.identity.keys import authenticate
 from steelyard.kernel.clock import Clock
 from steelyard.kernel.errors import ClientGone, UpstreamError, money_held, unknown_model, wallet_empty
 from steelyard.kernel.quantities import Usage
-from steelyard.kernel.records import Caller, End, Order, Position, Quote, Rated, Settlement, Tariff, Terms
+from steelyard.kernel.records import Caller, End, Order, Position, Quote, Rated, Settlement, Terms
 from steelyard.kernel.roles import Answer, Ask, Teller
+from steelyard.kernel.tariff import Tariff
 from steelyard.metering.meter import Meter, Reading
 from steelyard.rating.rate import covered_tokens, hold_ask, rate_all
 from steelyard.routing.choose import bounds, choose

@@ -15,8 +15,9 @@ from steelyard.gateway.app import PublicApp
 from steelyard.gateway.server import public_server, public_socket
 from steelyard.kernel.clock import SystemClock
 from steelyard.kernel.ids import Ids
+from steelyard.kernel.offers import Model
 from steelyard.kernel.quantities import Usage
-from steelyard.kernel.records import Event, Model
+from steelyard.kernel.records import Event
 from steelyard.metering.energy import EnergyClocks
 from steelyard.metering.journal import Journal
 from steelyard.metering.meter import Meter

@@ -21,8 +21,9 @@ import pytest
 from msgspec import Raw
 
 from steelyard.kernel.errors import UpstreamError
+from steelyard.kernel.offers import Offer
 from steelyard.kernel.quantities import Usage
-from steelyard.kernel.records import Event, Offer
+from steelyard.kernel.records import Event
 from steelyard.upstream.http1 import header_block
 from steelyard.upstream.llama_cpp import LlamaCpp
 from steelyard.upstream.pool import Pool, Request

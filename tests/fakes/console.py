@@ -16,21 +16,10 @@ from steelyard.kernel.clock import NS_PER_HOUR, NS_PER_MS, NS_PER_S, ManualClock
 from steelyard.kernel.errors import CallerError, unknown_model, wallet_empty
 from steelyard.kernel.ids import Ids, secret_hash, text_from_id
 from steelyard.kernel.money import pico_from_text, text_from_nano
+from steelyard.kernel.offers import Model, Offer
 from steelyard.kernel.quantities import Meter, Usage
-from steelyard.kernel.records import (
-    Caller,
-    Closed,
-    End,
-    Model,
-    Offer,
-    Opened,
-    Position,
-    Receipt,
-    Settlement,
-    Snapshot,
-    Tariff,
-    TariffLine,
-)
+from steelyard.kernel.records import Caller, Closed, End, Opened, Position, Receipt, Settlement, Snapshot
+from steelyard.kernel.tariff import Tariff, TariffLine
 from steelyard.ledger.posting import open_wallet, post, post_topup
 from steelyard.rating.rate import charge_of, rate
 from steelyard.storage import tables

@@ -8,7 +8,7 @@ from typing import Any
 
 import msgspec
 
-from steelyard.kernel.records import Offer
+from steelyard.kernel.offers import Offer
 
 HEAD = b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\ntransfer-encoding: chunked\r\n\r\n"
 

@@ -6,8 +6,10 @@ import time
 from collections.abc import Callable
 
 from steelyard.kernel.clock import NS_PER_S
+from steelyard.kernel.offers import Offer
 from steelyard.kernel.quantities import Usage
-from steelyard.kernel.records import Caller, Closed, End, Offer, Opened, Order, Quote, Tariff
+from steelyard.kernel.records import Caller, Closed, End, Opened, Order, Quote
+from steelyard.kernel.tariff import Tariff
 from steelyard.metering.disk import Disk
 
 

@@ -6,21 +6,11 @@ import msgspec
 
 from steelyard.kernel.errors import ClientGone, UpstreamError
 from steelyard.kernel.ids import API_KEY_PREFIX, secret_hash
+from steelyard.kernel.offers import Model, Offer
 from steelyard.kernel.quantities import Meter as M
 from steelyard.kernel.quantities import Usage
-from steelyard.kernel.records import (
-    Caller,
-    Event,
-    Granted,
-    HoldAsk,
-    Model,
-    Offer,
-    Order,
-    Quote,
-    Snapshot,
-    Tariff,
-    TariffLine,
-)
+from steelyard.kernel.records import Caller, Event, Granted, HoldAsk, Order, Quote, Snapshot
+from steelyard.kernel.tariff import Tariff, TariffLine
 
 KEY = API_KEY_PREFIX + "demo"
 CALLER = Caller(key_id=1, project_id=1, tenant_id=1, tenant="demo", project="default", currency="CNY")

@@ -18,20 +18,9 @@ from steelyard.gateway.app import PublicApp
 from steelyard.kernel import limits
 from steelyard.kernel.clock import SystemClock
 from steelyard.kernel.ids import Ids
+from steelyard.kernel.offers import Capability, Model, Offer
 from steelyard.kernel.quantities import Usage
-from steelyard.kernel.records import (
-    Capability,
-    Closed,
-    Event,
-    Granted,
-    HoldAsk,
-    Model,
-    Offer,
-    Opened,
-    Position,
-    Settlement,
-    Snapshot,
-)
+from steelyard.kernel.records import Closed, Event, Granted, HoldAsk, Opened, Position, Settlement, Snapshot
 from steelyard.ledger.sublimits import used_of
 from steelyard.ledger.teller import Teller
 from steelyard.metering.energy import EnergyClocks

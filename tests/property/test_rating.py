@@ -6,7 +6,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from steelyard.kernel.quantities import Meter, Usage
-from steelyard.kernel.records import Closed, End, Opened, Settlement, Tariff, TariffLine
+from steelyard.kernel.records import Closed, End, Opened, Settlement
+from steelyard.kernel.tariff import Tariff, TariffLine
 from steelyard.rating.rate import affordable_tokens, charge_of, cost_of, rate, worst_case_nano
 
 PICO_PER_NANO = 1000

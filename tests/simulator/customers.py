@@ -13,8 +13,9 @@ from tests.simulator.world import CALM_NS
 
 from steelyard import flow
 from steelyard.kernel.errors import CallerError, ClientGone, SteelyardError, UpstreamError
+from steelyard.kernel.offers import Offer
 from steelyard.kernel.quantities import Usage
-from steelyard.kernel.records import Caller, Event, Offer, Order, Quote
+from steelyard.kernel.records import Caller, Event, Order, Quote
 
 if TYPE_CHECKING:
     from tests.simulator.actors import Worker

@@ -13,7 +13,8 @@ from tests.simulator.counted import Counted
 
 from steelyard.kernel.clock import NS_PER_MS
 from steelyard.kernel.quantities import Usage
-from steelyard.kernel.records import Quote, Tariff
+from steelyard.kernel.records import Quote
+from steelyard.kernel.tariff import Tariff
 from steelyard.ledger.chain import UsageRow
 
 NOTHING = Usage()

@@ -22,7 +22,7 @@ from tests.simulator.world import World
 
 from steelyard.catalog.store import tariffs_by_id
 from steelyard.kernel.clock import NS_PER_MS, NS_PER_S
-from steelyard.kernel.records import Tariff
+from steelyard.kernel.tariff import Tariff
 from steelyard.ledger.chain import UsageRow
 from steelyard.ledger.purses import read_purses
 from steelyard.ledger.verify import verify

@@ -14,9 +14,10 @@ from steelyard.catalog.tariffs import TIERS
 from steelyard.kernel import limits
 from steelyard.kernel.clock import NS_PER_HOUR, iso_from_ns
 from steelyard.kernel.errors import CallerError
+from steelyard.kernel.frozen import Record
 from steelyard.kernel.money import CURRENCIES, INT64_MAX, PICO_PER_UNIT, pico_from_text
 from steelyard.kernel.quantities import Meter
-from steelyard.kernel.records import Record, TariffLine
+from steelyard.kernel.tariff import TariffLine
 
 PRICE, COST = "price", "cost"
 SUBJECT_FIELD = {PRICE: "model", COST: "upstream"}

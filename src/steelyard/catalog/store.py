@@ -13,7 +13,9 @@ from steelyard.catalog.price_file import COST, PRICE, TariffDraft, check_subject
 from steelyard.catalog.tariffs import newest, price_needs
 from steelyard.kernel.address import address_of
 from steelyard.kernel.errors import CallerError, bad_request
-from steelyard.kernel.records import Capability, Model, Offer, Record, Tariff, TariffLine
+from steelyard.kernel.frozen import Record
+from steelyard.kernel.offers import Capability, Model, Offer
+from steelyard.kernel.tariff import Tariff, TariffLine
 from steelyard.storage import tables
 
 UPSTREAM_KINDS = ("llama_cpp", "openai", "anthropic")

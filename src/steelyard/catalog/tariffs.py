@@ -6,8 +6,9 @@ Pure functions of records. Versions are never edited: of two with the same date 
 from collections.abc import Collection, Iterable
 
 from steelyard.kernel.errors import price_missing
+from steelyard.kernel.offers import Capability
 from steelyard.kernel.quantities import Meter
-from steelyard.kernel.records import Capability, Tariff
+from steelyard.kernel.tariff import Tariff
 
 PRICE_NEEDS = frozenset({Meter.INPUT, Meter.CACHED_INPUT, Meter.OUTPUT})
 """A model is only served while all of these have a price; an explicit 0 is one."""

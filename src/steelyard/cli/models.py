@@ -14,8 +14,9 @@ from steelyard.cli.epilog import examples
 from steelyard.cli.options import at_desk
 from steelyard.cli.progress import Steps
 from steelyard.cli.show import Show, count, words
+from steelyard.kernel.offers import Capability, Offer
 from steelyard.kernel.quantities import Meter
-from steelyard.kernel.records import Capability, Offer, Tariff
+from steelyard.kernel.tariff import Tariff
 from steelyard.upstream.weights import MINILM, SMOLLM2, fetch
 
 _COLUMNS = (

@@ -43,7 +43,7 @@ from steelyard.kernel import limits
 from steelyard.kernel.clock import SystemClock
 from steelyard.kernel.directory import DataDir
 from steelyard.kernel.errors import BooksError, SteelyardError
-from steelyard.kernel.records import Capability
+from steelyard.kernel.offers import Capability
 from steelyard.processes.engine import EMBEDDING_UPSTREAM, LOCAL_UPSTREAM
 from steelyard.processes.supervisor import Supervisor
 from steelyard.upstream.gguf import read_gguf

@@ -7,8 +7,9 @@ knows how. A stream ends with exactly one `Ended` or `Failed`.
 from dataclasses import dataclass
 
 from steelyard.kernel.errors import CallerError
+from steelyard.kernel.frozen import Record
 from steelyard.kernel.quantities import Usage
-from steelyard.kernel.records import AmountLine, End, Receipt, Record
+from steelyard.kernel.records import AmountLine, End, Receipt
 
 
 class Message(Record, frozen=True):

@@ -42,7 +42,7 @@ from steelyard.identity.keys import authenticate, bearer, is_operator
 from steelyard.jobs.content import Content
 from steelyard.kernel.errors import CallerError, unavailable, unknown_key, unknown_model
 from steelyard.kernel.ids import Ids, id_from_text
-from steelyard.kernel.records import Model
+from steelyard.kernel.offers import Model
 
 log = structlog.get_logger()
 CHAT_PATH = "/v1/chat/completions"

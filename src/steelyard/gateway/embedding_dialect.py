@@ -21,7 +21,8 @@ from steelyard.gateway.reading_answer import ReadingBody
 from steelyard.gateway.wire import Scope
 from steelyard.kernel import limits
 from steelyard.kernel.errors import bad_request
-from steelyard.kernel.records import Capability, Order
+from steelyard.kernel.offers import Capability
+from steelyard.kernel.records import Order
 
 
 class EmbeddingRequest(msgspec.Struct, kw_only=True):

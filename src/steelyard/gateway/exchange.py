@@ -19,7 +19,8 @@ from steelyard.kernel.errors import CallerError, ClientGone, UpstreamError
 from steelyard.kernel.ids import text_from_id
 from steelyard.kernel.money import text_from_nano
 from steelyard.kernel.quantities import Usage
-from steelyard.kernel.records import Caller, Event, Order, Quote, Tariff
+from steelyard.kernel.records import Caller, Event, Order, Quote
+from steelyard.kernel.tariff import Tariff
 from steelyard.rating.rate import charge_of
 
 log = structlog.get_logger()

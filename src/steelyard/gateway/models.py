@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from steelyard.kernel.clock import NS_PER_S, iso_from_ns
-from steelyard.kernel.records import Model
+from steelyard.kernel.offers import Model
 
 
 def openai_model(model: Model) -> dict[str, Any]:

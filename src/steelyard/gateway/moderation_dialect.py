@@ -19,7 +19,8 @@ from steelyard.gateway.wire import Headers, Scope
 from steelyard.kernel import limits
 from steelyard.kernel.errors import CallerError, bad_request
 from steelyard.kernel.ids import text_from_id
-from steelyard.kernel.records import Capability, Order
+from steelyard.kernel.offers import Capability
+from steelyard.kernel.records import Order
 
 _MODEL_DEFAULT = "omni-moderation-latest"  # of the dialect
 _HOW_TO_OFFER = (

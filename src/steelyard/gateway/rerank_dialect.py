@@ -19,7 +19,8 @@ from steelyard.gateway.wire import Scope
 from steelyard.kernel import limits
 from steelyard.kernel.errors import bad_request
 from steelyard.kernel.ids import text_from_id
-from steelyard.kernel.records import Capability, Order
+from steelyard.kernel.offers import Capability
+from steelyard.kernel.records import Order
 
 
 class Document(msgspec.Struct):

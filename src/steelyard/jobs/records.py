@@ -9,8 +9,8 @@ from enum import StrEnum
 import msgspec
 
 from steelyard.kernel import limits
+from steelyard.kernel.frozen import Record
 from steelyard.kernel.ids import text_from_id
-from steelyard.kernel.records import Record
 
 BATCH_PURPOSE, OUTPUT_PURPOSE = "batch", "batch_output"
 _FILE_ID = re.compile(r"file-([0-9a-f]{32})")

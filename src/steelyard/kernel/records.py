@@ -10,17 +10,11 @@ from enum import IntEnum, StrEnum
 
 import msgspec
 
+from steelyard.kernel.frozen import JournalRecord, Record
 from steelyard.kernel.left import Left
+from steelyard.kernel.offers import Capability, Model, Offer
 from steelyard.kernel.quantities import Meter, Usage
-
-
-class Record(msgspec.Struct, frozen=True):
-    """A record that travels as a map (sockets, pages, command output)."""
-
-
-class JournalRecord(msgspec.Struct, frozen=True, array_like=True, gc=False):
-    """A record that travels as an array (journal frames); fields are only ever added at the end."""
-
+from steelyard.kernel.tariff import Tariff
 
 # --- who asks -----------------------------------------------------------------------------------------------------
 
@@ -39,73 +33,6 @@ class Caller(Record, frozen=True):
 # --- what is sold -------------------------------------------------------------------------------------------------
 
 
-class TariffLine(Record, frozen=True):
-    """`pico` pico-units buy `per` of the meter's units; `text` is the price as the source wrote it."""
-
-    meter: Meter
-    text: str
-    pico: int
-    per: int
-
-
-class Tariff(Record, frozen=True):
-    """One dated version of what a model's customers pay (price book) or of what an upstream costs us (cost book).
-
-    `id` is the version that receipts name. `watts_milli` (cost books only) is the modelled power of one busy core.
-    """
-
-    id: int
-    subject: str  # the model's name (price book) or the upstream's (cost book)
-    currency: str
-    effective_from_ns: int
-    lines: tuple[TariffLine, ...]
-    source: str = ""
-    watts_milli: int = 0
-    tier: str = ""  # price books only: which requests it is for; empty: all without a price of their tier
-
-
-class Capability(StrEnum):
-    """What an offer can be asked for. A model that can write text is priced for it; the others only read."""
-
-    TEXT = "text"  # chats and completions
-    EMBEDDING = "embedding"  # a vector per input
-    RERANK = "rerank"  # a score per document
-    MODERATION = "moderation"  # a judgement per input
-
-
-class Offer(Record, frozen=True):
-    """One model at one upstream."""
-
-    id: int
-    model: str
-    upstream: str
-    address: str  # host:port of the upstream's HTTP listener, or its URL; see kernel.address
-    upstream_model: str  # the name the upstream knows
-    context_tokens: int
-    max_output_tokens: int
-    kind: str = "llama_cpp"  # which adapter speaks to it, see upstream/kinds.py
-    capabilities: tuple[Capability, ...] = (Capability.TEXT,)
-
-
-class Model(Record, frozen=True):
-    """What a customer asks for by name."""
-
-    id: int
-    name: str
-    created_ns: int
-    default_max_tokens: int
-    offers: tuple[Offer, ...]
-
-    @property
-    def capabilities(self) -> tuple[Capability, ...]:
-        """What it can be asked for at one upstream or another."""
-        return tuple(one for one in Capability if any(one in offer.capabilities for offer in self.offers))
-
-    @property
-    def writes_text(self) -> bool:
-        return Capability.TEXT in self.capabilities
-
-
 class Snapshot(Record, frozen=True):
     """All a worker needs to decide without I/O. Replaced as a whole when `version` moves."""
 
@@ -115,7 +42,7 @@ class Snapshot(Record, frozen=True):
     models: dict[str, Model]
     prices: dict[str, tuple[Tariff, ...]]  # model → versions, latest effective_from first
     costs: dict[str, tuple[Tariff, ...]]  # upstream → versions, latest effective_from first
-    operator_names: dict[bytes, str] = {}  # SHA-256 of a live operator key → its name
+    operator_names: dict[bytes, str] = msgspec.field(default_factory=dict)  # SHA-256 of a live operator key → its name
 
 
 # --- what bounds a customer ---------------------------------------------------------------------------------------

@@ -1,6 +1,6 @@
 """The record of a stored response, as it passes between a worker, the books and their database. Only a shape."""
 
-from steelyard.kernel.records import Record
+from steelyard.kernel.frozen import Record
 
 
 class StoredResponse(Record, frozen=True):

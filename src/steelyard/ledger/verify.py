@@ -12,8 +12,10 @@ from sqlalchemy import Connection, select, text
 
 from steelyard.kernel.clock import NS_PER_HOUR
 from steelyard.kernel.errors import BooksError
+from steelyard.kernel.frozen import Record
 from steelyard.kernel.quantities import Usage
-from steelyard.kernel.records import Closed, Opened, Rated, Record, Settlement, Tariff
+from steelyard.kernel.records import Closed, Opened, Rated, Settlement
+from steelyard.kernel.tariff import Tariff
 from steelyard.ledger.accounts import FACTS, GRANT, PAIRS, WALLET, BatchKind, Fact
 from steelyard.ledger.chain import GENESIS, EntryRow, UsageRow, content_of, hash_unsealed, link
 from steelyard.ledger.credit import LimitHistory, limit_histories

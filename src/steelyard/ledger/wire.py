@@ -15,7 +15,8 @@ import msgspec
 
 from steelyard.kernel import limits
 from steelyard.kernel.errors import BooksError, CallerError
-from steelyard.kernel.records import Granted, HoldAsk, JournalRecord, Record, Snapshot, Use
+from steelyard.kernel.frozen import JournalRecord, Record
+from steelyard.kernel.records import Granted, HoldAsk, Snapshot, Use
 
 NOTICE = 0
 OK = "ok"

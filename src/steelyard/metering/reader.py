@@ -9,7 +9,8 @@ from pathlib import Path
 
 from steelyard.kernel import limits
 from steelyard.kernel.errors import BooksError
-from steelyard.kernel.records import Closed, Opened, Position, Record
+from steelyard.kernel.frozen import Record
+from steelyard.kernel.records import Closed, Opened, Position
 from steelyard.metering.frames import (
     HEADER_BYTES,
     PREFIX,

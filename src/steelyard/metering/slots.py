@@ -22,8 +22,8 @@ from typing import NamedTuple
 
 from steelyard.kernel import limits
 from steelyard.kernel.errors import BooksError
+from steelyard.kernel.frozen import Record
 from steelyard.kernel.quantities import Usage
-from steelyard.kernel.records import Record
 from steelyard.metering.disk import Disk
 
 FREE, CLAIMED = 0, 1

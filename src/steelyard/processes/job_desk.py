@@ -22,7 +22,7 @@ from steelyard.jobs.records import OUTPUT_PURPOSE, Job, JobState, Page, Progress
 from steelyard.kernel import limits
 from steelyard.kernel.clock import NS_PER_S, Clock
 from steelyard.kernel.errors import CallerError, WriterLost, bad_request, unavailable
-from steelyard.kernel.records import Record
+from steelyard.kernel.frozen import Record
 from steelyard.processes.office import transaction
 from steelyard.processes.posting_loop import Thread
 

@@ -10,18 +10,8 @@ from math import gcd
 from steelyard.kernel.errors import BooksError
 from steelyard.kernel.money import INT64_MAX, PICO_PER_NANO, divide_half_even
 from steelyard.kernel.quantities import Meter, Usage
-from steelyard.kernel.records import (
-    AmountLine,
-    Caller,
-    Granted,
-    HoldAsk,
-    Opened,
-    Order,
-    Rated,
-    Settlement,
-    Tariff,
-    TariffLine,
-)
+from steelyard.kernel.records import AmountLine, Caller, Granted, HoldAsk, Opened, Order, Rated, Settlement
+from steelyard.kernel.tariff import Tariff, TariffLine
 
 PRICE_METERS = (Meter.INPUT, Meter.CACHED_INPUT, Meter.OUTPUT, Meter.CACHE_WRITE, Meter.REASONING)
 """What a price book charges customers for: what most requests have first."""

@@ -7,7 +7,7 @@ from sqlalchemy import Connection, Select, or_, select
 
 from steelyard.kernel import limits
 from steelyard.kernel.errors import CallerError
-from steelyard.kernel.records import Record
+from steelyard.kernel.frozen import Record
 from steelyard.ledger.accounts import CHART, balance_nano, kind_of
 from steelyard.reports.sums import whole
 from steelyard.storage import tables

@@ -11,10 +11,12 @@ import msgspec
 
 from steelyard.kernel.clock import iso_from_ns
 from steelyard.kernel.errors import BooksError, CallerError
+from steelyard.kernel.frozen import Record
 from steelyard.kernel.ids import text_from_id
 from steelyard.kernel.money import text_from_nano
 from steelyard.kernel.quantities import Usage
-from steelyard.kernel.records import Receipt, Record, Tariff
+from steelyard.kernel.records import Receipt
+from steelyard.kernel.tariff import Tariff
 from steelyard.ledger.chain import LATER, PUBLIC, SealedRow, content_digest, link, row_digest
 from steelyard.rating.rate import charge_of
 from steelyard.reports.export import FORMAT, BatchLine, FileLine, Line, LinkLine, ReceiptLine, TariffLine

@@ -7,7 +7,7 @@ from sqlalchemy import ColumnElement, Connection, Select, Table, func, select
 
 from steelyard.kernel import limits
 from steelyard.kernel.clock import NS_PER_S, day_of
-from steelyard.kernel.records import Record
+from steelyard.kernel.frozen import Record
 from steelyard.reports.sums import DAY_NS, By, Group, Scope, Totals, report, whole
 from steelyard.storage import tables
 

@@ -7,8 +7,10 @@ from sqlalchemy import Connection, Row, Select, select
 
 from steelyard.kernel import limits
 from steelyard.kernel.errors import bad_request
+from steelyard.kernel.frozen import Record
 from steelyard.kernel.ids import id_from_text, text_from_id
-from steelyard.kernel.records import AmountLine, Receipt, Record, Tariff
+from steelyard.kernel.records import AmountLine, Receipt
+from steelyard.kernel.tariff import Tariff
 from steelyard.ledger.accounts import Fact
 from steelyard.reports.receipts import receipt_of, rerate
 from steelyard.reports.shares import Booked, EntryShare, shares_of

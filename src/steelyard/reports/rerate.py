@@ -14,8 +14,9 @@ from sqlalchemy import Connection, func, select
 
 from steelyard.catalog.price_file import PRICE, TariffDraft
 from steelyard.catalog.tariffs import in_force
+from steelyard.kernel.frozen import Record
 from steelyard.kernel.quantities import Usage
-from steelyard.kernel.records import Record, Tariff
+from steelyard.kernel.tariff import Tariff
 from steelyard.ledger.accounts import BatchKind
 from steelyard.ledger.corrections import Correction, corrected
 from steelyard.rating.rate import charge_of

@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 from sqlalchemy import Connection, select
 
-from steelyard.kernel.records import Record
+from steelyard.kernel.frozen import Record
 from steelyard.ledger.accounts import (
     CLEARING_AMORTISATION,
     CLEARING_ENERGY,

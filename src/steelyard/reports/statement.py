@@ -11,7 +11,7 @@ from sqlalchemy import ColumnElement, Connection, Select, case, func, select
 from steelyard.identity.store import Tenant, find_tenant
 from steelyard.kernel.clock import iso_from_ns
 from steelyard.kernel.errors import BooksError
-from steelyard.kernel.records import Record
+from steelyard.kernel.frozen import Record
 from steelyard.ledger.accounts import WALLET, BatchKind, Fact
 from steelyard.reports.sums import DAY_NS, whole
 from steelyard.storage import tables

@@ -12,8 +12,8 @@ from sqlalchemy import BigInteger, ColumnElement, Connection, Select, Table, cas
 
 from steelyard.kernel import limits
 from steelyard.kernel.clock import NS_PER_HOUR, day_of, hour_of, iso_from_ns
+from steelyard.kernel.frozen import Record
 from steelyard.kernel.money import divide_half_even
-from steelyard.kernel.records import Record
 from steelyard.ledger.accounts import OVERRUN
 from steelyard.storage import tables
 

@@ -7,7 +7,8 @@ The catalog's order decides; an offer that cannot answer at all is left out, and
 from collections.abc import Sequence
 
 from steelyard.kernel.errors import CallerError, bad_request, unknown_model
-from steelyard.kernel.records import Capability, Model, Offer, Order
+from steelyard.kernel.offers import Capability, Model, Offer
+from steelyard.kernel.records import Order
 
 _DOES = {
     Capability.TEXT: "writes text; ask it at /v1/chat/completions",

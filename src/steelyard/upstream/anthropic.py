@@ -12,7 +12,8 @@ from msgspec import Raw
 from steelyard.kernel import limits
 from steelyard.kernel.address import address_of
 from steelyard.kernel.errors import UpstreamError
-from steelyard.kernel.records import Capability, Event, Offer
+from steelyard.kernel.offers import Capability, Offer
+from steelyard.kernel.records import Event
 from steelyard.upstream.anthropic_answer import Answer
 from steelyard.upstream.anthropic_fault import refusal
 from steelyard.upstream.anthropic_names import in_canonical_words

@@ -11,7 +11,7 @@ import msgspec
 from msgspec import Raw
 
 from steelyard.kernel.errors import UpstreamError
-from steelyard.kernel.records import Offer
+from steelyard.kernel.offers import Offer
 from steelyard.upstream.anthropic_turns import Message, Turns, refused
 
 BUDGET_TOKENS_MIN = 1024

@@ -11,8 +11,9 @@ from contextlib import aclosing
 from msgspec import Raw
 
 from steelyard.kernel.errors import UpstreamError
+from steelyard.kernel.offers import Capability, Offer
 from steelyard.kernel.quantities import Usage
-from steelyard.kernel.records import Capability, Event, Offer, Order
+from steelyard.kernel.records import Event, Order
 from steelyard.upstream.protocol import Upstream
 
 _EVENTS_QUEUED_MAX = 16

@@ -5,7 +5,8 @@ from collections.abc import AsyncGenerator, Callable
 from msgspec import Raw
 
 from steelyard.kernel.errors import UpstreamError
-from steelyard.kernel.records import Capability, Event, Offer
+from steelyard.kernel.offers import Capability, Offer
+from steelyard.kernel.records import Event
 from steelyard.upstream.anthropic import Anthropic
 from steelyard.upstream.llama_cpp import LlamaCpp
 from steelyard.upstream.openai import OpenAI

@@ -14,7 +14,8 @@ from msgspec import Raw
 from steelyard.kernel import limits
 from steelyard.kernel.address import address_of
 from steelyard.kernel.errors import UpstreamError
-from steelyard.kernel.records import Capability, Event, Offer
+from steelyard.kernel.offers import Capability, Offer
+from steelyard.kernel.records import Event
 from steelyard.upstream.calls import CallReader, demanded, grammar_of
 from steelyard.upstream.http1 import header_block
 from steelyard.upstream.llama_answer import Answer, refusal

@@ -14,8 +14,9 @@ from msgspec import Raw
 
 from steelyard.kernel import limits
 from steelyard.kernel.errors import UpstreamError
+from steelyard.kernel.offers import Capability
 from steelyard.kernel.quantities import Usage
-from steelyard.kernel.records import Capability, Event
+from steelyard.kernel.records import Event
 from steelyard.upstream.openai_reading import dimensions_refused
 
 Ask = Callable[[str, object], Awaitable[bytes]]

@@ -15,7 +15,8 @@ from msgspec import Raw
 from steelyard.kernel import limits
 from steelyard.kernel.address import address_of
 from steelyard.kernel.errors import UpstreamError
-from steelyard.kernel.records import Capability, Event, Offer
+from steelyard.kernel.offers import Capability, Offer
+from steelyard.kernel.records import Event
 from steelyard.upstream.credential import Credential
 from steelyard.upstream.openai_answer import Answer
 from steelyard.upstream.openai_fault import refusal

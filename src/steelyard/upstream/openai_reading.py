@@ -15,8 +15,9 @@ from msgspec import Raw
 
 from steelyard.kernel import limits
 from steelyard.kernel.errors import UpstreamError
+from steelyard.kernel.offers import Capability
 from steelyard.kernel.quantities import Usage
-from steelyard.kernel.records import Capability, Event
+from steelyard.kernel.records import Event
 
 PATHS = {
     Capability.EMBEDDING: "/embeddings",

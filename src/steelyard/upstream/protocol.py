@@ -10,7 +10,8 @@ from typing import Protocol
 from msgspec import Raw
 
 from steelyard.kernel.errors import UpstreamError
-from steelyard.kernel.records import Capability, Event, Offer
+from steelyard.kernel.offers import Capability, Offer
+from steelyard.kernel.records import Event
 
 
 class Upstream(Protocol):

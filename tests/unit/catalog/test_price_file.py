@@ -10,7 +10,7 @@ from steelyard.catalog.price_file import parse_price_file
 from steelyard.kernel import limits
 from steelyard.kernel.errors import CallerError
 from steelyard.kernel.quantities import Meter, Usage
-from steelyard.kernel.records import Tariff, TariffLine
+from steelyard.kernel.tariff import Tariff, TariffLine
 from steelyard.rating.rate import PRICE_METERS, charge_of, cost_of
 
 PRICE = """

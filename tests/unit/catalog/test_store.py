@@ -22,7 +22,7 @@ from steelyard.catalog.store import (
 )
 from steelyard.catalog.tariffs import BATCH_TIER, in_force
 from steelyard.kernel.errors import CallerError
-from steelyard.kernel.records import Capability
+from steelyard.kernel.offers import Capability
 from steelyard.storage import tables
 from steelyard.storage.database import migrate, open_database
 

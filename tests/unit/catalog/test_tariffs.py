@@ -2,7 +2,7 @@
 
 from steelyard.catalog.tariffs import COST_NEEDS, PRICE_NEEDS, complete, in_force
 from steelyard.kernel.quantities import Meter
-from steelyard.kernel.records import Tariff, TariffLine
+from steelyard.kernel.tariff import Tariff, TariffLine
 
 
 def version(tariff_id: int, from_ns: int, *meters: Meter) -> Tariff:

@@ -13,8 +13,9 @@ from steelyard.gateway.dialect import Asked
 from steelyard.gateway.embedding_dialect import Embeddings
 from steelyard.kernel import limits
 from steelyard.kernel.errors import CallerError
+from steelyard.kernel.offers import Capability
 from steelyard.kernel.quantities import Usage
-from steelyard.kernel.records import Capability, Event
+from steelyard.kernel.records import Event
 
 VECTORS = (Raw(b"[0.25,-1,3e-2]"), Raw(b"[0.1,0.2,0.3]"))
 

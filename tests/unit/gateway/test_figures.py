@@ -5,7 +5,7 @@ import pytest
 from steelyard.gateway.figures import moment_ns, period_ns, with_texts
 from steelyard.kernel.clock import NS_PER_S
 from steelyard.kernel.errors import CallerError
-from steelyard.kernel.records import Record
+from steelyard.kernel.frozen import Record
 
 NOW_NS = 1_790_000_000 * NS_PER_S
 

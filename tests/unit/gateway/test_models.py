@@ -1,7 +1,7 @@
 import msgspec
 
 from steelyard.gateway.models import anthropic_list, openai_list
-from steelyard.kernel.records import Capability, Model, Offer
+from steelyard.kernel.offers import Capability, Model, Offer
 
 MODELS = [Model(1, name, 86_400 * 10**9 + 5, 100, (Offer(1, name, "u", "h:1", name, 4096, 512),)) for name in "ab"]
 

@@ -10,8 +10,9 @@ from steelyard.gateway.dialect import Asked
 from steelyard.gateway.moderation_dialect import Moderations
 from steelyard.kernel import limits
 from steelyard.kernel.errors import CallerError, unknown_model, wallet_empty
+from steelyard.kernel.offers import Capability
 from steelyard.kernel.quantities import Usage
-from steelyard.kernel.records import Capability, Event
+from steelyard.kernel.records import Event
 
 IMAGE = {"type": "image_url", "image_url": {"url": "https://example.org/a.png"}}
 TEXT = {"type": "text", "text": "Hi"}

@@ -10,8 +10,9 @@ from steelyard.gateway.dialect import Asked
 from steelyard.gateway.rerank_dialect import Rerank
 from steelyard.kernel import limits
 from steelyard.kernel.errors import CallerError
+from steelyard.kernel.offers import Capability
 from steelyard.kernel.quantities import Usage
-from steelyard.kernel.records import Capability, Event
+from steelyard.kernel.records import Event
 
 TEXTS = ["a", "b", "c"]
 SCORES = (Raw(b"0.25"), Raw(b"-0.5"), Raw(b"0.25"))

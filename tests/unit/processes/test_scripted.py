@@ -8,8 +8,8 @@ import pytest
 from msgspec import Raw
 
 from steelyard.kernel.errors import UpstreamError
+from steelyard.kernel.offers import Offer
 from steelyard.kernel.quantities import Usage
-from steelyard.kernel.records import Offer
 from steelyard.processes import scripted
 from steelyard.processes.customers import Arrival, Question, Wallet, ask, scripted_question
 from steelyard.processes.worker import Upstreams

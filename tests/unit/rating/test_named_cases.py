@@ -8,7 +8,7 @@ from steelyard.catalog.price_file import parse_price_file
 from steelyard.catalog.tariffs import in_force
 from steelyard.kernel.clock import NS_PER_S
 from steelyard.kernel.quantities import Usage
-from steelyard.kernel.records import Tariff
+from steelyard.kernel.tariff import Tariff
 from steelyard.rating.rate import charge_of, worst_case_nano
 
 

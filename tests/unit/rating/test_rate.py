@@ -6,7 +6,8 @@ import pytest
 from steelyard.kernel.errors import BooksError
 from steelyard.kernel.money import INT64_MAX
 from steelyard.kernel.quantities import Meter, Usage
-from steelyard.kernel.records import Closed, End, Opened, Settlement, Tariff, TariffLine
+from steelyard.kernel.records import Closed, End, Opened, Settlement
+from steelyard.kernel.tariff import Tariff, TariffLine
 from steelyard.rating.rate import affordable_tokens, charge_of, cost_of, rate, worst_case_nano
 
 HOUR_NS = 3_600_000_000_000

@@ -13,7 +13,8 @@ from msgspec import Raw
 from tests.emulators.anthropic_server import KEY, AnthropicServer, count, signed
 
 from steelyard.kernel.errors import UpstreamError
-from steelyard.kernel.records import Event, Offer
+from steelyard.kernel.offers import Offer
+from steelyard.kernel.records import Event
 from steelyard.upstream.anthropic_answer import Answer
 from steelyard.upstream.anthropic_request import request_of
 from steelyard.upstream.http1 import header_block

@@ -7,8 +7,9 @@ from msgspec import Raw
 from tests.fakes.parties import OFFER
 
 from steelyard.kernel.errors import UpstreamError
+from steelyard.kernel.offers import Offer
 from steelyard.kernel.quantities import Usage
-from steelyard.kernel.records import Event, Offer, Order
+from steelyard.kernel.records import Event, Order
 from steelyard.upstream.fanout import call, own_seed
 
 

@@ -9,8 +9,9 @@ from msgspec import Raw
 from tests.fakes.engine import Exchange, offer_at, scripted
 
 from steelyard.kernel.errors import UpstreamError
+from steelyard.kernel.offers import Capability
 from steelyard.kernel.quantities import Usage
-from steelyard.kernel.records import Capability, Event
+from steelyard.kernel.records import Event
 from steelyard.upstream.llama_cpp import LlamaCpp
 from steelyard.upstream.pool import Pool
 

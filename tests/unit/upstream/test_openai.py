@@ -11,8 +11,9 @@ from msgspec import Raw
 from tests.emulators.openai_server import CACHED, PROMPT, OpenAIServer
 
 from steelyard.kernel.errors import UpstreamError
+from steelyard.kernel.offers import Offer
 from steelyard.kernel.quantities import Usage
-from steelyard.kernel.records import Event, Offer
+from steelyard.kernel.records import Event
 from steelyard.upstream.kinds import ByKind
 from steelyard.upstream.openai_fault import refusal
 from steelyard.upstream.pool import Pool

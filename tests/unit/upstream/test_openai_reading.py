@@ -11,8 +11,9 @@ from tests.emulators.openai_server import OpenAIServer
 from tests.emulators.reading_scenes import vector
 
 from steelyard.kernel.errors import UpstreamError
+from steelyard.kernel.offers import Capability, Offer
 from steelyard.kernel.quantities import Usage
-from steelyard.kernel.records import Capability, Event, Offer
+from steelyard.kernel.records import Event
 from steelyard.upstream.kinds import ByKind
 from steelyard.upstream.pool import Pool
 

@@ -1,0 +1,47 @@
+"""What is sold and where it can be served: models and their offers, as records."""
+
+from enum import StrEnum
+
+from steelyard.kernel.frozen import Record
+
+
+class Capability(StrEnum):
+    """What an offer can be asked for. A model that can write text is priced for it; the others only read."""
+
+    TEXT = "text"  # chats and completions
+    EMBEDDING = "embedding"  # a vector per input
+    RERANK = "rerank"  # a score per document
+    MODERATION = "moderation"  # a judgement per input
+
+
+class Offer(Record, frozen=True):
+    """One model at one upstream."""
+
+    id: int
+    model: str
+    upstream: str
+    address: str  # host:port of the upstream's HTTP listener, or its URL; see kernel.address
+    upstream_model: str  # the name the upstream knows
+    context_tokens: int
+    max_output_tokens: int
+    kind: str = "llama_cpp"  # which adapter speaks to it, see upstream/kinds.py
+    capabilities: tuple[Capability, ...] = (Capability.TEXT,)
+
+
+class Model(Record, frozen=True):
+    """What a customer asks for by name."""
+
+    id: int
+    name: str
+    created_ns: int
+    default_max_tokens: int
+    offers: tuple[Offer, ...]
+
+    @property
+    def capabilities(self) -> tuple[Capability, ...]:
+        """What it can be asked for at one upstream or another."""
+        return tuple(one for one in Capability if any(one in offer.capabilities for offer in self.offers))
+
+    @property
+    def writes_text(self) -> bool:
+        return Capability.TEXT in self.capabilities
