@@ -2,7 +2,7 @@
 
     SteelyardError
     ├── CallerError        the customer (or operator) must change something; carries status, code, sentence, what to do
-    ├── UpstreamError      an engine or vendor failed; carries retryable
+    ├── UpstreamError      an engine or vendor failed; carries its Fault (kernel.faults), and retryable
     ├── ClientGone         the customer hung up; what had left is settled
     ├── BooksError         the books refuse: unbalanced, unknown account, broken journal
     ├── WriterLost         another process has become the writer of the books; this one must end
@@ -11,7 +11,10 @@
 Anything else that is raised is a bug. Messages never carry a secret.
 """
 
+from typing import Self
+
 from steelyard.kernel import limits
+from steelyard.kernel.faults import Fault, fault_of
 
 
 class SteelyardError(Exception):
@@ -39,8 +42,9 @@ class CallerError(SteelyardError):
 class UpstreamError(SteelyardError):
     """An upstream refused, failed or went away.
 
-    `status` is its HTTP status, 0 when there was none; `param` the field of the request at fault; `retry_after_s` how
-    long it wants to be left alone.
+    `status` is its HTTP status, 0 when there was none or no customer may read the text; `fault` what was wrong, read
+    from the status where nobody knows better; `param` the field of the request at fault; `retry_after_s` how long it
+    wants to be left alone; `reset_ns` the moment at which an exhausted quota is filled again, where it said so.
     """
 
     def __init__(
@@ -60,6 +64,14 @@ class UpstreamError(SteelyardError):
         self.retryable = retryable
         self.param = param
         self.retry_after_s = retry_after_s
+        self.fault = fault_of(status)
+        self.reset_ns: int | None = None
+
+    def known_as(self, fault: Fault, reset_ns: int | None = None) -> Self:
+        """The same error, by one who knows more than its status."""
+        self.fault = fault
+        self.reset_ns = reset_ns
+        return self
 
 
 class ClientGone(SteelyardError):

@@ -15,7 +15,7 @@ from msgspec import Raw
 from steelyard.kernel.errors import UpstreamError
 from steelyard.kernel.quantities import Usage
 from steelyard.kernel.records import CallPiece, Event
-from steelyard.upstream.anthropic_fault import Fault, failed
+from steelyard.upstream.anthropic_fault import Complaint, failed
 from steelyard.upstream.tally import Tally
 
 log = structlog.get_logger()
@@ -74,7 +74,7 @@ class _Said(msgspec.Struct):
     content_block: _Block | None = None
     delta: _Delta | None = None
     usage: _Counts | None = None
-    error: Fault | str | None = None
+    error: Complaint | str | None = None
 
 
 _decoder = msgspec.json.Decoder(_Said)

@@ -1,4 +1,4 @@
-"""What goes wrong at a server of Anthropic's dialect: whose turn it is to act, by status and error type.
+"""What goes wrong at a server of Anthropic's dialect: a fault by status and error type.
 
 The classes are data, so that another vendor's words are a line more. What is the platform's own (its key, its money,
 the model's name at the vendor) is never told to a customer.
@@ -9,30 +9,28 @@ from typing import Any
 import msgspec
 
 from steelyard.kernel.errors import UpstreamError
-from steelyard.upstream.whose import Whose, refused
+from steelyard.kernel.faults import Fault
+from steelyard.upstream.whose import refused
 
 BY_TYPE = {
-    "invalid_request_error": Whose.CUSTOMER,
-    "request_too_large": Whose.CUSTOMER,
-    "authentication_error": Whose.HOUSE,
-    "permission_error": Whose.HOUSE,
-    "billing_error": Whose.HOUSE,
-    "not_found_error": Whose.HOUSE,
-    "rate_limit_error": Whose.NOBODY,
-    "overloaded_error": Whose.NOBODY,
-    "api_error": Whose.VENDOR,
-    "timeout_error": Whose.VENDOR,
+    "invalid_request_error": Fault.BAD_REQUEST,
+    "request_too_large": Fault.BAD_REQUEST,
+    "authentication_error": Fault.AUTH,
+    "permission_error": Fault.AUTH,
+    "billing_error": Fault.NO_MONEY,
+    "not_found_error": Fault.MODEL_MISSING,
+    "rate_limit_error": Fault.RATE_LIMITED,
+    "overloaded_error": Fault.RATE_LIMITED,
+    "api_error": Fault.SERVER,
+    "timeout_error": Fault.SERVER,
 }
 BY_STATUS = {
-    400: Whose.CUSTOMER,
-    413: Whose.CUSTOMER,
-    422: Whose.CUSTOMER,
-    401: Whose.HOUSE,
-    402: Whose.HOUSE,
-    403: Whose.HOUSE,
-    404: Whose.HOUSE,
-    429: Whose.NOBODY,
-    529: Whose.NOBODY,
+    **dict.fromkeys((400, 413, 422), Fault.BAD_REQUEST),
+    401: Fault.AUTH,
+    402: Fault.NO_MONEY,
+    403: Fault.AUTH,
+    404: Fault.MODEL_MISSING,
+    **dict.fromkeys((429, 529), Fault.RATE_LIMITED),
 }
 STATUS_OF = {"overloaded_error": 529, "rate_limit_error": 429}
 """Errors inside a stream have no status of their own."""
@@ -41,7 +39,7 @@ OUR_MONEY = ("credit balance", "spend limit", "spend_limit", "insufficient balan
 """Words by which a refusal of any class is an unpaid bill of ours: no waiting and no customer can mend it."""
 
 
-class Fault(msgspec.Struct):
+class Complaint(msgspec.Struct):
     """`type` is Anthropic's; `code` is what servers of other origin send beside or instead."""
 
     type: str | None = None
@@ -51,38 +49,48 @@ class Fault(msgspec.Struct):
 
 
 class _Body(msgspec.Struct):
-    error: Fault | str | None = None
+    error: Complaint | str | None = None
     message: str | None = None
 
 
 _decoder = msgspec.json.Decoder(_Body)
 
 
-def failed(upstream: str, fault: Fault | str | None) -> UpstreamError:
+def failed(upstream: str, told: Complaint | str | None) -> UpstreamError:
     """The error behind an `error` event of a stream that began with 200."""
-    kind = "" if fault is None or isinstance(fault, str) else fault.type or ""
+    kind = _kind(told)
     status = STATUS_OF.get(kind, 0)
-    message = _sentence(fault) or "failed without saying why"
-    return UpstreamError(upstream, message, status=status, retryable=BY_TYPE.get(kind) in {Whose.NOBODY, Whose.VENDOR})
+    fault = Fault.NO_MONEY if _is_our_bill(told, "") else BY_TYPE.get(kind, Fault.SERVER)
+    message = _sentence(told) or "failed without saying why"
+    again = BY_TYPE.get(kind) in {Fault.RATE_LIMITED, Fault.SERVER}
+    return UpstreamError(upstream, message, status=status, retryable=again).known_as(fault)
 
 
 def refusal(upstream: str, body: bytes, status: int, retry_after: bytes = b"") -> UpstreamError:
     """The error behind an answer that is none. `status` of the error is 0 where no customer may read its text."""
-    fault: Fault | str | None = None
+    told: Complaint | str | None = None
     message = ""
     try:
         read = _decoder.decode(body)
-        fault, message = read.error, _sentence(read.error) or read.message or ""
+        told, message = read.error, _sentence(read.error) or read.message or ""
     except (msgspec.DecodeError, UnicodeDecodeError):
         pass
-    kind = "" if fault is None or isinstance(fault, str) else fault.type or ""
     message = message or f"answered {status} without saying why"
-    told = f"{message} {'' if fault is None or isinstance(fault, str) else fault.details or ''}".lower()
-    whose = BY_STATUS.get(status) or BY_TYPE.get(kind, Whose.VENDOR)
-    if any(word in told for word in OUR_MONEY):
-        whose = Whose.HOUSE
-    return refused(upstream, whose, status, message, retry_after)
+    fault = BY_STATUS.get(status) or BY_TYPE.get(_kind(told), Fault.SERVER)
+    if _is_our_bill(told, message):
+        fault = Fault.NO_MONEY
+    return refused(upstream, fault, status, message, retry_after)
 
 
-def _sentence(fault: Fault | str | None) -> str:
-    return fault if isinstance(fault, str) else (fault.message or "") if fault is not None else ""
+def _kind(told: Complaint | str | None) -> str:
+    return "" if told is None or isinstance(told, str) else told.type or ""
+
+
+def _is_our_bill(told: Complaint | str | None, message: str) -> bool:
+    details = "" if told is None or isinstance(told, str) else told.details or ""
+    words = f"{message or _sentence(told)} {details}".lower()
+    return any(word in words for word in OUR_MONEY)
+
+
+def _sentence(told: Complaint | str | None) -> str:
+    return told if isinstance(told, str) else (told.message or "") if told is not None else ""

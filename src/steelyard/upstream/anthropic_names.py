@@ -30,7 +30,8 @@ def in_canonical_words(error: UpstreamError, sent: Sent) -> UpstreamError:
         return error
     name = _canonical(found[1], sent)
     told = f"'{name}'{error.message[found.end() :]}"
-    return UpstreamError(error.upstream, told, status=error.status, retryable=error.retryable, param=name)
+    changed = UpstreamError(error.upstream, told, status=error.status, retryable=error.retryable, param=name)
+    return changed.known_as(error.fault)
 
 
 def _canonical(path: str, sent: Sent) -> str:

@@ -12,6 +12,7 @@ import msgspec
 from msgspec import Raw
 
 from steelyard.kernel.errors import UpstreamError
+from steelyard.kernel.faults import Fault
 
 OUR_SIGNATURE = "steelyard_"
 """How the gateway signs thinking of models that do not sign it; nobody else takes it for a proof."""
@@ -200,7 +201,8 @@ def call_id(text: str) -> str:
 
 def refused(upstream: str, where: str, why: str) -> UpstreamError:
     """A field that cannot be carried over; the customer reads this."""
-    return UpstreamError(upstream, f"'{where}' cannot be carried over: {why}.", status=400, param=where)
+    error = UpstreamError(upstream, f"'{where}' cannot be carried over: {why}.", status=400, param=where)
+    return error.known_as(Fault.NOT_CARRIED)
 
 
 def _marked(block: Block, cache_control: Block | None) -> Block:

@@ -13,6 +13,7 @@ import structlog
 from msgspec import Raw
 
 from steelyard.kernel.errors import UpstreamError
+from steelyard.kernel.faults import Fault
 from steelyard.kernel.quantities import Usage
 from steelyard.kernel.records import CallPiece, Event
 from steelyard.upstream.calls import CallReader
@@ -282,5 +283,6 @@ def _error(upstream: str, fault: _Fault, status: int) -> UpstreamError:
     else:
         message = fault.message or "failed without saying why"
     if status in {401, 403, 404}:  # our own key or address is wrong: nothing a customer could mend
-        return UpstreamError(upstream, f"answered {status}: {message}")
+        ours = Fault.MODEL_MISSING if status == 404 else Fault.AUTH
+        return UpstreamError(upstream, f"answered {status}: {message}").known_as(ours)
     return UpstreamError(upstream, message, status=status, retryable=status in _RETRYABLE)

@@ -13,7 +13,7 @@ from msgspec import Raw
 from steelyard.kernel.errors import UpstreamError
 from steelyard.kernel.quantities import Usage
 from steelyard.kernel.records import CallPiece, Event
-from steelyard.upstream.openai_fault import Fault, sentence
+from steelyard.upstream.openai_fault import Complaint, sentence
 from steelyard.upstream.tally import Tally
 
 _DONE = b"[DONE]"
@@ -78,7 +78,7 @@ class _Counts(msgspec.Struct):
 class _Chunk(msgspec.Struct):
     choices: list[_Choice] | None = None
     usage: _Counts | None = None
-    error: Fault | str | None = None
+    error: Complaint | str | None = None
 
 
 _encode = msgspec.json.encode

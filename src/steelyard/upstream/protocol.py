@@ -10,6 +10,7 @@ from typing import Protocol
 from msgspec import Raw
 
 from steelyard.kernel.errors import UpstreamError
+from steelyard.kernel.faults import Fault
 from steelyard.kernel.offers import Capability, Offer
 from steelyard.kernel.records import Event
 
@@ -56,4 +57,4 @@ class Upstream(Protocol):
 def writes_only(upstream: str, capability: Capability) -> UpstreamError:
     """What an adapter raises that was asked to read something it knows no place for."""
     message = f"This model is served where nothing can be asked for {capability.value!r}."
-    return UpstreamError(upstream, message, status=400)
+    return UpstreamError(upstream, message, status=400).known_as(Fault.NOT_CARRIED)

@@ -13,6 +13,7 @@ from msgspec import Raw
 from tests.emulators.anthropic_server import KEY, AnthropicServer, count, signed
 
 from steelyard.kernel.errors import UpstreamError
+from steelyard.kernel.faults import Fault
 from steelyard.kernel.offers import Offer
 from steelyard.kernel.records import Event
 from steelyard.upstream.anthropic_answer import Answer
@@ -122,24 +123,24 @@ async def test_thinking_keeps_its_signature_block_by_block(server: AnthropicServ
 
 
 @pytest.mark.parametrize(
-    ("scene", "status", "retryable"),
+    ("scene", "status", "retryable", "fault"),
     [
-        ("busy", 429, True),
-        ("overloaded", 529, True),
-        ("broken", 500, True),
-        ("huge", 413, False),
-        ("forbidden", 0, False),
-        ("unpaid", 0, False),
-        ("penniless", 0, False),
-        ("gone", 0, False),
+        ("busy", 429, True, Fault.RATE_LIMITED),
+        ("overloaded", 529, True, Fault.RATE_LIMITED),
+        ("broken", 500, True, Fault.SERVER),
+        ("huge", 413, False, Fault.BAD_REQUEST),
+        ("forbidden", 0, False, Fault.AUTH),
+        ("unpaid", 0, False, Fault.NO_MONEY),
+        ("penniless", 0, False, Fault.NO_MONEY),
+        ("gone", 0, False, Fault.MODEL_MISSING),
     ],
 )
 async def test_whose_turn_it_is_after_a_refusal(
-    server: AnthropicServer, scene: str, status: int, retryable: bool
+    server: AnthropicServer, scene: str, status: int, retryable: bool, fault: Fault
 ) -> None:
     with pytest.raises(UpstreamError) as caught:
         await events_of(server, scene)
-    assert (caught.value.status, caught.value.retryable) == (status, retryable)
+    assert (caught.value.status, caught.value.retryable, caught.value.fault) == (status, retryable, fault)
     assert caught.value.retry_after_s == (7 if scene == "busy" else None)
 
 

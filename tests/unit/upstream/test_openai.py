@@ -11,6 +11,7 @@ from msgspec import Raw
 from tests.emulators.openai_server import CACHED, PROMPT, OpenAIServer
 
 from steelyard.kernel.errors import UpstreamError
+from steelyard.kernel.faults import Fault
 from steelyard.kernel.offers import Offer
 from steelyard.kernel.quantities import Usage
 from steelyard.kernel.records import Event
@@ -174,24 +175,28 @@ async def test_an_unknown_kind_is_an_error_of_ours(server: OpenAIServer) -> None
 
 
 @pytest.mark.parametrize(
-    ("status", "error", "told"),
+    ("status", "error", "told", "fault"),
     [
-        (429, {"code": "1302"}, (429, True)),
-        (429, {"code": "1113", "message": "余额不足"}, (0, False)),
-        (429, {"type": "insufficient_quota", "code": None}, (0, False)),
-        (403, {"code": "AccountOverdueError"}, (0, False)),
-        (400, {"code": "Arrearage"}, (0, False)),
-        (400, {"code": "1301"}, (400, False)),
-        (451, {"message": "blocked"}, (451, False)),
-        (500, {"code": "1234"}, (500, True)),
-        (429, "slow down", (429, True)),
-        (400, {"code": 400, "message": "no"}, (400, False)),
+        (429, {"code": "1302"}, (429, True), Fault.RATE_LIMITED),
+        (429, {"code": "1113", "message": "余额不足"}, (0, False), Fault.NO_MONEY),
+        (429, {"type": "insufficient_quota", "code": None}, (0, False), Fault.NO_MONEY),
+        (429, {"code": "1304"}, (0, False), Fault.QUOTA),
+        (403, {"code": "AccountOverdueError"}, (0, False), Fault.NO_MONEY),
+        (400, {"code": "Arrearage"}, (0, False), Fault.NO_MONEY),
+        (402, {"code": None}, (0, False), Fault.NO_MONEY),
+        (401, {"code": None}, (0, False), Fault.AUTH),
+        (404, {"code": None}, (0, False), Fault.MODEL_MISSING),
+        (400, {"code": "1301"}, (400, False), Fault.CONTENT),
+        (451, {"message": "blocked"}, (451, False), Fault.CONTENT),
+        (500, {"code": "1234"}, (500, True), Fault.SERVER),
+        (429, "slow down", (429, True), Fault.RATE_LIMITED),
+        (400, {"code": 400, "message": "no"}, (400, False), Fault.BAD_REQUEST),
     ],
 )
-def test_an_inner_code_says_more_than_a_status(status: int, error: Any, told: tuple[int, bool]) -> None:
+def test_an_inner_code_says_more_than_a_status(status: int, error: Any, told: tuple[int, bool], fault: Fault) -> None:
     found = refusal("vendor", json.dumps({"error": error}).encode(), status, b"9")
-    assert (found.status, found.retryable) == told
-    assert found.retry_after_s == (9 if told[0] == 429 else None)
+    assert (found.status, found.retryable, found.fault) == (*told, fault)
+    assert found.retry_after_s == (9 if fault in {Fault.RATE_LIMITED, Fault.QUOTA} else None)
 
 
 def test_what_is_no_error_body_is_judged_by_its_status() -> None:
