@@ -14,6 +14,9 @@ CLIENTS := .venv-clients
 NODE_CLIENTS := tests/clients/node
 # What some client wants for other vendors, and half a minute of installing can be spared without.
 UNUSED := boto3 botocore s3transfer jmespath tokenizers huggingface-hub hf-xet fsspec filelock zstandard pip setuptools
+# What a vendor's own SDK wants for its servers, its terminal and its tokenizers.
+VENDORS_UNUSED := fastapi starlette uvicorn click opentelemetry-api opentelemetry-sdk opentelemetry-semantic-conventions \
+	tiktoken regex typer shellingham rich markdown-it-py mdurl pygments annotated-doc colorama pip setuptools
 PYTEST_ARGS ?=
 KILLS ?= 200
 SEEDS ?= 0..1000
@@ -46,7 +49,7 @@ $(VENV)/.dev: $(VENV)/.installed requirements-dev.lock
 	@$(PIP) install --require-hashes -r requirements-dev.lock $(PROGRESS)
 	@touch $@
 
-clients: $(CLIENTS)/old/.installed $(CLIENTS)/new/.installed $(NODE_CLIENTS)/node_modules/.package-lock.json ## the client libraries that tests/clients drives, beside .venv
+clients: $(CLIENTS)/old/.installed $(CLIENTS)/new/.installed $(CLIENTS)/vendors/.installed $(NODE_CLIENTS)/node_modules/.package-lock.json ## the client libraries that tests/clients drives, beside .venv
 
 $(CLIENTS)/%/.installed: tests/clients/python/%.lock | $(VENV)/.installed
 	@echo "Installing client libraries into $(CLIENTS)/$* …"
@@ -100,6 +103,8 @@ lock: ## rewrite the lock files from pyproject.toml (needs uv)
 	uv pip compile --quiet --universal --generate-hashes --no-emit-index-url --no-header --python-version 3.11 --group dev -c requirements.lock pyproject.toml -o requirements-dev.lock
 	for each in old new; do uv pip compile --quiet --universal --generate-hashes --no-emit-index-url --no-header --python-version 3.11 \
 		$(addprefix --no-emit-package ,$(UNUSED)) tests/clients/python/$$each.in -o tests/clients/python/$$each.lock; done
+	uv pip compile --quiet --universal --generate-hashes --no-emit-index-url --no-header --python-version 3.11 \
+		$(addprefix --no-emit-package ,$(VENDORS_UNUSED)) tests/clients/python/vendors.in -o tests/clients/python/vendors.lock
 	npm install --prefix $(NODE_CLIENTS) --package-lock-only --omit-lockfile-registry-resolved --no-audit --no-fund
 
 clean:

@@ -8,6 +8,8 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 HERE = Path(__file__).parent
 ROOT = HERE.parents[1]
 PREFIX = ROOT / ".venv-clients"
@@ -25,14 +27,21 @@ def missing(process: str) -> str | None:
     return None if _python(process).exists() else "not installed: make clients"
 
 
+def need(process: str) -> None:
+    """Skip, or where clients are required fail, unless the clients of this driver are installed."""
+    if (why := missing(process)) is not None:
+        assert os.environ.get(REQUIRED) != "required", f"{process}: {why}"
+        pytest.skip(f"{process}: {why}")
+
+
 def _python(process: str) -> Path:
     return PREFIX / process.partition("-")[0] / "bin" / "python"
 
 
 class Driver:
-    """One process for all cells of its clients, one job at a time."""
+    """One process for all cells of its clients, one job at a time. Its `drive` script lies in `folder`."""
 
-    def __init__(self, process: str, log: Path) -> None:
+    def __init__(self, process: str, log: Path, folder: Path | None = None) -> None:
         command = ["node", "drive.mjs"] if process == "node" else [str(_python(process)), "drive.py"]
         kept = {name: os.environ[name] for name in ("PATH", "TMPDIR", "LANG") if name in os.environ}
         own = {"HOME": str(log.parent), "LLM_USER_PATH": str(log.parent), "LITELLM_LOCAL_MODEL_COST_MAP": "True"}
@@ -44,7 +53,7 @@ class Driver:
                 stdout=subprocess.PIPE,
                 stderr=errors,
                 text=True,
-                cwd=HERE / ("node" if process == "node" else "python"),
+                cwd=folder or HERE / ("node" if process == "node" else "python"),
                 env={**kept, **own},
             )
 
@@ -65,4 +74,4 @@ class Driver:
 
 
 if __name__ == "__main__":
-    sys.exit("\n".join(f"{name}: {why}" for name in ("old", "new", "node") if (why := missing(name))) or 0)
+    sys.exit("\n".join(f"{name}: {why}" for name in ("old", "new", "vendors", "node") if (why := missing(name))) or 0)

@@ -4,26 +4,18 @@ Every cell of every client is asked once, before the first test looks; the tests
 processes of their own (`drivers.py`), at keys and wallets of their own, in front of the scripted upstream.
 """
 
-import os
 from collections.abc import Iterator
 
 import pytest
 
 pytest.register_assert_rewrite("tests.clients.checks")
 from tests.clients.checks import check, check_wallet  # noqa: E402
-from tests.clients.drivers import REQUIRED, missing  # noqa: E402
+from tests.clients.drivers import need  # noqa: E402
 from tests.clients.matrix import CELLS, CLIENTS, Cell, Client  # noqa: E402
 from tests.clients.session import Run, performed, tenant  # noqa: E402
 from tests.clients.table import PAGE, page  # noqa: E402
 
 pytestmark = pytest.mark.timeout(400)  # the first test waits for all clients, on a busy machine
-
-
-def need(process: str) -> None:
-    """Skip, or where clients are required fail, unless the clients of this driver are installed."""
-    if (why := missing(process)) is not None:
-        assert os.environ.get(REQUIRED) != "required", f"{process}: {why}"
-        pytest.skip(f"{process}: {why}")
 
 
 @pytest.fixture(scope="module")
