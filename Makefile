@@ -63,7 +63,7 @@ $(NODE_CLIENTS)/node_modules/.package-lock.json: $(NODE_CLIENTS)/package-lock.js
 
 test: dev ## the whole suite, two tests at a time; `make test PYTEST_ARGS="-n 0 tests/unit"` for a part of it
 	@BIN=$(BIN) sh tests/browser/find-chromium.sh
-	@$(BIN)/python -m pytest -n 2 --dist loadgroup $(PYTEST_ARGS)
+	@$(BIN)/python -m pytest -n 2 --dist loadfile $(PYTEST_ARGS)
 
 check: dev ## lint, import contract, types, tidy rules: seconds
 	@$(BIN)/ruff check src tests bench

@@ -53,10 +53,3 @@ def place(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Path | Dat
     server: Server = request.getfixturevalue("postgres")
     with server.database() as url:
         yield url
-
-
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """For `-n 2 --dist loadgroup`: a file's tests stay together, and one platform serves all who only talk to it."""
-    for item in items:
-        shared = "platform" in getattr(item, "fixturenames", ())
-        item.add_marker(pytest.mark.xdist_group("platform" if shared else str(item.path)))
