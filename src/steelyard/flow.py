@@ -8,11 +8,11 @@ calls two stages in a row. Knows no HTTP and no SQL: the customer's side is an `
 
 import asyncio
 from collections.abc import Mapping, Sequence
-from contextlib import aclosing, suppress
-from dataclasses import dataclass
+from contextlib import suppress
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from steelyard.catalog.tariffs import COST_NEEDS, price_needs, usable
+from steelyard.catalog.tariffs import costed, price_needs, usable
 from steelyard.identity.keys import authenticate
 from steelyard.kernel.clock import Clock
 from steelyard.kernel.errors import ClientGone, UpstreamError, money_held, unknown_model, wallet_empty
@@ -22,8 +22,10 @@ from steelyard.kernel.roles import Answer, Ask, Teller
 from steelyard.kernel.tariff import Tariff
 from steelyard.metering.meter import Meter, Reading
 from steelyard.rating.rate import covered_tokens, hold_ask, rate_all
-from steelyard.routing.choose import bounds, choose
-from steelyard.upstream.fanout import at_cap, call
+from steelyard.routing.attempts import Ways, served
+from steelyard.routing.choose import bounds, choose, quoted
+from steelyard.routing.router import Router
+from steelyard.upstream.fanout import at_cap, speaking
 from steelyard.upstream.protocol import Upstream
 
 if TYPE_CHECKING:
@@ -41,6 +43,7 @@ class House:
     upstreams: Mapping[str, Upstream]
     clock: Clock
     strict: bool = False  # the last bytes of an answer wait until its close is on the medium
+    router: Router = field(default_factory=Router)
 
 
 async def paid_request(house: House, ask: Ask, answer: Answer) -> Settlement:
@@ -53,15 +56,14 @@ async def paid_request(house: House, ask: Ask, answer: Answer) -> Settlement:
     order = await ask.order()
     try:
         terms = await hold(house, caller, order)
-        quote = route(house, caller, order, terms)
-        reading = house.meter.open(order, quote)
+        quotes = route(house, caller, order, terms)
+        reading = house.meter.open(order, quotes[0])
     except BaseException:
         house.teller.release(order.request_id)
         raise
     end, last = End.UPSTREAM_ERROR, b""
     try:
-        answer.begin(order, quote)
-        end, last = await relay(house, order, quote, reading, answer)
+        end, last = await relay(house, order, quotes, reading, answer)
     except UpstreamError as error:
         end = End.REFUSED if 400 <= error.status < 500 else End.UPSTREAM_ERROR
         if not reading.started:
@@ -101,28 +103,26 @@ async def hold(house: House, caller: Caller, order: Order) -> Terms:
     return Terms(model, price, granted, max_tokens, max_tokens < ask.max_tokens, priced_ns)
 
 
-def route(house: House, caller: Caller, order: Order, terms: Terms) -> Quote:
-    """Choose the offer and name its cost tariff; an upstream without one is not used (fail closed)."""
-    offer = choose(terms.model, order.capability)[0]
-    costs = house.teller.snapshot.costs.get(offer.upstream, ())
-    cost = usable(order.model, costs, terms.priced_ns, caller.currency, COST_NEEDS)
-    max_tokens = min(terms.max_tokens, offer.max_output_tokens)
-    lowered, held = terms.lowered and max_tokens == terms.max_tokens, terms.granted
-    money = (held.amount_nano, max_tokens, lowered, terms.priced_ns, held.lease, held.left)
-    return Quote(caller, offer, terms.price, cost, *money)
+def route(house: House, caller: Caller, order: Order, terms: Terms) -> list[Quote]:
+    """Whom to ask, best first, each with its cost tariff; an upstream without one is not used (fail closed)."""
+    offers, costs = choose(terms.model, order.capability), house.teller.snapshot.costs
+    found = costed(order.model, offers, costs, terms.priced_ns, caller.currency)
+    return [quoted(caller, terms, one) for one in house.router.rank(order, found, house.clock.monotonic_ns())]
 
 
-async def relay(house: House, order: Order, quote: Quote, reading: Reading, answer: Answer) -> tuple[End, bytes]:
-    """Call the upstream and pass on what it says. Returns the end, and the bytes that wait until it is on record."""
+async def relay(house: House, order: Order, quotes: list[Quote], reading: Reading, answer: Answer) -> tuple[End, bytes]:
+    """Call upstreams until one speaks, and pass on what it says. Returns the end, and bytes that wait until then."""
     total, end, last = Usage(), End.COMPLETE, b""
-    upstream = house.upstreams[quote.offer.upstream]
-    async with aclosing(call(upstream, quote.offer, order, quote.max_tokens)) as events:
-        async for sequence, event, total in events:
+    ways = Ways(house.clock, speaking(house.upstreams, order), reading.move)
+    async with await served(house.router, order, quotes, ways) as speech:
+        answer.begin(order, quote := speech.quote)
+        async for sequence, event, total in speech:
             reading.hear(sequence, event.estimated)
             if piece := answer.render(sequence, event):
                 await _deliver(reading, answer, piece, total)
             if event.finish is not None and quote.lowered and at_cap(event, quote.max_tokens):
                 end = End.MONEY_ENDED
+        speech.whole(total)
     closing = answer.closing(total)
     if house.strict or answer.holds_back:
         closing, last = answer.parted(closing)

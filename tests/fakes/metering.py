@@ -8,7 +8,7 @@ from collections.abc import Callable
 from steelyard.kernel.clock import NS_PER_S
 from steelyard.kernel.offers import Offer
 from steelyard.kernel.quantities import Usage
-from steelyard.kernel.records import Caller, Closed, End, Opened, Order, Quote
+from steelyard.kernel.records import Caller, Closed, End, Moved, Opened, Order, Quote
 from steelyard.kernel.tariff import Tariff
 from steelyard.metering.disk import Disk
 
@@ -79,6 +79,10 @@ def opened(number: int, *, slot: int = 0, model: str = "m", opened_ns: int = 1_0
 
 def closed(number: int, output: int = 1) -> Closed:
     return Closed(request_id(number), 2_000, Usage(10, 0, output), End.COMPLETE.value, 5, 9)
+
+
+def moved(number: int, upstream: str = "elsewhere") -> Moved:
+    return Moved(request_id(number), 1_500, "m", upstream, 1, 3, 32)
 
 
 def order(number: int, sequences: int = 1) -> Order:

@@ -3,10 +3,11 @@
 Pure functions of records. Versions are never edited: of two with the same date the one loaded later counts.
 """
 
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Mapping, Sequence
 
+from steelyard.kernel.choice import Candidate
 from steelyard.kernel.errors import price_missing
-from steelyard.kernel.offers import Capability
+from steelyard.kernel.offers import Capability, Offer
 from steelyard.kernel.quantities import Meter
 from steelyard.kernel.tariff import Tariff
 
@@ -38,6 +39,20 @@ def usable(
     """The version in force, if it prices all of `needs` in this currency. Raises CallerError `price_missing`."""
     found = in_force(versions, at_ns, tier)
     if found is None or found.currency != currency or not complete(found, needs):
+        raise price_missing(model)
+    return found
+
+
+def costed(
+    model: str, offers: Sequence[Offer], costs: Mapping[str, Sequence[Tariff]], at_ns: int, currency: str
+) -> list[Candidate]:
+    """The offers whose cost is known, each with the tariff of it. Raises CallerError `price_missing` without any."""
+    found = []
+    for offer in offers:
+        cost = in_force(costs.get(offer.upstream, ()), at_ns)
+        if cost is not None and cost.currency == currency and complete(cost, COST_NEEDS):
+            found.append(Candidate(offer, cost))
+    if not found:
         raise price_missing(model)
     return found
 

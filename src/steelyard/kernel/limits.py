@@ -50,6 +50,20 @@ TELLER_REPLY_S = 5
 SNAPSHOT_KNOWN_S = 1  # a command waits this long for every worker to know what it changed
 RETRY_AFTER_S = 1
 
+# routing
+ATTEMPTS_MAX = 4  # offers that one request is tried at
+FIRST_TOKEN_S = 30  # an offer that has said nothing by then is left for another, where there is one
+RETRY_PERCENT = 20  # of the requests may be tried again where others have failed
+RETRIES_BURST = 10
+RETRY_PARTS = 100  # in which the budget is counted
+RETRY_PAUSE_MS = 50  # before the third offer is called, at most; twice as long before each one after it
+BREAKER_FAILURES = 5  # in a row open it
+BREAKER_OPEN_S_MAX = 60  # 1 s at first, twice as long each time the probe fails
+COOL_DOWN_S_MAX = 3600  # however long an offer that is busy wants to be left alone
+DISABLED_S = 600  # an upstream whose account is empty or whose key is wrong is left alone, unless it is all there is
+SPEED_TOKENS_MIN = 8  # a shorter answer says little about the time per token
+OFFERS_WATCHED_MAX = 4096
+
 # the journal
 SEGMENT_BYTES = 64 * 1024 * 1024
 FRAME_BYTES_MAX = 64 * 1024
@@ -186,17 +200,9 @@ NAME_CHARACTERS_MAX = 64
 # the price book
 PRICE_FILE_BYTES_MAX = 4 * 1024 * 1024
 PRICE_FILE_COMPLAINTS_MAX = 20
-VARIANTS_MAX = 32  # of one entry: a bit each of an int64
-HOURS_MAX = 16  # windows a day of one variant
 PRICE_PER_TOKEN_MAX = 100  # currency units; a mistaken `per` shows, and a worst case fits int64
 WATTS_PER_CORE_MAX = 1000
 SUBJECT_CHARACTERS_MAX = 128  # names of models and upstreams
-
-# bringing over what others have
-IMPORT_FILE_BYTES_MAX = 64 * 1024 * 1024
-IMPORT_STEPS_MAX = 20_000  # of one transaction
-IMPORT_STEPS_AT_ONCE = 500  # the command line sends as many, and never parts what belongs together
-IMPORT_ROWS_MAX = 1_000_000  # of one table of another's database
 
 # the console
 FORM_BYTES_MAX = 256 * 1024

@@ -173,6 +173,11 @@ class Quote(Record, frozen=True):
     lease: str = ""
     left: Left | None = None
 
+    @property
+    def model(self) -> str:
+        """Who answers, by the name it is sold under."""
+        return self.offer.model
+
 
 class CallPiece(Record, frozen=True):
     """A piece of a tool call. `id` and `name` stand in the first piece of an `index` only."""
@@ -227,6 +232,7 @@ class Kind(IntEnum):
 
     OPENED = 1
     CLOSED = 2
+    MOVED = 3
 
 
 class Opened(JournalRecord, frozen=True, tag=int(Kind.OPENED)):
@@ -250,6 +256,29 @@ class Opened(JournalRecord, frozen=True, tag=int(Kind.OPENED)):
     lease: str = ""  # the journal series out of whose lease the hold came (ledger.leases); empty: a hold of its own
 
 
+class Moved(JournalRecord, frozen=True, tag=int(Kind.MOVED)):
+    """An open request is served elsewhere from here on, written before that upstream is called. Its hold stays."""
+
+    request_id: bytes
+    moved_ns: int
+    model: str
+    upstream: str
+    price_id: int
+    cost_id: int
+    max_tokens: int
+
+    def moves(self, opened: Opened) -> Opened:
+        """The open record as if it had been opened there."""
+        return msgspec.structs.replace(
+            opened,
+            model=self.model,
+            upstream=self.upstream,
+            price_id=self.price_id,
+            cost_id=self.cost_id,
+            max_tokens=self.max_tokens,
+        )
+
+
 class Closed(JournalRecord, frozen=True, tag=int(Kind.CLOSED)):
     """The end of an opened request: what left user space, and why it ended."""
 
@@ -261,6 +290,10 @@ class Closed(JournalRecord, frozen=True, tag=int(Kind.CLOSED)):
     duration_ns: int
     short_by_one_read: bool = False  # at most one read may have left that is not in `usage` (found after a crash)
     estimated: bool = False  # the upstream gave no counts: those in `usage` are our own
+
+
+Entry = Opened | Moved | Closed
+"""What a journal holds."""
 
 
 class Position(Record, frozen=True, order=True):

@@ -13,7 +13,7 @@ from pathlib import Path
 import msgspec
 
 from steelyard.kernel import limits
-from steelyard.kernel.records import Closed, Opened, Position
+from steelyard.kernel.records import Entry, Position
 
 FORMAT_VERSION = 1
 HEADER_BYTES = 128
@@ -24,7 +24,7 @@ _VERSION_BYTE = bytes([FORMAT_VERSION])
 _NAME_BYTES_MAX = HEADER_BYTES - _SEGMENT.size - 4
 
 _encode = msgspec.msgpack.Encoder().encode
-_decoder: msgspec.msgpack.Decoder[Opened | Closed] = msgspec.msgpack.Decoder(Opened | Closed)
+_decoder: msgspec.msgpack.Decoder[Entry] = msgspec.msgpack.Decoder(Entry)
 
 
 def segment_path(directory: Path, segment: int) -> Path:
@@ -49,14 +49,14 @@ def header_is_whole(header: bytes) -> bool:
     return header.startswith(_MAGIC) and zlib.crc32(header[:-4]).to_bytes(4, "little") == header[-4:]
 
 
-def frame_from(record: Opened | Closed) -> bytes:
+def frame_from(record: Entry) -> bytes:
     """One record as it stands in the file."""
     body = _VERSION_BYTE + _encode(record)
     length = len(body)
     return PREFIX.pack(length, zlib.crc32(body, length)) + body
 
 
-def record_from(body: memoryview, crc: int) -> Opened | Closed | None:
+def record_from(body: memoryview, crc: int) -> Entry | None:
     """The record of a frame's body; None when the body is not what was written."""
     if zlib.crc32(body, len(body)) != crc or body[0] != FORMAT_VERSION:
         return None

@@ -14,7 +14,7 @@ from pathlib import Path
 
 from steelyard.kernel import limits
 from steelyard.kernel.errors import BooksError
-from steelyard.kernel.records import Closed, Opened, Position
+from steelyard.kernel.records import Closed, Entry, Opened, Position
 from steelyard.metering.disk import Disk
 from steelyard.metering.frames import HEADER_BYTES, frame_from, segment_header, segment_path, segments
 from steelyard.metering.lock import LOCK_NAME, SeriesLock
@@ -104,16 +104,16 @@ class Journal:
         """Everything before this position is on the medium."""
         return self._synced
 
-    def append(self, record: Opened | Closed) -> None:
+    def append(self, record: Entry) -> None:
         """Write one record. Raises BooksError and leaves no trace of it when that fails.
 
-        An open needs room for its own close and for those of all requests still open, so that on a full disk the
-        opens are refused first and every request under way can still be closed in space allocated long before.
+        Whatever is no close needs room for those of all requests still open, its own included, so that on a full disk
+        it is refused first and every request under way can still be closed in space allocated long before.
         """
         frame = frame_from(record)
         size = len(frame)
-        opening = isinstance(record, Opened)
-        reserved = (self._open_requests + 1) * limits.CLOSED_FRAME_BYTES_MAX if opening else 0
+        opening, closing = isinstance(record, Opened), isinstance(record, Closed)
+        reserved = 0 if closing else (self._open_requests + opening) * limits.CLOSED_FRAME_BYTES_MAX
         if self._failed or self._closed or size > limits.FRAME_BYTES_MAX:
             raise BooksError(f"the journal {self._directory.name} takes no more records")
         if self._offset + size + reserved > self._segment_bytes:
@@ -122,7 +122,7 @@ class Journal:
         self._offset += size
         if opening:
             self._open_requests += 1
-        elif self._open_requests:
+        elif closing and self._open_requests:
             self._open_requests -= 1
         if not self._dirty.is_set():
             self._dirty.set()

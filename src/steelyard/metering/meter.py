@@ -9,7 +9,7 @@ import asyncio
 from steelyard.kernel.clock import Clock
 from steelyard.kernel.errors import BooksError, overloaded, unavailable
 from steelyard.kernel.quantities import Usage
-from steelyard.kernel.records import Closed, End, Opened, Order, Quote
+from steelyard.kernel.records import Closed, End, Moved, Opened, Order, Quote
 from steelyard.kernel.roles import Answer
 from steelyard.metering.energy import EnergyClocks, EnergyGauge, energy_uj
 from steelyard.metering.journal import Journal
@@ -61,7 +61,7 @@ class Meter:
             tenant_id=quote.caller.tenant_id,
             project_id=quote.caller.project_id,
             key_id=quote.caller.key_id,
-            model=order.model,
+            model=quote.model,
             upstream=quote.offer.upstream,
             price_id=quote.price.id,
             cost_id=quote.cost.id,
@@ -193,6 +193,25 @@ class Reading:
         self._written = True
         self._slots.free(opened.slot)
         return self._closed
+
+    def move(self, quote: Quote) -> None:
+        """Put on record that another upstream is called now. What the one before spent on it stays its own.
+
+        Raises CallerError `journal_failed` when that cannot be written; then nobody may be called.
+        """
+        meter, opened = self._meter, self.opened
+        offer, price, cost = quote.offer, quote.price, quote.cost
+        where = (quote.model, offer.upstream, price.id, cost.id, quote.max_tokens)
+        moved = Moved(opened.request_id, meter.now_ns(), *where)
+        try:
+            meter._journal.append(moved)
+        except BooksError as error:
+            raise unavailable("journal_failed", _TAKES_NONE) from error
+        self.opened = moved.moves(opened)
+        self._watts_milli = cost.watts_milli
+        self._slots.power(opened.slot, cost.watts_milli)
+        self._gauge = meter._energy.gauge(offer.upstream)
+        self._opened_cpu_ns = self._gauge.per_sequence_ns()
 
     async def durable(self, answer: Answer) -> None:
         """Return when the close record is on the medium, or when the customer has gone.

@@ -10,7 +10,7 @@ from pathlib import Path
 from steelyard.kernel import limits
 from steelyard.kernel.errors import BooksError
 from steelyard.kernel.frozen import Record
-from steelyard.kernel.records import Closed, Opened, Position
+from steelyard.kernel.records import Entry, Position
 from steelyard.metering.frames import (
     HEADER_BYTES,
     PREFIX,
@@ -32,7 +32,7 @@ class Batch(Record, frozen=True):
     `torn`: a segment ended in bytes that are no whole record (its writer died in mid-write, or the file is damaged).
     """
 
-    records: list[Opened | Closed]
+    records: list[Entry]
     end: Position
     torn: bool = False
 
@@ -51,7 +51,7 @@ def read(directory: Path, position: Position, *, until: Position | None, max_rec
     if until is None and is_held(directory):
         until = synced(directory)
     safe = _published(directory) if until is None else min(until, _published(directory))
-    records: list[Opened | Closed] = []
+    records: list[Entry] = []
     torn = False
     while until is None or position < until:
         last = until is not None and until.segment == position.segment
@@ -140,7 +140,7 @@ class _Scan:
         self.torn = self.torn or not _is_blank(header)
         return False
 
-    def take(self, records: list[Opened | Closed], max_records: int) -> None:
+    def take(self, records: list[Entry], max_records: int) -> None:
         """Append whole records; `offset` ends behind the last of them."""
         while len(records) < max_records and self.offset < self._bound:
             want = min(limits.JOURNAL_READ_BYTES, self._bound - self.offset)
@@ -153,7 +153,7 @@ class _Scan:
                 self.torn = not _is_blank(chunk) or self._any_byte_from(self.offset + len(chunk))
                 return
 
-    def _take_chunk(self, chunk: memoryview, records: list[Opened | Closed], max_records: int) -> int:
+    def _take_chunk(self, chunk: memoryview, records: list[Entry], max_records: int) -> int:
         """Bytes used up. A frame that the chunk cuts is left for the next one."""
         at, size = 0, len(chunk)
         room = max_records - len(records)

@@ -191,6 +191,10 @@ class Slots:
             self._claimed.set()
         return index
 
+    def power(self, index: int, watts_milli: int) -> None:
+        """The request is served elsewhere from here on, where a busy core draws this."""
+        self._words[_at(index) + _WATTS_MILLI] = watts_milli
+
     def free(self, index: int) -> None:
         """Give the cell back; only after the close record is in the journal."""
         self._words[_at(index) + _STATE] = FREE

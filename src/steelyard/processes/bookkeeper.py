@@ -16,7 +16,7 @@ from steelyard.catalog.store import tariffs_by_id
 from steelyard.kernel import limits
 from steelyard.kernel.clock import Clock
 from steelyard.kernel.errors import BooksError
-from steelyard.kernel.records import Closed, Opened, Position, Rated, Settlement
+from steelyard.kernel.records import Closed, Moved, Opened, Position, Rated, Settlement
 from steelyard.kernel.tariff import Tariff
 from steelyard.ledger.posting import posted_ids, read_watermarks
 from steelyard.metering.journal import Journal
@@ -208,19 +208,24 @@ class Bookkeeper:
             self._tails[name] = Tail(directory, self._marks.get(name, Position()), live=live)
 
     def _read(self) -> bool:
-        """Read from every series in turn; true when there may be more. Books' own series come last: their closes
-        belong to requests opened in others."""
+        """Read from every series in turn; true when there may be more. Books' own series come last, and only when the
+        dead ones are read whole: their closes belong to requests opened there, and moved perhaps."""
         self._discover()
-        more = False
+        more = dead_left = False
         for tail in sorted(self._tails.values(), key=lambda tail: tail.name.startswith(BOOKS_SERIES)):
             room = limits.POST_BATCH_MAX - len(self._pending)
             if room <= 0:
                 return True
+            if dead_left and tail.name.startswith(BOOKS_SERIES):
+                continue
             batch, some_left = tail.read(room)
             more |= some_left
+            dead_left |= some_left and not tail.live
             for record in batch.records:
                 if isinstance(record, Opened):
                     self._take_opened(record, tail)
+                elif isinstance(record, Moved):
+                    self._take_moved(record)
                 else:
                     self._take_closed(record, tail)
         return more
@@ -233,6 +238,12 @@ class Bookkeeper:
             return
         early[1].resolve(opened.request_id)
         self._pending.append((Settlement(opened, early[0]), tail))
+
+    def _take_moved(self, moved: Moved) -> None:
+        """Of a request that is not open any more it was read before, and is in the books."""
+        found = self._opened.get(moved.request_id)
+        if found is not None:
+            self._opened[moved.request_id] = (moved.moves(found[0]), found[1])
 
     def _take_closed(self, closed: Closed, tail: Tail) -> None:
         tail.closes += 1

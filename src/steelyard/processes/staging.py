@@ -12,7 +12,7 @@ import msgspec
 from sqlalchemy import Connection
 
 from steelyard.kernel.errors import BooksError
-from steelyard.kernel.records import Closed, Opened, Position, Settlement
+from steelyard.kernel.records import Closed, Moved, Opened, Position, Settlement
 from steelyard.metering.frames import segments
 from steelyard.metering.reader import is_held, read, series, synced
 
@@ -25,7 +25,8 @@ _SCHEMA = (
     "CREATE TABLE staged_opens (request_id BLOB PRIMARY KEY, series TEXT, due INTEGER, record BLOB) WITHOUT ROWID",
     "CREATE TABLE staged_closes (request_id BLOB PRIMARY KEY, series TEXT, due INTEGER, record BLOB) WITHOUT ROWID",
 )
-_decode = msgspec.msgpack.Decoder(Opened | Closed).decode
+_decode_opened = msgspec.msgpack.Decoder(Opened).decode
+_decode_closed = msgspec.msgpack.Decoder(Closed).decode
 _encode = msgspec.msgpack.Encoder().encode
 
 
@@ -79,6 +80,9 @@ class Stage:
             opens = [one for one in batch.records if isinstance(one, Opened)]
             closes = [one for one in batch.records if isinstance(one, Closed)]
             self._put("staged_opens", directory.name, opens, due=due)
+            for moved in batch.records:
+                if isinstance(moved, Moved):
+                    self._move(moved)
             self._put("staged_closes", directory.name, closes, due=due)
             self._tell(len(closes))
             if len(batch.records) < _RECORDS_PER_READ:
@@ -100,6 +104,14 @@ class Stage:
             if bytes(known[1]) != record:
                 self._complain("I12", f"{request_id.hex()} is in {known[0]} and, with other counts, in {name}")
 
+    def _move(self, moved: Moved) -> None:
+        """The request as it was open at last."""
+        query = "SELECT record FROM staged_opens WHERE request_id = ?"
+        for (record,) in self._scratch.exec_driver_sql(query, (moved.request_id,)).all():
+            opened = _encode(moved.moves(_decode_opened(record)))
+            change = "UPDATE staged_opens SET record = ? WHERE request_id = ?"
+            self._scratch.exec_driver_sql(change, (opened, moved.request_id))
+
     def take(self, request_ids: Sequence[bytes]) -> Iterator[Staged]:
         """Those of these requests that the journals opened and closed, in the order of their ids."""
         for start in range(0, len(request_ids), _IDS_PER_QUERY):
@@ -110,7 +122,7 @@ class Stage:
                 f" JOIN staged_closes c USING (request_id) WHERE o.request_id IN ({places}) ORDER BY o.request_id"
             )
             for opened, closed, opener, closer in self._scratch.exec_driver_sql(query, some).all():
-                yield Staged(Settlement(_decode(opened), _decode(closed)), opener, closer)
+                yield Staged(Settlement(_decode_opened(opened), _decode_closed(closed)), opener, closer)
 
     def left_out(self) -> Iterator[tuple[bytes, str]]:
         """Requests before their watermark, and their series, that the scratch books do not have."""

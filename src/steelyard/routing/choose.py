@@ -6,9 +6,10 @@ The catalog's order decides; an offer that cannot answer at all is left out, and
 
 from collections.abc import Sequence
 
+from steelyard.kernel.choice import Candidate
 from steelyard.kernel.errors import CallerError, bad_request, unknown_model
 from steelyard.kernel.offers import Capability, Model, Offer
-from steelyard.kernel.records import Order
+from steelyard.kernel.records import Caller, Order, Quote, Terms
 
 _DOES = {
     Capability.TEXT: "writes text; ask it at /v1/chat/completions",
@@ -46,6 +47,15 @@ def _asked_wrong(model: Model, capability: Capability) -> CallerError:
     does = ", and ".join(_DOES[one] for one in model.capabilities)
     sentence = f"The model {model.name!r} {_CANNOT[capability]}. It {does}."
     return bad_request(sentence, "model", "wrong_capability")
+
+
+def quoted(caller: Caller, terms: Terms, candidate: Candidate) -> Quote:
+    """The terms, at this offer."""
+    offer, held = candidate.offer, terms.granted
+    max_tokens = min(terms.max_tokens, offer.max_output_tokens)
+    lowered = terms.lowered and max_tokens == terms.max_tokens
+    money = (held.amount_nano, max_tokens, lowered, terms.priced_ns, held.lease, held.left)
+    return Quote(caller, offer, terms.price, candidate.cost, *money)
 
 
 def bounds(order: Order, model: Model, offers: Sequence[Offer]) -> tuple[int, int]:

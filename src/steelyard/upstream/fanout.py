@@ -5,7 +5,7 @@ see single sequences and the counts are summed here. Closing the iterator cancel
 """
 
 import asyncio
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Callable, Mapping
 from contextlib import aclosing
 
 from msgspec import Raw
@@ -13,7 +13,7 @@ from msgspec import Raw
 from steelyard.kernel.errors import UpstreamError
 from steelyard.kernel.offers import Capability, Offer
 from steelyard.kernel.quantities import Usage
-from steelyard.kernel.records import Event, Order
+from steelyard.kernel.records import Event, Order, Quote
 from steelyard.upstream.protocol import Upstream
 
 _EVENTS_QUEUED_MAX = 16
@@ -44,6 +44,13 @@ async def call(
         async for sequence, event in merged:
             usages[sequence] = event.usage
             yield sequence, event, sum(usages, Usage())
+
+
+def speaking(
+    upstreams: Mapping[str, Upstream], order: Order
+) -> Callable[[Quote], AsyncGenerator[tuple[int, Event, Usage], None]]:
+    """How to call whoever a quote names for this order."""
+    return lambda quote: call(upstreams[quote.offer.upstream], quote.offer, order, quote.max_tokens)
 
 
 async def _merged(

@@ -8,11 +8,11 @@ import sys
 from pathlib import Path
 
 import pytest
-from tests.fakes.metering import FaultyDisk, closed, opened, wait_for
+from tests.fakes.metering import FaultyDisk, closed, moved, opened, wait_for
 
 from steelyard.kernel import limits
 from steelyard.kernel.errors import BooksError
-from steelyard.kernel.records import Position
+from steelyard.kernel.records import Moved, Position
 from steelyard.metering.frames import HEADER_BYTES, frame_from, segment_path, segments
 from steelyard.metering.journal import Journal
 from steelyard.metering.lock import is_held, synced
@@ -180,13 +180,17 @@ def test_on_a_full_disk_opens_are_refused_and_every_close_still_fits(tmp_path: P
             journal.append(opened(number))
             open_numbers.append(number)
     assert len(open_numbers) > 10
+    with pytest.raises(BooksError, match="cannot grow"):
+        for _ in range(1000):
+            journal.append(moved(0))
     assert not journal.failed
     for number in open_numbers:
         journal.append(closed(number))
     disk.full = False
     journal.append(opened(9999))  # room again
     journal.close()
-    assert len(everything(tmp_path / "w0-1")) == 2 * len(open_numbers) + 1
+    kept = [one for one in everything(tmp_path / "w0-1") if not isinstance(one, Moved)]
+    assert len(kept) == 2 * len(open_numbers) + 1
 
 
 def test_a_close_fits_its_reserve() -> None:

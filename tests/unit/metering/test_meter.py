@@ -4,13 +4,15 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+import msgspec
 import pytest
 from tests.fakes.metering import FaultyDisk, order, quote, request_id
 
 from steelyard.kernel.clock import NS_PER_S, ManualClock
 from steelyard.kernel.errors import CallerError
 from steelyard.kernel.quantities import Usage
-from steelyard.kernel.records import Closed, End, Opened, Position
+from steelyard.kernel.records import Closed, End, Moved, Opened, Position
+from steelyard.kernel.tariff import Tariff
 from steelyard.metering.energy import CpuClock, EnergyClocks, clock_path
 from steelyard.metering.journal import Journal
 from steelyard.metering.meter import Meter
@@ -74,6 +76,31 @@ def test_a_whole_answer_is_closed_with_all_it_used(desk: Desk) -> None:
     assert desk.slots.free_count == 2
     desk.meter.close()
     assert desk.records() == [reading.opened, record]
+
+
+def test_a_moved_request_is_settled_where_it_is_served_and_costs_what_that_takes(desk: Desk) -> None:
+    other = CpuClock(clock_path(desk.directory.parent / "energy", "elsewhere"), lambda: desk.cpu[0])
+    reading = desk.meter.open(order(1), quote(watts_milli=10_000))
+    desk.cpu[0] += NS_PER_S
+    desk.engine.tick(1)
+    other.tick(1)
+    there, cost = msgspec.structs.replace, Tariff(7, "elsewhere", "CNY", 0, (), watts_milli=2_000)
+    offer = there(quote().offer, upstream="elsewhere")
+    reading.move(there(quote(), offer=offer, cost=cost, max_tokens=9))
+    desk.cpu[0] += 2 * NS_PER_S
+    other.tick(1)
+    reading.intend(Usage(1, 0, 1))
+    assert desk.slots.read_slot(reading.opened.slot).watts_milli == 2_000
+    reading.commit(Usage(1, 0, 1))
+    closed = reading.close(End.COMPLETE)
+    other.close()
+    desk.meter.close()
+    opened, moved, written = desk.records()
+    assert isinstance(opened, Opened) and isinstance(moved, Moved) and written == closed
+    assert moved.moves(opened) == reading.opened
+    assert (reading.opened.upstream, reading.opened.cost_id, reading.opened.max_tokens) == ("elsewhere", 7, 9)
+    assert reading.opened.hold_nano == opened.hold_nano
+    assert (closed.usage.cpu_ns, closed.usage.energy_uj) == (2 * NS_PER_S, 4_000_000)
 
 
 def test_close_is_idempotent(desk: Desk) -> None:

@@ -15,7 +15,7 @@ from steelyard.kernel.clock import ManualClock
 from steelyard.kernel.directory import DatabaseUrl
 from steelyard.kernel.errors import BooksError
 from steelyard.kernel.quantities import Usage
-from steelyard.kernel.records import Closed, End, Opened
+from steelyard.kernel.records import Closed, End, Moved, Opened
 from steelyard.metering.energy import EnergyClocks
 from steelyard.metering.frames import segments
 from steelyard.metering.journal import Journal
@@ -258,6 +258,35 @@ def die(shop: Shop, *, short: bool = False) -> Closed:
 def test_what_a_dead_worker_left_is_replayed_with_the_recovered_closes(shop: Shop, short: bool) -> None:
     die(shop, short=short)
     assert (shop.journals / "books-6").is_dir()
+    assert shop.red() == set()
+
+
+@pytest.mark.parametrize("recovered", [False, True])
+def test_a_moved_request_is_settled_where_it_went(shop: Shop, recovered: bool) -> None:
+    """By the living and by the dead, and also when the close is met before the move (other books wrote it)."""
+    opened = shop.requests.opened()
+    shop.journal.append(opened)
+    for _ in range(1200):  # more than one step reads
+        shop.serve()
+    moved = Moved(opened.request_id, shop.clock.now_ns(), opened.model, "elsewhere", 1, 2, 50)
+    shop.journal.append(moved)
+    if not recovered:
+        shop.journal.append(shop.requests.closed(opened))
+        shop.post()
+    shop.journal.close()
+    late = shop.new_bookkeeper(4)
+    if recovered:
+        while late._read():
+            late._pending.clear()
+        late.recover("w0-2")  # and dies before it has posted anything
+        late.close()
+        late = shop.new_bookkeeper(5)
+    late.start()
+    shop.bookkeeper = late
+    with shop._engine.connect() as connection:
+        query = "SELECT upstream, max_tokens, hold_nano FROM usage ORDER BY request_id"
+        found = connection.execute(text(query)).first()
+    assert found is not None and tuple(found) == ("elsewhere", 50, opened.hold_nano)
     assert shop.red() == set()
 
 

@@ -1,0 +1,153 @@
+"""One offer after the other is called until one has begun to speak.
+
+Before the first byte only: what a customer has heard is not taken back. An answer that leaves in one piece is waited
+for whole, so that one which breaks in its middle is asked for again elsewhere. Knows no upstream: how to call one, and
+how to put on record that another is called, come in.
+"""
+
+import asyncio
+from collections import deque
+from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
+from types import TracebackType
+from typing import NamedTuple, Self
+
+from steelyard.kernel import limits
+from steelyard.kernel.clock import NS_PER_S, Clock
+from steelyard.kernel.errors import UpstreamError
+from steelyard.kernel.quantities import Usage
+from steelyard.kernel.records import Event, Order, Quote
+from steelyard.routing.health import ELSEWHERE
+from steelyard.routing.router import Router
+
+Said = tuple[int, Event, Usage]
+Speech = AsyncGenerator[Said, None]
+
+
+class Ways(NamedTuple):
+    """What an attempt needs of other rooms."""
+
+    clock: Clock
+    call: Callable[[Quote], Speech]
+    move: Callable[[Quote], None]  # put on record that this is who is called from here on
+
+
+class Served:
+    """The answer of the offer that has begun to speak. Leaving the context closes the call."""
+
+    __slots__ = ("_call", "_clock", "_router", "_said", "_speech", "quote")
+
+    def __init__(self, router: Router, quote: Quote, ways: Ways) -> None:
+        self.quote = quote
+        self._router = router
+        self._clock = ways.clock
+        self._call = router.begin(quote.offer, ways.clock.monotonic_ns())
+        self._speech = ways.call(quote)
+        self._said: deque[Said] = deque()
+
+    async def begin(self, *, alone: bool, whole: bool) -> None:
+        """Wait until it speaks or, `whole`, until it has said all. Raises UpstreamError.
+
+        `alone`: nobody else could be asked, so it is waited for as long as the connection lives.
+        """
+        try:
+            async with asyncio.timeout(None if alone else limits.FIRST_TOKEN_S) as patience:
+                async for said in self._speech:
+                    self._said.append(said)
+                    if alone or _speaks(said[1]):
+                        patience.reschedule(None)
+                        self._spoke()
+                        break
+                if whole and not alone:
+                    async for said in self._speech:
+                        self._said.append(said)
+        except TimeoutError:
+            message = f"did not begin to answer within {limits.FIRST_TOKEN_S} s"
+            failure = UpstreamError(self.quote.offer.upstream, message, retryable=True)
+            await self._close(failure)
+            raise failure from None
+        except UpstreamError as error:
+            await self._close(error)
+            raise
+        except BaseException:
+            await self._close(None)
+            raise
+
+    def _spoke(self) -> None:
+        self._call.spoke(self._clock.monotonic_ns())
+        self._router.spoke(self.quote.offer)
+
+    def whole(self, total: Usage) -> None:
+        """It came to its end with these counts."""
+        self._call.whole(total.generated, self._clock.monotonic_ns())
+
+    def __aiter__(self) -> Self:
+        return self
+
+    def __anext__(self) -> Awaitable[Said]:
+        return _now(self._said.popleft()) if self._said else self._speech.__anext__()
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self._close(error if isinstance(error, UpstreamError) else None)
+
+    async def _close(self, error: UpstreamError | None) -> None:
+        try:
+            await self._speech.aclose()
+        finally:
+            self._call.ended()
+            if error is not None:
+                self._router.failed(self.quote.offer, error, self._clock.monotonic_ns(), _wait_ns(error, self._clock))
+
+
+async def served(router: Router, order: Order, quotes: Sequence[Quote], ways: Ways) -> Served:
+    """The first of these that speaks. Raises UpstreamError of the last that was tried."""
+    router.asked()
+    left = deque(quotes)
+    for moves in range(limits.ATTEMPTS_MAX):
+        quote = left.popleft()
+        if moves:
+            await asyncio.sleep(pause_s(order.request_id, moves))
+            ways.move(quote)
+        answer = Served(router, quote, ways)
+        alone = not left or moves + 1 == limits.ATTEMPTS_MAX
+        try:
+            await answer.begin(alone=alone, whole=not order.stream)
+        except UpstreamError as error:
+            while left and not router.may_move(left[0].offer, ways.clock.monotonic_ns()):
+                left.popleft()
+            if alone or not left or error.fault not in ELSEWHERE:
+                raise
+        else:
+            return answer
+    raise AssertionError("the last try returns or raises")
+
+
+def pause_s(request_id: bytes, moves: int) -> float:
+    """How long to wait before the next offer is called: nothing at first, then longer and longer, each request its own
+    part of it (the tail of an id is random), so that they do not come in a wave."""
+    if moves == 1:
+        return 0.0
+    part = int.from_bytes(request_id[-2:]) / 65536
+    return (limits.RETRY_PAUSE_MS << (moves - 2)) * part / 1000
+
+
+def _wait_ns(error: UpstreamError, clock: Clock) -> int | None:
+    """How long the upstream wants to be left alone, by its own word."""
+    if error.reset_ns is not None:
+        return max(0, error.reset_ns - clock.now_ns())
+    return None if error.retry_after_s is None else error.retry_after_s * NS_PER_S
+
+
+def _speaks(event: Event) -> bool:
+    """Whether there is anything in it for a customer."""
+    if event.text or event.finish is not None or event.reasoning or event.tool_calls or event.found:
+        return True
+    return bool(event.refusal or event.redacted or event.signature or event.logprobs is not None)
+
+
+async def _now(said: Said) -> Said:
+    return said

@@ -1,0 +1,151 @@
+"""How an offer has been doing: latencies, failures, its circuit breaker, and how long it wants to be left alone.
+
+One state per offer and worker, in memory and of fixed size. Pure: time comes in as nanoseconds that never step back.
+Knows no money and no socket; what an error means is data on it.
+"""
+
+from steelyard.kernel import limits
+from steelyard.kernel.clock import NS_PER_S
+from steelyard.kernel.errors import UpstreamError
+from steelyard.kernel.faults import Fault
+
+ELSEWHERE = frozenset(Fault) - {Fault.BAD_REQUEST, Fault.CONTENT}
+"""After these another offer may do better. What is wrong or forbidden here is not tried until somebody takes it."""
+ACCOUNT = frozenset({Fault.AUTH, Fault.NO_MONEY})
+"""What is true of all that an upstream offers us, until a person mends it."""
+_INNOCENT = frozenset({Fault.BAD_REQUEST, Fault.NOT_CARRIED, Fault.CONTENT})
+_PARTS = 1024  # what rates and steps are counted in
+
+
+class Latency:
+    """The median and the 95th percentile of what was measured lately, in nanoseconds; 0 when nothing was.
+
+    Each sample moves a quantile by a small part of itself, the further the rarer its side is: a quantile that is right
+    stands still on average, and what was measured long ago has no weight (stochastic approximation).
+    """
+
+    __slots__ = ("count", "p50", "p95")
+
+    def __init__(self) -> None:
+        self.p50 = self.p95 = self.count = 0
+
+    def note(self, sample_ns: int) -> None:
+        self.count += 1
+        if self.count == 1:
+            self.p50 = self.p95 = max(1, sample_ns)
+            return
+        step = 256 if self.count < 16 else 96  # of 1024: coarse at first, then the last hundred samples count
+        self.p50 = _moved(self.p50, sample_ns, step, 512)
+        self.p95 = max(self.p50, _moved(self.p95, sample_ns, step, 973))
+
+
+def _moved(quantile: int, sample: int, step: int, rank: int) -> int:
+    """`rank` of 1024 samples should be below."""
+    part = rank if sample > quantile else rank - _PARTS
+    return max(1, quantile + quantile * step * part // (_PARTS * _PARTS))
+
+
+class OfferState:
+    """What a worker knows of one offer."""
+
+    __slots__ = (
+        "_back_ns",
+        "_busy",
+        "_open_s",
+        "error_parts",
+        "failures",
+        "first",
+        "in_flight",
+        "probing",
+        "token",
+        "told",
+        "why",
+    )
+
+    def __init__(self) -> None:
+        self.in_flight = 0
+        self.first = Latency()  # from the call to the first event
+        self.token = Latency()  # from there on, per token
+        self.failures = 0  # in a row
+        self.error_parts = 0  # of 1024 calls lately
+        self.probing = False  # the one call that a half-open breaker lets through is under way
+        self.why = ""  # it is left alone, or was until it is asked again: "open" for its breaker, or a Fault
+        self.told = False  # it said itself for how long
+        self._back_ns = 0
+        self._open_s = 0
+        self._busy = 0  # refusals for being busy, in a row
+
+    def left_out(self, now_ns: int) -> str:
+        """Why it is not to be asked now; empty when it is."""
+        if not self.why:
+            return ""
+        return self.why if now_ns < self._back_ns else "probing" if self.probing else ""
+
+    def back_ns(self) -> int:
+        """When it may be asked again."""
+        return self._back_ns if self.why else 0
+
+    def breaker(self, now_ns: int) -> str:
+        """closed, open or half-open."""
+        return "closed" if not self.why else "open" if now_ns < self._back_ns else "half-open"
+
+    def worked(self) -> None:
+        """It answered: the breaker closes."""
+        self.failures = self._open_s = self._busy = 0
+        self.why = ""
+        self.error_parts -= self.error_parts // 16
+
+    def failed(self, error: UpstreamError, now_ns: int, wait_ns: int | None) -> None:
+        """It refused or failed; it wants to be left alone for `wait_ns`, or does not say."""
+        fault = error.fault
+        if fault in _INNOCENT:
+            self.worked()
+            return
+        self.failures += 1
+        self.error_parts += (_PARTS - self.error_parts) // 16
+        self.told = wait_ns is not None
+        if fault in {Fault.RATE_LIMITED, Fault.QUOTA}:
+            self._busy = min(self._busy + 1, 6)
+            guess_s = 2 ** (self._busy - 1) if fault is Fault.RATE_LIMITED else limits.DISABLED_S
+            self._close(fault, now_ns, guess_s * NS_PER_S if wait_ns is None else wait_ns)
+        elif fault.is_ours:
+            self._close(fault, now_ns, limits.DISABLED_S * NS_PER_S)
+        elif self.why or self.failures >= limits.BREAKER_FAILURES or self.error_parts > _PARTS // 2:
+            self._open_s = min(max(1, 2 * self._open_s), limits.BREAKER_OPEN_S_MAX)
+            self._close("open", now_ns, self._open_s * NS_PER_S)
+
+    def _close(self, why: str, now_ns: int, wait_ns: int) -> None:
+        self.why, self._back_ns = str(why), now_ns + min(wait_ns, limits.COOL_DOWN_S_MAX * NS_PER_S)
+
+
+class Call:
+    """One call under way. `spoke` once, at the first event; `ended` once."""
+
+    __slots__ = ("_began_ns", "_first_ns", "_over", "_probe", "_state")
+
+    def __init__(self, state: OfferState, now_ns: int) -> None:
+        self._state = state
+        self._began_ns = self._first_ns = now_ns
+        self._over = False
+        self._probe = state.breaker(now_ns) == "half-open" and not state.probing
+        state.in_flight += 1
+        state.probing = state.probing or self._probe
+
+    def spoke(self, now_ns: int) -> None:
+        """The first event came."""
+        self._first_ns = now_ns
+        self._state.first.note(now_ns - self._began_ns)
+        self._state.worked()
+
+    def whole(self, tokens: int, now_ns: int) -> None:
+        """It came to its end; so many tokens were generated."""
+        if tokens >= limits.SPEED_TOKENS_MIN:
+            self._state.token.note((now_ns - self._first_ns) // tokens)
+
+    def ended(self) -> None:
+        """It is over, for whatever reason. The second time says nothing new."""
+        if not self._over:
+            self._over = True
+            self._state.in_flight -= 1
+            if self._probe:
+                self._state.probing = False
