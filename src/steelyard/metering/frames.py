@@ -21,6 +21,10 @@ PREFIX = struct.Struct("<II")
 _SEGMENT = struct.Struct("<8sHHI")  # magic, format version, length of the series name, segment number
 _MAGIC = b"SYJOURN\n"
 _VERSION_BYTE = bytes([FORMAT_VERSION])
+_END_BYTE = b"\xc1"
+"""Ends a frame's body since records may end in zeros: a segment is made of zeros, so of a frame that ended in some and
+was written short the whole would stand there. msgpack never writes this byte, so the frames before it have none.
+"""
 _NAME_BYTES_MAX = HEADER_BYTES - _SEGMENT.size - 4
 
 _encode = msgspec.msgpack.Encoder().encode
@@ -51,7 +55,7 @@ def header_is_whole(header: bytes) -> bool:
 
 def frame_from(record: Entry) -> bytes:
     """One record as it stands in the file."""
-    body = _VERSION_BYTE + _encode(record)
+    body = _VERSION_BYTE + _encode(record) + _END_BYTE
     length = len(body)
     return PREFIX.pack(length, zlib.crc32(body, length)) + body
 
@@ -61,7 +65,7 @@ def record_from(body: memoryview, crc: int) -> Entry | None:
     if zlib.crc32(body, len(body)) != crc or body[0] != FORMAT_VERSION:
         return None
     try:
-        return _decoder.decode(body[1:])
+        return _decoder.decode(body[1:-1] if body[-1:] == _END_BYTE else body[1:])
     except msgspec.MsgspecError:
         return None
 

@@ -1,16 +1,19 @@
 """The reader: bounds, rotation, torn and damaged files."""
 
+import zlib
 from collections.abc import Callable
 from pathlib import Path
 
+import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from tests.fakes.metering import FaultyDisk, closed, opened
 
 from steelyard.kernel.errors import BooksError
+from steelyard.kernel.frozen import JournalRecord
 from steelyard.kernel.records import Position
-from steelyard.metering.frames import HEADER_BYTES, frame_from, segment_header, segment_path, segments
+from steelyard.metering.frames import HEADER_BYTES, PREFIX, frame_from, segment_header, segment_path, segments
 from steelyard.metering.journal import Journal
 from steelyard.metering.reader import read, series
 
@@ -96,6 +99,27 @@ def test_a_dead_segment_ends_where_its_bytes_stop_making_sense(
     assert batch.records == RECORDS[:survive]
     assert batch.torn == (survive < 6)
     assert batch.end == Position(0, HEADER_BYTES + sum(len(frame) for frame in FRAMES[:survive]))
+
+
+class LaterOpened(JournalRecord, frozen=True, tag=1):
+    """A record as a later version may have it: its last field is a number, and that is zero."""
+
+    request_id: bytes
+    count: int = 0
+
+
+def test_no_frame_is_whole_without_its_last_byte() -> None:
+    """A segment is made of zeros: were the last byte one, a frame written one byte short would stand there whole."""
+    frame = frame_from(LaterOpened(bytes(16)))  # type: ignore[arg-type]
+    assert frame_from(opened(1))[-1] and frame[-1]
+
+
+def test_frames_from_before_the_end_byte_are_read(tmp_path: Path) -> None:
+    bodies = [b"\x01" + msgspec.msgpack.encode(record) for record in RECORDS]
+    frames = [PREFIX.pack(len(body), zlib.crc32(body, len(body))) + body for body in bodies]
+    write_segment(tmp_path / "w0-1", 0, b"".join(frames))
+    batch = read(tmp_path / "w0-1", Position(), until=None, max_records=ALL)
+    assert batch.records == RECORDS and not batch.torn
 
 
 def test_the_segments_behind_a_torn_one_are_read(tmp_path: Path) -> None:
