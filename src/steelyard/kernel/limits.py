@@ -238,3 +238,7 @@ PROVE_KILL_S_MAX = 5  # per kill: a campaign that takes longer on average has st
 PROVE_SETTLE_S = 60  # after the last request everything must be in the books
 PROVE_ANSWER_S = 60  # a customer gives one answer up after this
 PROVE_RETRY_MS = 100
+
+# vendor emulators
+EMULATOR_HEARD_MAX = 256  # requests that one remembers
+EMULATOR_OUTPUT_TOKENS_MAX = 4096  # of one answer, whatever is asked

@@ -1,0 +1,40 @@
+"""MiniMax, emulated: its own form of an error (some under 200), reasoning within the text unless it is asked apart.
+
+Facts: platform.minimax.io (codes, OpenAI dialect), read 2026-11. Which status goes with which code is not told there.
+"""
+
+from steelyard.emulators.chat import Body, Chat, thinking_type
+from steelyard.emulators.script import Script
+
+
+class MiniMax(Chat):
+    name = "minimax"
+    models = ("MiniMax-M3", "MiniMax-M2")
+    errors = {
+        "bad_request": (400, 2013),
+        "auth": (401, 1004),
+        "no_money": (200, 1008),
+        "rate_limited": (200, 1002),
+        "quota": (200, 2056),
+        "content": (200, 1026),
+        "server": (200, 1033),
+    }
+    messages = {"no_money": "insufficient balance", "rate_limited": "rate limit", "content": "input new_sensitive"}
+
+    def error_body(self, message: str, inner: object) -> Body:
+        return {"base_resp": {"status_code": inner, "status_msg": message}}
+
+    def is_thinking(self, body: Body) -> bool:
+        return thinking_type(body) != "disabled"
+
+    def check(self, body: Body) -> None:
+        if thinking_type(body) not in {None, "adaptive", "disabled"}:
+            raise self.refuse("invalid params, thinking")
+        if not body.get("reasoning_split"):
+            raise self.refuse("invalid params: this emulator speaks of reasoning apart only")
+
+    def usage(self, script: Script) -> Body:
+        return super().usage(script) | {"total_characters": 0}
+
+    def thought(self, text: str) -> Body:
+        return {"reasoning_content": text, "reasoning_details": [{"type": "reasoning.text", "text": text}]}
