@@ -73,7 +73,7 @@ def limits_since(connection: Connection, since: Mapping[int, int | None]) -> dic
 
 
 def greater_limit(before_nano: int, limit_nano: int, set_ns: int, since_ns: int | None) -> int:
-    """The greatest limit since then, told limit after limit in the order they were set; `before_nano` is that so far."""
+    """The greatest limit since then, told one after the other as they were set; `before_nano` is that so far."""
     return max(limit_nano, before_nano) if since_ns is not None and set_ns > since_ns else limit_nano
 
 
