@@ -9,13 +9,14 @@ from collections.abc import Iterable
 import msgspec
 from sqlalchemy import Connection, Row, insert, select, update
 
-from steelyard.catalog.price_file import COST, PRICE, TariffDraft, check_subject
+from steelyard.catalog.entry import check_subject
+from steelyard.catalog.price_file import COST, PRICE, TariffDraft
 from steelyard.catalog.tariffs import newest, price_needs
 from steelyard.kernel.address import address_of
 from steelyard.kernel.errors import CallerError, bad_request
 from steelyard.kernel.frozen import Record
 from steelyard.kernel.offers import Capability, Model, Offer
-from steelyard.kernel.tariff import Tariff, TariffLine
+from steelyard.kernel.tariff import Tariff, TariffLine, Variant
 from steelyard.storage import tables
 
 UPSTREAM_KINDS = ("llama_cpp", "openai", "anthropic")
@@ -177,6 +178,8 @@ def tariff_of(row: Row[tuple[object, ...]]) -> Tariff:
         source=row.source,
         watts_milli=row.watts_milli,
         tier=row.tier,
+        variants=msgspec.json.decode(row.variants, type=tuple[Variant, ...]),
+        marginal=row.marginal,
     )
 
 
@@ -203,12 +206,13 @@ def _is_for_the_same(draft: TariffDraft, version: Tariff) -> bool:
 
 
 def _says_the_same(draft: TariffDraft, version: Tariff) -> bool:
-    return (draft.currency, set(draft.lines), draft.watts_milli, draft.source) == (
-        version.currency,
-        set(version.lines),
-        version.watts_milli,
-        version.source,
-    )
+    return _said_by(draft.tariff(version.id)) == _said_by(version)
+
+
+def _said_by(tariff: Tariff) -> tuple[object, ...]:
+    """Lines may stand in any order, variants may not: the first that holds counts."""
+    variants = [(one.name, one.when, set(one.lines)) for one in tariff.variants]
+    return tariff.currency, set(tariff.lines), tariff.watts_milli, tariff.source, variants, tariff.marginal
 
 
 def _insert_tariff(connection: Connection, draft: TariffDraft, now_ns: int) -> Tariff:
@@ -222,18 +226,11 @@ def _insert_tariff(connection: Connection, draft: TariffDraft, now_ns: int) -> T
         "watts_milli": draft.watts_milli,
         "tier": draft.tier,
         "lines": msgspec.json.encode(draft.lines).decode(),
+        "variants": msgspec.json.encode(draft.variants).decode(),
+        "marginal": draft.marginal,
     }
     inserted = connection.execute(insert(tables.tariffs).values(row).returning(tables.tariffs.c.id))
-    return Tariff(
-        id=inserted.scalar_one(),
-        subject=draft.subject,
-        currency=draft.currency,
-        effective_from_ns=draft.effective_from_ns,
-        lines=draft.lines,
-        source=draft.source,
-        watts_milli=draft.watts_milli,
-        tier=draft.tier,
-    )
+    return draft.tariff(inserted.scalar_one())
 
 
 def _put_offer(connection: Connection, model_id: int, registration: Registration) -> None:

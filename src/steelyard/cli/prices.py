@@ -9,6 +9,7 @@ from steelyard.catalog.price_file import parse_price_file
 from steelyard.cli.desk import Desk
 from steelyard.cli.epilog import examples
 from steelyard.cli.options import at_desk
+from steelyard.cli.price_import import price_import
 from steelyard.cli.show import Row, Show, words
 from steelyard.gateway.figures import with_texts
 from steelyard.kernel.errors import StartError
@@ -27,6 +28,9 @@ _VERSION = words("Version", "id")
 @click.group(epilog=examples("steelyard prices lint prices.toml", "steelyard prices load prices.toml"))
 def prices() -> None:
     """Price and cost books: dated tariffs, never edited, only followed by newer ones."""
+
+
+prices.add_command(price_import)
 
 
 @prices.command("load")

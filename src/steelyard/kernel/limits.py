@@ -200,9 +200,17 @@ NAME_CHARACTERS_MAX = 64
 # the price book
 PRICE_FILE_BYTES_MAX = 4 * 1024 * 1024
 PRICE_FILE_COMPLAINTS_MAX = 20
+VARIANTS_MAX = 32  # of one entry: a bit each of an int64
+HOURS_MAX = 16  # windows a day of one variant
 PRICE_PER_TOKEN_MAX = 100  # currency units; a mistaken `per` shows, and a worst case fits int64
 WATTS_PER_CORE_MAX = 1000
 SUBJECT_CHARACTERS_MAX = 128  # names of models and upstreams
+
+# bringing over what others have
+IMPORT_FILE_BYTES_MAX = 64 * 1024 * 1024
+IMPORT_STEPS_MAX = 20_000  # of one transaction
+IMPORT_STEPS_AT_ONCE = 500  # the command line sends as many, and never parts what belongs together
+IMPORT_ROWS_MAX = 1_000_000  # of one table of another's database
 
 # the console
 FORM_BYTES_MAX = 256 * 1024

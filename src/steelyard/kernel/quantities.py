@@ -21,6 +21,12 @@ class Meter(StrEnum):
     ENERGY = "energy"  # microjoules
 
 
+INPUT_METERS = (Meter.CACHED_INPUT, Meter.CACHE_WRITE, Meter.INPUT)
+"""What a prompt is counted by, in the order of a prompt: what is read from a cache stands before what is not."""
+OUTPUT_METERS = (Meter.REASONING, Meter.OUTPUT)
+"""What an answer is counted by, in its order."""
+
+
 class Usage(msgspec.Struct, frozen=True, array_like=True, gc=False):
     """Disjoint counts of one request: no token stands in two buckets. CPU time in ns, energy in µJ (both estimated)."""
 

@@ -3,6 +3,11 @@
 from steelyard.kernel.frozen import Record
 from steelyard.kernel.quantities import Meter
 
+DAYS = ("mon", "tue", "wed", "thu", "fri", "sat", "sun")
+WORKDAY, DAY_OFF = "workday", "day off"
+DAY_KINDS = (WORKDAY, DAY_OFF)
+"""By a calendar: a weekend day that was made a working day is one, a public holiday is none."""
+
 
 class TariffLine(Record, frozen=True):
     """`pico` pico-units buy `per` of the meter's units; `text` is the price as the source wrote it."""
@@ -11,6 +16,41 @@ class TariffLine(Record, frozen=True):
     text: str
     pico: int
     per: int
+
+
+class Condition(Record, frozen=True, omit_defaults=True):
+    """When a variant counts: everything that is said must hold; what is left out always does.
+
+    Clock (local wall time of `zone`), calendar and thinking are decided when a request is opened; the bands bound the
+    tokens of the whole request (prompt: fresh, read and written; output: reasoning included) and are decided at rating.
+    """
+
+    zone: str = ""  # IANA
+    days: tuple[str, ...] = ()  # of DAYS, or one of DAY_KINDS alone
+    hours: tuple[tuple[int, int], ...] = ()  # minutes of the day, the end excluded; [late, early) goes over midnight
+    calendar: str = ""  # ISO country of the `holidays` library
+    not_on_holidays: bool = False
+    thinking: bool | None = None
+    input_over: int | None = None
+    input_up_to: int | None = None
+    output_over: int | None = None
+    output_up_to: int | None = None
+
+    @property
+    def bands_input(self) -> bool:
+        return self.input_over is not None or self.input_up_to is not None
+
+    @property
+    def bands_output(self) -> bool:
+        return self.output_over is not None or self.output_up_to is not None
+
+
+class Variant(Record, frozen=True):
+    """Lines that replace those of their tariff under a condition; `name` stands on receipts."""
+
+    name: str
+    when: Condition
+    lines: tuple[TariffLine, ...]
 
 
 class Tariff(Record, frozen=True):
@@ -27,3 +67,6 @@ class Tariff(Record, frozen=True):
     source: str = ""
     watts_milli: int = 0
     tier: str = ""  # price books only: which requests it is for; empty: all without a price of their tier
+    variants: tuple[Variant, ...] = ()  # the first that holds counts; meters it has no line for take `lines`
+    marginal: bool = False  # bands price only the tokens inside them, not the whole request
+    met: int = 0  # of one request: bit i says that variant i's conditions held when it was opened; 0 in the books

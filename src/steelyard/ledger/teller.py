@@ -43,6 +43,7 @@ class Teller:
         self._usable: dict[int, int] = {}  # what all holds together may use
         self._held: dict[int, int] = {}
         self._promised: dict[int, int] = {}  # the greatest credit limit since nothing was held
+        self._caps: dict[int, list[int]] = {}  # credit limits that are about to be lowered to these
         self._earlier: dict[int, _Earlier] = {}
         self._now_ns = 0
         self._next_expiry_ns = INT64_MAX
@@ -78,13 +79,24 @@ class Teller:
 
     def payable(self, tenant_id: int) -> int:
         """What of the wallet may be paid out: not held, no grant, no credit."""
-        purse = self.purse(tenant_id)
-        return max(0, min(purse.wallet_nano, self.available(tenant_id) - purse.limit_nano))
+        return max(0, min(self.balance(tenant_id), self.available(tenant_id) - self._limit(tenant_id)))
 
     def collectable(self, tenant_id: int) -> int:
         """What may be taken from the wallet, down to its credit limit: not held, no grant."""
-        purse = self.purse(tenant_id)
-        return max(0, min(purse.wallet_nano + purse.limit_nano, self.available(tenant_id)))
+        return max(0, min(self.balance(tenant_id) + self._limit(tenant_id), self.available(tenant_id)))
+
+    def cap(self, tenant_id: int, limit_nano: int) -> None:
+        """Give no new hold under more credit than this, until `uncap`; what is held stays."""
+        self._caps.setdefault(tenant_id, []).append(limit_nano)
+        self._recount(tenant_id)
+
+    def uncap(self, tenant_id: int, limit_nano: int) -> None:
+        """The end of a `cap`: the purse's own limit counts again."""
+        caps = self._caps[tenant_id]
+        caps.remove(limit_nano)
+        if not caps:
+            del self._caps[tenant_id]
+        self._recount(tenant_id)
 
     def newest_ns(self, tenant_id: int) -> int:
         """When the newest request of the tenant that is held for was opened; 0 when there is none."""
@@ -291,9 +303,19 @@ class Teller:
         self._count(tenant_id)
         self._cover(tenant_id)
 
+    def _limit(self, tenant_id: int) -> int:
+        """The credit that new holds may be given under."""
+        limit = self.purse(tenant_id).limit_nano
+        caps = self._caps.get(tenant_id) if self._caps else None
+        return limit if caps is None else min(limit, *caps)
+
+    def _recount(self, tenant_id: int) -> None:
+        if tenant_id in self._purses:
+            self._count(tenant_id)
+
     def _count(self, tenant_id: int) -> None:
         purse = self._purses[tenant_id]
-        usable = purse.wallet_nano + purse.limit_nano
+        usable = purse.wallet_nano + self._limit(tenant_id)
         if purse.grants:
             expired = purse.expired_nano(self._now_ns)
             usable += purse.granted_nano - expired
@@ -316,7 +338,7 @@ class Teller:
 
     def _short(self, tenant_id: int) -> int:
         """What holds lack, under the limit they were given under."""
-        lowered = self._promised[tenant_id] - self._purses[tenant_id].limit_nano
+        lowered = self._promised[tenant_id] - self._limit(tenant_id)
         return self._held[tenant_id] - self._usable[tenant_id] - lowered
 
     def _cover(self, tenant_id: int) -> None:

@@ -276,9 +276,7 @@ class Books:
                 await self.lending.recall_all()
                 return self._take(await rerating.correct(self.teller, payload, self._execute))
             case _ if op in PAYING:
-                await self.lending.recall_all()
-                await self._posting.free_up()
-                return self._take(await pay(self.teller, op, payload, self._execute))
+                return self._take(await pay(self.lending, self._posting, op, payload, self._execute))
             case "ledger.close":
                 await self._posting.all_settled()
             case "receipt.export":

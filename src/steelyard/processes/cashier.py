@@ -81,6 +81,7 @@ class Cashier:
             "wallet.show": self._show,
             "wallet.grant": self._grant,
             "wallet.limit": self._limit,
+            "limit.needs": self._limit_needs,
             "wallet.allowance": self._allowance,
             "wallet.allowance.stop": self._allowance_stop,
             "time.passed": self._time_passed,
@@ -149,6 +150,10 @@ class Cashier:
             return {"batch": grants.post_grants(connection, [given], why, self._clock), "amount_nano": amount}
 
         return self._once(connection, payload, (tenant, BatchKind.GRANT), (amount, expires_ns), act)
+
+    def _limit_needs(self, connection: Connection, payload: Payload) -> Outcome:
+        """Whose limit is set, and to what."""
+        return Outcome((_tenant(connection, payload).id, amount_of(payload, least=0)))
 
     def _limit(self, connection: Connection, payload: Payload) -> Outcome:
         tenant, amount = _tenant(connection, payload), amount_of(payload, least=0)

@@ -49,14 +49,18 @@ class Lending:
         self.leases.drop(series)
         self._moved.set()
 
-    async def recall(self, tenant_id: int) -> None:
-        """Have all leases of the tenant dissolved, and return when those of connected workers are, or at the bound."""
+    async def recall(self, tenant_id: int) -> bool:
+        """Have all leases of the tenant dissolved, and return when those of connected workers are, or at the bound.
+
+        Whether they are.
+        """
         self.recall_soon(tenant_id)
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(limits.LEASE_RECALLED_MS / 1000):
                 while any(series in self._seats for series in self.leases.holders(tenant_id)):
                     self._moved.clear()
                     await self._moved.wait()
+        return not any(series in self._seats for series in self.leases.holders(tenant_id))
 
     async def recall_all(self) -> None:
         """Before money is paid out or corrected: all of it is to be counted."""

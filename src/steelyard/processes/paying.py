@@ -1,29 +1,70 @@
-"""Money that leaves a purse while requests run: set aside at the teller first, so that no request is granted it too."""
+"""Money that leaves a purse while requests run: set aside at the teller first, so that no request is granted it too.
+
+A credit limit that is lowered is such money: what only the old one covers is granted to nobody from then on.
+"""
 
 import itertools
 from collections.abc import Awaitable, Callable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from typing import Any
 
+from steelyard.kernel.errors import CallerError, unavailable
 from steelyard.ledger.moves import Need, Source, refuse_short
 from steelyard.ledger.teller import Teller
+from steelyard.processes.lending import Lending
 from steelyard.processes.outcome import Outcome
+from steelyard.processes.posting_loop import PostingLoop
 
-PAYING = frozenset({"wallet.refund", "wallet.transfer", "wallet.adjust", "ledger.reverse"})
-"""Commands that may take money out of a purse."""
+_LIMIT = "wallet.limit"
+PAYING = frozenset({"wallet.refund", "wallet.transfer", "wallet.adjust", "ledger.reverse", _LIMIT})
+"""Commands that may take money out of a purse, or its credit."""
 OWNER = "cashier"
 _numbers = itertools.count(1)
 Execute = Callable[[str, dict[str, Any]], Awaitable[Outcome]]
 
 
-async def pay(teller: Teller, op: str, payload: dict[str, Any], execute: Execute) -> Outcome:
+async def pay(lending: Lending, posting: PostingLoop, op: str, payload: dict[str, Any], execute: Execute) -> Outcome:
     """Have the command carried out by `execute`, with what it takes set aside. CallerError 409 when it is not there.
 
     The purses of the outcome must be taken over in the same turn of the loop.
     """
+    if op == _LIMIT:
+        return await _set_limit(lending, posting, payload, execute)
+    await lending.recall_all()
+    await posting.free_up()
     needs = (await execute("money.needs", {"op": op, "payload": payload})).reply
-    with set_aside(teller, needs):
+    with set_aside(lending.teller, needs):
         return await execute(op, payload)
+
+
+async def _set_limit(lending: Lending, posting: PostingLoop, payload: dict[str, Any], execute: Execute) -> Outcome:
+    """Have a credit limit set; a lower one binds new holds before it is written, so that none is above what is booked.
+
+    Raises CallerError 503 while a worker has not given its lease under the old limit back. When the books cannot say
+    whether it was written, the lower one binds until they can. The purses of the outcome must be taken over in the same
+    turn of the loop.
+    """
+    teller = lending.teller
+    tenant_id, limit_nano = (await execute("limit.needs", payload)).reply
+    if limit_nano >= teller.purse(tenant_id).limit_nano:
+        return await execute(_LIMIT, payload)
+    certain, uncap = False, partial(teller.uncap, tenant_id, limit_nano)
+    teller.cap(tenant_id, limit_nano)
+    try:
+        if not await lending.recall(tenant_id):
+            raise unavailable("leases_out", "A worker still holds money under the old limit. Nothing was changed.")
+        outcome = await execute(_LIMIT, payload)
+        certain = True
+    except CallerError as error:
+        certain = error.code == "leases_out" or error.status != 503
+        raise
+    finally:
+        if certain:
+            uncap()
+        else:
+            posting.when_certain(uncap)
+    return outcome
 
 
 @contextmanager

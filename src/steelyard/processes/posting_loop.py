@@ -87,6 +87,7 @@ class PostingLoop:
         self.trouble = ""
         self.in_doubt = False
         """Whether a commit has failed in a way that leaves its outcome open; purses and limits are then read again."""
+        self._when_certain: list[Callable[[], None]] = []
         self.absent: dict[str, int | None] = {}
         """Series of workers that are not connected → their pid, if known."""
         self._looked_ns = clock.monotonic_ns()
@@ -107,6 +108,11 @@ class PostingLoop:
     @property
     def stopping(self) -> bool:
         return self._stop.is_set()
+
+    def when_certain(self, act: Callable[[], None]) -> None:
+        """Do this once purses were read again after a commit whose outcome is open."""
+        self.in_doubt = True
+        self._when_certain.append(act)
 
     def wake(self) -> None:
         """Begin a pass now."""
@@ -166,9 +172,7 @@ class PostingLoop:
             await self._look()
             await self.on_pass()
             if self.in_doubt:
-                self._teller.correct(await self._thread.purses())
-                self._teller.limit_anew(await self._thread.seeds(self._clock))
-                self.in_doubt = False
+                await self._make_certain()
             self._lending.recall_unfit()
             self.trouble = ""
         except (DBAPIError, BooksError, OSError, CallerError) as error:
@@ -180,6 +184,15 @@ class PostingLoop:
         if self._closes_outstanding():
             self._nudge_soon()
         return not self.trouble
+
+    async def _make_certain(self) -> None:
+        """Read purses and limits again. A doubt that comes up meanwhile stays for the next pass."""
+        self.in_doubt, waiting = False, len(self._when_certain)
+        self._teller.correct(await self._thread.purses())
+        self._teller.limit_anew(await self._thread.seeds(self._clock))
+        for act in self._when_certain[:waiting]:
+            act()
+        del self._when_certain[:waiting]
 
     async def _look(self) -> None:
         """Notice while nothing is posted that the database is away: then nothing may be served either."""

@@ -74,9 +74,7 @@ def book_of(text: str, drafts: Iterable[TariffDraft]) -> Book:
     versions: dict[str, tuple[Tariff, ...]] = defaultdict(tuple)
     for number, draft in enumerate(drafts, 1):
         if draft.book == PRICE:
-            from_ns, source = draft.effective_from_ns, draft.source
-            tariff = Tariff(number, draft.subject, draft.currency, from_ns, draft.lines, source, tier=draft.tier)
-            versions[draft.subject] += (tariff,)
+            versions[draft.subject] += (draft.tariff(number),)
     return Book(hashlib.sha256(text.encode()).digest(), dict(versions))
 
 

@@ -102,6 +102,8 @@ tariffs = Table(
     Column("watts_milli", Integer, nullable=False),
     Column("lines", Text, nullable=False),  # JSON list of TariffLine
     Column("tier", String(16), nullable=False, server_default=""),  # price book: which requests it is for
+    Column("variants", Text, nullable=False, server_default="[]"),  # JSON list of Variant
+    Column("marginal", Boolean, nullable=False, server_default=false()),
     Index(None, "book", "subject", "effective_from_ns"),
 )
 

@@ -19,10 +19,10 @@ from steelyard.upstream.anthropic_fault import refusal
 from steelyard.upstream.anthropic_names import in_canonical_words
 from steelyard.upstream.anthropic_request import Sent, request_of
 from steelyard.upstream.credential import Credential
+from steelyard.upstream.hearing import hear
 from steelyard.upstream.http1 import header_block
 from steelyard.upstream.pool import Pool, Request, Response
 from steelyard.upstream.protocol import writes_only
-from steelyard.upstream.sse import EventReader
 
 VERSION = "2023-06-01"
 """The dialect's version that every server of it knows. Ours, not the customer's: his answer is made here."""
@@ -33,6 +33,24 @@ class _Counted(msgspec.Struct):
 
 
 _counted_decoder = msgspec.json.Decoder(_Counted)
+
+
+class _Voice:
+    """How the server refuses what was sent; see `hearing.Voice`."""
+
+    def __init__(self, upstream: str, credential: Credential, sent: Sent) -> None:
+        self._upstream = upstream
+        self._credential = credential
+        self._sent = sent
+
+    def refusal(self, response: Response, body: bytes) -> UpstreamError:
+        if response.status == 200:
+            return UpstreamError(self._upstream, "answered without a stream of events")
+        error = refusal(self._upstream, body, response.status, response.headers.get(b"retry-after", b""))
+        return in_canonical_words(error, self._sent)
+
+    def veiled(self, error: UpstreamError) -> UpstreamError:
+        return self._credential.veiled(error)
 
 
 class Anthropic:
@@ -50,39 +68,13 @@ class Anthropic:
     def name(self) -> str:
         return self._name
 
-    async def stream(
+    def stream(
         self, offer: Offer, params: dict[str, Raw], max_tokens: int, request_id: bytes
     ) -> AsyncGenerator[Event, None]:
         """See `Upstream.stream`. The prompt's counts are exact from the first event, the output's at the last."""
         sent = request_of(self._name, offer, params, max_tokens)
-        response = await self._pool.request(self._request(offer, "/v1/messages", sent, sent.body))
-        try:
-            if response.status != 200:
-                raise self._refusal(await response.body(limits.UPSTREAM_ERROR_BYTES_MAX), response, sent)
-            if not response.headers.get(b"content-type", b"").startswith(b"text/event-stream"):
-                raise UpstreamError(self._name, "answered without a stream of events")
-            reader = EventReader(self._name)
-            answer = Answer(self._name, len(sent.body))
-            failure: UpstreamError | None = None
-            while read := await response.read():
-                try:
-                    for data in reader.feed(read):
-                        answer.take(data)
-                except UpstreamError as error:
-                    failure = error  # what came before it is delivered
-                for event in answer.events():
-                    yield event
-                if failure is not None:
-                    raise failure
-                if answer.done:
-                    break
-            if answer.done:
-                response.release()
-            yield answer.end()
-        except UpstreamError as error:
-            raise self._credential.veiled(error) from None
-        finally:
-            response.close()
+        request = self._request(offer, "/v1/messages", sent, sent.body)
+        return hear(self._pool, request, Answer(self._name, len(sent.body)), _Voice(self._name, self._credential, sent))
 
     async def read(self, offer: Offer, capability: Capability, params: dict[str, Raw]) -> Event:
         raise writes_only(self._name, capability)  # the dialect has no place for it
@@ -91,12 +83,13 @@ class Anthropic:
         """The vendor's own count of what `stream` would send; None where it has none."""
         sent = request_of(self._name, offer, params, offer.max_output_tokens)
         request = self._request(offer, "/v1/messages/count_tokens", sent, sent.counted)
+        voice = _Voice(self._name, self._credential, sent)
         async with await self._pool.request(request) as response:
             body = await response.body(limits.UPSTREAM_ERROR_BYTES_MAX)
             if response.status in {404, 405, 501}:
                 return None
             if response.status != 200:
-                raise self._credential.veiled(self._refusal(body, response, sent))
+                raise voice.veiled(voice.refusal(response, body))
         try:
             return _counted_decoder.decode(body).input_tokens
         except (msgspec.DecodeError, UnicodeDecodeError):
@@ -110,10 +103,6 @@ class Anthropic:
                 return response.status < 500 and response.status not in {401, 403}
         except UpstreamError:
             return False
-
-    def _refusal(self, body: bytes, response: Response, sent: Sent) -> UpstreamError:
-        error = refusal(self._name, body, response.status, response.headers.get(b"retry-after", b""))
-        return in_canonical_words(error, sent)
 
     def _request(self, offer: Offer, path: str, sent: Sent | None = None, body: bytes = b"") -> Request:
         at = address_of(offer.address)

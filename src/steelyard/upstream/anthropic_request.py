@@ -12,7 +12,8 @@ from msgspec import Raw
 
 from steelyard.kernel.errors import UpstreamError
 from steelyard.kernel.offers import Offer
-from steelyard.upstream.anthropic_turns import Message, Turns, refused
+from steelyard.upstream.anthropic_turns import Message, Turns
+from steelyard.upstream.whose import not_carried
 
 BUDGET_TOKENS_MIN = 1024
 """The least the dialect lets a model think, if it thinks by budget."""
@@ -77,10 +78,10 @@ _PROMPT = frozenset(
 def request_of(upstream: str, offer: Offer, params: dict[str, Raw], max_tokens: int) -> Sent:
     """Raises UpstreamError 400 that names the field which cannot be carried over."""
     if "prompt" in params:
-        raise refused(upstream, "prompt", "this model answers conversations only; ask /v1/chat/completions")
+        raise not_carried(upstream, "prompt", "this model answers conversations only; ask /v1/chat/completions")
     for name in sorted(CANNOT & params.keys()):
         if bytes(params[name]) not in _NEUTRAL:
-            raise refused(upstream, name, "this model has nothing like it; leave it out")
+            raise not_carried(upstream, name, "this model has nothing like it; leave it out")
     turns = Turns(upstream)
     turns.take(params["messages"])
     known = WITHHELD | CANNOT | _TRANSLATED
@@ -98,7 +99,7 @@ def request_of(upstream: str, offer: Offer, params: dict[str, Raw], max_tokens: 
         stop = _decode(params["stop"])
         fields["stop_sequences"] = [stop] if isinstance(stop, str) else stop
     if (heat := params.get("temperature")) is not None and _decode(heat, type=float) > 1:
-        raise refused(upstream, "temperature", "this model takes at most 1")
+        raise not_carried(upstream, "temperature", "this model takes at most 1")
     return Sent(fields, _betas(upstream, params), turns.messages, turns.system_places)
 
 
@@ -141,13 +142,15 @@ def _shape(upstream: str, params: dict[str, Raw]) -> dict[str, Any]:
     config: dict[str, Any] = {}
     effort = _decode(params.get("reasoning_effort", _NONE))
     if not isinstance(effort, str) or effort not in {"none", *_EFFORTS}:
-        raise refused(upstream, "reasoning_effort", f"it is one of none, {', '.join(_EFFORTS)}")
+        raise not_carried(upstream, "reasoning_effort", f"it is one of none, {', '.join(_EFFORTS)}")
     if effort != "none":
         config["effort"] = _EFFORTS[effort]
     if "response_format" in params:
         form = _decode(params["response_format"])
         if form.get("type") != "json_schema":
-            raise refused(upstream, "response_format", "this model answers in JSON by a schema only; send json_schema")
+            raise not_carried(
+                upstream, "response_format", "this model answers in JSON by a schema only; send json_schema"
+            )
         config["format"] = {"type": "json_schema", "schema": form["json_schema"]["schema"]}
     return {"output_config": config} if config else {}
 
@@ -163,18 +166,18 @@ def _thinking(upstream: str, params: dict[str, Raw], max_tokens: int) -> Any:
     if wanted is None:
         return {"type": "disabled"} if bytes(params.get("reasoning_effort", b"")) == _NONE_TEXT else None
     if not isinstance(wanted, dict):
-        raise refused(upstream, "thinking", "it is an object with a 'type'")
+        raise not_carried(upstream, "thinking", "it is an object with a 'type'")
     if wanted.get("type") == "auto":
         return {**wanted, "type": "adaptive"}
     if wanted.get("type") != "enabled":
         return wanted
     asked = wanted.get("budget_tokens") or budget or max(BUDGET_TOKENS_MIN, max_tokens // 2)
     if not isinstance(asked, int) or isinstance(asked, bool) or asked < 0:
-        raise refused(upstream, "thinking", "'budget_tokens' is a number")
+        raise not_carried(upstream, "thinking", "'budget_tokens' is a number")
     if asked >= max_tokens > BUDGET_TOKENS_MIN:
         asked = max_tokens - 1  # an upper bound anyway; it has to leave room for one token of the answer
     if asked >= max_tokens:
-        raise refused(upstream, "thinking", f"it takes {BUDGET_TOKENS_MIN} tokens of at most {max_tokens} here")
+        raise not_carried(upstream, "thinking", f"it takes {BUDGET_TOKENS_MIN} tokens of at most {max_tokens} here")
     return {**wanted, "budget_tokens": asked}
 
 

@@ -11,8 +11,7 @@ from typing import Any
 import msgspec
 from msgspec import Raw
 
-from steelyard.kernel.errors import UpstreamError
-from steelyard.kernel.faults import Fault
+from steelyard.upstream.whose import not_carried
 
 OUR_SIGNATURE = "steelyard_"
 """How the gateway signs thinking of models that do not sign it; nobody else takes it for a proof."""
@@ -77,7 +76,7 @@ class Turns:
         for place, turn in enumerate(_turns.decode(raw)):
             where = f"messages[{place}]"
             if turn.name is not None and turn.role != "tool":
-                raise refused(self._upstream, f"{where}.name", "this model knows no names of participants")
+                raise not_carried(self._upstream, f"{where}.name", "this model knows no names of participants")
             match turn.role:
                 case "system" if not self.messages:
                     blocks = self._blocks(turn.content, where)
@@ -90,7 +89,7 @@ class Turns:
                 case role:
                     blocks = self._blocks(turn.content, where)
                     if not blocks:
-                        raise refused(self._upstream, f"{where}.content", "it is empty")
+                        raise not_carried(self._upstream, f"{where}.content", "it is empty")
                     self._add(role, blocks, place)
 
     def _add(self, role: str, blocks: list[Block], place: int) -> None:
@@ -140,7 +139,7 @@ class Turns:
         try:
             msgspec.json.decode(text, type=dict[str, Any])
         except (msgspec.DecodeError, RecursionError):
-            raise refused(self._upstream, where, "this model takes an object in JSON only") from None
+            raise not_carried(self._upstream, where, "this model takes an object in JSON only") from None
         return Raw(text.encode())
 
     def _blocks(self, content: str | list[_Part] | None, where: str) -> list[Block]:
@@ -162,19 +161,19 @@ class Turns:
             case "file":
                 return self._document(part.file or {}, where)
             case _:
-                raise refused(self._upstream, where, f"parts of the type {part.type!r} are not read by this model")
+                raise not_carried(self._upstream, where, f"parts of the type {part.type!r} are not read by this model")
 
     def _image(self, url: Any, where: str) -> Block:
         if isinstance(url, str) and (found := _DATA_URL.fullmatch(url)):
             return {"type": "base64", "media_type": found[1], "data": found[2]}
         if isinstance(url, str) and url.startswith(("https://", "http://")):
             return {"type": "url", "url": url}
-        raise refused(self._upstream, where, "an image is an address or a base64 data URL")
+        raise not_carried(self._upstream, where, "an image is an address or a base64 data URL")
 
     def _document(self, file: dict[str, Any], where: str) -> Block:
         found = _DATA_URL.fullmatch(file["file_data"]) if isinstance(file.get("file_data"), str) else None
         if found is None:
-            raise refused(self._upstream, where, "a file is a base64 data URL in 'file_data'")
+            raise not_carried(self._upstream, where, "a file is a base64 data URL in 'file_data'")
         source = {"type": "base64", "media_type": found[1], "data": found[2]}
         name = file.get("filename")
         return {"type": "document", "source": source, **({"title": name} if isinstance(name, str) else {})}
@@ -197,12 +196,6 @@ def call_id(text: str) -> str:
     if _CALL_ID.fullmatch(text):
         return text
     return "call_" + hashlib.blake2b(text.encode(), digest_size=12).hexdigest()
-
-
-def refused(upstream: str, where: str, why: str) -> UpstreamError:
-    """A field that cannot be carried over; the customer reads this."""
-    error = UpstreamError(upstream, f"'{where}' cannot be carried over: {why}.", status=400, param=where)
-    return error.known_as(Fault.NOT_CARRIED)
 
 
 def _marked(block: Block, cache_control: Block | None) -> Block:

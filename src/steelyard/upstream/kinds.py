@@ -8,6 +8,7 @@ from steelyard.kernel.errors import UpstreamError
 from steelyard.kernel.offers import Capability, Offer
 from steelyard.kernel.records import Event
 from steelyard.upstream.anthropic import Anthropic
+from steelyard.upstream.balance import Balance
 from steelyard.upstream.llama_cpp import LlamaCpp
 from steelyard.upstream.openai import OpenAI
 from steelyard.upstream.pool import Pool
@@ -47,6 +48,12 @@ class ByKind:
 
     async def ready(self, offer: Offer) -> bool:
         return await self._adapter(offer.kind).ready(offer)
+
+    async def balance(self, offer: Offer) -> tuple[Balance, ...] | None:
+        """What is left of our money there, one for each currency; None where a vendor cannot be asked. Raises
+        UpstreamError as `stream` does."""
+        adapter = self._adapter(offer.kind)
+        return await adapter.balance(offer) if isinstance(adapter, OpenAI) else None
 
     def _adapter(self, kind: str) -> Upstream:
         adapter = self._made.get(kind)

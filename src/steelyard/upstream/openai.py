@@ -1,12 +1,10 @@
 """The adapter for any server of OpenAI's chat dialect (vLLM, SGLang, Ollama, vendors).
 
-Owns what is asked of it and how its answer is read. The last usage it gives is the answer's; one that gives none is
-estimated and flagged, never taken for nothing. What would change its price or its counts is not passed on. Knows no
-money and no customer dialect.
+Owns the exchange: what is sent where, with which credential, and how an answer or a refusal comes back. What one vendor
+does differently stands in its `Vendor`. Knows no money and no customer dialect.
 """
 
 from collections.abc import AsyncGenerator
-from typing import Any
 
 import msgspec
 import structlog
@@ -14,98 +12,79 @@ from msgspec import Raw
 
 from steelyard.kernel import limits
 from steelyard.kernel.address import address_of
+from steelyard.kernel.clock import Clock, SystemClock
 from steelyard.kernel.errors import UpstreamError
 from steelyard.kernel.offers import Capability, Offer
 from steelyard.kernel.records import Event
-from steelyard.upstream.credential import Credential
+from steelyard.upstream.balance import Balance
+from steelyard.upstream.credential import Credential, Signed
+from steelyard.upstream.hearing import hear
 from steelyard.upstream.openai_answer import Answer
 from steelyard.upstream.openai_fault import refusal
 from steelyard.upstream.openai_reading import PATHS, answer_of
 from steelyard.upstream.pool import Pool, Request, Response
-from steelyard.upstream.proofs import without_proofs
-from steelyard.upstream.sse import EventReader
+from steelyard.upstream.vendor import ANY_VENDOR, WITHHELD, Asked, Vendor
+from steelyard.upstream.whose import not_carried
 
 log = structlog.get_logger()
 
-WITHHELD = frozenset(
-    {
-        *("model", "n", "best_of", "stream", "stream_options", "max_tokens", "max_completion_tokens"),
-        *("service_tier", "store", "models", "provider", "route", "plugins", "transforms"),
-        *("anthropic_beta", "echo", "prompt_logprobs", "chat_template", "kv_transfer_params", "use_beam_search"),
-    }
-)
-"""Ours to set, or not a customer's to choose: they change what is counted, what we pay, or who answers.
-A beta of another dialect means nothing here."""
-
-_ALWAYS = {"stream": Raw(b"true"), "stream_options": Raw(b'{"include_usage":true}')}
+_LINES = {
+    "content_type": "application/json",
+    "accept": "application/json, text/event-stream",
+    "authorization": "Bearer {key}",
+}
+_encode = msgspec.json.encode
 
 
 class OpenAI:
     """One server behind the Upstream Protocol. The pool is shared and not closed here."""
 
-    def __init__(self, name: str, pool: Pool, api_key: str) -> None:
+    def __init__(
+        self, name: str, pool: Pool, api_key: str, vendor: Vendor = ANY_VENDOR, clock: Clock | None = None
+    ) -> None:
         self._name = name
         self._pool = pool
+        self._vendor = vendor
         self._credential = Credential(name, api_key)
-        self._headers = self._credential.headers(
-            content_type="application/json", accept="application/json, text/event-stream", authorization="Bearer {key}"
-        )
+        lines = {**_LINES, **vendor.headers}
+        self._signed = vendor.token and Signed(self._credential, lines, vendor.token, clock or SystemClock())
+        self._headers = b"" if self._signed else self._credential.headers(**lines)
 
     @property
     def name(self) -> str:
         return self._name
 
-    async def stream(
+    def stream(
         self, offer: Offer, params: dict[str, Raw], max_tokens: int, request_id: bytes
     ) -> AsyncGenerator[Event, None]:
         """See `Upstream.stream`. Counts before the closing ones are lower estimates unless the server tells its own."""
-        path = "/completions" if "prompt" in params else "/chat/completions"
-        response = await self._pool.request(self._request(offer, "POST", path, _body(offer, params, max_tokens)))
-        try:
-            if response.status != 200:
-                raise await self._refusal(response)
-            if not response.headers.get(b"content-type", b"").startswith(b"text/event-stream"):
-                raise UpstreamError(self._name, "answered without a stream of events")
-            events = EventReader(self._name)
-            answer = Answer(self._name, _asked_bytes(params), _stops(params))
-            failure: UpstreamError | None = None
-            while read := await response.read():
-                try:
-                    for data in events.feed(read):
-                        answer.take(data)
-                except UpstreamError as error:
-                    failure = error  # what came before it is delivered
-                if (event := answer.event()) is not None:
-                    yield event
-                if failure is not None:
-                    raise failure
-                if answer.done:
-                    break
-            if answer.done:
-                response.release()
-            yield answer.end()
-        except UpstreamError as error:
-            raise self._credential.veiled(error) from None
-        finally:
-            response.close()
+        vendor = self._vendor
+        path = vendor.completion_path if "prompt" in params else vendor.chat_path
+        if not path:
+            raise not_carried(self._name, "prompt", "this model answers conversations only; ask /v1/chat/completions")
+        asked = Asked(self._name, offer.upstream_model, params, max_tokens)
+        request = self._request(offer, "POST", path, _encode(vendor.fields(asked)))
+        return hear(self._pool, request, (vendor.hearing or Answer)(vendor, asked), self)
 
     async def read(self, offer: Offer, capability: Capability, params: dict[str, Raw]) -> Event:
         fields = {name: value for name, value in params.items() if name not in WITHHELD}
-        body = msgspec.json.encode({**fields, "model": offer.upstream_model})
-        try:
-            async with await self._pool.request(self._request(offer, "POST", PATHS[capability], body)) as response:
-                if response.status != 200:
-                    raise await self._refusal(response)
-                said = await response.body(limits.READING_ANSWER_BYTES_MAX)
-            read = answer_of(self._name, capability, params, said)
-        except UpstreamError as error:
-            raise self._credential.veiled(error) from None
+        body = _encode({**fields, "model": offer.upstream_model})
+        said = await self._answer(self._request(offer, "POST", PATHS[capability], body))
+        read = answer_of(self._name, capability, params, said)
         if read.estimated:
             log.warning("usage_estimated", upstream=self._name)
         return read
 
     async def count(self, offer: Offer, params: dict[str, Raw]) -> int | None:
         return None  # the dialect has no word for it
+
+    async def balance(self, offer: Offer) -> tuple[Balance, ...] | None:
+        """What is left of our money there, one for each currency; None where it cannot be asked. Raises
+        UpstreamError as `stream` does."""
+        at = self._vendor.balance
+        if at is None:
+            return None
+        return at.of(self._name, await self._answer(self._request(offer, "GET", at.path)))
 
     async def ready(self, offer: Offer) -> bool:
         try:
@@ -115,33 +94,26 @@ class OpenAI:
         except UpstreamError:
             return False
 
-    async def _refusal(self, response: Response) -> UpstreamError:
-        body = await response.body(limits.UPSTREAM_ERROR_BYTES_MAX)
-        return refusal(self._name, body, response.status, response.headers.get(b"retry-after", b""))
+    def refusal(self, response: Response, body: bytes) -> UpstreamError:
+        """See `hearing.Voice`."""
+        wait = response.headers.get(b"retry-after", b"")
+        return refusal(self._name, body, response.status, wait, self._vendor.faults)
+
+    def veiled(self, error: UpstreamError) -> UpstreamError:
+        """See `hearing.Voice`."""
+        return self._credential.veiled(error)
+
+    async def _answer(self, request: Request) -> bytes:
+        """The body of an answer that is no stream."""
+        try:
+            async with await self._pool.request(request) as response:
+                if response.status != 200:
+                    raise self.refusal(response, await response.body(limits.UPSTREAM_ERROR_BYTES_MAX))
+                return await response.body(limits.READING_ANSWER_BYTES_MAX)
+        except UpstreamError as error:
+            raise self.veiled(error) from None
 
     def _request(self, offer: Offer, method: str, path: str, body: bytes = b"") -> Request:
         at = address_of(offer.address)
-        return Request(self._name, at.host, at.port, method, at.api(path), self._headers, body, at.tls)
-
-
-def _body(offer: Offer, params: dict[str, Raw], max_tokens: int) -> bytes:
-    fields: dict[str, Any] = {name: value for name, value in params.items() if name not in WITHHELD}
-    if "messages" in fields:
-        fields["messages"] = without_proofs(fields["messages"])
-    if "prompt" in params and "logprobs" in fields:  # a completion's `logprobs` is the number of alternatives
-        fields["logprobs"] = fields.pop("top_logprobs", 1)
-    fields["model"] = offer.upstream_model
-    fields["max_tokens"] = max_tokens
-    return msgspec.json.encode(fields | _ALWAYS)
-
-
-def _asked_bytes(params: dict[str, Raw]) -> int:
-    """How much text the model reads, for estimates of a prompt."""
-    return sum(len(bytes(params[name])) for name in ("messages", "prompt", "tools") if name in params)
-
-
-def _stops(params: dict[str, Raw]) -> list[str]:
-    """The texts that end an answer."""
-    raw = params.get("stop")
-    stops: str | list[str] = [] if raw is None else msgspec.json.decode(raw, type=str | list[str])
-    return [stops] if isinstance(stops, str) else stops
+        headers = self._signed.block() if self._signed else self._headers
+        return Request(self._name, at.host, at.port, method, at.api(path), headers, body, at.tls)

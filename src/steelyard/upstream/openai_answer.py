@@ -4,7 +4,7 @@ Owns the rules for its counts: usage may come never, once, in every chunk or twi
 counts and none is ever added. Before it comes, what has been delivered is counted low, because a count never falls.
 """
 
-from collections.abc import Container
+from collections.abc import Iterator
 from typing import Any
 
 import msgspec
@@ -13,19 +13,12 @@ from msgspec import Raw
 from steelyard.kernel.errors import UpstreamError
 from steelyard.kernel.quantities import Usage
 from steelyard.kernel.records import CallPiece, Event
-from steelyard.upstream.openai_fault import Complaint, sentence
+from steelyard.upstream.openai_counts import Counts
+from steelyard.upstream.openai_fault import Body, failed
 from steelyard.upstream.tally import Tally
+from steelyard.upstream.vendor import FAILED, Asked, Vendor
 
 _DONE = b"[DONE]"
-_FINISH = {
-    "function_call": "tool_calls",
-    "eos": "stop",
-    "stop_sequence": "stop",
-    "max_tokens": "length",
-    "model_context_window_exceeded": "length",
-    "sensitive": "content_filter",
-}
-_FAILED = frozenset({"abort", "error", "network_error", "insufficient_system_resource"})
 
 
 class _Function(msgspec.Struct):
@@ -56,29 +49,12 @@ class _Choice(msgspec.Struct):
     stop_reason: Any = None  # vLLM: the stop text that was met, or a token's id
     matched_stop: Any = None  # SGLang: the same
     logprobs: dict[str, Any] | None = None
+    usage: Counts | None = None  # Moonshot: with the end of the choice
 
 
-class _PromptDetails(msgspec.Struct):
-    cached_tokens: int | None = None
-    cache_write_tokens: int | None = None
-
-
-class _OutputDetails(msgspec.Struct):
-    reasoning_tokens: int | None = None
-
-
-class _Counts(msgspec.Struct):
-    prompt_tokens: int | None = None
-    completion_tokens: int | None = None
-    prompt_tokens_details: _PromptDetails | None = None
-    completion_tokens_details: _OutputDetails | None = None
-    prompt_cache_hit_tokens: int | None = None
-
-
-class _Chunk(msgspec.Struct):
+class _Chunk(Body):
     choices: list[_Choice] | None = None
-    usage: _Counts | None = None
-    error: Complaint | str | None = None
+    usage: Counts | None = None
 
 
 _encode = msgspec.json.encode
@@ -110,13 +86,14 @@ class _Numbers:
 
 
 class Answer:
-    """The state of one sequence. `asked_bytes` is the size of the prompt's text, `stops` what may end the answer."""
+    """The state of one sequence."""
 
-    def __init__(self, upstream: str, asked_bytes: int, stops: Container[str] = ()) -> None:
+    def __init__(self, vendor: Vendor, asked: Asked) -> None:
         self.done = False
-        self._upstream = upstream
-        self._tally = Tally(upstream, asked_bytes)
-        self._stops = stops
+        self._vendor = vendor
+        self._upstream = asked.upstream
+        self._tally = Tally(asked.upstream, asked.text_bytes)
+        self._stops = asked.stops
         self._stop_text: str | None = None
         self._texts: list[str] = []
         self._reasoning: list[str] = []
@@ -136,10 +113,12 @@ class Answer:
             chunk = _chunk_decoder.decode(data)
         except (msgspec.DecodeError, UnicodeDecodeError) as error:
             raise UpstreamError(self._upstream, f"sent a chunk that cannot be read ({error})") from None
-        if chunk.error is not None:
-            raise UpstreamError(self._upstream, sentence(chunk.error) or "failed without saying why")
+        if (complaint := chunk.complaint(is_answer=chunk.choices is not None)) is not None:
+            raise failed(self._upstream, complaint, self._vendor.faults)
         for choice in chunk.choices or ():
             self._choice(choice)
+            if choice.usage is not None:
+                self._count(choice.usage)
         if chunk.usage is not None:
             self._count(chunk.usage)
 
@@ -163,33 +142,25 @@ class Answer:
         if choice.logprobs is not None:
             self._logprobs += _tokens(choice.logprobs)
         self._tally.pieces += bool(text or delta.refusal or delta.tool_calls)
-        if choice.finish_reason in _FAILED:
+        end = self._vendor.end_of(choice.finish_reason) if choice.finish_reason else None
+        if end == FAILED:
             raise UpstreamError(self._upstream, f"ended its answer with {choice.finish_reason!r}", retryable=True)
         for met in (choice.stop_reason, choice.matched_stop):
             if isinstance(met, str) and met in self._stops:
                 self._stop_text = met
-        if choice.finish_reason:
-            self._finish = _FINISH.get(choice.finish_reason, choice.finish_reason)
+        if end:
+            self._finish = end
 
-    def _count(self, counts: _Counts) -> None:
-        """The last usage wins. One of zeros, as some servers send with every chunk but the last, says nothing."""
-        prompt, output = max(0, counts.prompt_tokens or 0), max(0, counts.completion_tokens or 0)
-        if not prompt and not output:
-            return
-        details = counts.prompt_tokens_details
-        cached = (details.cached_tokens if details else None) or counts.prompt_cache_hit_tokens or 0
-        cached = min(max(cached, 0), prompt)
-        written = min(max((details.cache_write_tokens if details else None) or 0, 0), prompt - cached)
-        thought = counts.completion_tokens_details
-        said = self._tally.parted(output, thought.reasoning_tokens if thought else None)
-        fresh = prompt - cached - written
-        self._counts = Usage(fresh, cached, said.output, cache_write=written, reasoning=said.reasoning)
+    def _count(self, counts: Counts) -> None:
+        """The last usage wins."""
+        found = counts.usage(self._tally)
+        if found is not None:
+            self._counts = found
 
-    def event(self) -> Event | None:
-        """What is new since the last event; the finish is kept for `end`, when the last count is known."""
-        if not (self._texts or self._reasoning or self._refusal or self._calls or self._logprobs):
-            return None
-        return self._event(self._counts or self._tally.low(), None)
+    def events(self) -> Iterator[Event]:
+        """What is new since the last time; the finish is kept for `end`, when the last count is known."""
+        if self._texts or self._reasoning or self._refusal or self._calls or self._logprobs:
+            yield self._event(self._counts or self._tally.low(), None)
 
     def end(self) -> Event:
         """The last event. Raises UpstreamError when the answer had not come to its end."""

@@ -4,50 +4,60 @@ Vendors of this dialect say "your account is empty" with 400, 402, 403 and 429; 
 busy model, which would be asked again for ever. The codes are data: one that another vendor adds is a word more.
 """
 
+import re
+from datetime import datetime
 from typing import Any
 
 import msgspec
 
+from steelyard.kernel.clock import NS_PER_S
 from steelyard.kernel.errors import UpstreamError
 from steelyard.kernel.faults import Fault
+from steelyard.upstream.fault_table import FaultTable
 from steelyard.upstream.whose import refused
 
-_WORDS = {
-    Fault.NO_MONEY: """
-        insufficient_quota billing_hard_limit_reached
-        AccountOverdueError
-        Arrearage
-        1112 1113 1121
-    """,
-    Fault.AUTH: """
-        invalid_api_key
-        AuthenticationError AccessDenied
-        InvalidApiKey
-        1000 1001 1002 1003 1004
-    """,
-    Fault.MODEL_MISSING: """
-        model_not_found
-        ModelNotOpen InvalidEndpoint.ClosedEndpoint InvalidEndpointOrModel.NotFound
-        ModelNotFound
-        1211 1311
-    """,
-    Fault.QUOTA: "Throttling.AllocationQuota 1304 1308 1309 1310",
-    Fault.RATE_LIMITED: "rate_limit_exceeded Throttling.RateQuota 1302 1303 1305 1312",
-    Fault.CONTENT: "content_filter content_policy_violation data_inspection_failed 1301",
-    Fault.BAD_REQUEST: "context_length_exceeded 1210 1212 1213 1214 1215 1261",
-}
-"""By line: OpenAI, Ark, DashScope, Zhipu."""
+_MOMENT = re.compile(r"(20\d\d-\d\d-\d\d)[ T](\d\d:\d\d:\d\d)")
 
-BY_CODE = {code: fault for fault, codes in _WORDS.items() for code in codes.split()}
-BY_STATUS = {
-    401: Fault.AUTH,
-    402: Fault.NO_MONEY,
-    403: Fault.AUTH,
-    404: Fault.MODEL_MISSING,
-    **dict.fromkeys((400, 413, 422), Fault.BAD_REQUEST),
-    451: Fault.CONTENT,  # StepFun's word for it
-    **dict.fromkeys((429, 529), Fault.RATE_LIMITED),
-}
+STATUSES = FaultTable(
+    {
+        Fault.BAD_REQUEST: "400/* 413/* 422/*",
+        Fault.AUTH: "401/* 403/*",
+        Fault.NO_MONEY: "402/*",
+        Fault.MODEL_MISSING: "404/*",
+        Fault.CONTENT: "451/*",  # StepFun's word for it
+        Fault.RATE_LIMITED: "429/* 529/*",
+    }
+)
+"""What statuses mean in this dialect where no code says otherwise; the tables of vendors go on from it."""
+
+ANY = FaultTable(
+    {
+        Fault.NO_MONEY: """
+            */insufficient_quota */billing_hard_limit_reached
+            */AccountOverdueError
+            */Arrearage
+            */1112 */1113 */1121
+        """,
+        Fault.AUTH: """
+            */invalid_api_key
+            */AuthenticationError */AccessDenied
+            */InvalidApiKey
+            */1000 */1001 */1002 */1003 */1004
+        """,
+        Fault.MODEL_MISSING: """
+            */model_not_found
+            */ModelNotOpen */InvalidEndpoint.ClosedEndpoint */InvalidEndpointOrModel.NotFound
+            */ModelNotFound
+            */1211 */1311
+        """,
+        Fault.QUOTA: "*/Throttling.AllocationQuota */1304 */1308 */1309 */1310",
+        Fault.RATE_LIMITED: "*/rate_limit_exceeded */Throttling.RateQuota */1302 */1303 */1305 */1312",
+        Fault.CONTENT: "*/content_filter */content_policy_violation */data_inspection_failed */1301",
+        Fault.BAD_REQUEST: "*/context_length_exceeded */1210 */1212 */1213 */1214 */1215 */1261",
+    },
+    STATUSES,
+)
+"""Of a server nobody knows: by line, the words of OpenAI, Ark, DashScope and Zhipu, whose models others serve too."""
 
 
 class Complaint(msgspec.Struct):
@@ -56,28 +66,78 @@ class Complaint(msgspec.Struct):
     code: Any = None
 
 
-class _Body(msgspec.Struct):
+class _BaseResp(msgspec.Struct):
+    """MiniMax's own form, beside the dialect's or instead of it. A code of 0 is no error."""
+
+    status_code: int = 0
+    status_msg: str = ""
+
+
+class Body(msgspec.Struct):
+    """Every form an error was seen in; `error` is the dialect's own."""
+
     error: Complaint | str | None = None
     message: str | None = None
     code: Any = None
     detail: Any = None
+    base_resp: _BaseResp | None = None
+
+    def complaint(self, *, is_answer: bool = False) -> Complaint | None:
+        """What it complains of; None when it does not. What stands beside a piece of an answer may mean anything."""
+        if isinstance(self.error, str):
+            return Complaint(self.error, code=self.code)
+        if self.error is not None:
+            return self.error
+        if self.base_resp is not None and self.base_resp.status_code:
+            return Complaint(self.base_resp.status_msg, code=self.base_resp.status_code)
+        if is_answer:
+            return None
+        said = self.message or (self.detail if isinstance(self.detail, str) else None)
+        return Complaint(said, code=self.code) if said or self.code else None
 
 
-_decoder = msgspec.json.Decoder(_Body)
+_decoder = msgspec.json.Decoder(Body)
 
 
-def refusal(upstream: str, body: bytes, status: int, retry_after: bytes = b"") -> UpstreamError:
-    """The error behind an answer that is none."""
+def refusal(
+    upstream: str, body: bytes, status: int, retry_after: bytes = b"", faults: FaultTable = ANY
+) -> UpstreamError:
+    """The error behind an answer that is none: one with another status than 200, or without a stream of events."""
     try:
-        read = _decoder.decode(body)
+        told = _decoder.decode(body).complaint()
     except (msgspec.DecodeError, UnicodeDecodeError):
-        read = _Body()
-    message = sentence(read.error) or read.message or (read.detail if isinstance(read.detail, str) else "")
-    inner = read.error if isinstance(read.error, Complaint) else Complaint(code=read.code)
-    fault = BY_CODE.get(str(inner.code)) or BY_CODE.get(str(inner.type)) or BY_STATUS.get(status, Fault.SERVER)
-    return refused(upstream, fault, status, message or f"answered {status} without saying why", retry_after)
+        told = None
+    if told is None and status == 200:
+        return UpstreamError(upstream, "answered without a stream of events")
+    told = told or Complaint()
+    fault = faults.of(status, told.code, told.type)
+    message = told.message or f"answered {status} without saying why"
+    return _dated(refused(upstream, fault, 0 if status == 200 else status, message, retry_after))
 
 
-def sentence(told: Complaint | str | None) -> str:
-    """What it says, in words."""
-    return told if isinstance(told, str) else (told.message or "") if told is not None else ""
+def failed(upstream: str, told: Complaint, faults: FaultTable = ANY) -> UpstreamError:
+    """The error behind an error line in a stream that began with 200."""
+    fault = faults.of(0, told.code, told.type)
+    message = told.message or "failed without saying why"
+    if fault is Fault.SERVER:
+        return UpstreamError(upstream, message, retryable=True)
+    return _dated(refused(upstream, fault, 0, message))
+
+
+def _dated(error: UpstreamError) -> UpstreamError:
+    """With the moment of the reset, where a used-up quota names one in its words."""
+    if error.fault is Fault.QUOTA:
+        error.reset_ns = reset_of(error.message)
+    return error
+
+
+def reset_of(words: str) -> int | None:
+    """The moment in a sentence like "…将在 2026-01-27 15:00:00 重置": Beijing's time, as nanoseconds since 1970 UTC."""
+    found = _MOMENT.search(words)
+    if found is None:
+        return None
+    try:
+        moment = datetime.fromisoformat(f"{found[1]}T{found[2]}+08:00")
+    except ValueError:
+        return None
+    return int(moment.timestamp()) * NS_PER_S

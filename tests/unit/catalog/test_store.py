@@ -87,6 +87,52 @@ def test_every_difference_makes_a_version(books: Connection, old: str, new: str)
     assert load(books, demo().replace(old, new)).inserted
 
 
+VARIED = """
+[[price]]
+model = "m"
+currency = "CNY"
+effective_from = 2026-01-01T00:00:00Z
+per = "1M tokens"
+input = "1"
+cached_input = "1"
+output = "4"
+source = "a page"
+marginal = false
+  [[price.when]]
+  name = "long"
+  input_over = 32000
+  input = "2"
+  output = "8"
+"""
+MORE = '[[price.when]]\nname = "evening"\nzone = "UTC"\nhours = ["18:00-24:00"]\ninput = "3"\n'
+
+
+def test_variants_are_kept_as_they_were_loaded(books: Connection) -> None:
+    (tariff,) = load(books, VARIED + MORE).inserted
+    assert [variant.name for variant in tariff.variants] == ["long", "evening"]
+    assert tariffs_by_id(books) == {tariff.id: tariff}
+    assert load(books, VARIED + MORE) == Loaded((), 1)
+    price, long = VARIED.split("  [[price.when]]")
+    turned = f"{price}{MORE}[[price.when]]{long}"
+    assert load(books, turned).inserted, "the first variant that holds counts: another order is another price"
+
+
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [
+        ('"long"', '"longer"'),
+        ("32000", "32001"),
+        ('output = "8"', 'output = "9"'),
+        ('output = "8"', ""),
+        ("marginal = false", "marginal = true"),
+    ],
+)
+def test_another_condition_or_price_of_a_variant_makes_a_version(books: Connection, old: str, new: str) -> None:
+    text = VARIED.replace('  output = "8"\n', "") if new == "marginal = true" else VARIED
+    load(books, text)
+    assert old in text and load(books, text.replace(old, new)).inserted
+
+
 def test_a_later_date_stands_before_an_earlier_one(books: Connection) -> None:
     text = demo()
     (now, _) = load(books, text).inserted

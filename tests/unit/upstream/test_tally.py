@@ -5,11 +5,13 @@ from typing import Any
 
 from hypothesis import given
 from hypothesis import strategies as st
+from msgspec import Raw
 
 from steelyard.kernel.quantities import Usage
 from steelyard.kernel.records import Event
 from steelyard.upstream import anthropic_answer, openai_answer
 from steelyard.upstream.tally import Tally, risen
+from steelyard.upstream.vendor import ANY_VENDOR, Asked
 
 counts = st.integers(0, 200)
 
@@ -45,12 +47,11 @@ def test_the_prompt_rises_as_a_whole() -> None:
 
 
 def openai(*chunks: dict[str, Any]) -> list[Event]:
-    answer = openai_answer.Answer("u", 40)
+    answer = openai_answer.Answer(ANY_VENDOR, Asked("u", "m", {"messages": Raw(b"[" + b" " * 38 + b"]")}, 50))
     events = []
     for chunk in chunks:
         answer.take(json.dumps(chunk).encode())
-        if (event := answer.event()) is not None:
-            events.append(event)
+        events += answer.events()
     return [*events, answer.end()]
 
 

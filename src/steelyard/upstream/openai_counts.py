@@ -1,0 +1,46 @@
+"""The counts of OpenAI's dialect, under every name they were seen, as disjoint buckets.
+
+`prompt_tokens` holds what was read from a cache and what was written to one, `completion_tokens` holds the reasoning.
+Vendors differ in where they say how much: what nobody says is 0, and no part is ever greater than its whole. Pure.
+"""
+
+import msgspec
+
+from steelyard.kernel.quantities import Usage
+from steelyard.upstream.tally import Tally
+
+
+class _PromptDetails(msgspec.Struct):
+    cached_tokens: int | None = None
+    cache_write_tokens: int | None = None
+    cache_creation_input_tokens: int | None = None  # DashScope
+
+
+class _OutputDetails(msgspec.Struct):
+    reasoning_tokens: int | None = None
+
+
+class Counts(msgspec.Struct):
+    """A `usage` object."""
+
+    prompt_tokens: int | None = None
+    completion_tokens: int | None = None
+    prompt_tokens_details: _PromptDetails | None = None
+    completion_tokens_details: _OutputDetails | None = None
+    prompt_cache_hit_tokens: int | None = None  # DeepSeek
+    cached_tokens: int | None = None  # Moonshot, StepFun
+    reasoning_tokens: int | None = None
+
+    def usage(self, tally: Tally) -> Usage | None:
+        """Disjoint buckets. None for zeros, as some servers send with every chunk but the last: they say nothing."""
+        prompt, output = max(0, self.prompt_tokens or 0), max(0, self.completion_tokens or 0)
+        if not prompt and not output:
+            return None
+        details = self.prompt_tokens_details or _PromptDetails()
+        read = details.cached_tokens or self.prompt_cache_hit_tokens or self.cached_tokens or 0
+        read = min(max(read, 0), prompt)
+        written = details.cache_write_tokens or details.cache_creation_input_tokens or 0
+        written = min(max(written, 0), prompt - read)
+        thought = self.completion_tokens_details
+        said = tally.parted(output, thought.reasoning_tokens if thought else self.reasoning_tokens)
+        return Usage(prompt - read - written, read, said.output, cache_write=written, reasoning=said.reasoning)

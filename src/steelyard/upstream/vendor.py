@@ -1,0 +1,110 @@
+"""What one vendor of OpenAI's dialect does differently, as data and pure functions; `openai.OpenAI` does the rest.
+
+Owns what is sent to a server nobody knows: an order's own fields, less those that are ours to set. Knows no connection.
+"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import msgspec
+from msgspec import Raw
+
+from steelyard.upstream.balance import BalanceAt
+from steelyard.upstream.credential import Token
+from steelyard.upstream.fault_table import FaultTable
+from steelyard.upstream.hearing import Hearing
+from steelyard.upstream.openai_fault import ANY
+from steelyard.upstream.proofs import without_proofs
+
+WITHHELD = frozenset(
+    {
+        *("model", "n", "best_of", "stream", "stream_options", "max_tokens", "max_completion_tokens"),
+        *("service_tier", "store", "models", "provider", "route", "plugins", "transforms"),
+        *("anthropic_beta", "echo", "prompt_logprobs", "chat_template", "kv_transfer_params", "use_beam_search"),
+    }
+)
+"""Ours to set, or not a customer's to choose: they change what is counted, what we pay, or who answers.
+A beta of another dialect means nothing here."""
+
+_ALWAYS = {"stream": Raw(b"true"), "stream_options": Raw(b'{"include_usage":true}')}
+
+FAILED = ""
+"""An end by which the upstream says that it failed."""
+ENDS: Mapping[str, str] = {
+    "function_call": "tool_calls",
+    "eos": "stop",
+    "stop_sequence": "stop",
+    "max_tokens": "length",
+    "model_context_window_exceeded": "length",
+    "sensitive": "content_filter",
+    **dict.fromkeys(("abort", "error", "network_error", "insufficient_system_resource"), FAILED),
+}
+"""An upstream's own word for its end → the canonical one; words that are not here are canonical."""
+
+
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """One sequence that is to be answered. `params`: the order's canonical fields, all of them."""
+
+    upstream: str
+    model: str  # the upstream's name of it
+    params: dict[str, Raw]
+    max_tokens: int
+
+    @property
+    def text_bytes(self) -> int:
+        """How much text the model reads, for estimates of a prompt."""
+        return sum(len(bytes(self.params[name])) for name in ("messages", "prompt", "tools") if name in self.params)
+
+    @property
+    def stops(self) -> list[str]:
+        """The texts that end an answer."""
+        raw = self.params.get("stop")
+        stops: str | list[str] = [] if raw is None else msgspec.json.decode(raw, type=str | list[str])
+        return [stops] if isinstance(stops, str) else stops
+
+
+def fields_of(asked: Asked) -> dict[str, Any]:
+    """The body for a server nobody knows: what it was asked, under the names of the dialect."""
+    params = asked.params
+    fields: dict[str, Any] = {name: value for name, value in params.items() if name not in WITHHELD}
+    if "messages" in fields:
+        fields["messages"] = without_proofs(fields["messages"])
+    if "prompt" in params and "logprobs" in fields:  # a completion's `logprobs` is the number of alternatives
+        fields["logprobs"] = fields.pop("top_logprobs", 1)
+    fields["model"] = asked.model
+    fields["max_tokens"] = asked.max_tokens
+    return fields | _ALWAYS
+
+
+@dataclass(frozen=True, slots=True)
+class Vendor:
+    """One vendor's ways.
+
+    - `fields`: an order → the body. Raises UpstreamError 400 that names a field which cannot be carried over.
+    - `faults`: its statuses and codes; `ends`: its words for the end of an answer, beside those of everybody.
+    - `headers`: further lines of every request; `token`: what is sent instead of the key.
+    - `chat_path`, `completion_path`: below the address; no completion path: conversations only.
+    - `hearing`: who reads its answers, where they are not in OpenAI's form.
+    - `balance`: where it tells what is left of our money there.
+    """
+
+    fields: Callable[[Asked], dict[str, Any]] = fields_of
+    faults: FaultTable = ANY
+    ends: Mapping[str, str] = field(default_factory=dict)
+    headers: Mapping[str, str] = field(default_factory=dict)
+    token: Token | None = None
+    chat_path: str = "/chat/completions"
+    completion_path: str = "/completions"
+    hearing: "Callable[[Vendor, Asked], Hearing] | None" = None
+    balance: BalanceAt | None = None
+
+    def end_of(self, word: str) -> str:
+        """The canonical word for an end, or FAILED."""
+        found = self.ends.get(word)
+        return ENDS.get(word, word) if found is None else found
+
+
+ANY_VENDOR = Vendor()
+"""Any server of the dialect."""
