@@ -27,6 +27,7 @@ COMMANDS = {
     "operator": "tenant:operator",
     "prices": "prices:prices",
     "models": "models:models",
+    "vendor": "vendor:vendor",
     "batches": "batches:batches",
     "usage": "reports:usage_command",
     "margin": "reports:margin_command",

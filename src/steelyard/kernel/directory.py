@@ -65,6 +65,11 @@ class DataDir:
         return self.root / "secret"
 
     @property
+    def master(self) -> Path:
+        """The key that seals the keys of vendors; see upstream.sealed."""
+        return self.root / "master.key"
+
+    @property
     def socket(self) -> Path:
         """The Unix socket of `books`; a path too long for the kernel moves to a private temporary directory."""
         direct = self.root.absolute() / "teller.sock"

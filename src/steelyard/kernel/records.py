@@ -43,6 +43,7 @@ class Snapshot(Record, frozen=True):
     prices: dict[str, tuple[Tariff, ...]]  # model → versions, latest effective_from first
     costs: dict[str, tuple[Tariff, ...]]  # upstream → versions, latest effective_from first
     operator_names: dict[bytes, str] = msgspec.field(default_factory=dict)  # SHA-256 of a live operator key → its name
+    credentials: dict[str, str] = msgspec.field(default_factory=dict)  # upstream → its key, sealed (upstream.sealed)
 
 
 # --- what bounds a customer ---------------------------------------------------------------------------------------

@@ -21,7 +21,7 @@ from steelyard.jobs import store as jobs
 from steelyard.kernel import limits
 from steelyard.kernel.clock import Clock, iso_from_ns
 from steelyard.kernel.errors import CallerError, bad_request, unavailable
-from steelyard.kernel.records import Opened, Snapshot
+from steelyard.kernel.records import Opened
 from steelyard.ledger.posting import open_wallet
 from steelyard.ledger.purse import Purse
 from steelyard.ledger.sublimits import Seed
@@ -34,7 +34,8 @@ from steelyard.processes.payload import Payload, integer_of, request_id_of, text
 from steelyard.processes.receipts import open_receipt
 from steelyard.processes.replay import replay
 from steelyard.processes.rerating import post_rerating
-from steelyard.processes.snapshot import SNAPSHOT, bump, read_snapshot
+from steelyard.processes.snapshot import new_snapshot
+from steelyard.processes.vendors import credential_drop, credential_set
 from steelyard.rating.rate import rate
 from steelyard.reports.export import Wanted, export
 from steelyard.reports.receipts import posted_receipt
@@ -73,6 +74,8 @@ class Office:
             "prices.list": self._prices_list,
             "model.register": self._model_register,
             "model.withdraw": self._model_withdraw,
+            "credential.set": self._timed(credential_set),
+            "credential.drop": self._timed(credential_drop),
             "limit.set": self._limited(limit_set),
             "limit.list": self._limited(limit_list),
             "limit.lift": self._limited(limit_lift),
@@ -109,6 +112,9 @@ class Office:
         with transaction(self._engine) as connection:
             return limit_seeds(connection, self._clock)
 
+    def _timed(self, act: Callable[[Connection, Payload, Clock], Outcome]) -> Callable[[Connection, Payload], Outcome]:
+        return lambda connection, payload: act(connection, payload, self._clock)
+
     def _limited(
         self, act: Callable[[Connection, Payload, Clock], Limited]
     ) -> Callable[[Connection, Payload], Outcome]:
@@ -123,7 +129,7 @@ class Office:
         tenant = identity.add_tenant(connection, text_of(payload, "name"), currency, self._clock)
         open_wallet(connection, tenant.id, tenant.name, tenant.currency)
         reply = tenant_view(tenant) | {"project": identity.DEFAULT_PROJECT}
-        return Outcome(reply, purses={tenant.id: Purse(0)}, snapshot=_new_snapshot(connection))
+        return Outcome(reply, purses={tenant.id: Purse(0)}, snapshot=new_snapshot(connection))
 
     def _tenant_list(self, connection: Connection, payload: Payload) -> Outcome:
         return Outcome(self._cashier.wallets(connection))
@@ -144,7 +150,7 @@ class Office:
 
     def _new_key(self, connection: Connection, project_id: int | None, name: str) -> Outcome:
         key, secret = identity.add_key(connection, project_id, name, self._clock)
-        return Outcome(_key(key) | {"key": secret}, snapshot=_new_snapshot(connection))
+        return Outcome(_key(key) | {"key": secret}, snapshot=new_snapshot(connection))
 
     def _key_list(self, connection: Connection, payload: Payload) -> Outcome:
         name = payload.get("tenant")
@@ -153,13 +159,13 @@ class Office:
 
     def _key_revoke(self, connection: Connection, payload: Payload) -> Outcome:
         key = identity.revoke_key(connection, integer_of(payload, "id"), self._clock)
-        return Outcome(_key(key), snapshot=_new_snapshot(connection))
+        return Outcome(_key(key), snapshot=new_snapshot(connection))
 
     def _prices_load(self, connection: Connection, payload: Payload) -> Outcome:
         drafts = parse_price_file(text_of(payload, "text")).tariffs
         loaded = catalog.load_price_file(connection, drafts, self._clock.now_ns())
         reply = {"inserted": [_tariff(tariff) for tariff in loaded.inserted], "unchanged": loaded.unchanged}
-        return Outcome(reply, snapshot=_new_snapshot(connection) if loaded.inserted else None)
+        return Outcome(reply, snapshot=new_snapshot(connection) if loaded.inserted else None)
 
     def _prices_list(self, connection: Connection, payload: Payload) -> Outcome:
         reply = [
@@ -177,11 +183,11 @@ class Office:
             raise bad_request(f"The model cannot be registered: {error}.") from None
         before = catalog.models(connection).get(registration.name)
         model = catalog.register_model(connection, registration, self._clock.now_ns())
-        return Outcome(msgspec.to_builtins(model), snapshot=None if model == before else _new_snapshot(connection))
+        return Outcome(msgspec.to_builtins(model), snapshot=None if model == before else new_snapshot(connection))
 
     def _model_withdraw(self, connection: Connection, payload: Payload) -> Outcome:
         withdrawn = catalog.withdraw_upstream(connection, text_of(payload, "upstream"))
-        return Outcome({"offers": withdrawn}, snapshot=_new_snapshot(connection) if withdrawn else None)
+        return Outcome({"offers": withdrawn}, snapshot=new_snapshot(connection) if withdrawn else None)
 
     def _receipt(self, connection: Connection, payload: Payload) -> Outcome:
         request_id, tenant_id = request_id_of(payload), payload.get("tenant_id")
@@ -224,11 +230,6 @@ def transaction(engine: Engine) -> Iterator[Connection]:
     except (OperationalError, InterfaceError, InternalError) as error:
         reason = "The disk is full." if "full" in str(error.orig) else "The books cannot be written at the moment."
         raise unavailable("books_unavailable", f"{reason} Nothing was changed. Try again in a moment.") from error
-
-
-def _new_snapshot(connection: Connection) -> Snapshot:
-    bump(connection, SNAPSHOT)
-    return read_snapshot(connection)
 
 
 def _key(key: identity.Key) -> Payload:

@@ -5,6 +5,7 @@ Owns the version numbers (`snapshot`, `epoch`): they only grow, and grow in the 
 
 from sqlalchemy import Connection, insert, select, update
 
+from steelyard.catalog.credentials import sealed_credentials
 from steelyard.catalog.store import snapshot_parts
 from steelyard.identity.store import live_callers, operator_names
 from steelyard.kernel.records import Snapshot
@@ -26,7 +27,14 @@ def read_snapshot(connection: Connection) -> Snapshot:
         parts.prices,
         parts.costs,
         operator_names(connection),
+        credentials=sealed_credentials(connection),
     )
+
+
+def new_snapshot(connection: Connection) -> Snapshot:
+    """What a transaction that changed something leaves for the workers."""
+    bump(connection, SNAPSHOT)
+    return read_snapshot(connection)
 
 
 def bump(connection: Connection, counter: str) -> int:

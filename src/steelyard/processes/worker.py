@@ -8,12 +8,10 @@ import argparse
 import asyncio
 import errno
 import os
-import re
 import signal
 import socket
 import sys
 import threading
-from collections.abc import Mapping
 from pathlib import Path
 from typing import NamedTuple
 
@@ -41,35 +39,12 @@ from steelyard.metering.meter import Meter
 from steelyard.metering.slots import Slots
 from steelyard.processes.engine import EMBEDDING_UPSTREAM, KEY_VARIABLE, LOCAL_UPSTREAM
 from steelyard.processes.pages import Pages
-from steelyard.upstream.kinds import ByKind
+from steelyard.processes.upstreams import Upstreams
 from steelyard.upstream.pool import Pool
-from steelyard.upstream.protocol import Upstream
+from steelyard.upstream.sealed import Master
 from steelyard.upstream.trust import Trust
 
 log = structlog.get_logger()
-
-
-class Upstreams(dict[str, Upstream]):
-    """Upstreams by name. Any that has an offer is one; the offer's kind says which adapter speaks to it.
-
-    `keys` are the credentials of those that want one; none is ever sent to another. An upstream's key may stand in the
-    environment as well, under `key_variable` of its name.
-    """
-
-    def __init__(self, pool: Pool, keys: Mapping[str, str]) -> None:
-        super().__init__()
-        self._pool = pool
-        self._keys = keys
-
-    def __missing__(self, name: str) -> Upstream:
-        key = self._keys.get(name) or os.environ.get(key_variable(name), "").strip()
-        upstream = self[name] = ByKind(name, self._pool, key)
-        return upstream
-
-
-def key_variable(upstream: str) -> str:
-    """The environment variable with an upstream's key: `my-vllm` → `STEELYARD_UPSTREAM_KEY_MY_VLLM`."""
-    return "STEELYARD_UPSTREAM_KEY_" + re.sub(r"[^A-Z0-9]", "_", upstream.upper())
 
 
 class Options(NamedTuple):
@@ -96,7 +71,8 @@ async def run(data: DataDir, listener: socket.socket, options: Options) -> None:
     meter = Meter(journal, Slots.create(directory / "slots", limits.SLOTS_PER_WORKER), clock, EnergyClocks(data.energy))
     pool = Pool(trust)
     key = os.environ.get(KEY_VARIABLE, "")
-    upstreams = Upstreams(pool, {LOCAL_UPSTREAM: key, EMBEDDING_UPSTREAM: key})
+    own = {LOCAL_UPSTREAM: key, EMBEDDING_UPSTREAM: key}
+    upstreams = Upstreams(pool, own, teller, Master(data.master))
     house = House(teller, meter, upstreams, clock, options.strict)
     pages = Pages(house, teller, data, ids)
     content, lines = Content(data.files), asyncio.Semaphore(options.batch_lines)

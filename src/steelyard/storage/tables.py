@@ -107,6 +107,15 @@ tariffs = Table(
     Index(None, "book", "subject", "effective_from_ns"),
 )
 
+credentials = Table(
+    "credentials",
+    metadata,
+    Column("upstream", String(128), primary_key=True),
+    Column("token", Text, nullable=False),  # the vendor's key, sealed with the master key; see upstream.sealed
+    Column("shown", String(8), nullable=False),  # what people may see of it
+    Column("set_ns", BigInteger, nullable=False),
+)
+
 # --- ledger -------------------------------------------------------------------------------------------------------
 
 accounts = Table(

@@ -1,7 +1,9 @@
 """The scripted upstream as the adapter reads it, and customers as they count what arrives."""
 
 import asyncio
+from pathlib import Path
 from random import Random
+from types import SimpleNamespace
 
 import msgspec
 import pytest
@@ -10,12 +12,19 @@ from msgspec import Raw
 from steelyard.kernel.errors import UpstreamError
 from steelyard.kernel.offers import Offer
 from steelyard.kernel.quantities import Usage
+from steelyard.kernel.records import Snapshot
 from steelyard.processes import scripted
 from steelyard.processes.customers import Arrival, Question, Wallet, ask, scripted_question
-from steelyard.processes.worker import Upstreams
+from steelyard.processes.upstreams import Upstreams
 from steelyard.upstream.pool import Pool
+from steelyard.upstream.sealed import Master
 
 WALLET = Wallet("t", "k", True)
+
+
+def knowing(pool: Pool) -> Upstreams:
+    teller = SimpleNamespace(snapshot=Snapshot(0, {}, frozenset(), {}, {}, {}))
+    return Upstreams(pool, {"local": "secret"}, teller, Master(Path("none")))
 
 
 async def told(prompt: str, max_tokens: int) -> list:
@@ -25,7 +34,7 @@ async def told(prompt: str, max_tokens: int) -> list:
     offer = Offer(1, "m", scripted.UPSTREAM, f"127.0.0.1:{port}", scripted.MODEL, 4096, 4096)
     params = {"messages": Raw(msgspec.json.encode([{"role": "user", "content": prompt}]))}
     try:
-        upstream = Upstreams(pool, {"local": "secret"})[scripted.UPSTREAM]
+        upstream = knowing(pool)[scripted.UPSTREAM]
         assert upstream.name == scripted.UPSTREAM
         assert await upstream.ready(offer)
         return [event async for event in upstream.stream(offer, params, max_tokens, b"")]
@@ -68,7 +77,7 @@ async def test_what_asks_for_no_tokens_is_refused() -> None:
 
 
 def test_a_credential_is_sent_to_its_own_upstream_only() -> None:
-    upstreams = Upstreams(Pool(), {"local": "secret"})
+    upstreams = knowing(Pool())
     assert b"secret" in upstreams["local"]._adapter("llama_cpp")._headers  # type: ignore[attr-defined]
     assert b"authorization" not in upstreams["other"]._adapter("llama_cpp")._headers  # type: ignore[attr-defined]
     assert upstreams["other"] is upstreams["other"]
