@@ -92,8 +92,8 @@ crash: dev ## every kill test, and the proof with 2,000 kills; `make crash KILLS
 
 bench: $(BENCHES) ## every measurement of bench/README.md; results in bench/results
 
-bench-%: dev ## one of them: `make bench-posting`
-	@$(BIN)/python -m bench.$*
+bench-%: dev ## one of them: `make bench-posting`; `make bench-routing ARGS="--trace FILE"`
+	@$(BIN)/python -m bench.$* $(ARGS)
 
 simulate: dev ## the books in seeded worlds full of faults; `make simulate SEEDS=0..100 STEPS=5000 JOBS=2`
 	@PYTHONPATH=src:. $(BIN)/python -m tests.simulator --seeds $(SEEDS) --steps $(STEPS) --jobs $(JOBS) --json bench/results/simulator.json

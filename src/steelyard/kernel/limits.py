@@ -68,6 +68,16 @@ DISABLED_S = 600  # an upstream whose account is empty or whose key is wrong is 
 SPEED_TOKENS_MIN = 8  # a shorter answer says little about the time per token
 OFFERS_WATCHED_MAX = 4096
 
+# prefix affinity, in each worker
+PREFIX_BYTES_MAX = 128 * 1024  # of a prompt that are hashed; what is beyond counts as new
+PREFIX_BLOCKS_PER_OFFER_MAX = 10_000
+PREFIX_BLOCKS_MAX = 160_000  # of all offers
+PREFIX_OFFERS_MAX = 1024
+PREFIX_SESSIONS_MAX = 16_384
+PREFIX_EXCESS_REQUESTS = 16  # an offer that has done so much more than its share has to be asked no more
+PREFIX_HALF_LIFE_S = 1800  # what was done so long ago counts half
+PREFIX_HOME_SHARE = 0.5  # of a prompt no offer is known for, that another worker may have sent to its home
+
 # the journal
 SEGMENT_BYTES = 64 * 1024 * 1024
 FRAME_BYTES_MAX = 64 * 1024
