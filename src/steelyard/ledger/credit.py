@@ -9,7 +9,7 @@ from typing import NamedTuple
 from sqlalchemy import Connection, insert, select
 
 from steelyard.kernel.clock import Clock
-from steelyard.ledger.purses import last_batch_id, limits_since
+from steelyard.ledger.purses import greater_limit, last_batch_id, limits_since
 from steelyard.storage import tables
 
 
@@ -23,7 +23,7 @@ class LimitHistory(NamedTuple):
         found = 0
         for after, set_ns, limit in self.rows:
             if after < batch_id:
-                found = max(found, limit) if since_ns is not None and set_ns > since_ns else limit
+                found = greater_limit(found, limit, set_ns, since_ns)
         return found
 
 

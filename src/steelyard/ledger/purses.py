@@ -68,10 +68,13 @@ def limits_since(connection: Connection, since: Mapping[int, int | None]) -> dic
     found: dict[int, int] = {}
     for some in _in_parts(since):
         for tenant_id, limit, set_ns in connection.execute(_LIMITS, {"tenants": some}):
-            begins = since[tenant_id]
-            within = begins is not None and set_ns > begins
-            found[tenant_id] = max(limit, found.get(tenant_id, 0)) if within else limit
+            found[tenant_id] = greater_limit(found.get(tenant_id, 0), limit, set_ns, since[tenant_id])
     return found
+
+
+def greater_limit(before_nano: int, limit_nano: int, set_ns: int, since_ns: int | None) -> int:
+    """The greatest limit since then, told one after the other as they were set; `before_nano` is that so far."""
+    return max(limit_nano, before_nano) if since_ns is not None and set_ns > since_ns else limit_nano
 
 
 def last_batch_id(connection: Connection) -> int:
