@@ -19,14 +19,15 @@ from steelyard.kernel.offers import Capability, Model, Offer
 from steelyard.kernel.tariff import Tariff, TariffLine, Variant
 from steelyard.storage import tables
 
-UPSTREAM_KINDS = ("llama_cpp", "openai", "anthropic")
-"""What may stand in a registration; `upstream.kinds` has the adapters."""
 _CAN = {
     "llama_cpp": frozenset({Capability.TEXT, Capability.EMBEDDING, Capability.RERANK}),
     "openai": frozenset(Capability),
-    "anthropic": frozenset({Capability.TEXT}),
+    **dict.fromkeys(("ark", "dashscope", "gemini"), frozenset({Capability.TEXT, Capability.EMBEDDING})),
+    **dict.fromkeys(("anthropic", "dashscope_native", "stepfun"), frozenset({Capability.TEXT})),
 }
 """What an upstream of a kind can be asked for."""
+UPSTREAM_KINDS = tuple(_CAN)
+"""What may stand in a registration; `upstream.kinds` has the adapters."""
 
 TariffsBySubject = dict[str, tuple[Tariff, ...]]
 

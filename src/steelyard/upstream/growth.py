@@ -38,9 +38,10 @@ class Growth:
 
     def _find_out(self, piece: str, last: bool) -> None:
         before = self._held or self._said
-        if not piece.startswith(before) or (len(piece) == len(before) and not last):
+        certain = last or len(before) >= _CERTAIN_CHARACTERS
+        if not piece.startswith(before) or (len(piece) == len(before) and not certain):
             self._repeats = False
-        elif last or self._held or len(self._said) >= _CERTAIN_CHARACTERS:
+        elif certain or self._held:
             self._repeats = True
 
     def _added(self, piece: str) -> str:

@@ -1,6 +1,7 @@
 """Which adapter speaks to an upstream: the offer says its kind. Knows no dialect itself."""
 
 from collections.abc import AsyncGenerator, Callable
+from functools import partial
 
 from msgspec import Raw
 
@@ -8,16 +9,26 @@ from steelyard.kernel.errors import UpstreamError
 from steelyard.kernel.offers import Capability, Offer
 from steelyard.kernel.records import Event
 from steelyard.upstream.anthropic import Anthropic
+from steelyard.upstream.ark import ARK
 from steelyard.upstream.balance import Balance
+from steelyard.upstream.dashscope import DASHSCOPE
+from steelyard.upstream.dashscope_native import DashScopeNative
+from steelyard.upstream.gemini import GEMINI
 from steelyard.upstream.llama_cpp import LlamaCpp
 from steelyard.upstream.openai import OpenAI
 from steelyard.upstream.pool import Pool
 from steelyard.upstream.protocol import Upstream
+from steelyard.upstream.stepfun import STEPFUN
 
 ADAPTERS: dict[str, Callable[[str, Pool, str], Upstream]] = {
     "llama_cpp": LlamaCpp,
     "openai": OpenAI,
     "anthropic": Anthropic,
+    "ark": partial(OpenAI, vendor=ARK),
+    "dashscope": partial(OpenAI, vendor=DASHSCOPE),
+    "dashscope_native": DashScopeNative,
+    "stepfun": partial(OpenAI, vendor=STEPFUN),
+    "gemini": partial(OpenAI, vendor=GEMINI),
 }
 """Kind → adapter. `catalog` knows the same kinds by name."""
 

@@ -61,9 +61,36 @@ ANY = FaultTable(
 
 
 class Complaint(msgspec.Struct):
+    """`status` and `details` are Google's: a word for the status, and reasons that say more."""
+
     message: str | None = None
     type: str | None = None
     code: Any = None
+    status: Any = None
+    details: Any = None
+
+    @property
+    def words(self) -> tuple[object, ...]:
+        """What a table may know it by, the most exact first."""
+        return (*(_reason(each) for each in self._details), self.code, self.type, self.status)
+
+    @property
+    def wait(self) -> bytes:
+        """How long it wants to be left alone, in whole seconds; empty when it does not say."""
+        delays = (str(each.get("retryDelay", "")).removesuffix("s").partition(".")[0] for each in self._details)
+        return next((delay for delay in delays if delay.isdigit()), "").encode()
+
+    @property
+    def _details(self) -> list[dict[str, Any]]:
+        return [each for each in self.details if isinstance(each, dict)] if isinstance(self.details, list) else []
+
+
+def _reason(detail: dict[str, Any]) -> object:
+    """A reason as it is; of a quota that was passed, whether it is one of a day."""
+    violations = detail.get("violations")
+    if isinstance(violations, list) and any("PerDay" in str(each) for each in violations):
+        return "QUOTA_PER_DAY"
+    return detail.get("reason")
 
 
 class _BaseResp(msgspec.Struct):
@@ -96,7 +123,7 @@ class Body(msgspec.Struct):
         return Complaint(said, code=self.code) if said or self.code else None
 
 
-_decoder = msgspec.json.Decoder(Body)
+_decoder = msgspec.json.Decoder(Body | list[Body])  # Gemini's come in a list
 
 
 def refusal(
@@ -104,20 +131,21 @@ def refusal(
 ) -> UpstreamError:
     """The error behind an answer that is none: one with another status than 200, or without a stream of events."""
     try:
-        told = _decoder.decode(body).complaint()
+        read = _decoder.decode(body)
+        told = next((each.complaint() for each in (read if isinstance(read, list) else [read])), None)
     except (msgspec.DecodeError, UnicodeDecodeError):
         told = None
     if told is None and status == 200:
         return UpstreamError(upstream, "answered without a stream of events")
     told = told or Complaint()
-    fault = faults.of(status, told.code, told.type)
+    fault = faults.of(status, *told.words)
     message = told.message or f"answered {status} without saying why"
-    return _dated(refused(upstream, fault, 0 if status == 200 else status, message, retry_after))
+    return _dated(refused(upstream, fault, 0 if status == 200 else status, message, retry_after or told.wait))
 
 
 def failed(upstream: str, told: Complaint, faults: FaultTable = ANY) -> UpstreamError:
     """The error behind an error line in a stream that began with 200."""
-    fault = faults.of(0, told.code, told.type)
+    fault = faults.of(0, *told.words)
     message = told.message or "failed without saying why"
     if fault is Fault.SERVER:
         return UpstreamError(upstream, message, retryable=True)

@@ -4,6 +4,7 @@
 `reasoning_effort` is OpenAI's and Gemini's. What was said in so many words goes before what an effort implies. Pure.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -58,7 +59,21 @@ def thinking_of(upstream: str, params: dict[str, Raw]) -> Thinking:
     return Thinking(on, auto, budget, None if effort == "none" else effort)
 
 
+def effort_for(wanted: Thinking, known: Mapping[str, str]) -> str | None:
+    """A vendor's own word for an effort, where it has one (`known`) and thinking is not switched off; a budget becomes
+    the effort that comes near it. None: there is nothing to say."""
+    if wanted.on is False:
+        return None
+    effort = wanted.effort
+    if effort is None and wanted.budget_tokens:
+        effort = next((word for most, word in _BUDGETS if wanted.budget_tokens <= most), "high")
+    return known.get(effort) if effort is not None else None
+
+
 _NOTHING = Thinking()
+_BUDGETS = ((1024, "low"), (8192, "medium"))
+"""Gemini's own scale for its two dialects: low 1,024, medium 8,192, high 24,576 tokens (ai.google.dev, OpenAI
+compatibility)."""
 _SWITCH: dict[str, bool | None] = {"enabled": True, "disabled": False, "auto": None, "adaptive": None}
 
 

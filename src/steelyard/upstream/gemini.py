@@ -1,0 +1,58 @@
+"""Gemini in its OpenAI dialect: what it does differently.
+
+Its errors come in a list, and say what they are by a status word and a reason in the details: a wrong key is a 400.
+Gemini 3 refuses a call that comes back without the thought it was signed with; a signature of ours cannot be had, so
+that calls made elsewhere go under the word that Google documents for them (ai.google.dev, thought signatures).
+"""
+
+from typing import Any
+
+import msgspec
+
+from steelyard.kernel.faults import Fault
+from steelyard.upstream.fault_table import FaultTable
+from steelyard.upstream.openai_fault import STATUSES
+from steelyard.upstream.thinking import WORDS, effort_for, thinking_of
+from steelyard.upstream.vendor import Asked, Vendor, fields_of
+
+FAULTS = FaultTable(
+    {
+        Fault.AUTH: "*/API_KEY_INVALID */API_KEY_SERVICE_BLOCKED */UNAUTHENTICATED */PERMISSION_DENIED",
+        Fault.NO_MONEY: "*/BILLING_DISABLED */FAILED_PRECONDITION",
+        Fault.MODEL_MISSING: "*/NOT_FOUND",
+        Fault.QUOTA: "*/QUOTA_PER_DAY",
+        Fault.RATE_LIMITED: "*/RESOURCE_EXHAUSTED",
+        Fault.BAD_REQUEST: "*/INVALID_ARGUMENT */OUT_OF_RANGE",
+        Fault.SERVER: "*/INTERNAL */UNAVAILABLE */DEADLINE_EXCEEDED",
+    },
+    STATUSES,
+)
+"""The reason in an error's details goes before its status word, and that before the status."""
+
+_NO_SIGNATURE = "skip_thought_signature_validator"
+_EFFORTS = {"minimal": "minimal", "low": "low", "medium": "medium", "high": "high", "xhigh": "high", "max": "high"}
+_turns = msgspec.json.Decoder(list[dict[str, Any]])
+
+
+def _fields(asked: Asked) -> dict[str, Any]:
+    wanted = thinking_of(asked.upstream, asked.params)
+    fields = {name: value for name, value in fields_of(asked).items() if name not in WORDS}
+    if b'"tool_calls"' in bytes(asked.params.get("messages", b"")):
+        fields["messages"] = [_signed(turn) for turn in _turns.decode(fields["messages"])]
+    if wanted.on is False:
+        fields["reasoning_effort"] = "none"
+    elif (effort := effort_for(wanted, _EFFORTS)) is not None:
+        fields["reasoning_effort"] = effort
+    return fields
+
+
+def _signed(turn: dict[str, Any]) -> dict[str, Any]:
+    """A turn whose first call has a signature: its own where the customer kept it, else the word for none."""
+    calls = turn.get("tool_calls")
+    if not calls or calls[0].get("extra_content"):
+        return turn
+    first = {**calls[0], "extra_content": {"google": {"thought_signature": _NO_SIGNATURE}}}
+    return {**turn, "tool_calls": [first, *calls[1:]]}
+
+
+GEMINI = Vendor(fields=_fields, faults=FAULTS, completion_path="")
