@@ -105,19 +105,19 @@ async def hold(house: House, caller: Caller, order: Order) -> Terms:
 
 def route(house: House, caller: Caller, order: Order, terms: Terms) -> list[Quote]:
     """Whom to ask, best first, each with its cost tariff; an upstream without one is not used (fail closed)."""
-    offers, costs = choose(terms.model, order.capability), house.teller.snapshot.costs
-    found = costed(order.model, offers, costs, terms.priced_ns, caller.currency)
+    offers, snapshot = choose(terms.model, order.capability), house.teller.snapshot
+    found = costed(snapshot, offers, order.capability, terms.priced_ns, caller.currency)
     return [quoted(caller, terms, one) for one in house.router.rank(order, found, house.clock.monotonic_ns())]
 
 
 async def relay(house: House, order: Order, quotes: list[Quote], reading: Reading, answer: Answer) -> tuple[End, bytes]:
     """Call upstreams until one speaks, and pass on what it says. Returns the end, and bytes that wait until then."""
     total, end, last = Usage(), End.COMPLETE, b""
-    ways = Ways(house.clock, speaking(house.upstreams, order), reading.move)
+    ways = Ways(house.clock, speaking(house.upstreams, order), reading.move, reading.heard)
     async with await served(house.router, order, quotes, ways) as speech:
         answer.begin(order, quote := speech.quote)
         async for sequence, event, total in speech:
-            reading.hear(sequence, event.estimated)
+            reading.hear(sequence, event.estimated, total)
             if piece := answer.render(sequence, event):
                 await _deliver(reading, answer, piece, total)
             if event.finish is not None and quote.lowered and at_cap(event, quote.max_tokens):

@@ -31,7 +31,7 @@ def demo_embedding_text(known: Collection[tuple[str, str]]) -> str:
     return "".join(
         _written(book, entry)
         for book, subject in SUBJECT_FIELD.items()
-        for entry in found[book]
+        for entry in found.get(book, ())
         if (book, entry[subject]) not in known
     )
 

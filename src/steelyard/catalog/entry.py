@@ -63,10 +63,17 @@ def check_subject(name: str, error: Callable[[str], Exception]) -> None:
         raise error("has characters that cannot be printed, or blanks at an end. Remove them")
 
 
-def currency_in(entry: dict[str, Any]) -> str:
-    value = text_in(entry, "currency")
+def subject_in(entry: dict[str, Any], field: str) -> str:
+    """The name of a model or upstream."""
+    name = text_in(entry, field)
+    check_subject(name, lambda sentence: Wrong(field, sentence))
+    return name
+
+
+def currency_in(entry: dict[str, Any], field: str = "currency") -> str:
+    value = text_in(entry, field)
     if value not in CURRENCIES:
-        raise Wrong("currency", f"{value!r} is not kept by the books. Write one of {', '.join(CURRENCIES)}")
+        raise Wrong(field, f"{value!r} is not kept by the books. Write one of {', '.join(CURRENCIES)}")
     return value
 
 

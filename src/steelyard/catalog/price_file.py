@@ -1,4 +1,4 @@
-"""Reads price files: TOML with [[price]] and [[cost]] entries, checked field by field.
+"""Reads price files: TOML with [[price]], [[cost]] and [[rate]] entries, checked field by field.
 
 Owns which entries and fields there are. Knows no database. What is not understood is refused; every complaint names
 entry and field. How a field is read stands in catalog.entry, the tables of conditions in catalog.condition_file.
@@ -12,12 +12,12 @@ from steelyard.catalog.condition_file import ReadLines, variants_in
 from steelyard.catalog.entry import (
     TOKEN_METERS,
     Wrong,
-    check_subject,
     currency_in,
     decimal_in,
     effective_from_in,
     flag_in,
     per_in,
+    subject_in,
     text_in,
     tier_in,
     token_lines,
@@ -26,34 +26,44 @@ from steelyard.kernel import limits
 from steelyard.kernel.clock import NS_PER_HOUR
 from steelyard.kernel.errors import CallerError
 from steelyard.kernel.frozen import Record
-from steelyard.kernel.money import PICO_PER_UNIT
+from steelyard.kernel.money import NANO_PER_UNIT, PICO_PER_UNIT
 from steelyard.kernel.quantities import Meter
 from steelyard.kernel.tariff import Tariff, TariffLine, Variant
 
-PRICE, COST = "price", "cost"
-SUBJECT_FIELD = {PRICE: "model", COST: "upstream"}
+PRICE, COST, RATE = "price", "cost", "rate"
+SUBJECT_FIELD = {PRICE: "model", COST: "upstream", RATE: "from"}
 MICROJOULES_PER_KWH = 3_600_000_000_000
 
+_VENDOR = "cost of tokens"
+"""What a [[cost]] is that prices tokens, as a vendor's does, in the place of an engine's work."""
 _FIELDS = {
     PRICE: ("model", "currency", "effective_from", "per", "input", "cached_input", "output", "source"),
     COST: ("upstream", "currency", "effective_from", "cpu_hour", "watts_per_busy_core", "kwh", "source"),
+    _VENDOR: ("upstream", "currency", "effective_from", "per", "input", "cached_input", "output", "source"),
+    RATE: ("from", "to", "rate", "effective_from", "source"),
 }
 _OF_TEXT = frozenset({"cached_input", "output"})
 """A model that only reads (embeddings, ranks, judges) uses neither: both may be left out together."""
-_MAY_HAVE = {PRICE: ("tier", "cache_write", "reasoning", "marginal", "when"), COST: ("when",)}
+_MAY_HAVE = {
+    PRICE: ("tier", "cache_write", "reasoning", "marginal", "when"),
+    COST: ("when",),
+    _VENDOR: ("model", "cache_write", "reasoning", "marginal", "when"),
+    RATE: (),
+}
 """Tokens without a price of their own have that of `input` and of `output`, see rating.rate."""
 _ENGINE_METERS = {"cpu_hour": (Meter.CPU, NS_PER_HOUR), "kwh": (Meter.ENERGY, MICROJOULES_PER_KWH)}
-_VARIES = {PRICE: tuple(TOKEN_METERS), COST: tuple(_ENGINE_METERS)}
+_VARIES = {PRICE: tuple(TOKEN_METERS), COST: tuple(_ENGINE_METERS), _VENDOR: tuple(TOKEN_METERS)}
 """Fields that a variant may have other prices of."""
 _NUMBERS = frozenset((*TOKEN_METERS, "cpu_hour", "watts_per_busy_core", "kwh"))
+_OF_VENDORS = frozenset((*TOKEN_METERS, "model", "per"))
 
 
 class TariffDraft(Record, frozen=True):
     """A tariff version as a file states it; it gets its id when it is loaded."""
 
-    book: str  # "price" or "cost"
+    book: str  # "price", "cost" or "rate"
     subject: str
-    currency: str
+    currency: str  # of the prices; of a rate, what the subject is turned into
     effective_from_ns: int
     lines: tuple[TariffLine, ...]
     source: str
@@ -61,6 +71,7 @@ class TariffDraft(Record, frozen=True):
     tier: str = ""
     variants: tuple[Variant, ...] = ()
     marginal: bool = False
+    model: str = ""
 
     def tariff(self, tariff_id: int) -> Tariff:
         """As the version of that id."""
@@ -75,6 +86,7 @@ class TariffDraft(Record, frozen=True):
             tier=self.tier,
             variants=self.variants,
             marginal=self.marginal,
+            model=self.model,
         )
 
 
@@ -94,13 +106,13 @@ def parse_price_file(text: str) -> PriceFile:
         raise _refusal([f"This is not TOML: {error}. Correct that line."]) from None
     complaints: list[str] = []
     drafts: list[TariffDraft] = []
-    first_with: dict[tuple[str, str, str, int], str] = {}
+    first_with: dict[tuple[object, ...], str] = {}
     for place, book, entry in _entries(document, complaints):
         subject = entry.get(SUBJECT_FIELD[book])
         where = f"{place} ({subject[:64]})" if isinstance(subject, str) and subject.isprintable() else place
         try:
             draft = _draft(book, entry)
-            key = (book, draft.subject, draft.tier, draft.effective_from_ns)
+            key = (book, draft.subject, *what_for(book, draft))
             if key in first_with:
                 raise Wrong("effective_from", f"is the same as in {first_with[key]}. Give it another date or remove it")
         except Wrong as wrong:
@@ -109,10 +121,15 @@ def parse_price_file(text: str) -> PriceFile:
             first_with[key] = place
             drafts.append(draft)
     if not drafts and not complaints:
-        complaints.append("The file has no [[price]] and no [[cost]] entry. Write at least one.")
+        complaints.append("The file has no [[price]], [[cost]] or [[rate]] entry. Write at least one.")
     if complaints:
         raise _refusal(complaints)
     return PriceFile(tuple(drafts))
+
+
+def what_for(book: str, one: TariffDraft | Tariff) -> tuple[object, ...]:
+    """Where this differs two tariffs of one subject are no versions of each other; rates are by both currencies."""
+    return one.effective_from_ns, one.tier, one.model, one.currency if book == RATE else ""
 
 
 def _refusal(complaints: list[str]) -> CallerError:
@@ -125,9 +142,9 @@ def _refusal(complaints: list[str]) -> CallerError:
 def _entries(document: dict[str, Any], complaints: list[str]) -> Iterator[tuple[str, str, dict[str, Any]]]:
     """Place ("[[price]] 2"), book and fields of every entry that is a table."""
     for name in document:
-        if name not in _FIELDS:
-            complaints.append(f"'{name}' is not known here. A price file has only [[price]] and [[cost]] entries.")
-    for book in _FIELDS:
+        if name not in SUBJECT_FIELD:
+            complaints.append(f"'{name}' is not known here. A price file has only [[price]], [[cost]] and [[rate]].")
+    for book in SUBJECT_FIELD:
         found = document.get(book, [])
         if not isinstance(found, list) or not all(isinstance(entry, dict) for entry in found):
             complaints.append(f"'{book}' must be written [[{book}]], with double brackets, once per entry.")
@@ -137,30 +154,44 @@ def _entries(document: dict[str, Any], complaints: list[str]) -> Iterator[tuple[
 
 
 def _draft(book: str, entry: dict[str, Any]) -> TariffDraft:
-    may_have = (*_FIELDS[book], *_MAY_HAVE[book])
+    sort = _VENDOR if book == COST and not _OF_VENDORS.isdisjoint(entry) else book
+    may_have = (*_FIELDS[sort], *_MAY_HAVE[sort])
     for field in entry:
         if field not in may_have:
-            raise Wrong(field, f"is not known. A [[{book}]] has {', '.join(may_have)}")
+            of = f"[[{book}]]{' of tokens' if sort == _VENDOR else ''}"
+            raise Wrong(field, f"is not known. A {of} has {', '.join(may_have)}")
     reads_only = _OF_TEXT.isdisjoint(entry)
-    for field in _FIELDS[book]:
+    for field in _FIELDS[sort]:
         if field not in entry and not (reads_only and field in _OF_TEXT):
             free = ' (what is free is written "0")' if field in _NUMBERS else ""
             raise Wrong(field, f"is missing. Add it{free}")
-    subject = text_in(entry, SUBJECT_FIELD[book])
-    check_subject(subject, lambda sentence: Wrong(SUBJECT_FIELD[book], sentence))
-    read_lines = _price_lines(entry) if book == PRICE else _cost_lines
+    if book == RATE:
+        return _rate(entry)
+    read_lines = _cost_lines if sort == COST else _price_lines(entry)
     return TariffDraft(
         book,
-        subject,
+        subject_in(entry, SUBJECT_FIELD[book]),
         currency_in(entry),
         effective_from_in(entry),
         read_lines(entry),
         text_in(entry, "source"),
-        0 if book == PRICE else _watts_milli(entry),
+        _watts_milli(entry) if sort == COST else 0,
         tier_in(entry),
-        variants_in(entry, book, _VARIES[book], read_lines),
+        variants_in(entry, book, _VARIES[sort], read_lines),
         flag_in(entry, "marginal"),
+        subject_in(entry, "model") if sort == _VENDOR and "model" in entry else "",
     )
+
+
+def _rate(entry: dict[str, Any]) -> TariffDraft:
+    bought, paid = currency_in(entry, "from"), currency_in(entry, "to")
+    if bought == paid:
+        raise Wrong("to", f"is {paid} like 'from'. Write what one {bought} is worth in another currency")
+    text, pico = decimal_in(entry, "rate")
+    if not 0 < pico <= limits.RATE_MAX * PICO_PER_UNIT:
+        raise Wrong("rate", f"must be above 0 and at most {limits.RATE_MAX}. Write what one {bought} is in {paid}")
+    line = TariffLine(Meter.MONEY, text, pico, NANO_PER_UNIT)
+    return TariffDraft(RATE, bought, paid, effective_from_in(entry), (line,), text_in(entry, "source"))
 
 
 def _price_lines(entry: dict[str, Any]) -> ReadLines:

@@ -10,7 +10,7 @@ import msgspec
 from sqlalchemy import Connection, Row, insert, select, update
 
 from steelyard.catalog.entry import check_subject
-from steelyard.catalog.price_file import COST, PRICE, TariffDraft
+from steelyard.catalog.price_file import COST, PRICE, RATE, TariffDraft, what_for
 from steelyard.catalog.tariffs import newest, price_needs
 from steelyard.kernel.address import address_of
 from steelyard.kernel.errors import CallerError, bad_request
@@ -59,6 +59,7 @@ class SnapshotParts(Record, frozen=True):
     models: dict[str, Model]
     prices: TariffsBySubject
     costs: TariffsBySubject
+    rates: TariffsBySubject
 
 
 def load_price_file(connection: Connection, drafts: Iterable[TariffDraft], now_ns: int) -> Loaded:
@@ -68,12 +69,12 @@ def load_price_file(connection: Connection, drafts: Iterable[TariffDraft], now_n
     """
     drafts = tuple(drafts)
     _refuse_too_little(connection, drafts)
-    standing = {book: tariffs_by_subject(connection, book) for book in (PRICE, COST)}
+    standing = {book: tariffs_by_subject(connection, book) for book in (PRICE, COST, RATE)}
     inserted: list[Tariff] = []
     unchanged = 0
     for draft in drafts:
         versions = standing[draft.book].get(draft.subject, ())
-        same_date = [version for version in versions if _is_for_the_same(draft, version)]
+        same_date = [one for one in versions if what_for(draft.book, draft) == what_for(draft.book, one)]
         if same_date and _says_the_same(draft, max(same_date, key=newest)):
             unchanged += 1
             continue
@@ -84,7 +85,7 @@ def load_price_file(connection: Connection, drafts: Iterable[TariffDraft], now_n
 
 
 def tariffs_by_subject(connection: Connection, book: str) -> TariffsBySubject:
-    """Every version of a book, by model ("price") or upstream ("cost"); the one that counts first stands first."""
+    """Every version of a book, by model ("price"), upstream ("cost") or currency ("rate"), the latest date first."""
     found: dict[str, list[Tariff]] = {}
     columns = tables.tariffs.c
     for row in connection.execute(select(tables.tariffs).where(columns.book == book)):
@@ -93,7 +94,7 @@ def tariffs_by_subject(connection: Connection, book: str) -> TariffsBySubject:
 
 
 def tariffs_by_id(connection: Connection, tariff_ids: Iterable[int] | None = None) -> dict[int, Tariff]:
-    """Versions of both books by id: these, or all of them."""
+    """Versions of all books by id: these, or all of them."""
     query = select(tables.tariffs)
     if tariff_ids is not None:
         query = query.where(tables.tariffs.c.id.in_(set(tariff_ids)))
@@ -165,7 +166,7 @@ def models(connection: Connection) -> dict[str, Model]:
 def snapshot_parts(connection: Connection) -> SnapshotParts:
     """What workers need of the catalog. A model that nobody serves at the moment is left out."""
     offered = {name: model for name, model in models(connection).items() if model.offers}
-    return SnapshotParts(offered, tariffs_by_subject(connection, PRICE), tariffs_by_subject(connection, COST))
+    return SnapshotParts(offered, *(tariffs_by_subject(connection, book) for book in (PRICE, COST, RATE)))
 
 
 def tariff_of(row: Row[tuple[object, ...]]) -> Tariff:
@@ -181,6 +182,7 @@ def tariff_of(row: Row[tuple[object, ...]]) -> Tariff:
         tier=row.tier,
         variants=msgspec.json.decode(row.variants, type=tuple[Variant, ...]),
         marginal=row.marginal,
+        model=row.model,
     )
 
 
@@ -200,10 +202,6 @@ def _capabilities_of(text: str) -> tuple[Capability, ...]:
     """As the column has them; one that a newer version knows is left out."""
     words = text.split(",")
     return tuple(one for one in Capability if one.value in words)
-
-
-def _is_for_the_same(draft: TariffDraft, version: Tariff) -> bool:
-    return (draft.effective_from_ns, draft.tier) == (version.effective_from_ns, version.tier)
 
 
 def _says_the_same(draft: TariffDraft, version: Tariff) -> bool:
@@ -226,6 +224,7 @@ def _insert_tariff(connection: Connection, draft: TariffDraft, now_ns: int) -> T
         "source": draft.source,
         "watts_milli": draft.watts_milli,
         "tier": draft.tier,
+        "model": draft.model,
         "lines": msgspec.json.encode(draft.lines).decode(),
         "variants": msgspec.json.encode(draft.variants).decode(),
         "marginal": draft.marginal,

@@ -3,13 +3,14 @@
 Pure functions of records. Versions are never edited: of two with the same date the one loaded later counts.
 """
 
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Sequence
 
 from steelyard.kernel.choice import Candidate
-from steelyard.kernel.errors import price_missing
+from steelyard.kernel.errors import CallerError, cost_missing, price_missing, rate_missing
 from steelyard.kernel.offers import Capability, Offer
 from steelyard.kernel.quantities import Meter
-from steelyard.kernel.tariff import Tariff
+from steelyard.kernel.records import Snapshot
+from steelyard.kernel.tariff import ENGINE_METERS, Tariff
 
 PRICE_NEEDS = frozenset({Meter.INPUT, Meter.CACHED_INPUT, Meter.OUTPUT})
 """A model is only served while all of these have a price; an explicit 0 is one."""
@@ -18,7 +19,8 @@ READING_NEEDS = frozenset({Meter.INPUT})
 BATCH_TIER = "batch"
 """The tier of a batch's lines: they may wait, and often cost less."""
 TIERS = (BATCH_TIER,)
-COST_NEEDS = frozenset({Meter.CPU, Meter.ENERGY})
+COST_NEEDS = ENGINE_METERS
+"""What an engine's cost tariff prices; a vendor's prices what a price book must."""
 
 
 def in_force(versions: Iterable[Tariff], at_ns: int, tier: str = "") -> Tariff | None:
@@ -44,17 +46,41 @@ def usable(
 
 
 def costed(
-    model: str, offers: Sequence[Offer], costs: Mapping[str, Sequence[Tariff]], at_ns: int, currency: str
+    snapshot: Snapshot, offers: Sequence[Offer], capability: Capability, at_ns: int, currency: str
 ) -> list[Candidate]:
     """The offers whose cost is known, each with the tariff of it. Raises CallerError `price_missing` without any."""
-    found = []
+    found: list[Candidate] = []
+    reason: CallerError | None = None
     for offer in offers:
-        cost = in_force(costs.get(offer.upstream, ()), at_ns)
-        if cost is not None and cost.currency == currency and complete(cost, COST_NEEDS):
-            found.append(Candidate(offer, cost))
-    if not found:
-        raise price_missing(model)
+        try:
+            found.append(_candidate(snapshot, offer, capability, at_ns, currency))
+        except CallerError as error:
+            reason = reason or error
+    if not found and reason is not None:
+        raise reason
     return found
+
+
+def _candidate(snapshot: Snapshot, offer: Offer, capability: Capability, at_ns: int, currency: str) -> Candidate:
+    """The offer with what it costs at `at_ns`, for a customer who pays in `currency`.
+
+    Of an upstream's tariffs the one for this very model counts, else the one for all of it. Raises CallerError
+    `price_missing` when nothing prices all that can be used, or the vendor's currency has no rate.
+    """
+    versions = snapshot.costs.get(offer.upstream, ())
+    found = in_force((one for one in versions if one.model == offer.upstream_model), at_ns) or in_force(
+        (one for one in versions if not one.model), at_ns
+    )
+    vendor = found is not None and found.of_vendor
+    if found is None or not complete(found, price_needs(capability) if vendor else COST_NEEDS):
+        raise cost_missing(offer.model)
+    if found.currency == currency:
+        return Candidate(offer, found)
+    rates = snapshot.rates.get(found.currency, ()) if vendor else ()
+    rate = in_force((one for one in rates if one.currency == currency), at_ns)
+    if rate is None:
+        raise rate_missing(offer.model, found.currency, currency)
+    return Candidate(offer, found, rate=rate)
 
 
 def price_needs(capability: Capability) -> frozenset[Meter]:

@@ -83,10 +83,13 @@ def read_price_file(file: Path) -> str:
 def _readable(row: Row) -> Row:
     """The lines of a tariff as one text: `input 0.50, output 1.50 CNY per 1M tokens`."""
     parts = [f"{line['meter'].replace('_', ' ')} {line['text']}" for line in row["lines"]]
-    if row["book"] == "cost":
+    if row["book"] == "rate":
+        return {**row, "lines": f"1 {row['subject']} is {row['lines'][0]['text']} {row['currency']}"}
+    if row["lines"][0]["meter"] in {"cpu", "energy"}:
         ending = f"per CPU-hour and kWh, {row['watts_milli'] / 1000:g} W per busy core"
     else:
         per = row["lines"][0]["per"]
         ending = f"per {_UNITS.get(per, f'{per:,} tokens')}"
     tier = f"{row['tier']}: " if row["tier"] else ""
-    return {**row, "lines": f"{tier}{', '.join(parts)} {row['currency']} {ending}"}
+    subject = f"{row['subject']} {row['model']}".strip()
+    return {**row, "subject": subject, "lines": f"{tier}{', '.join(parts)} {row['currency']} {ending}"}

@@ -178,7 +178,8 @@ def bill(found: RequestDetail) -> Table:
         made.add_row(*_cells(charged.get(price.meter, unused), row.currency))
     made.add_row("charge", "", "", money_from_nano(row.charge_nano, row.currency), style="bold")
     for line in found.cost:
-        made.add_row(*_cells(line, row.currency))
+        name, *rest = _cells(line, found.cost_tariff.currency)
+        made.add_row(f"cost: {name}" if row.payable_currency else name, *rest)
     made.add_row("cost", "", "", money_from_nano(row.cost_nano, row.currency), style="bold")
     share = percent_text(row.margin_nano, row.charge_nano)
     made.add_row("margin", share, "", money_from_nano(row.margin_nano, row.currency), style="bold green")

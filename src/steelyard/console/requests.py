@@ -112,7 +112,8 @@ def detail(visit: Visit) -> Response:
         "estimated": row.estimated,
         "charge_lines": show_lines(found.charge, currency),
         "charge": figures.amount(row.charge_nano, currency, 9),
-        "cost_lines": show_lines(found.cost, currency),
+        "cost_estimated": row.cost_estimated,
+        "cost_lines": show_lines(found.cost, found.cost_tariff.currency) + _exchanged(found),
         "cost": figures.amount(row.cost_nano, currency, 9),
         "margin": figures.amount(row.margin_nano, currency, 9),
         "percent": figures.percent(row.margin_nano, row.charge_nano),
@@ -132,6 +133,21 @@ def detail(visit: Visit) -> Response:
         ],
     }
     return visit.page("request.html", view=view)
+
+
+def _exchanged(found: RequestDetail) -> list[dict[str, object]]:
+    """The line that turns the vendor's currency into the customer's."""
+    bought, paid = found.row.payable_currency, found.row.currency
+    return [
+        {
+            "meter": str(line.meter),
+            "estimated": False,
+            "quantity": figures.amount(line.quantity, bought, 9).text,
+            "price": f"{line.text} {paid} / {bought}",
+            "amount": figures.amount(line.amount_nano, paid, 9),
+        }
+        for line in found.exchange
+    ]
 
 
 def _returned(visit: Visit, row: RequestRow) -> str:
@@ -162,6 +178,7 @@ def _facts(visit: Visit, found: RequestDetail) -> list[dict[str, object]]:
         fact("request.hold", "", amount=figures.amount(row.hold_nano, row.currency, 9)),
         fact("request.tariff", row.price_id),
         fact("request.cost_tariff", row.cost_id),
+        fact("request.cost_source", found.cost_tariff.source),
         fact("request.batch", row.batch_id),
         fact("request.chain", found.chain, mono=True),
     ]

@@ -16,6 +16,7 @@ class Candidate(Record, frozen=True, gc=False):
     cost_nano: int = 0
     worst_nano: int = 0
     energy_uj: int = 0
+    rate: Tariff | None = None  # turns the currency of `cost` into the customer's; None: they are the same
 
 
 class Considered(Record, frozen=True):

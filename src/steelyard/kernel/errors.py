@@ -141,6 +141,25 @@ def price_missing(model: str) -> CallerError:
     )
 
 
+def cost_missing(model: str) -> CallerError:
+    """503: no cost tariff in force that prices all that can be used, so nothing is served (fail closed)."""
+    return CallerError(
+        503,
+        "price_missing",
+        f"What the model {model!r} costs where it is served is in no cost book. The operator must load a [[cost]].",
+    )
+
+
+def rate_missing(model: str, currency: str, into: str) -> CallerError:
+    """503: a vendor is paid in a currency that nothing turns into the customer's."""
+    return CallerError(
+        503,
+        "price_missing",
+        f"The model {model!r} costs us {currency}, and no rate turns that into {into}. "
+        f"The operator must load a [[rate]] from {currency} to {into}.",
+    )
+
+
 def overloaded(what: str, retry_after_s: int = 1) -> CallerError:
     """429: a bound is reached; waiting helps."""
     return CallerError(429, "overloaded", f"{what} Try again in a moment.", retry_after_s=retry_after_s)

@@ -10,7 +10,8 @@ import msgspec
 
 
 class Meter(StrEnum):
-    """What a tariff line prices. Token meters belong to price books; `cpu` and `energy` to cost books."""
+    """What a tariff line prices. Token meters belong to price books and vendors' costs, `cpu` and `energy` to engines'
+    costs, `money` to rates."""
 
     INPUT = "input"  # prompt tokens computed afresh
     CACHED_INPUT = "cached_input"  # prompt tokens read from a cache
@@ -19,6 +20,7 @@ class Meter(StrEnum):
     REASONING = "reasoning"  # tokens generated that were reasoning
     CPU = "cpu"  # nanoseconds of engine CPU time
     ENERGY = "energy"  # microjoules
+    MONEY = "money"  # nano-units of another currency
 
 
 INPUT_METERS = (Meter.CACHED_INPUT, Meter.CACHE_WRITE, Meter.INPUT)
@@ -80,5 +82,7 @@ class Usage(msgspec.Struct, frozen=True, array_like=True, gc=False):
                 return self.cpu_ns
             case Meter.ENERGY:
                 return self.energy_uj
+            case Meter.MONEY:
+                return 0  # no usage has any: a rate prices what a vendor's tariff has come to
             case _:
                 assert_never(meter)

@@ -41,9 +41,10 @@ class Snapshot(Record, frozen=True):
     operators: frozenset[bytes]  # SHA-256 of live operator keys
     models: dict[str, Model]
     prices: dict[str, tuple[Tariff, ...]]  # model → versions, latest effective_from first
-    costs: dict[str, tuple[Tariff, ...]]  # upstream → versions, latest effective_from first
+    costs: dict[str, tuple[Tariff, ...]]  # upstream → versions of all its models, latest effective_from first
     operator_names: dict[bytes, str] = msgspec.field(default_factory=dict)  # SHA-256 of a live operator key → its name
     credentials: dict[str, str] = msgspec.field(default_factory=dict)  # upstream → its key, sealed (upstream.sealed)
+    rates: dict[str, tuple[Tariff, ...]] = msgspec.field(default_factory=dict)  # currency → what it is worth in others
 
 
 # --- what bounds a customer ---------------------------------------------------------------------------------------
@@ -173,6 +174,7 @@ class Quote(Record, frozen=True):
     priced_ns: int  # the moment whose prices count; the request is opened at it
     lease: str = ""
     left: Left | None = None
+    rate_id: int = 0  # what the vendor's currency is worth in the customer's; 0: they are the same
 
     @property
     def model(self) -> str:
@@ -255,6 +257,12 @@ class Opened(JournalRecord, frozen=True, tag=int(Kind.OPENED)):
     sequences: int
     stream: bool
     lease: str = ""  # the journal series out of whose lease the hold came (ledger.leases); empty: a hold of its own
+    rate_id: int = 0  # the rate that turns the vendor's currency into the customer's; 0: they are the same
+
+    @property
+    def tariff_ids(self) -> tuple[int, ...]:
+        """The versions it is rated with."""
+        return (self.price_id, self.cost_id, self.rate_id) if self.rate_id else (self.price_id, self.cost_id)
 
 
 class Moved(JournalRecord, frozen=True, tag=int(Kind.MOVED)):
@@ -267,6 +275,7 @@ class Moved(JournalRecord, frozen=True, tag=int(Kind.MOVED)):
     price_id: int
     cost_id: int
     max_tokens: int
+    rate_id: int = 0
 
     def moves(self, opened: Opened) -> Opened:
         """The open record as if it had been opened there."""
@@ -277,6 +286,7 @@ class Moved(JournalRecord, frozen=True, tag=int(Kind.MOVED)):
             price_id=self.price_id,
             cost_id=self.cost_id,
             max_tokens=self.max_tokens,
+            rate_id=self.rate_id,
         )
 
 
@@ -291,6 +301,12 @@ class Closed(JournalRecord, frozen=True, tag=int(Kind.CLOSED)):
     duration_ns: int
     short_by_one_read: bool = False  # at most one read may have left that is not in `usage` (found after a crash)
     estimated: bool = False  # the upstream gave no counts: those in `usage` are our own
+    heard: Usage | None = None  # all tokens the upstream told of, where it is more than is settled; see `billed`
+
+    @property
+    def billed(self) -> Usage:
+        """What a vendor bills: all he said, also what did not reach the customer any more."""
+        return self.usage if self.heard is None else self.heard
 
 
 Entry = Opened | Moved | Closed
@@ -322,16 +338,22 @@ class AmountLine(Record, frozen=True, gc=False):
 
 
 class Rated(Record, frozen=True, gc=False):
-    """A settlement with its money: each amount is the sum of rounded lines."""
+    """A settlement with its money: each amount is the sum of rounded lines.
+
+    What a vendor will bill is `payable_nano` in his own currency, and turned into the customer's `vendor_cost_nano`.
+    """
 
     settlement: Settlement
     charge_nano: int
     cpu_cost_nano: int
     energy_cost_nano: int
+    vendor_cost_nano: int = 0
+    payable_nano: int = 0
+    payable_currency: str = ""  # empty: an engine served it, there is no vendor to pay
 
     @property
     def cost_nano(self) -> int:
-        return self.cpu_cost_nano + self.energy_cost_nano
+        return self.cpu_cost_nano + self.energy_cost_nano + self.vendor_cost_nano
 
 
 class Receipt(Record, frozen=True):

@@ -3,6 +3,8 @@
 from steelyard.kernel.frozen import Record
 from steelyard.kernel.quantities import Meter
 
+ENGINE_METERS = frozenset({Meter.CPU, Meter.ENERGY})
+"""What an engine's cost is made of."""
 DAYS = ("mon", "tue", "wed", "thu", "fri", "sat", "sun")
 WORKDAY, DAY_OFF = "workday", "day off"
 DAY_KINDS = (WORKDAY, DAY_OFF)
@@ -54,13 +56,15 @@ class Variant(Record, frozen=True):
 
 
 class Tariff(Record, frozen=True):
-    """One dated version of what a model's customers pay (price book) or of what an upstream costs us (cost book).
+    """One dated version of what a model's customers pay (price book), of what an upstream costs us (cost book), or of
+    what one unit of a currency is worth in another (rate book).
 
-    `id` is the version that receipts name. `watts_milli` (cost books only) is the modelled power of one busy core.
+    `id` is the version that receipts name. `watts_milli` (cost books only) is the modelled power of one busy core. An
+    engine's cost prices CPU and energy, a vendor's the tokens of one `model`. A rate has one line, for `money`.
     """
 
     id: int
-    subject: str  # the model's name (price book) or the upstream's (cost book)
+    subject: str  # the model's name (price book), the upstream's (cost book) or the currency that is bought (rate book)
     currency: str
     effective_from_ns: int
     lines: tuple[TariffLine, ...]
@@ -70,3 +74,9 @@ class Tariff(Record, frozen=True):
     variants: tuple[Variant, ...] = ()  # the first that holds counts; meters it has no line for take `lines`
     marginal: bool = False  # bands price only the tokens inside them, not the whole request
     met: int = 0  # of one request: bit i says that variant i's conditions held when it was opened; 0 in the books
+    model: str = ""  # cost books only: the upstream's name of the model it is for; empty: all of the upstream's
+
+    @property
+    def of_vendor(self) -> bool:
+        """Whether a cost tariff prices tokens, as vendors do, and not the work of an engine of ours."""
+        return any(line.meter not in ENGINE_METERS for line in self.lines)

@@ -58,6 +58,12 @@ CLEARING_AMORTISATION = AccountKind(
 CLEARING_ENERGY = AccountKind(
     "clearing-energy", "", Side.CREDIT, "liability", "Energy charged to requests, to clear against the power bill."
 )
+EXPENSE_VENDOR = AccountKind(
+    "expense-vendor", "upstream", Side.DEBIT, "expense", "What vendors' answers cost us, at the cost book's prices."
+)
+PAYABLE = AccountKind(
+    "payable", "upstream", Side.CREDIT, "liability", "What a vendor will bill us for his answers, in his currency."
+)
 
 PROMOTION = AccountKind("promotion", "", Side.DEBIT, "expense", "Free credit given, less what expired unused.")
 ADJUSTMENT = AccountKind(
@@ -82,8 +88,10 @@ CHART: tuple[AccountKind, ...] = (
     FX,
     EXPENSE_CPU,
     EXPENSE_ENERGY,
+    EXPENSE_VENDOR,
     CLEARING_AMORTISATION,
     CLEARING_ENERGY,
+    PAYABLE,
 )
 KINDS = {kind.name: kind for kind in CHART}
 
@@ -104,6 +112,9 @@ class Fact(StrEnum):
     OVERRUN = "overrun"
     CPU = "cpu"
     ENERGY = "energy"
+    VENDOR = "vendor"
+    VENDOR_FX = "vendor-fx"
+    PAYABLE_FX = "payable-fx"
 
 
 PAIRS: dict[Fact, tuple[AccountKind, AccountKind]] = {
@@ -120,6 +131,9 @@ PAIRS: dict[Fact, tuple[AccountKind, AccountKind]] = {
     Fact.OVERRUN: (OVERRUN, REVENUE),
     Fact.CPU: (EXPENSE_CPU, CLEARING_AMORTISATION),
     Fact.ENERGY: (EXPENSE_ENERGY, CLEARING_ENERGY),
+    Fact.VENDOR: (EXPENSE_VENDOR, PAYABLE),
+    Fact.VENDOR_FX: (EXPENSE_VENDOR, FX),
+    Fact.PAYABLE_FX: (FX, PAYABLE),
 }
 """The accounts each fact debits and credits."""
 
@@ -140,7 +154,19 @@ class BatchKind(StrEnum):
 
 
 FACTS: dict[BatchKind, tuple[tuple[Fact, ...], tuple[Fact, ...]]] = {
-    BatchKind.USAGE: ((Fact.CHARGE, Fact.GRANT_SPENT, Fact.OVERRUN, Fact.CPU, Fact.ENERGY), ()),
+    BatchKind.USAGE: (
+        (
+            Fact.CHARGE,
+            Fact.GRANT_SPENT,
+            Fact.OVERRUN,
+            Fact.CPU,
+            Fact.ENERGY,
+            Fact.VENDOR,
+            Fact.VENDOR_FX,
+            Fact.PAYABLE_FX,
+        ),
+        (),
+    ),
     BatchKind.TOPUP: ((Fact.TOPUP,), ()),
     BatchKind.REFUND: ((Fact.REFUND,), ()),
     BatchKind.TRANSFER: ((Fact.TRANSFER, Fact.FX_OUT, Fact.FX_IN), ()),

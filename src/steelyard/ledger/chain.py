@@ -7,12 +7,14 @@ A customer can recompute it from his own rows and the digests of the rest. Owns 
 them. Account names, not row ids, are hashed, so renaming an account breaks the chain. Pure.
 """
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Sequence
 from hashlib import sha256
 from operator import itemgetter
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import msgspec
+
+from steelyard.kernel.quantities import Usage
 
 GENESIS = bytes(32)
 """What the first batch follows."""
@@ -63,6 +65,12 @@ class UsageRow(NamedTuple):
     cache_write: int = 0
     reasoning: int = 0
     estimated: bool = False
+    vendor_cost_nano: int = 0
+    payable_nano: int = 0
+    payable_currency: str = ""
+    rate_id: int = 0
+    cost_estimated: bool = False
+    heard: str = ""  # the counts a vendor bills, where they are more than the row's: see `heard_text`
 
 
 PRIVATE = ("upstream", "cost_id", "cpu_ns", "energy_uj", "cpu_cost_nano", "energy_cost_nano")
@@ -70,10 +78,20 @@ PRIVATE = ("upstream", "cost_id", "cpu_ns", "energy_uj", "cpu_cost_nano", "energ
 LATER = ("cache_write", "reasoning", "estimated")
 """Columns that batches from before them have not hashed. Behind the others they count as far as the last that says
 something, so a row in which none does is hashed as it always was."""
-PUBLIC = tuple(name for name in UsageRow._fields if name not in (*PRIVATE, *LATER))
-_EARLIER = len(UsageRow._fields) - len(LATER)
-_public_of = itemgetter(*(UsageRow._fields.index(name) for name in PUBLIC))
-_private_of = itemgetter(*(UsageRow._fields.index(name) for name in PRIVATE))
+LATER_PRIVATE = ("vendor_cost_nano", "payable_nano", "payable_currency", "rate_id", "cost_estimated", "heard")
+"""The same among the columns that are our own affair. Both only grow at their end."""
+PUBLIC = tuple(name for name in UsageRow._fields if name not in (*PRIVATE, *LATER, *LATER_PRIVATE))
+_EARLIER = len(UsageRow._fields) - len(LATER) - len(LATER_PRIVATE)
+"""All that came later stands behind the rest in a row."""
+_NOTHING_LATER = (*UsageRow._field_defaults.values(),)
+
+
+def _getter(names: Sequence[str]) -> Callable[[UsageRow], tuple[Any, ...]]:
+    return itemgetter(*(UsageRow._fields.index(name) for name in names))
+
+
+_public_of, _private_of = _getter(PUBLIC), _getter(PRIVATE)
+_later_public_of, _later_private_of = _getter(LATER), _getter(LATER_PRIVATE)
 
 
 class SealedRow(NamedTuple):
@@ -85,16 +103,31 @@ class SealedRow(NamedTuple):
 
 def seal_row(row: UsageRow, salt: bytes) -> SealedRow:
     """The salt keeps the few likely values of our columns from being guessed from their digest."""
-    private_digest = sha256(salt + row.request_id + _encode(_private_of(row))).digest()
-    return SealedRow(_encode(_public_of(row) + _later_of(row)), private_digest)
+    private = _private_of(row) + _told(_later_private_of(row))
+    private_digest = sha256(salt + row.request_id + _encode(private)).digest()
+    return SealedRow(_encode(_public_of(row) + _told(_later_public_of(row))), private_digest)
 
 
-def _later_of(row: UsageRow) -> tuple[object, ...]:
-    """The later columns without the zeros at their end."""
-    later: tuple[object, ...] = row[_EARLIER:]
+def _told(later: tuple[object, ...]) -> tuple[object, ...]:
+    """Later columns without those at their end that say nothing."""
     while later and not later[-1]:
         later = later[:-1]
     return later
+
+
+def heard_text(heard: Usage | None) -> str:
+    """Counts as a column keeps them, in the order of the buckets: "31,0,0,12,0"; empty for None."""
+    if heard is None:
+        return ""
+    return f"{heard.input},{heard.cached_input},{heard.cache_write},{heard.output},{heard.reasoning}"
+
+
+def heard_from_text(text: str) -> Usage | None:
+    """Raises ValueError when it is no such text."""
+    if not text:
+        return None
+    fresh, cached, cache_write, output, reasoning = map(int, text.split(","))
+    return Usage(fresh, cached, output, cache_write=cache_write, reasoning=reasoning)
 
 
 def row_digest(row: SealedRow) -> bytes:
@@ -131,10 +164,11 @@ def content_of(
     encode, private_of, public_of = _encode, _private_of, _public_of  # this loop is most of what a hash costs
     rows = []
     for row in usage:  # row_digest(seal_row(row, salt))
-        private_digest = sha256(salt + row[0] + encode(private_of(row))).digest()
-        public = public_of(row)
-        if row[-1] or row[-2] or row[-3]:
-            public += _later_of(row)
+        private, public = private_of(row), public_of(row)
+        if row[_EARLIER:] != _NOTHING_LATER:
+            private += _told(_later_private_of(row))
+            public += _told(_later_public_of(row))
+        private_digest = sha256(salt + row[0] + encode(private)).digest()
         rows.append(sha256(private_digest + encode(public)).digest())
     return content_digest(header_bytes(header), entries_digest(entries, salt), rows)
 
@@ -152,5 +186,6 @@ def hash_unsealed(
     for entry in entries:
         digest.update(_encode(entry))
     for row in usage:
-        digest.update(_encode(row[:_EARLIER] + _later_of(row)))
+        later = _told(_later_public_of(row)) + _told(_later_private_of(row))
+        digest.update(_encode(row[:_EARLIER] + later))
     return digest.digest()

@@ -16,9 +16,9 @@ from sqlalchemy import Connection, func, insert, select
 from steelyard.kernel.clock import Clock, day_of, hour_of
 from steelyard.kernel.errors import BooksError
 from steelyard.kernel.money import INT64_MAX
-from steelyard.kernel.records import Position, Rated
+from steelyard.kernel.records import End, Position, Rated
 from steelyard.ledger.accounts import PAIRS, WALLET, BatchKind, Fact, account_name, kind_of
-from steelyard.ledger.chain import GENESIS, EntryRow, UsageRow, content_of, link
+from steelyard.ledger.chain import GENESIS, EntryRow, UsageRow, content_of, heard_text, link
 from steelyard.ledger.purse import Purse
 from steelyard.ledger.purses import limits_since, live_grants
 from steelyard.ledger.salt import salt_for
@@ -45,9 +45,12 @@ _summed_of = itemgetter(
             "charge_nano",
             "cpu_cost_nano",
             "energy_cost_nano",
+            "vendor_cost_nano",
         ),
     )
 )
+_CUT = frozenset(end.value for end in End if not (end.whole or end is End.REFUSED))
+"""How an answer ended whose vendor may have counted more than we heard. What he refused he does not bill."""
 _id_of = itemgetter(UsageRow._fields.index("request_id"))
 _row = UsageRow._make
 # Made once: making a statement takes longer than running it.
@@ -159,6 +162,8 @@ def _post_usage(connection: Connection, rated: Sequence[Rated], clock: Clock) ->
         sum_of[1] += charge - from_all
         sum_of[2] += row.cpu_cost_nano
         sum_of[3] += row.energy_cost_nano
+        if row.payable_currency:
+            _owe_vendor(pairs, row)
     for (tenant_id, model, upstream, currency), (taken, overrun, cpu, energy) in sums.items():
         wallet, revenue = found[tenant_id], "revenue:" + model
         if currency != wallet.currency:
@@ -168,6 +173,16 @@ def _post_usage(connection: Connection, rated: Sequence[Rated], clock: Clock) ->
         pairs[Pair(Fact.CPU, "expense-cpu:" + upstream, "clearing-amortisation", currency)] += cpu
         pairs[Pair(Fact.ENERGY, "expense-energy:" + upstream, "clearing-energy", currency)] += energy
     write_batch(connection, BatchKind.USAGE, "", pairs, usage, clock)
+
+
+def _owe_vendor(pairs: dict[Pair, int], row: UsageRow) -> None:
+    """What its vendor will bill; in another currency by way of `fx`, so that each currency balances by itself."""
+    expense, payable, currency = "expense-vendor:" + row.upstream, "payable:" + row.upstream, row.payable_currency
+    if currency == row.currency:
+        pairs[Pair(Fact.VENDOR, expense, payable, currency)] += row.payable_nano
+    else:
+        pairs[Pair(Fact.VENDOR_FX, expense, "fx", row.currency)] += row.vendor_cost_nano
+        pairs[Pair(Fact.PAYABLE_FX, "fx", payable, currency)] += row.payable_nano
 
 
 def _purses(
@@ -197,14 +212,17 @@ def closed_until(connection: Connection) -> int:
 
 def _usage_row(rated: Rated, closed_until_ns: int) -> UsageRow:
     """What comes late for a closed period counts in the open one. By position: by name it takes twice as long."""
-    settlement, charge, cpu_cost, energy_cost = astuple(rated)
-    closed = settlement.closed
+    settlement, charge, cpu_cost, energy_cost, vendor_cost, payable, payable_currency = astuple(rated)
+    closed, rate_id, heard, cost_estimated = settlement.closed, 0, "", False
+    if payable_currency:
+        rate_id, heard = settlement.opened.rate_id, heard_text(closed.heard)
+        cost_estimated = closed.estimated or closed.end in _CUT
     fresh, cached, output, cpu_ns, energy_uj, cache_write, reasoning = astuple(closed.usage)
     (
         request_id, opened_ns, _slot, tenant_id, project_id, key_id, model, upstream, price_id, cost_id, currency,
         hold, max_tokens, sequences, stream, *_,
     ) = astuple(settlement.opened)  # fmt: skip
-    if charge < 0 or cpu_cost < 0 or energy_cost < 0 or hold < 0:
+    if charge < 0 or cpu_cost < 0 or energy_cost < 0 or vendor_cost < 0 or hold < 0:
         raise BooksError(f"{request_id.hex()} has a negative amount")
     closed_ns = closed.closed_ns
     return _row((
@@ -213,6 +231,7 @@ def _usage_row(rated: Rated, closed_until_ns: int) -> UsageRow:
         fresh, cached, output, cpu_ns, energy_uj, hold, charge, cpu_cost, energy_cost,
         str(closed.end), closed.first_token_ns, closed.duration_ns, closed.short_by_one_read,
         cache_write, reasoning, closed.estimated,
+        vendor_cost, payable, payable_currency, rate_id, cost_estimated, heard,
     ))  # fmt: skip
 
 
@@ -272,8 +291,8 @@ def _rollup_rows(usage: Iterable[UsageRow]) -> list[tuple[object, ...]]:
     added: list[tuple[object, ...]] = []
     for key, rows in hours.items():
         columns = zip(*map(_summed_of, rows), strict=True)
-        *sums, cpu_cost, energy_cost = (len(rows), *map(sum, columns))
-        sums.append(cpu_cost + energy_cost)
+        *sums, cpu_cost, energy_cost, vendor_cost = (len(rows), *map(sum, columns))
+        sums.append(cpu_cost + energy_cost + vendor_cost)
         added.append(("hour", *key, *sums))
         day = days[day_of(key[0]), *key[1:]]
         day[:] = map(add, day, sums)

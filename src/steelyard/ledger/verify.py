@@ -17,14 +17,14 @@ from steelyard.kernel.quantities import Usage
 from steelyard.kernel.records import Closed, Opened, Rated, Settlement
 from steelyard.kernel.tariff import Tariff
 from steelyard.ledger.accounts import FACTS, GRANT, PAIRS, WALLET, BatchKind, Fact
-from steelyard.ledger.chain import GENESIS, EntryRow, UsageRow, content_of, hash_unsealed, link
+from steelyard.ledger.chain import GENESIS, EntryRow, UsageRow, content_of, hash_unsealed, heard_from_text, link
 from steelyard.ledger.credit import LimitHistory, limit_histories
 from steelyard.ledger.operation_check import operation_complaints
 from steelyard.ledger.periods import Balance, balances_hash, closed_periods
 from steelyard.storage import tables
 
 T = TypeVar("T")
-Rate = Callable[[Settlement, Tariff, Tariff], Rated]
+Rate = Callable[[Settlement, Tariff, Tariff, Tariff | None], Rated]
 
 TITLES = {
     "I1": "Debits equal credits, per currency, per batch and in total",
@@ -239,6 +239,9 @@ class _Audit:
             used["revenue:" + row.model, row.currency] += row.charge_nano
             used["expense-cpu:" + row.upstream, row.currency] += row.cpu_cost_nano
             used["expense-energy:" + row.upstream, row.currency] += row.energy_cost_nano
+            if row.vendor_cost_nano or row.payable_nano:
+                used["expense-vendor:" + row.upstream, row.currency] += row.vendor_cost_nano
+                used["payable:" + row.upstream, row.payable_currency] += row.payable_nano
             covered[wallet] += min(row.charge_nano, row.hold_nano)
             self._charged[wallet] += row.charge_nano
         booked: Counter[tuple[str, str]] = Counter()
@@ -254,8 +257,13 @@ class _Audit:
                 case Fact.OVERRUN:
                     booked["wallet:" + debit.partition(":")[2], currency] += amount
                     booked[credit, currency] += amount
-                case Fact.CPU | Fact.ENERGY:
+                case Fact.CPU | Fact.ENERGY | Fact.VENDOR_FX:
                     booked[debit, currency] += amount
+                case Fact.VENDOR:
+                    booked[debit, currency] += amount
+                    booked[credit, currency] += amount
+                case Fact.PAYABLE_FX:
+                    booked[credit, currency] += amount
         for name, currency in sorted(used.keys() | booked.keys()):
             if used[name, currency] != booked[name, currency]:
                 difference = booked[name, currency] - used[name, currency]
@@ -265,18 +273,17 @@ class _Audit:
                 self.complain("I5", f"batch {batch_id} takes {amount - covered[wallet]} nano above holds from {wallet}")
 
     def _rerate(self, row: UsageRow) -> None:
-        price, cost = self._tariffs.get(row.price_id), self._tariffs.get(row.cost_id)
+        price, cost, exchange = map(self._tariffs.get, (row.price_id, row.cost_id, row.rate_id))
         name = row.request_id.hex()
-        if price is None or cost is None:
+        if price is None or cost is None or (exchange is None and row.rate_id):
             self.complain("I9", f"{name} names a tariff that is not in the books")
             return
         try:
-            rated = self._rate(settlement_of(row), price, cost)
-        except BooksError as error:
+            rated = self._rate(settlement_of(row), price, cost, exchange)
+        except (BooksError, ValueError) as error:
             self.complain("I9", f"{name} cannot be rated again: {error}")
             return
-        now = (rated.charge_nano, rated.cpu_cost_nano, rated.energy_cost_nano)
-        then = (row.charge_nano, row.cpu_cost_nano, row.energy_cost_nano)
+        now, then = amounts_of(rated), amounts_of(row)
         if now != then:
             self.complain("I9", f"{name} was rated {then} and is now {now}")
 
@@ -326,18 +333,25 @@ def _kind(account: str) -> str:
     return account.partition(":")[0]
 
 
+def amounts_of(one: Rated | UsageRow) -> tuple[int | str, ...]:
+    """All that a request came to: what rating it again must give."""
+    spent = (one.cpu_cost_nano, one.energy_cost_nano, one.vendor_cost_nano, one.payable_nano, one.payable_currency)
+    return one.charge_nano, *spent
+
+
 def settlement_of(row: UsageRow) -> Settlement:
     """The settlement behind a usage row; the slot is not kept."""
     opened = Opened(
         row.request_id, row.opened_ns, 0, row.tenant_id, row.project_id, row.key_id, row.model, row.upstream,
         row.price_id, row.cost_id, row.currency, row.hold_nano, row.max_tokens, row.sequences, row.stream,
+        rate_id=row.rate_id,
     )  # fmt: skip
     usage = Usage(
         row.input, row.cached_input, row.output, row.cpu_ns, row.energy_uj, row.cache_write, row.reasoning
     )  # fmt: skip
     closed = Closed(
         row.request_id, row.closed_ns, usage, row.end, row.first_token_ns, row.duration_ns, row.short_by_one_read,
-        row.estimated,
+        row.estimated, heard_from_text(row.heard),
     )  # fmt: skip
     return Settlement(opened, closed)
 
@@ -348,7 +362,7 @@ def _rollup_queries(grain: str, length_ns: int) -> tuple[str, str]:
     summed = (
         f"SELECT closed_ns - closed_ns % {length_ns} AS start_ns, {keys}, count(*), sum(input), sum(cached_input),"  # noqa: S608
         " sum(output), sum(cpu_ns), sum(energy_uj), sum(cache_write), sum(reasoning), sum(charge_nano),"
-        " sum(cpu_cost_nano + energy_cost_nano)"
+        " sum(cpu_cost_nano + energy_cost_nano + vendor_cost_nano)"
         f" FROM usage GROUP BY 1, {keys}"
     )
     stored = (

@@ -71,6 +71,7 @@ class Meter:
             sequences=order.sequences,
             stream=order.stream,
             lease=quote.lease,
+            rate_id=quote.rate_id,
         )
         try:
             self._journal.append(opened)
@@ -106,6 +107,7 @@ class Reading:
         "_first_token_ns",
         "_gauge",
         "_guessed",
+        "_heard",
         "_intended",
         "_meter",
         "_monotonic_ns",
@@ -131,6 +133,7 @@ class Reading:
         self._opened_cpu_ns = gauge.per_sequence_ns()
         self._watts_milli = watts_milli
         self._intended = _NOTHING
+        self._heard: Usage | None = None  # all the upstream told of, delivered or not: its vendor bills it
         self._guessed: set[int] = set()  # sequences whose latest counts are not their upstream's
         self._estimated = False  # of what was delivered
         self._first_token_ns = 0
@@ -141,12 +144,18 @@ class Reading:
     def request_id(self) -> bytes:
         return self.opened.request_id
 
-    def hear(self, sequence: int, estimated: bool) -> None:
-        """Before the intent: whether the latest counts of this sequence are ours, not its upstream's."""
+    def hear(self, sequence: int, estimated: bool, usage: Usage) -> None:
+        """Before the intent: the counts over all sequences so far, and whether the latest of this one are ours, not its
+        upstream's."""
+        self._heard = usage
         if estimated:
             self._guessed.add(sequence)
         elif self._guessed:
             self._guessed.discard(sequence)
+
+    def heard(self, usage: Usage) -> None:
+        """What the upstream has told of by now; its vendor may bill it though none of it is passed on yet."""
+        self._heard = usage
 
     def intend(self, usage: Usage) -> None:
         """Before the send: cumulative counts over all sequences, the piece about to be sent included."""
@@ -174,16 +183,17 @@ class Reading:
         if self._closed is not None:
             return self._closed
         opened = self.opened
-        cpu_ns = self._cpu_ns()
+        usage = settled_usage(opened, self.delivered, end, self._cpu_ns(), self._watts_milli)
         self._closed = Closed(
             request_id=opened.request_id,
             closed_ns=self._meter.now_ns(),
-            usage=settled_usage(opened, self.delivered, end, cpu_ns, self._watts_milli),
+            usage=usage,
             end=end.value,
             first_token_ns=self._first_token_ns,
             duration_ns=self._monotonic_ns() - self._opened_mono_ns,
             short_by_one_read=self._intended != self.delivered,
             estimated=self._estimated,
+            heard=beyond(usage, self._heard),
         )
         self._meter._in_flight -= 1
         try:
@@ -201,13 +211,14 @@ class Reading:
         """
         meter, opened = self._meter, self.opened
         offer, price, cost = quote.offer, quote.price, quote.cost
-        where = (quote.model, offer.upstream, price.id, cost.id, quote.max_tokens)
+        where = (quote.model, offer.upstream, price.id, cost.id, quote.max_tokens, quote.rate_id)
         moved = Moved(opened.request_id, meter.now_ns(), *where)
         try:
             meter._journal.append(moved)
         except BooksError as error:
             raise unavailable("journal_failed", _TAKES_NONE) from error
         self.opened = moved.moves(opened)
+        self._heard = None
         self._watts_milli = cost.watts_milli
         self._slots.power(opened.slot, cost.watts_milli)
         self._gauge = meter._energy.gauge(offer.upstream)
@@ -243,3 +254,17 @@ def settled_usage(opened: Opened, delivered: Usage, end: End, cpu_ns: int, watts
         return Usage(cpu_ns=cpu_ns, energy_uj=energy)
     fresh, cached, output = delivered.input, delivered.cached_input, delivered.output
     return Usage(fresh, cached, output, cpu_ns, energy, delivered.cache_write, delivered.reasoning)
+
+
+def beyond(settled: Usage, heard: Usage | None) -> Usage | None:
+    """The tokens that were heard, where they are not the settled ones; None where they are, or nothing was heard."""
+    if heard is None:
+        return None
+    fresh, cached, written, output, reasoning = (
+        heard.input, heard.cached_input, heard.cache_write, heard.output, heard.reasoning,
+    )  # fmt: skip
+    if (fresh, cached, written, output, reasoning) == (
+        settled.input, settled.cached_input, settled.cache_write, settled.output, settled.reasoning,
+    ):  # fmt: skip
+        return None
+    return Usage(fresh, cached, output, cache_write=written, reasoning=reasoning)

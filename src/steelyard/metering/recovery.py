@@ -15,7 +15,7 @@ from steelyard.kernel.quantities import Usage
 from steelyard.kernel.records import Closed, End, Opened
 from steelyard.metering.disk import Disk
 from steelyard.metering.lock import is_held
-from steelyard.metering.meter import settled_usage
+from steelyard.metering.meter import beyond, settled_usage
 from steelyard.metering.slots import Slots, SlotState
 
 SLOTS_NAME = "slots"
@@ -70,13 +70,15 @@ def _closed(opened: Opened, slot: SlotState | None, clock: Clock) -> Closed:
     closed_ns = max(clock.now_ns(), opened.opened_ns)
     if slot is None:
         return Closed(opened.request_id, closed_ns, Usage(), End.WORKER_DIED.value, 0, 0, short_by_one_read=True)
+    usage = settled_usage(opened, slot.committed, End.WORKER_DIED, slot.committed.cpu_ns, slot.watts_milli)
     return Closed(
         request_id=opened.request_id,
         closed_ns=closed_ns,
-        usage=settled_usage(opened, slot.committed, End.WORKER_DIED, slot.committed.cpu_ns, slot.watts_milli),
+        usage=usage,
         end=End.WORKER_DIED.value,
         first_token_ns=slot.first_token_ns,
         duration_ns=slot.last_ns,
         short_by_one_read=slot.short_by_one_read,
         estimated=slot.estimated,
+        heard=beyond(usage, slot.intended),  # the upstream had told of what was intended
     )

@@ -270,7 +270,7 @@ class Bookkeeper:
 
     def _learn_tariffs(self, connection: Connection, settlements: Iterable[Settlement]) -> None:
         """Versions are never edited, so a version read once is known for good."""
-        wanted = {id for one in settlements for id in (one.opened.price_id, one.opened.cost_id)}
+        wanted = {id for one in settlements for id in one.opened.tariff_ids}
         if wanted <= self._tariffs.keys():
             return
         self._tariffs = tariffs_by_id(connection)

@@ -152,7 +152,7 @@ class _Replay:
         for staged in self._stage.take(request_ids):
             self._check_recovered(staged)
             opened = staged.settlement.opened
-            if self._tariffs.keys() >= {opened.price_id, opened.cost_id}:
+            if self._tariffs.keys() >= set(opened.tariff_ids):
                 settlements.append(staged.settlement)
             else:
                 self._complain("I12", f"{opened.request_id.hex()} names a tariff that is not in the books")

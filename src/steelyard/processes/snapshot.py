@@ -28,6 +28,7 @@ def read_snapshot(connection: Connection) -> Snapshot:
         parts.costs,
         operator_names(connection),
         credentials=sealed_credentials(connection),
+        rates=parts.rates,
     )
 
 

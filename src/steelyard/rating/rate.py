@@ -18,7 +18,8 @@ PRICE_METERS = (Meter.INPUT, Meter.CACHED_INPUT, Meter.OUTPUT, Meter.CACHE_WRITE
 _PRICED_LIKE = {Meter.CACHE_WRITE: Meter.INPUT, Meter.REASONING: Meter.OUTPUT}
 """What has no line of its own has the price of what it is a part of elsewhere; it stays a line of its own meter."""
 COST_METERS = (Meter.CPU, Meter.ENERGY)
-"""What a cost book says an upstream costs us."""
+"""What a cost book says an engine costs us; a vendor bills the meters of a price book."""
+RATE_METERS = (Meter.MONEY,)
 
 
 class Sheet:
@@ -66,35 +67,61 @@ class Sheet:
         return BooksError(f"{quantity} {meter} at {line.text} per {line.per} is more than an account can hold")
 
 
-def rate(settlement: Settlement, price: Tariff, cost: Tariff) -> Rated:
+def rate(settlement: Settlement, price: Tariff, cost: Tariff, exchange: Tariff | None = None) -> Rated:
     """The settlement with its money. Raises BooksError when these are not the tariffs it was opened with."""
-    return rate_all([settlement], {settlement.opened.price_id: price, settlement.opened.cost_id: cost})[0]
+    opened = settlement.opened
+    tariffs = {opened.price_id: price, opened.cost_id: cost}
+    return rate_all([settlement], tariffs if exchange is None else tariffs | {opened.rate_id: exchange})[0]
 
 
 def rate_all(settlements: Iterable[Settlement], tariffs: Mapping[int, Tariff]) -> list[Rated]:
-    """`rate` for many: each pair of tariffs, found by the ids the requests were opened with, is looked at once."""
-    known: dict[tuple[int, int, str], tuple[Sheet, Sheet]] = {}
+    """`rate` for many: each set of tariffs, found by the ids the requests were opened with, is looked at once."""
+    known: dict[tuple[int, int, str, int], tuple[Sheet, Sheet | VendorSheet]] = {}
     rated = []
     for one in settlements:
         opened, usage = one.opened, one.closed.usage
-        key = (opened.price_id, opened.cost_id, opened.currency)
+        key = (opened.price_id, opened.cost_id, opened.currency, opened.rate_id)
         sheets = known.get(key)
         if sheets is None:
-            sheets = known[key] = _sheets(opened, tariffs[opened.price_id], tariffs[opened.cost_id])
+            sheets = known[key] = _sheets(opened, tariffs)
         if usage.cache_write or usage.reasoning:
             charged = sheets[0].amounts([usage.of(meter) for meter in PRICE_METERS])
         else:
             charged = sheets[0].amounts((usage.input, usage.cached_input, usage.output))
-        rated.append(Rated(one, sum(charged), *sheets[1].amounts((usage.cpu_ns, usage.energy_uj))))
+        cost = sheets[1]
+        if isinstance(cost, Sheet):
+            cpu_cost, energy_cost = cost.amounts((usage.cpu_ns, usage.energy_uj))
+            rated.append(Rated(one, sum(charged), cpu_cost, energy_cost))
+        else:
+            rated.append(Rated(one, sum(charged), 0, 0, *cost.amounts(one.closed.billed)))
     return rated
 
 
-def _sheets(opened: Opened, price: Tariff, cost: Tariff) -> tuple[Sheet, Sheet]:
-    if not (price.id == opened.price_id and cost.id == opened.cost_id):
-        raise BooksError(f"the request was opened with tariffs {opened.price_id} and {opened.cost_id}, not these")
-    if not price.currency == cost.currency == opened.currency:
+class VendorSheet:
+    """A vendor's tariff made ready, with the rate that turns his currency into the customer's."""
+
+    __slots__ = ("_currency", "_rate", "_sheet")
+
+    def __init__(self, cost: Tariff, rate: Tariff | None) -> None:
+        self._currency = cost.currency
+        self._sheet = Sheet(cost, PRICE_METERS)
+        self._rate = Sheet(rate, RATE_METERS) if rate is not None else None
+
+    def amounts(self, billed: Usage) -> tuple[int, int, str]:
+        """Cost in the customer's currency, and what is payable in the vendor's: its sum is turned over as one."""
+        payable = sum(self._sheet.amounts([billed.of(meter) for meter in PRICE_METERS]))
+        return self._rate.amounts((payable,))[0] if self._rate else payable, payable, self._currency
+
+
+def _sheets(opened: Opened, tariffs: Mapping[int, Tariff]) -> tuple[Sheet, Sheet | VendorSheet]:
+    price, cost, rate = tariffs[opened.price_id], tariffs[opened.cost_id], tariffs.get(opened.rate_id)
+    if not (price.id == opened.price_id and cost.id == opened.cost_id and (rate.id if rate else 0) == opened.rate_id):
+        ids = f"{opened.price_id}, {opened.cost_id} and {opened.rate_id}"
+        raise BooksError(f"the request was opened with tariffs {ids}, not these")
+    turned = (rate.subject, rate.currency) if rate and cost.of_vendor else (opened.currency, opened.currency)
+    if price.currency != opened.currency or (cost.currency, opened.currency) != turned:
         raise BooksError(f"tariffs in {price.currency} and {cost.currency} for a request in {opened.currency}")
-    return Sheet(price, PRICE_METERS), Sheet(cost, COST_METERS)
+    return Sheet(price, PRICE_METERS), VendorSheet(cost, rate) if cost.of_vendor else Sheet(cost, COST_METERS)
 
 
 def charge_of(usage: Usage, price: Tariff) -> tuple[AmountLine, ...]:
@@ -103,8 +130,17 @@ def charge_of(usage: Usage, price: Tariff) -> tuple[AmountLine, ...]:
 
 
 def cost_of(usage: Usage, cost: Tariff) -> tuple[AmountLine, ...]:
-    """What this usage cost us: one line per meter with a count, in the order of the meters."""
-    return Sheet(cost, COST_METERS).lines([usage.of(meter) for meter in COST_METERS])
+    """What this usage cost us: one line per meter with a count, in the order of the meters.
+
+    In the tariff's currency; of what a vendor served, `usage` is what he bills (`Closed.billed`).
+    """
+    meters = PRICE_METERS if cost.of_vendor else COST_METERS
+    return Sheet(cost, meters).lines([usage.of(meter) for meter in meters])
+
+
+def exchange_of(payable_nano: int, exchange: Tariff) -> tuple[AmountLine, ...]:
+    """What an amount in the rate's own currency is worth in the other."""
+    return Sheet(exchange, RATE_METERS).lines([payable_nano])
 
 
 def worst_case_nano(price: Tariff, prompt_tokens_max: int, max_tokens: int, sequences: int) -> int:

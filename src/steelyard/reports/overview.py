@@ -22,7 +22,7 @@ class Point(Record, frozen=True):
     requests: int
     tokens: int
     charge_nano: int
-    cost_nano: int  # CPU and energy
+    cost_nano: int  # CPU, energy and vendors
 
 
 class Series(Record, frozen=True):
@@ -106,7 +106,7 @@ def _minutes(since_ns: int, until_ns: int) -> Select[Any]:
             func.count().label("requests"),
             _tokens(tables.usage).label("tokens"),
             whole(columns.charge_nano).label("charge_nano"),
-            whole(columns.cpu_cost_nano + columns.energy_cost_nano).label("cost_nano"),
+            whole(columns.cpu_cost_nano + columns.energy_cost_nano + columns.vendor_cost_nano).label("cost_nano"),
         )
         .where(columns.closed_ns >= since_ns, columns.closed_ns < until_ns)
         .group_by("start_ns", columns.currency)

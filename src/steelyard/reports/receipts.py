@@ -15,8 +15,8 @@ from steelyard.kernel.money import text_from_nano
 from steelyard.kernel.records import AmountLine, Receipt
 from steelyard.kernel.tariff import Tariff
 from steelyard.ledger.chain import UsageRow
-from steelyard.ledger.verify import settlement_of
-from steelyard.rating.rate import charge_of, cost_of, rate
+from steelyard.ledger.verify import amounts_of, settlement_of
+from steelyard.rating.rate import charge_of, cost_of, exchange_of, rate
 from steelyard.storage import tables
 
 
@@ -29,6 +29,7 @@ class Rerated(NamedTuple):
     batch_id: int
     posted_ns: int
     chain: bytes
+    exchange: Tariff | None = None
 
     @property
     def charge(self) -> tuple[AmountLine, ...]:
@@ -36,7 +37,13 @@ class Rerated(NamedTuple):
 
     @property
     def costs(self) -> tuple[AmountLine, ...]:
-        return cost_of(settlement_of(self.row).closed.usage, self.cost)
+        closed = settlement_of(self.row).closed
+        return cost_of(closed.billed if self.cost.of_vendor else closed.usage, self.cost)
+
+    @property
+    def exchanged(self) -> tuple[AmountLine, ...]:
+        """What the costs come to in the customer's currency; nothing where that is theirs."""
+        return () if self.exchange is None else exchange_of(self.row.payable_nano, self.exchange)
 
 
 def rerate(connection: Connection, request_id: bytes) -> Rerated | None:
@@ -51,14 +58,14 @@ def rerate(connection: Connection, request_id: bytes) -> Rerated | None:
     if found is None:
         return None
     row = UsageRow._make(found[3:])
-    tariffs = tariffs_by_id(connection, {row.price_id, row.cost_id})
-    if len(tariffs) < 2:
+    settlement = settlement_of(row)
+    tariffs = tariffs_by_id(connection, settlement.opened.tariff_ids)
+    if len(tariffs) < len(settlement.opened.tariff_ids):
         raise BooksError(f"{text_from_id(request_id)} was rated with a tariff that is gone")
-    price, cost = tariffs[row.price_id], tariffs[row.cost_id]
-    rated = rate(settlement_of(row), price, cost)
-    if (rated.charge_nano, rated.cost_nano) != (row.charge_nano, row.cpu_cost_nano + row.energy_cost_nano):
+    price, cost, exchange = tariffs[row.price_id], tariffs[row.cost_id], tariffs.get(row.rate_id)
+    if amounts_of(rate(settlement, price, cost, exchange)) != amounts_of(row):
         raise BooksError(f"I9: rating {text_from_id(request_id)} again gives another amount than was posted")
-    return Rerated(row, price, cost, found.batch_id, found.posted_ns, found.hash)
+    return Rerated(row, price, cost, found.batch_id, found.posted_ns, found.hash, exchange)
 
 
 def posted_receipt(connection: Connection, request_id: bytes, tenant_id: int | None) -> Receipt | None:

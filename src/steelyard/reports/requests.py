@@ -45,7 +45,7 @@ class RequestRow(Record, frozen=True):
     charge_nano: int
     cpu_cost_nano: int
     energy_cost_nano: int
-    cost_nano: int  # CPU and energy
+    cost_nano: int  # CPU, energy and vendor
     overrun_nano: int  # the part of the charge that we bear: above the hold; in a detail, whatever nothing was left for
     margin_nano: int  # charge − cost − overrun
     price_id: int
@@ -57,6 +57,12 @@ class RequestRow(Record, frozen=True):
     cache_write: int
     reasoning: int
     estimated: bool  # the upstream gave no counts: they are ours
+    vendor_cost_nano: int
+    payable_nano: int  # what its vendor will bill, in `payable_currency`
+    payable_currency: str  # empty: an engine served it
+    rate_id: int  # turned the one currency into the other; 0: they are the same
+    cost_estimated: bool  # the answer was cut, or its counts are ours: the vendor may bill another sum
+    heard: str  # the counts the vendor bills where they are not the row's, see ledger.chain
 
     @property
     def prompt(self) -> int:
@@ -92,7 +98,8 @@ class RequestDetail(Record, frozen=True):
     row: RequestRow
     receipt: Receipt  # what the customer sees; state "posted"
     charge: tuple[AmountLine, ...]
-    cost: tuple[AmountLine, ...]
+    cost: tuple[AmountLine, ...]  # in the cost tariff's currency
+    exchange: tuple[AmountLine, ...]  # what these come to in the row's currency, where it is another
     price: Tariff
     cost_tariff: Tariff
     entries: tuple[EntryShare, ...]
@@ -145,6 +152,7 @@ def detail(connection: Connection, request_id: bytes) -> RequestDetail | None:
         receipt=receipt_of(rerated),
         charge=rerated.charge,
         cost=rerated.costs,
+        exchange=rerated.exchanged,
         price=rerated.price,
         cost_tariff=rerated.cost,
         entries=shares,
@@ -188,7 +196,7 @@ def _requests() -> Select[Any]:
 
 
 def _request_row(row: Row[Any]) -> RequestRow:
-    cost_nano = row.cpu_cost_nano + row.energy_cost_nano
+    cost_nano = row.cpu_cost_nano + row.energy_cost_nano + row.vendor_cost_nano
     overrun_nano = max(0, row.charge_nano - row.hold_nano)
     fields = dict(row._mapping) | {
         "request_id": text_from_id(row.request_id),

@@ -15,8 +15,11 @@ from steelyard.ledger.accounts import (
     CLEARING_ENERGY,
     EXPENSE_CPU,
     EXPENSE_ENERGY,
+    EXPENSE_VENDOR,
+    FX,
     GRANT,
     OVERRUN,
+    PAYABLE,
     REVENUE,
     WALLET,
     Fact,
@@ -31,7 +34,7 @@ class EntryShare(Record, frozen=True):
 
     entry_id: int
     batch_id: int
-    fact: str  # "grant-spent", "charge", "overrun", "cpu", "energy"
+    fact: str  # "grant-spent", "charge", "overrun", "cpu", "energy", "vendor", "vendor-fx", "payable-fx"
     debit: str  # account names
     credit: str
     currency: str
@@ -59,6 +62,9 @@ class Booked(NamedTuple):
     currency: str
     cpu_cost_nano: int
     energy_cost_nano: int
+    vendor_cost_nano: int
+    payable_nano: int
+    payable_currency: str
 
 
 def shares_of(connection: Connection, one: Booked) -> tuple[EntryShare, ...]:
@@ -67,19 +73,26 @@ def shares_of(connection: Connection, one: Booked) -> tuple[EntryShare, ...]:
     wallet, overrun = account_name(WALLET, one.tenant), account_name(OVERRUN, one.tenant)
     revenue = account_name(REVENUE, one.model)
     cpu, energy = account_name(EXPENSE_CPU, one.upstream), account_name(EXPENSE_ENERGY, one.upstream)
+    vendor, payable, fx = account_name(EXPENSE_VENDOR, one.upstream), account_name(PAYABLE, one.upstream), FX.name
     booked = {
         (entry.fact, entry.debit, entry.credit): entry
-        for entry in entries_from(connection, one.batch_id, {*grants, wallet, overrun, cpu, energy})
-        if entry.currency == one.currency
+        for entry in entries_from(connection, one.batch_id, {*grants, wallet, overrun, cpu, energy, vendor, fx})
+        if entry.currency == (one.payable_currency if entry.fact == Fact.PAYABLE_FX else one.currency)
     }
     paying = [(Fact.GRANT_SPENT.value, name, revenue) for name in grants]
     paying += [(Fact.CHARGE.value, wallet, revenue), (Fact.OVERRUN.value, overrun, revenue)]
     sources = [booked[pair] for pair in paying if pair in booked]
     shares = list(zip(sources, _drawn(_charged(connection, one), one.request_id, sources), strict=True))
-    for pair, cost_nano in (
+    costs = [
         ((Fact.CPU.value, cpu, account_name(CLEARING_AMORTISATION)), one.cpu_cost_nano),
         ((Fact.ENERGY.value, energy, account_name(CLEARING_ENERGY)), one.energy_cost_nano),
-    ):
+    ]
+    if one.payable_currency == one.currency:
+        costs.append(((Fact.VENDOR.value, vendor, payable), one.payable_nano))
+    elif one.payable_currency:
+        costs.append(((Fact.VENDOR_FX.value, vendor, fx), one.vendor_cost_nano))
+        costs.append(((Fact.PAYABLE_FX.value, fx, payable), one.payable_nano))
+    for pair, cost_nano in costs:
         if pair in booked:
             shares.append((booked[pair], cost_nano))
     return tuple(_share(entry, nano) for entry, nano in shares if nano)

@@ -41,7 +41,7 @@ class Totals(Record, frozen=True):
     cpu_ns: int = 0
     energy_uj: int = 0  # estimated
     charge_nano: int = 0  # revenue
-    cost_nano: int = 0  # CPU and energy
+    cost_nano: int = 0  # CPU, energy and vendors
     overrun_nano: int = 0  # the part of `charge_nano` above the holds: booked as our expense, not taken from wallets
     margin_nano: int = 0  # charge − cost − overrun
     cache_write: int = 0
@@ -172,7 +172,8 @@ def _usage(by: By, scope: Scope) -> Select[Any]:
     columns = source.c
     moment = columns.start_ns if grain else columns.closed_ns
     requests = whole(columns.requests) if grain else func.count()
-    cost = columns.cost_nano if grain else columns.cpu_cost_nano + columns.energy_cost_nano
+    spent = tables.usage.c
+    cost = columns.cost_nano if grain else spent.cpu_cost_nano + spent.energy_cost_nano + spent.vendor_cost_nano
     query = select(
         _group(by, source, moment).label("grouped_by"),
         columns.currency,

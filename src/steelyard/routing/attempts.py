@@ -29,18 +29,20 @@ class Ways(NamedTuple):
     clock: Clock
     call: Callable[[Quote], Speech]
     move: Callable[[Quote], None]  # put on record that this is who is called from here on
+    heard: Callable[[Usage], None]  # keep what its vendor may bill, while nothing of it is passed on yet
 
 
 class Served:
     """The answer of the offer that has begun to speak. Leaving the context closes the call."""
 
-    __slots__ = ("_call", "_clock", "_router", "_said", "_speech", "quote")
+    __slots__ = ("_call", "_clock", "_heard", "_router", "_said", "_speech", "quote")
 
     def __init__(self, router: Router, quote: Quote, ways: Ways) -> None:
         self.quote = quote
         self._router = router
         self._clock = ways.clock
         self._call = router.begin(quote.offer, ways.clock.monotonic_ns())
+        self._heard = ways.heard
         self._speech = ways.call(quote)
         self._said: deque[Said] = deque()
 
@@ -53,6 +55,7 @@ class Served:
             async with asyncio.timeout(None if alone else limits.FIRST_TOKEN_S) as patience:
                 async for said in self._speech:
                     self._said.append(said)
+                    self._heard(said[2])
                     if alone or _speaks(said[1]):
                         patience.reschedule(None)
                         self._spoke()
@@ -60,6 +63,7 @@ class Served:
                 if whole and not alone:
                     async for said in self._speech:
                         self._said.append(said)
+                        self._heard(said[2])
         except TimeoutError:
             message = f"did not begin to answer within {limits.FIRST_TOKEN_S} s"
             failure = UpstreamError(self.quote.offer.upstream, message, retryable=True)

@@ -55,7 +55,8 @@ def quoted(caller: Caller, terms: Terms, candidate: Candidate) -> Quote:
     max_tokens = min(terms.max_tokens, offer.max_output_tokens)
     lowered = terms.lowered and max_tokens == terms.max_tokens
     money = (held.amount_nano, max_tokens, lowered, terms.priced_ns, held.lease, held.left)
-    return Quote(caller, offer, terms.price, candidate.cost, *money)
+    rate_id = candidate.rate.id if candidate.rate else 0
+    return Quote(caller, offer, terms.price, candidate.cost, *money, rate_id)
 
 
 def bounds(order: Order, model: Model, offers: Sequence[Offer]) -> tuple[int, int]:

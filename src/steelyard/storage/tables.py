@@ -93,8 +93,8 @@ tariffs = Table(
     "tariffs",
     metadata,
     Column("id", Integer, primary_key=True),
-    Column("book", String(8), nullable=False),  # "price" or "cost"
-    Column("subject", String(128), nullable=False),  # model name or upstream name
+    Column("book", String(8), nullable=False),  # "price", "cost" or "rate"
+    Column("subject", String(128), nullable=False),  # model name, upstream name or currency
     Column("currency", String(3), nullable=False),
     Column("effective_from_ns", BigInteger, nullable=False),
     Column("loaded_ns", BigInteger, nullable=False),
@@ -102,6 +102,7 @@ tariffs = Table(
     Column("watts_milli", Integer, nullable=False),
     Column("lines", Text, nullable=False),  # JSON list of TariffLine
     Column("tier", String(16), nullable=False, server_default=""),  # price book: which requests it is for
+    Column("model", String(256), nullable=False, server_default=""),  # cost book: the upstream's name of the model
     Column("variants", Text, nullable=False, server_default="[]"),  # JSON list of Variant
     Column("marginal", Boolean, nullable=False, server_default=false()),
     Index(None, "book", "subject", "effective_from_ns"),
@@ -198,6 +199,12 @@ usage = Table(
     Column("cache_write", BigInteger, nullable=False, server_default="0"),
     Column("reasoning", BigInteger, nullable=False, server_default="0"),
     Column("estimated", Boolean, nullable=False, server_default=false()),
+    Column("vendor_cost_nano", BigInteger, nullable=False, server_default="0"),  # in the row's currency
+    Column("payable_nano", BigInteger, nullable=False, server_default="0"),  # what its vendor will bill
+    Column("payable_currency", String(3), nullable=False, server_default=""),  # empty: an engine served it
+    Column("rate_id", Integer, nullable=False, server_default="0"),  # turned the one into the other
+    Column("cost_estimated", Boolean, nullable=False, server_default=false()),  # the vendor may have counted more
+    Column("heard", String(128), nullable=False, server_default=""),  # counts that the vendor bills, see ledger.chain
     # PostgreSQL looks up each row's reference by itself, as long as all the rest takes: there only `verify` does (I11).
     ForeignKeyConstraint(["batch_id"], ["batches.id"]).ddl_if(dialect="sqlite"),
 )

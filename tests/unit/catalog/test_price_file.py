@@ -238,3 +238,87 @@ def test_the_example_of_the_page_on_price_files_can_be_loaded() -> None:
     page = (Path(__file__).parents[3] / "docs" / "reference" / "prices.md").read_text(encoding="utf-8")
     (draft,) = parse_price_file(page.partition("```toml\n")[2].partition("```")[0]).tariffs
     assert {line.meter for line in draft.lines} == set(PRICE_METERS)
+
+
+VENDOR = """
+[[cost]]
+upstream = "deepseek"
+model = "deepseek-flash"
+currency = "CNY"
+effective_from = 2026-08-17T00:00:00+08:00
+per = "1M tokens"
+input = "1"
+cached_input = "0.02"
+output = "4"
+source = "their list"
+"""
+RATE = """
+[[rate]]
+from = "USD"
+to = "CNY"
+rate = "7.1034"
+effective_from = 2026-11-01T00:00:00+08:00
+source = "the bank"
+"""
+
+
+def test_a_vendors_cost_has_the_lines_of_a_price() -> None:
+    (draft,) = parse_price_file(VENDOR).tariffs
+    assert (draft.book, draft.subject, draft.model, draft.watts_milli) == ("cost", "deepseek", "deepseek-flash", 0)
+    assert [(line.meter, line.text, line.per) for line in draft.lines] == [
+        (Meter.INPUT, "1", 10**6), (Meter.CACHED_INPUT, "0.02", 10**6), (Meter.OUTPUT, "4", 10**6),
+    ]  # fmt: skip
+    assert draft.tariff(1).of_vendor and not parse_price_file(COST).tariffs[0].tariff(1).of_vendor
+
+
+def test_an_upstream_has_a_cost_for_each_model_and_date() -> None:
+    other = VENDOR.replace('"deepseek-flash"', '"deepseek-v4-pro"')
+    of_all = VENDOR.replace('model = "deepseek-flash"\n', "")
+    assert [draft.model for draft in parse_price_file(VENDOR + other + of_all).tariffs] == [
+        "deepseek-flash", "deepseek-v4-pro", "",
+    ]  # fmt: skip
+    assert "is the same as in [[cost]] 1" in complaint(VENDOR + VENDOR)
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "field"),
+    [
+        ('input = "1"', 'input = "1"\ncpu_hour = "1"', "cpu_hour"),
+        ('per = "1M tokens"\n', "", "per"),
+        ('output = "4"\n', "", "output"),
+        ('source = "their list"\n', "", "source"),
+        ('model = "deepseek-flash"', 'model = ""', "model"),
+        ('model = "deepseek-flash"', 'model = "deepseek-flash"\ntier = "batch"', "tier"),
+    ],
+)
+def test_a_complaint_about_a_vendors_cost_names_the_field(old: str, new: str, field: str) -> None:
+    message = complaint(VENDOR.replace(old, new))
+    assert message.startswith("[[cost]] 1 (deepseek), ")
+    assert f"field '{field}'" in message
+
+
+def test_a_rate_says_what_one_unit_is_worth() -> None:
+    (draft,) = parse_price_file(RATE).tariffs
+    assert (draft.book, draft.subject, draft.currency) == ("rate", "USD", "CNY")
+    assert draft.lines == (TariffLine(Meter.MONEY, "7.1034", 7_103_400_000_000, 10**9),)
+    both = parse_price_file(RATE + RATE.replace('"CNY"', '"EUR"')).tariffs
+    assert [one.currency for one in both] == ["CNY", "EUR"]
+    assert "is the same as in [[rate]] 1" in complaint(RATE + RATE)
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "field"),
+    [
+        ('"7.1034"', '"0"', "rate"),
+        ('"7.1034"', '"1000000.1"', "rate"),
+        ('"7.1034"', "7.1034", "rate"),
+        ('to = "CNY"', 'to = "USD"', "to"),
+        ('to = "CNY"', 'to = "JPY"', "to"),
+        ('from = "USD"', 'from = "XAU"', "from"),
+        ('rate = "7.1034"', 'rate = "7.1034"\nper = "1"', "per"),
+    ],
+)
+def test_a_complaint_about_a_rate_names_the_field(old: str, new: str, field: str) -> None:
+    message = complaint(RATE.replace(old, new))
+    assert message.startswith("[[rate]] 1")
+    assert f"field '{field}'" in message

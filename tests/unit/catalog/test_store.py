@@ -252,3 +252,41 @@ def test_a_tier_has_versions_of_its_own_and_the_normal_price_until_then(books: C
     assert (in_force(versions, NOW_NS), in_force(versions, NOW_NS, BATCH_TIER)) == (newer, batch)
     assert load(books, demo_price_text()) == Loaded((), 3)
     assert in_force([batch], NOW_NS) is None, "what is only priced for batches is not sold otherwise"
+
+
+VENDORS = """
+[[cost]]
+upstream = "far"
+model = "far-1"
+currency = "USD"
+effective_from = 2026-01-01T00:00:00Z
+per = "1M tokens"
+input = "1"
+cached_input = "0.1"
+output = "2"
+source = "their list"
+
+[[rate]]
+from = "USD"
+to = "CNY"
+rate = "7.1"
+effective_from = 2026-01-01T00:00:00Z
+source = "the bank"
+"""
+
+
+def test_costs_of_models_and_rates_of_currencies_are_versions_of_their_own(books: Connection) -> None:
+    first = load(books, VENDORS)
+    assert [(one.subject, one.model, one.currency) for one in first.inserted] == [
+        ("far", "far-1", "USD"), ("USD", "", "CNY"),
+    ]  # fmt: skip
+    assert load(books, VENDORS) == Loaded((), 2)
+    more = load(books, VENDORS.replace('"far-1"', '"far-2"').replace('"CNY"', '"EUR"'))
+    assert (len(more.inserted), more.unchanged) == (2, 0)
+    assert len(load(books, VENDORS.replace('"7.1"', '"7.2"')).inserted) == 1
+    parts = snapshot_parts(books)
+    assert sorted(one.model for one in parts.costs["far"]) == ["far-1", "far-2"]
+    assert sorted((one.currency, one.lines[0].text) for one in parts.rates["USD"]) == [
+        ("CNY", "7.1"), ("CNY", "7.2"), ("EUR", "7.1"),
+    ]  # fmt: skip
+    assert tariffs_by_id(books, [one.id for one in first.inserted]) == {one.id: one for one in first.inserted}

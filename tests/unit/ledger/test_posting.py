@@ -70,6 +70,7 @@ def test_every_column_of_a_usage_row_is_what_its_name_says(engine: Engine) -> No
         row = connection.execute(select(tables.usage)).one()._asdict()
     told = msgspec.structs.asdict(opened) | msgspec.structs.asdict(closed) | msgspec.structs.asdict(closed.usage)
     told |= {"charge_nano": rated.charge_nano, "cpu_cost_nano": 0, "energy_cost_nano": 0, "batch_id": row["batch_id"]}
+    told |= {"vendor_cost_nano": 0, "payable_nano": 0, "payable_currency": "", "cost_estimated": False, "heard": ""}
     assert row == {name: told[name] for name in row}
     assert (rated.cost_nano, row["currency"], row["end"]) == (0, "CNY", "drained")
 

@@ -230,8 +230,8 @@ def test_a_lost_batch_is_noticed(engine: Engine, place: Path | DatabaseUrl) -> N
 
 
 def test_many_complaints_are_counted_not_listed(engine: Engine) -> None:
-    def dearer(settlement: Settlement, price: Tariff, cost: Tariff) -> Rated:
-        rated = rate(settlement, price, cost)
+    def dearer(settlement: Settlement, price: Tariff, cost: Tariff, exchange: Tariff | None) -> Rated:
+        rated = rate(settlement, price, cost, exchange)
         return replace(rated, charge_nano=2 * rated.charge_nano)
 
     with engine.connect() as connection:

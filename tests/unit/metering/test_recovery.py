@@ -70,6 +70,7 @@ def test_an_interrupted_request_is_settled_at_its_committed_counts(tmp_path: Pat
         first_token_ns=40,
         duration_ns=100,
         short_by_one_read=True,
+        heard=Usage(20, 0, 9),
     )
     assert recovered(tmp_path) == [record]  # killed in recovery and run again: the same
 
@@ -214,11 +215,11 @@ def test_who_counted_survives_the_worker(tmp_path: Path, estimated: bool) -> Non
     journal, slots = series(tmp_path)
     meter = Meter(journal, slots, ManualClock(), EnergyClocks(tmp_path / "energy"))
     running = meter.open(order(1), quote())
-    running.hear(0, estimated)
+    running.hear(0, estimated, Usage())
     usage = Usage(20, 0, 1, cache_write=3, reasoning=2)
     running.intend(usage)
     running.commit(usage)
-    running.hear(0, not estimated)
+    running.hear(0, not estimated, Usage())
     running.intend(Usage(20, 0, 2, cache_write=3, reasoning=2))
     meter.close()
     [record] = recovered(tmp_path)

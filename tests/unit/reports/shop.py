@@ -19,6 +19,31 @@ from steelyard.rating.rate import charge_of, rate
 DAY_NS = 24 * NS_PER_HOUR
 NOON_NS = day_of(1_790_000_000 * NS_PER_S) + 12 * NS_PER_HOUR
 SMOL, FAR = "smollm2-135m-instruct", "far-model"
+NEAR, ABROAD = "near-vendor", "vendor-abroad"
+VENDORS = (
+    "".join(
+        f"""
+[[cost]]
+upstream = "{upstream}"
+currency = "{currency}"
+effective_from = 2026-01-01T00:00:00Z
+per = "1M tokens"
+input = "0.3"
+cached_input = "0.03"
+output = "0.7"
+source = "their list"
+"""
+        for upstream, currency in ((NEAR, "CNY"), (ABROAD, "USD"))
+    )
+    + """
+[[rate]]
+from = "USD"
+to = "CNY"
+rate = "7.1034"
+effective_from = 2026-01-01T00:00:00Z
+source = "the bank"
+"""
+)
 
 
 @dataclass
@@ -29,6 +54,8 @@ class Shop:
     clock: ManualClock
     keys: dict[str, tuple[identity.Tenant, int, int]] = field(default_factory=dict)  # → tenant, project, key
     prices: dict[str, tuple[Tariff, Tariff]] = field(default_factory=dict)  # model → price, cost
+    vendors: dict[str, Tariff] = field(default_factory=dict)  # vendor → cost
+    rates: dict[tuple[str, str], Tariff] = field(default_factory=dict)  # from, to → rate
     rated: list[Rated] = field(default_factory=list)
     topped_up: dict[str, int] = field(default_factory=dict)
     sold: int = 0
@@ -41,6 +68,8 @@ class Shop:
         abroad = demo.replace(SMOL, FAR).replace("CNY", "USD").replace('"local"', '"far"')
         shop.prices = {SMOL: (price, cost)}
         shop.prices[FAR] = load_price_file(books, parse_price_file(abroad).tariffs, NOON_NS).inserted  # type: ignore[assignment]
+        near, far, worth = load_price_file(books, parse_price_file(VENDORS).tariffs, NOON_NS).inserted
+        shop.vendors, shop.rates = {NEAR: near, ABROAD: far}, {("USD", "CNY"): worth}
         return shop
 
     def tenant(self, name: str, currency: str = "CNY") -> identity.Tenant:
@@ -64,10 +93,14 @@ class Shop:
         model: str = SMOL,
         end: End = End.COMPLETE,
         estimated: bool = False,
+        vendor: str | None = None,
+        heard: Usage | None = None,
     ) -> Rated:
         """A request that closes now; not posted yet."""
         who, project, key = self.keys[tenant]
         price, cost = self.prices[model]
+        cost = self.vendors[vendor] if vendor else cost
+        worth = self.rates.get((cost.currency, who.currency))
         self.sold += 1
         request_id = self.sold.to_bytes(16, "big")
         charge = sum(line.amount_nano for line in charge_of(usage, price))
@@ -88,9 +121,10 @@ class Shop:
             max_tokens=100,
             sequences=1,
             stream=self.sold % 2 == 0,
+            rate_id=worth.id if worth else 0,
         )
-        closed = Closed(request_id, now, usage, end, NS_PER_S // 10, NS_PER_S, estimated=estimated)
-        return rate(Settlement(opened, closed), price, cost)
+        closed = Closed(request_id, now, usage, end, NS_PER_S // 10, NS_PER_S, estimated=estimated, heard=heard)
+        return rate(Settlement(opened, closed), price, cost, worth)
 
     def sell(self, *requests: Rated) -> None:
         """Post one batch, a little later."""
@@ -120,7 +154,11 @@ def busy_shop(books: Connection, seed: int = 7) -> Shop:
                 model = FAR if tenant == "gamma" else SMOL
                 end = End.REFUSED if empty else dice.choice(list(End))
                 ours = dice.random() < 0.2
-                batch.append(shop.request(tenant, usage, hold_nano=hold, model=model, end=end, estimated=ours))
+                vendor = dice.choice((None, None, NEAR, ABROAD)) if tenant != "gamma" else None
+                heard = Usage(usage.input + 1, 0, usage.output + 2) if end is End.CLIENT_GONE else None
+                batch.append(shop.request(
+                    tenant, usage, hold_nano=hold, model=model, end=end, estimated=ours, vendor=vendor, heard=heard,
+                ))  # fmt: skip
                 shop.clock.advance(dice.randint(0, 2 * NS_PER_HOUR))
             shop.sell(*batch)
         if dice.random() < 0.2:

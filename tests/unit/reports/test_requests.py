@@ -91,9 +91,13 @@ def test_details_rate_again_to_what_was_posted(busy: Shop) -> None:
     for one in busy.rated:
         found = detail(busy.books, one.settlement.opened.request_id)
         assert found is not None
-        assert [sum(line.amount_nano for line in lines) for lines in (found.charge, found.cost)] == [
-            one.charge_nano, one.cost_nano,
-        ]  # fmt: skip
+        summed = [sum(line.amount_nano for line in lines) for lines in (found.charge, found.cost, found.exchange)]
+        if not one.payable_currency:
+            assert summed == [one.charge_nano, one.cost_nano, 0]
+        else:
+            turned = one.cost_nano if one.payable_currency != found.row.currency else 0
+            assert summed == [one.charge_nano, one.payable_nano, turned]
+            assert (found.cost_tariff.currency, found.cost_tariff.source) == (one.payable_currency, "their list")
         assert (found.receipt.lines, found.receipt.amount_nano) == (found.charge, one.charge_nano)
         assert (found.receipt.state, found.receipt.batch) == ("posted", found.row.batch_id)
         assert found.receipt.prompt_tokens == found.row.prompt
@@ -112,11 +116,15 @@ def test_the_shares_of_all_requests_make_every_entry(busy: Shop) -> None:
             shares[share.entry_id] += share.share_nano
         by_fact = {share.fact: share.share_nano for share in found.entries}
         assert by_fact.get("charge", 0) + by_fact.get("overrun", 0) == one.charge_nano
-        assert by_fact.get("cpu", 0) + by_fact.get("energy", 0) == one.cost_nano
+        costs = [by_fact.get(fact, 0) for fact in ("cpu", "energy", "vendor", "vendor-fx")]
+        assert sum(costs) == one.cost_nano
+        if one.payable_currency == "USD":
+            assert by_fact.get("payable-fx", 0) == one.payable_nano
     page = entries(busy.books, limit=1000)
     assert page.older is None
     assert dict(shares) == {entry.id: entry.amount_nano for entry in page.rows if entry.fact != "topup"}
-    assert {entry.fact for entry in page.rows} == {"topup", "charge", "overrun", "cpu", "energy"}
+    vendors = {"vendor", "vendor-fx", "payable-fx"}
+    assert {entry.fact for entry in page.rows} == {"topup", "charge", "overrun", "cpu", "energy", *vendors}
 
 
 def test_an_unknown_request_has_no_detail(busy: Shop) -> None:
