@@ -28,6 +28,7 @@ COMMANDS = {
     "prices": "prices:prices",
     "models": "models:models",
     "vendor": "vendor:vendor",
+    "import": "importing:import_group",
     "batches": "batches:batches",
     "usage": "reports:usage_command",
     "margin": "reports:margin_command",

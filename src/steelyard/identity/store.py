@@ -137,6 +137,20 @@ def add_key(connection: Connection, project_id: int | None, name: str, clock: Cl
     return find_key(connection, key_id), secret
 
 
+def add_hashed_key(connection: Connection, project_id: int, name: str, digest: bytes, shown: str, clock: Clock) -> int:
+    """A key that another system gave out, by the SHA-256 of its text; its id. 409 when such a key is here already."""
+    row = {
+        "project_id": project_id,
+        "name": check_name(name, "name"),
+        "hash": digest,
+        "shown": shown,
+        "created_ns": clock.now_ns(),
+    }
+    if connection.execute(select(tables.keys.c.id).where(tables.keys.c.hash == digest)).first() is not None:
+        raise _conflict("This key is here already.", "key")
+    return int(connection.execute(insert(tables.keys).values(row)).inserted_primary_key[0])  # type: ignore[index]
+
+
 def find_key(connection: Connection, key_id: int) -> Key:
     """The key with that id; 404 when there is none."""
     rows = connection.execute(_KEYS.where(tables.keys.c.id == key_id)).all()

@@ -28,6 +28,7 @@ from steelyard.ledger.sublimits import Seed
 from steelyard.ledger.teller import Teller
 from steelyard.ledger.verify import verify
 from steelyard.processes.cashier import Cashier, Holds, tenant_view
+from steelyard.processes.importing import Importing
 from steelyard.processes.limiting import Limited, limit_lift, limit_list, limit_seeds, limit_set
 from steelyard.processes.outcome import Outcome
 from steelyard.processes.payload import Payload, integer_of, request_id_of, text_of
@@ -87,6 +88,7 @@ class Office:
         }
         self._cashier = Cashier(clock, holds or Teller(), oldest_open)
         self._commands |= self._cashier.commands()
+        self._commands["import"] = Importing(clock, lambda *asked: self._commands[asked[1]](asked[0], asked[2])).run
 
     def command(self, op: str, payload: Payload) -> Any:
         """Carry out a command and return its answer."""

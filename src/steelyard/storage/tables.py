@@ -62,6 +62,18 @@ keys = Table(
     Column("revoked_ns", BigInteger),
 )
 
+origins = Table(
+    "origins",
+    metadata,
+    Column("id", Integer, primary_key=True),
+    Column("source", String(64), nullable=False),  # whose database it was: "new-api", or what the operator calls it
+    Column("kind", String(16), nullable=False),  # "tenant", "key", "balance" …
+    Column("source_id", String(128), nullable=False),  # its id there
+    Column("subject_id", BigInteger, nullable=False),  # what it became here: a tenant, a key, a batch
+    Column("at_ns", BigInteger, nullable=False),
+    UniqueConstraint("source", "kind", "source_id"),
+)
+
 # --- catalog ------------------------------------------------------------------------------------------------------
 
 models = Table(
