@@ -1,12 +1,10 @@
 """`steelyard import`: bring over what another system has. A dry run unless --apply is given.
 
-Owns the report and the order; readers are in `imports/`, what is made is made by the books (`processes.importing`). A
-key of an upstream is shown nowhere: `--env` writes it into a file of the operator's only.
+Owns the report and the order; readers are in `imports/`, what is made is made by the books (`processes.importing`).
+Keys of upstreams are sealed here before they go anywhere, and shown nowhere.
 """
 
 import getpass
-import os
-import shlex
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -15,11 +13,13 @@ from typing import Any
 import click
 import msgspec
 
+from steelyard.catalog.credentials import credentials
 from steelyard.cli.desk import Desk
 from steelyard.cli.epilog import examples
 from steelyard.cli.options import at_desk
 from steelyard.cli.price_import import read_json
 from steelyard.cli.show import Show, words
+from steelyard.cli.vendor import keep_key
 from steelyard.imports.amounts import exactly, nearest_pico
 from steelyard.imports.foreign_database import foreign_database
 from steelyard.imports.model_facts import Assumed, Facts
@@ -29,8 +29,7 @@ from steelyard.imports.tokens import Tenancy
 from steelyard.kernel import limits
 from steelyard.kernel.clock import iso_from_ns
 from steelyard.kernel.directory import DataDir
-from steelyard.kernel.errors import StartError, bad_request
-from steelyard.processes.upstreams import key_variable
+from steelyard.kernel.errors import CallerError, bad_request
 
 _STATES = ("created", "changed", "unchanged", "refused")
 _STEPS = (words("Step", "op"), words("What", "what"), words("State", "state"), words("Why", "why"))
@@ -42,7 +41,7 @@ _OPTIONS = (
     click.option("--round", "rounded", is_flag=True, help="Round prices that have more decimals than the books keep."),
     click.option("--context", type=click.IntRange(1), default=131_072, show_default=True, help="Tokens, if unknown."),
     click.option("--answer", type=click.IntRange(1), default=8192, show_default=True, help="Tokens, if unknown."),
-    click.option("--env", type=click.Path(path_type=Path), metavar="FILE", help="Write upstreams' keys there."),
+    click.option("--no-keys", is_flag=True, help="Leave the keys of upstreams where they are."),
     click.option("--source", metavar="NAME", help="What that installation is called, if you have several."),
 )
 _OF_TENANTS = (
@@ -117,17 +116,16 @@ def _facts(asked: dict[str, Any], today: str) -> Facts:
 def carry_out(desk: Desk, show: Show, plan: Plan, source: str, asked: dict[str, Any]) -> None:
     """Have the plan made or tried, and tell. Exits with 1 when something was refused that was to be made."""
     apply = bool(asked["apply"])
-    if apply and asked["env"] is not None:
-        _write_keys(asked["env"], plan.credentials)
     results = list(_results(desk, plan, source, dry=False)) if apply else _tried(desk, plan, source)
     rows = [
         {"op": step.op, "what": step.what, "state": result["state"], "why": result.get("why", "")}
         for step, result in zip((step for group in plan.groups for step in group), results, strict=True)
     ]
+    rows += [] if asked["no_keys"] else list(_keys(desk, plan.credentials, dry=not apply))
     counts = {state: sum(row["state"] == state for row in rows) for state in _STATES}
     if show.as_json:
         found = {"applied": apply, "counts": counts, "steps": rows, "left": msgspec.to_builtins(plan.left)}
-        show.json(found | {"notes": _notes(plan, asked)})
+        show.json(found | {"notes": plan.notes})
     else:
         _tell(show, plan, rows, counts, asked)
     if apply and counts["refused"]:
@@ -136,7 +134,7 @@ def carry_out(desk: Desk, show: Show, plan: Plan, source: str, asked: dict[str, 
 
 def _tried(desk: Desk, plan: Plan, source: str) -> list[dict[str, str]]:
     """A dry run, where there are no books yet: on empty ones."""
-    if isinstance(desk.data.database, Path) and not desk.data.database.exists():
+    if _has_no_books(desk):
         with tempfile.TemporaryDirectory() as root:
             data = DataDir(Path(root))
             data.prepare()
@@ -164,23 +162,26 @@ def _portions(groups: Sequence[tuple[Step, ...]]) -> Iterator[list[Step]]:
         yield portion
 
 
-def _write_keys(file: Path, credentials: dict[str, str]) -> None:
-    """For the environment of `steelyard up`. The file is the operator's alone, and no file is written over."""
-    lines = "".join(f"{key_variable(name)}={shlex.quote(key)}\n" for name, key in credentials.items())
-    try:
-        handle = os.open(file, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-    except FileExistsError:
-        raise StartError(f"{file} exists. Name a new file for the keys.") from None
-    with os.fdopen(handle, "w", encoding="utf-8") as stream:
-        stream.write(lines)
+def _keys(desk: Desk, keys: dict[str, str], *, dry: bool) -> Iterator[dict[str, str]]:
+    """Keep the keys of upstreams, sealed, where none is kept."""
+    kept = {}
+    if keys and not _has_no_books(desk):
+        with desk.read() as connection:
+            kept = credentials(connection)
+    for name, key in keys.items():
+        row = {"op": "credential", "what": f"key of the upstream {name}", "state": "unchanged", "why": ""}
+        if name not in kept:
+            row["state"] = "created"
+            try:
+                if not dry:
+                    keep_key(desk, name, key)
+            except CallerError as error:
+                row |= {"state": "refused", "why": error.message}
+        yield row
 
 
-def _notes(plan: Plan, asked: dict[str, Any]) -> list[str]:
-    notes = list(plan.notes)
-    if plan.credentials:
-        where = asked["env"] or "a file that --env names, for the environment of `steelyard up`"
-        notes.append(f"The keys of {len(plan.credentials)} upstreams are written with --apply into {where}.")
-    return notes
+def _has_no_books(desk: Desk) -> bool:
+    return isinstance(desk.data.database, Path) and not desk.data.database.exists()
 
 
 def _tell(show: Show, plan: Plan, rows: list[dict[str, str]], counts: dict[str, int], asked: dict[str, Any]) -> None:
@@ -189,7 +190,7 @@ def _tell(show: Show, plan: Plan, rows: list[dict[str, str]], counts: dict[str, 
         show.line()
         show.rows(plan.left, _LEFT, "")
     show.line()
-    for note in _notes(plan, asked):
+    for note in plan.notes:
         show.line(note)
     told = ", ".join(f"{count} {state}" for state, count in counts.items())
     if asked["apply"]:

@@ -22,7 +22,7 @@ class Step(Record, frozen=True):
 class Plan(Record, frozen=True):
     """Steps of one group are made together or in one dry run; later groups may rely on earlier ones being made.
 
-    `credentials` are keys of upstreams by the upstream's name: never shown, written only where the operator says.
+    `credentials` are keys of upstreams by the upstream's name: never shown, and sealed before they go anywhere.
     """
 
     groups: tuple[tuple[Step, ...], ...]

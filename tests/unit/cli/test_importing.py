@@ -10,6 +10,7 @@ from tests.fakes.foreign import CHANNEL_KEY, TOKEN, small_site
 
 from steelyard.identity.keys import authenticate
 from steelyard.processes.snapshot import read_snapshot
+from steelyard.upstream.sealed import Master
 
 SECRETS = (CHANNEL_KEY, TOKEN, "secret-hash", "channel-secret", hashlib.sha256(f"sk-{TOKEN}".encode()).hexdigest())
 
@@ -44,15 +45,15 @@ def test_a_dry_run_tells_all_and_writes_nothing(terminal: Any, site: str) -> Non
     before = snapshot(terminal)
     said = terminal("import", "new-api", site, "--json")
     assert said.code == 0 and said.json["applied"] is False
-    assert said.json["counts"] == {"created": 9, "changed": 0, "unchanged": 0, "refused": 0}
+    assert said.json["counts"] == {"created": 10, "changed": 0, "unchanged": 0, "refused": 0}
     assert states(said)["opening balance of alice: 2.469134 USD"] == "created"
     assert snapshot(terminal) == before
     told = terminal("import", "new-api", site).out
-    assert "Dry run, nothing was written: 9 created" in told
+    assert "Dry run, nothing was written: 10 created" in told
 
 
 def test_before_there_are_books_the_dry_run_is_on_empty_ones(empty: Any, site: str) -> None:
-    assert empty("import", "new-api", site, "--json").json["counts"]["created"] == 9
+    assert empty("import", "new-api", site, "--json").json["counts"]["created"] == 10
     assert not empty.data.root.exists()
     assert "There are no books" in empty("import", "new-api", site, "--apply").err
 
@@ -74,7 +75,7 @@ def test_what_stays_behind_is_told_with_its_reason(terminal: Any, site: str) -> 
 
 def test_applied_the_money_is_in_the_ledger_and_the_token_opens_the_door(terminal: Any, site: str) -> None:
     said = terminal("import", "new-api", site, "--apply", "--json")
-    assert (said.code, said.json["counts"]["created"]) == (0, 9)
+    assert (said.code, said.json["counts"]["created"]) == (0, 10)
     shown = terminal("wallet", "show", "alice", "--json").json
     assert (shown["balance"], shown["currency"]) == ("2.469134", "USD")
     assert terminal("verify").code == 0
@@ -100,7 +101,7 @@ def test_a_second_run_changes_nothing_even_when_there_is_less_money_there(termin
     before = snapshot(terminal)
     place.change("UPDATE users SET quota = 7 WHERE id = 1")
     said = terminal("import", "new-api", str(place.path), "--apply", "--json")
-    assert said.json["counts"] == {"created": 0, "changed": 0, "unchanged": 9, "refused": 0}
+    assert said.json["counts"] == {"created": 0, "changed": 0, "unchanged": 10, "refused": 0}
     assert snapshot(terminal) == before
     assert terminal("wallet", "show", "alice", "--json").json["balance"] == "2.469134"
     place.close()
@@ -113,7 +114,7 @@ def test_what_came_later_comes_with_the_next_run(terminal: Any, tmp_path: Path) 
     place.change("UPDATE channels SET base_url = 'https://other.example' WHERE id = 1")
     place.change("""UPDATE options SET value = '{"qwen-shop": 1}' WHERE "key" = 'CompletionRatio'""")
     said = terminal("import", "new-api", str(place.path), "--apply", "--json")
-    assert said.json["counts"] == {"created": 3, "changed": 4, "unchanged": 4, "refused": 0}
+    assert said.json["counts"] == {"created": 3, "changed": 4, "unchanged": 5, "refused": 0}
     place.close()
 
 
@@ -137,18 +138,21 @@ def test_a_tenant_of_the_same_name_is_not_taken_for_another(terminal: Any, tmp_p
 
 def test_bounds_are_dropped_only_where_asked(terminal: Any, site: str) -> None:
     said = terminal("import", "new-api", site, "--loosen", "--json")
-    assert said.json["counts"]["created"] == 11
+    assert said.json["counts"]["created"] == 12
     assert "comes without its bounds" in left(said)["key sk-Z1b2C3… (ends) of alice"]
 
 
-def test_keys_of_upstreams_go_into_a_file_of_the_operator(terminal: Any, site: str, tmp_path: Path) -> None:
-    file = tmp_path / "keys.env"
-    terminal("import", "new-api", site, "--env", str(file))
-    assert not file.exists(), "a dry run writes nothing"
-    terminal("import", "new-api", site, "--env", str(file), "--apply")
-    assert file.read_text() == f"STEELYARD_UPSTREAM_KEY_OPENAI={CHANNEL_KEY}\n"
-    assert file.stat().st_mode & 0o777 == 0o600
-    assert "exists" in terminal("import", "new-api", site, "--env", str(file), "--apply").err
+def test_keys_of_upstreams_are_sealed_and_never_replaced(terminal: Any, site: str) -> None:
+    assert states(terminal("import", "new-api", site, "--json"))["key of the upstream openai"] == "created"
+    assert snapshot(terminal).credentials == {}, "a dry run writes nothing"
+    terminal("import", "new-api", site, "--apply", "--no-keys")
+    assert snapshot(terminal).credentials == {}
+    terminal("import", "new-api", site, "--apply")
+    sealed = snapshot(terminal).credentials
+    assert Master(terminal.data.master).open(sealed["openai"]) == CHANNEL_KEY
+    again = terminal("import", "new-api", site, "--apply", "--json")
+    assert states(again)["key of the upstream openai"] == "unchanged"
+    assert snapshot(terminal).credentials == sealed
 
 
 @pytest.mark.parametrize("more", [(), ("--json",), ("--apply",), ("--apply", "--json"), ("--loosen",)])
