@@ -5,6 +5,7 @@ Keys of upstreams are sealed here before they go anywhere, and shown nowhere.
 """
 
 import getpass
+import os
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -17,11 +18,13 @@ from steelyard.catalog.credentials import credentials
 from steelyard.cli.desk import Desk
 from steelyard.cli.epilog import examples
 from steelyard.cli.options import at_desk
-from steelyard.cli.price_import import read_json
+from steelyard.cli.price_import import read_json, read_text
 from steelyard.cli.show import Show, words
 from steelyard.cli.vendor import keep_key
 from steelyard.imports.amounts import exactly, nearest_pico
+from steelyard.imports.exact_yaml import exact_yaml
 from steelyard.imports.foreign_database import foreign_database
+from steelyard.imports.litellm_config import Read, litellm_plan
 from steelyard.imports.model_facts import Assumed, Facts
 from steelyard.imports.one_api import SYSTEMS, Wanted, one_api_plan
 from steelyard.imports.plan import Plan, Step
@@ -62,6 +65,7 @@ def _with(options: Sequence[Callable[..., Any]]) -> Callable[[Callable[..., None
 @click.group(
     "import",
     epilog=examples(
+        "steelyard import litellm config.yaml --prices model_prices_and_context_window.json",
         "steelyard import new-api one-api.db --pricing pricing.json",
         "steelyard import new-api one-api.db --pricing pricing.json --apply",
         "steelyard import one-api postgresql://reader@db/oneapi --prices model_prices.json",
@@ -69,6 +73,19 @@ def _with(options: Sequence[Callable[..., Any]]) -> Callable[[Callable[..., None
 )
 def import_group() -> None:
     """Bring over what another system has: offers, prices, tenants, keys, balances. First as a dry run."""
+
+
+@import_group.command("litellm")
+@click.argument("config", type=click.Path(path_type=Path))
+@_with(_OPTIONS)
+@at_desk
+def import_litellm(desk: Desk, show: Show, /, config: Path, **asked: Any) -> None:
+    """Read LiteLLM's CONFIG.yaml; variables it names are taken from this environment."""
+    today = iso_from_ns(desk.clock.now_ns())[:10]
+    rounding = nearest_pico if asked["rounded"] else exactly
+    read = Read(_facts(asked, today), os.environ, f"{today}T00:00:00Z", today, rounding)
+    plan = litellm_plan(exact_yaml(read_text(config), str(config)), read)
+    carry_out(desk, show, plan, asked["source"] or "litellm", asked)
 
 
 @import_group.command("new-api")

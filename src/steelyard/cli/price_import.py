@@ -17,7 +17,7 @@ from steelyard.cli.show import Show
 from steelyard.imports.amounts import exact_json, exactly, nearest_pico, refuse_large
 from steelyard.imports.genai_prices import genai_prices, installed_data
 from steelyard.imports.litellm_prices import Asked, litellm_prices
-from steelyard.imports.price_text import BOOKS, COST, Left, Read, price_text
+from steelyard.imports.price_text import BOOKS, COST, PRICE, Left, Read, one_price_each, price_text
 from steelyard.kernel.clock import iso_from_ns
 from steelyard.kernel.errors import StartError, bad_request
 
@@ -86,11 +86,18 @@ def import_genai_prices(desk: Desk, show: Show, /, file: Path | None, **asked: A
 
 def read_json(file: Path) -> Any:
     """A JSON file with exact numbers. Raises CallerError or StartError."""
+    return exact_json(read_text(file), str(file))
+
+
+def read_text(file: Path) -> str:
+    """A text of somebody else. Raises CallerError or StartError."""
     try:
         refuse_large(file.stat().st_size, str(file))
-        return exact_json(file.read_bytes(), str(file))
+        return file.read_text(encoding="utf-8")
     except OSError as error:
         raise StartError(f"{file} cannot be read: {error.strerror}.") from None
+    except UnicodeDecodeError:
+        raise StartError(f"{file} is not UTF-8 text.") from None
 
 
 def _as_asked(desk: Desk, asked: dict[str, Any]) -> Asked:
@@ -111,18 +118,21 @@ def _write(show: Show, read: Read, origin: str, asked: dict[str, Any]) -> None:
     entries = read.entries
     if asked["upstream"]:
         entries = tuple(msgspec.structs.replace(entry, vendor=asked["upstream"]) for entry in entries)
-    books = BOOKS if asked["book"] == "both" else (asked["book"],)
-    text = price_text(entries, books, f"Made from {origin} by `steelyard prices import`. Read it before you load it.")
+    sold = one_price_each(entries)
+    left = (*read.left, *(sold.left if asked["book"] != COST else ()))
+    text = f"# Made from {origin} by `steelyard prices import`. Read it before you load it.\n"
+    text += price_text(entries, COST) if asked["book"] != PRICE else ""
+    text += price_text(sold.entries, PRICE) if asked["book"] != COST else ""
     out: Path | None = asked["out"]
     if out is not None:
         out.write_text(text, encoding="utf-8")
     if show.as_json:
         written = {"text": text} if out is None else {"file": str(out)}
-        show.json(written | {"entries": len(entries), "left": msgspec.to_builtins(read.left)})
+        show.json(written | {"entries": len(entries), "left": msgspec.to_builtins(left)})
         return
-    for one in read.left:
+    for one in left:
         _tell(one)
-    click.echo(f"{len(entries)} entries; {len(read.left)} remarks.", err=True)
+    click.echo(f"{len(entries)} entries; {len(left)} remarks.", err=True)
     if out is None:
         sys.stdout.write(text)
 

@@ -12,7 +12,8 @@ from steelyard.imports.amounts import Rounding, Unfit, exact_json, exactly
 from steelyard.imports.foreign_database import Foreign, Row
 from steelyard.imports.model_facts import Facts
 from steelyard.imports.plan import Plan, Step
-from steelyard.imports.price_text import COST, PRICE, Left, PriceEntry, price_text
+from steelyard.imports.price_steps import Costs, price_step
+from steelyard.imports.price_text import PRICE, Left, PriceEntry
 from steelyard.imports.ratios import Ratios, prices_of, read_ratios
 from steelyard.imports.tokens import Tenancy, tenant_groups
 from steelyard.imports.vendor_names import NEW_API, ONE_API, Vendor
@@ -145,33 +146,9 @@ def _prices(
             left.append(Left(f"price of {name}", f"{why}."))
             continue
         sold[name] = PriceEntry("", name, "USD", wanted.since, prices, source)
-    yield from _price_step(tuple(sold.values()), PRICE, "prices of {} models")
+    yield from price_step(sold.values(), PRICE)
     vendors = {upstream.name: upstream.vendor for upstream in upstreams}
-    yield from cost_steps([(step, vendors[step.payload["upstream"]]) for step in offers], wanted, left)
-
-
-def cost_steps(offers: list[tuple[Step, Vendor]], wanted: Wanted, left: list[Left]) -> Iterator[Step]:
-    """What each offer costs by the price table, as one step; upstreams without any are told."""
-    costs: dict[tuple[str, str], PriceEntry] = {}
-    without: dict[str, int] = {}
-    for step, vendor in offers:
-        upstream, model = step.payload["upstream"], step.payload["upstream_model"]
-        try:
-            entry = wanted.facts.cost(vendor, upstream, model, wanted.since, wanted.rounding)
-        except Unfit as why:
-            left.append(Left(f"cost of {model} at {upstream}", f"{why}."))
-            continue
-        if entry is None:
-            without[upstream] = without.get(upstream, 0) + 1
-        else:
-            costs[upstream, model] = entry
-    for upstream, count in without.items():
-        left.append(
-            Left(f"costs of {upstream}", f"Nothing says what {count} models cost there. Load a book before they sell.")
-        )
-    yield from _price_step(tuple(costs.values()), COST, "costs of {} models at their upstreams")
-
-
-def _price_step(entries: tuple[PriceEntry, ...], book: str, what: str) -> Iterator[Step]:
-    if entries:
-        yield Step("prices", {"text": price_text(entries, (book,), "")}, what.format(len(entries)))
+    costs = Costs(wanted.facts, wanted.since, wanted.rounding)
+    for step in offers:
+        costs.of(step, vendors[step.payload["upstream"]], left)
+    yield from costs.steps(left)

@@ -56,16 +56,23 @@ def whole_prices(prices: Mapping[str, str]) -> dict[str, str]:
     return {"cached_input": prices["input"]} | dict(prices)
 
 
-def price_text(entries: Iterable[PriceEntry], books: Iterable[str], heading: str) -> str:
-    """The file. An entry stands once in each of `books`; there is none of a tier in the cost book."""
-    written = [f"# {line}".rstrip() for line in heading.splitlines()]
-    entries = tuple(entries)
-    for book in books:
-        for entry in entries:
-            if book == COST and entry.tier:
-                continue
-            written += ["", *_entry_lines(book, entry)]
-    return "\n".join(written) + "\n"
+def one_price_each(entries: Iterable[PriceEntry]) -> Read:
+    """Entries fit for the price book, where a model has one price whoever serves it; the others are told."""
+    first: dict[tuple[str, str, str], PriceEntry] = {}
+    left: list[Left] = []
+    for entry in entries:
+        standing = first.setdefault((entry.model, entry.tier, entry.effective_from), entry)
+        if standing is not entry and (standing.prices, standing.whens) != (entry.prices, entry.whens):
+            why = f"Its price at {standing.vendor} stands there already. Name one vendor with --provider."
+            left.append(Left(f"price of {entry.vendor}/{entry.model}", why))
+    return Read(tuple(first.values()), tuple(left))
+
+
+def price_text(entries: Iterable[PriceEntry], book: str) -> str:
+    """The entries of one book of a file. There is no tier in the cost book."""
+    return "".join(
+        "\n".join(("", *_entry_lines(book, entry), "")) for entry in entries if book == PRICE or not entry.tier
+    )
 
 
 def _entry_lines(book: str, entry: PriceEntry) -> Iterable[str]:

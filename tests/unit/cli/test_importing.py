@@ -188,3 +188,21 @@ def test_what_is_no_such_database(terminal: Any, tmp_path: Path) -> None:
     (tmp_path / "text").write_text("this is no database, however long it may be")
     assert terminal("import", "one-api", str(tmp_path / "text")).code == 1
     assert "takes no password" in terminal("import", "one-api", "postgresql://a:b@localhost/x").err
+
+
+def test_a_configuration_of_litellm(terminal: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MY_KEY", CHANNEL_KEY)
+    config = tmp_path / "config.yaml"
+    config.write_text(
+        "model_list: [{model_name: m, litellm_params: {model: openai/x, api_key: os.environ/MY_KEY,"
+        " input_cost_per_token: 1e-06, output_cost_per_token: 2.0e-06}, model_info: {max_tokens: 4096}}]"
+    )
+    first = terminal("import", "litellm", str(config), "--apply", "--json")
+    assert (first.code, set(states(first).values())) == (0, {"created"})
+    now = snapshot(terminal)
+    assert [line.text for line in now.prices["m"][0].lines] == ["1", "1", "2"]
+    assert now.costs["openai"][0].model == "x"
+    assert Master(terminal.data.master).open(now.credentials["openai"]) == CHANNEL_KEY
+    again = terminal("import", "litellm", str(config), "--apply", "--json")
+    assert set(states(again).values()) == {"unchanged"}
+    assert CHANNEL_KEY not in first.out + first.err

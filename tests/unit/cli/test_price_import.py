@@ -47,3 +47,19 @@ def test_what_cannot_be(empty: Any, tmp_path: Path) -> None:
     file.write_text("{}")
     assert "--upstream names one" in empty("prices", "import", "litellm", str(file), "--upstream", "u").err
     assert "cannot be read" in empty("prices", "import", "litellm", str(tmp_path / "none")).err
+
+
+def test_conditions_come_through_to_the_books(empty: Any, tmp_path: Path) -> None:
+    windows = [{"hours_utc": ["22:00-01:00"], "weekdays": [1]}, {"hours_utc": "00:00-00:00", "weekdays": [6, 7]}]
+    row = TABLE["v/m"] | {"off_peak_pricing": {"input_cost_per_token": 5e-08, "windows": windows}}
+    bands = TABLE["v/m"] | {"input_cost_per_token_above_128k_tokens": 2e-07}
+    table = tmp_path / "table.json"
+    table.write_text(json.dumps({"v/hours": row, "v/bands": bands}))
+    said = empty("prices", "import", "litellm", str(table), "--book", "both")
+    found = {(draft.book, draft.model or draft.subject): draft for draft in parse_price_file(said.out).tariffs}
+    for book in ("price", "cost"):
+        (over,) = found[book, "bands"].variants
+        assert (over.name, over.when.input_over, over.lines[0].text) == ("> 128k", 128_000, "0.2")
+        first, second = found[book, "hours"].variants
+        assert (first.when.zone, first.when.days, first.when.hours) == ("UTC", ("mon",), ((22 * 60, 24 * 60), (0, 60)))
+        assert (second.when.days, second.when.hours, second.lines[0].text) == (("sat", "sun"), (), "0.05")

@@ -6,7 +6,7 @@ from typing import Any
 
 from steelyard.imports.amounts import exact_json
 from steelyard.imports.litellm_prices import Asked, litellm_prices
-from steelyard.imports.price_text import COST, PRICE, PriceEntry, Read, price_text
+from steelyard.imports.price_text import COST, PRICE, PriceEntry, Read, one_price_each, price_text
 
 ASKED = Asked("", "2026-11-27T00:00:00Z", "2026-11-27")
 
@@ -89,7 +89,7 @@ def test_batches_are_a_tier_of_the_price_book_only() -> None:
     batch = {"input_cost_per_token_batches": 7.5e-08, "output_cost_per_token_batches": 3e-07}
     found = read(m=PLAIN | batch)
     assert [(entry.tier, entry.prices["input"]) for entry in found.entries] == [("", "0.15"), ("batch", "0.075")]
-    written = tomllib.loads(price_text(found.entries, (PRICE, COST), "h"))
+    written = tomllib.loads(price_text(found.entries, PRICE) + price_text(found.entries, COST))
     assert [entry.get("tier") for entry in written["price"]] == [None, "batch"]
     assert [entry["upstream"] for entry in written["cost"]] == ["v"]
 
@@ -134,5 +134,13 @@ def test_one_provider_without_its_prefix_and_without_repeats() -> None:
 
 def test_names_are_quoted() -> None:
     entry = only(read(m=PLAIN | {"source": 'a "b"\n[[cost]]\\'}))
-    (written,) = tomllib.loads(price_text([entry], [COST], "two\nlines"))["cost"]
+    (written,) = tomllib.loads(price_text([entry], COST))["cost"]
     assert written["source"] == entry.source
+
+
+def test_in_the_price_book_a_model_has_one_price() -> None:
+    dearer = PLAIN | {"input_cost_per_token": 2e-07}
+    table = {f"{name}/m": {"litellm_provider": name} | row for name, row in (("v", PLAIN), ("w", PLAIN), ("x", dearer))}
+    found = one_price_each(litellm_prices(exact_json(json.dumps(table), "table"), ASKED).entries)
+    assert only(found).vendor == "v"
+    assert [left.what for left in found.left] == ["price of x/m"], "the same price twice is no matter"

@@ -1,0 +1,49 @@
+"""Steps that load prices and costs; every offer is either given a cost or told to be without one."""
+
+from collections.abc import Iterable, Iterator
+
+from steelyard.imports.amounts import Rounding, Unfit, exactly
+from steelyard.imports.model_facts import Facts
+from steelyard.imports.plan import Step
+from steelyard.imports.price_text import COST, Left, PriceEntry, price_text
+from steelyard.imports.vendor_names import Vendor
+
+
+class Costs:
+    """What offers cost us: by what was told of them, else by the price table."""
+
+    def __init__(self, facts: Facts, since: str, rounding: Rounding = exactly) -> None:
+        self._facts = facts
+        self._since = since
+        self._rounding = rounding
+        self._found: dict[tuple[str, str], PriceEntry] = {}
+        self._without: dict[str, int] = {}
+
+    def of(self, offer: Step, vendor: Vendor, left: list[Left], told: PriceEntry | None = None) -> PriceEntry | None:
+        """The cost of an offer, or None when nothing says it."""
+        upstream, model = offer.payload["upstream"], offer.payload["upstream_model"]
+        try:
+            entry = told or self._facts.cost(vendor, upstream, model, self._since, self._rounding)
+        except Unfit as why:
+            left.append(Left(f"cost of {model} at {upstream}", f"{why}."))
+            return None
+        if entry is None:
+            self._without[upstream] = self._without.get(upstream, 0) + 1
+        else:
+            self._found[upstream, model] = entry
+        return entry
+
+    def steps(self, left: list[Left]) -> Iterator[Step]:
+        """One step with all that were found."""
+        for upstream, count in self._without.items():
+            why = f"Nothing says what {count} of its models cost there. Load a book before they sell."
+            left.append(Left(f"costs of {upstream}", why))
+        yield from price_step(self._found.values(), COST)
+
+
+def price_step(entries: Iterable[PriceEntry], book: str) -> Iterator[Step]:
+    """One step that loads them, if there are any."""
+    found = tuple(entries)
+    if found:
+        what = f"{book}s of {len(found)} models" + (" at their upstreams" if book == COST else "")
+        yield Step("prices", {"text": price_text(found, book)}, what)
