@@ -22,10 +22,8 @@ from steelyard.storage import tables
 _CAN = {
     "llama_cpp": frozenset({Capability.TEXT, Capability.EMBEDDING, Capability.RERANK}),
     "openai": frozenset(Capability),
-    **dict.fromkeys(("ark", "dashscope", "gemini", "zhipu"), frozenset({Capability.TEXT, Capability.EMBEDDING})),
-    **dict.fromkeys(
-        ("anthropic", "dashscope_native", "deepseek", "minimax", "moonshot", "stepfun"), frozenset({Capability.TEXT})
-    ),
+    **dict.fromkeys(("ark", "dashscope", "gemini"), frozenset({Capability.TEXT, Capability.EMBEDDING})),
+    **dict.fromkeys(("anthropic", "dashscope_native", "stepfun"), frozenset({Capability.TEXT})),
 }
 """What an upstream of a kind can be asked for."""
 UPSTREAM_KINDS = tuple(_CAN)
@@ -157,6 +155,11 @@ def models(connection: Connection) -> dict[str, Model]:
                 max_output_tokens=row.max_output_tokens,
                 kind=row.kind,
                 capabilities=_capabilities_of(row.capabilities),
+                weight=row.weight,
+                concurrency=row.concurrency,
+                rpm=row.rpm,
+                tpm=row.tpm,
+                first_token_s=row.first_token_s,
             )
         )
     return {

@@ -29,6 +29,7 @@ COMMANDS = {
     "models": "models:models",
     "vendor": "vendor:vendor",
     "import": "importing:import_group",
+    "route": "route:route",
     "batches": "batches:batches",
     "usage": "reports:usage_command",
     "margin": "reports:margin_command",

@@ -67,6 +67,9 @@ COOL_DOWN_S_MAX = 3600  # however long an offer that is busy wants to be left al
 DISABLED_S = 600  # an upstream whose account is empty or whose key is wrong is left alone, unless it is all there is
 SPEED_TOKENS_MIN = 8  # a shorter answer says little about the time per token
 OFFERS_WATCHED_MAX = 4096
+OFFER_WEIGHT_MAX = 10_000  # 100 is nothing special
+FALLBACKS_MAX = 4  # models that may answer in the place of the one asked for
+PINNED_MAX = 16
 
 # prefix affinity, in each worker
 PREFIX_BYTES_MAX = 128 * 1024  # of a prompt that are hashed; what is beyond counts as new

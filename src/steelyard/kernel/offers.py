@@ -26,6 +26,11 @@ class Offer(Record, frozen=True):
     max_output_tokens: int
     kind: str = "llama_cpp"  # which adapter speaks to it, see upstream/kinds.py
     capabilities: tuple[Capability, ...] = (Capability.TEXT,)
+    weight: int = 100  # the operator's: twice the weight is as good as half the score
+    concurrency: int = 0  # calls at the same time, at most; 0: unbounded, like what follows
+    rpm: int = 0  # calls a minute
+    tpm: int = 0  # tokens a minute
+    first_token_s: int = 0  # it is left for another that has said nothing by then; 0: limits.FIRST_TOKEN_S
 
 
 class Model(Record, frozen=True):

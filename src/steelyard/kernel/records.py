@@ -14,6 +14,7 @@ from steelyard.kernel.frozen import JournalRecord, Record
 from steelyard.kernel.left import Left
 from steelyard.kernel.offers import Capability, Model, Offer
 from steelyard.kernel.quantities import Meter, Usage
+from steelyard.kernel.routes import Routes
 from steelyard.kernel.tariff import Tariff
 
 # --- who asks -----------------------------------------------------------------------------------------------------
@@ -45,6 +46,7 @@ class Snapshot(Record, frozen=True):
     operator_names: dict[bytes, str] = msgspec.field(default_factory=dict)  # SHA-256 of a live operator key → its name
     credentials: dict[str, str] = msgspec.field(default_factory=dict)  # upstream → its key, sealed (upstream.sealed)
     rates: dict[str, tuple[Tariff, ...]] = msgspec.field(default_factory=dict)  # currency → what it is worth in others
+    routes: Routes = Routes()
 
 
 # --- what bounds a customer ---------------------------------------------------------------------------------------

@@ -35,6 +35,7 @@ from steelyard.processes.payload import Payload, integer_of, request_id_of, text
 from steelyard.processes.receipts import open_receipt
 from steelyard.processes.replay import replay
 from steelyard.processes.rerating import post_rerating
+from steelyard.processes.routing import ROUTING
 from steelyard.processes.snapshot import new_snapshot
 from steelyard.processes.vendors import credential_drop, credential_set
 from steelyard.rating.rate import rate
@@ -77,6 +78,7 @@ class Office:
             "model.withdraw": self._model_withdraw,
             "credential.set": self._timed(credential_set),
             "credential.drop": self._timed(credential_drop),
+            **{op: self._timed(act) for op, act in ROUTING.items()},
             "limit.set": self._limited(limit_set),
             "limit.list": self._limited(limit_list),
             "limit.lift": self._limited(limit_lift),

@@ -6,6 +6,7 @@ Owns the version numbers (`snapshot`, `epoch`): they only grow, and grow in the 
 from sqlalchemy import Connection, insert, select, update
 
 from steelyard.catalog.credentials import sealed_credentials
+from steelyard.catalog.routes import routes
 from steelyard.catalog.store import snapshot_parts
 from steelyard.identity.store import live_callers, operator_names
 from steelyard.kernel.records import Snapshot
@@ -29,6 +30,7 @@ def read_snapshot(connection: Connection) -> Snapshot:
         operator_names(connection),
         credentials=sealed_credentials(connection),
         rates=parts.rates,
+        routes=routes(connection),
     )
 
 

@@ -51,8 +51,9 @@ class Served:
 
         `alone`: nobody else could be asked, so it is waited for as long as the connection lives.
         """
+        patience_s = self.quote.offer.first_token_s or limits.FIRST_TOKEN_S
         try:
-            async with asyncio.timeout(None if alone else limits.FIRST_TOKEN_S) as patience:
+            async with asyncio.timeout(None if alone else patience_s) as patience:
                 async for said in self._speech:
                     self._said.append(said)
                     self._heard(said[2])
@@ -65,7 +66,7 @@ class Served:
                         self._said.append(said)
                         self._heard(said[2])
         except TimeoutError:
-            message = f"did not begin to answer within {limits.FIRST_TOKEN_S} s"
+            message = f"did not begin to answer within {patience_s} s"
             failure = UpstreamError(self.quote.offer.upstream, message, retryable=True)
             await self._close(failure)
             raise failure from None

@@ -23,9 +23,10 @@ from sqlalchemy import (
 )
 
 from steelyard.storage.kept_tables import answers, files, jobs, responses
+from steelyard.storage.routing_tables import aliases, routes
 from steelyard.storage.schema import metadata
 
-__all__ = ["answers", "files", "jobs", "metadata", "responses"]  # beside all that is defined here
+__all__ = ["aliases", "answers", "files", "jobs", "metadata", "responses", "routes"]  # beside all that is defined here
 
 _Long = BigInteger().with_variant(Integer(), "sqlite")  # in SQLite only INTEGER is the row's own id, and has 64 bits
 
@@ -98,6 +99,11 @@ offers = Table(
     Column("enabled", Boolean, nullable=False),
     Column("kind", String(32), nullable=False, server_default="llama_cpp"),  # which adapter speaks to it
     Column("capabilities", String(64), nullable=False, server_default="text"),  # words of Capability, comma-separated
+    Column("weight", Integer, nullable=False, server_default="100"),  # the operator's, like what follows; 0: unbounded
+    Column("concurrency", BigInteger, nullable=False, server_default="0"),
+    Column("rpm", BigInteger, nullable=False, server_default="0"),
+    Column("tpm", BigInteger, nullable=False, server_default="0"),
+    Column("first_token_s", BigInteger, nullable=False, server_default="0"),
     UniqueConstraint("model_id", "upstream"),
 )
 

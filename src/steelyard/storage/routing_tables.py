@@ -1,0 +1,28 @@
+"""What operators say about routing. Rows are replaced when a rule changes: it decides nothing of what was served."""
+
+from sqlalchemy import BigInteger, Column, ForeignKey, Integer, String, Table, Text, UniqueConstraint
+
+from steelyard.storage.schema import metadata
+
+routes = Table(
+    "routes",
+    metadata,
+    Column("id", Integer, primary_key=True),
+    Column("scope", String(8), nullable=False),  # "model", "key" or "upstream"
+    Column("subject", String(128), nullable=False),  # the model's or upstream's name, or the key's id
+    Column("policy", String(16), nullable=False),  # empty: the rule says nothing of it, like what follows
+    Column("pinned", Text, nullable=False),  # JSON: upstreams, best first
+    Column("guard", String(16), nullable=False),
+    Column("fallbacks", Text, nullable=False),  # JSON: models, best first
+    Column("set_ns", BigInteger, nullable=False),
+    UniqueConstraint("scope", "subject"),
+)
+
+aliases = Table(
+    "aliases",
+    metadata,
+    Column("id", Integer, primary_key=True),
+    Column("name", String(128), nullable=False, unique=True),
+    Column("model_id", ForeignKey("models.id"), nullable=False),
+    Column("set_ns", BigInteger, nullable=False),
+)
