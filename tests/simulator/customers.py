@@ -214,7 +214,8 @@ class Upstream:
             prompted = Usage(prompt - cached - written, cached, cache_write=written)
             return Usage() if silent else prompted + Usage(output=output - reasoning, reasoning=reasoning)
 
-        output = 0
+        cells = self._worker.house.oracle.said.call(request_id)
+        cell, output = len(cells) - 1, 0
         usage = Usage()
         while output < length:
             output = min(length, output + rng.randrange(1, 5))
@@ -224,8 +225,10 @@ class Upstream:
                 tally["upstream cut its stream"] += 1
                 raise UpstreamError(self.name, "broken")
             usage = used(output)
+            cells[cell] = usage.total
             yield Event("x" if rng.random() < 0.95 else "", usage, estimated=silent)
         usage = used(output)
+        cells[cell] = usage.total
         yield Event("", usage, "stop", estimated=silent)
         if rng.random() < habits.odd:
             tally["upstream told usage twice"] += 1

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 import psutil
 import structlog
 from tests.simulator.customers import CONTEXT, MODEL, OUTPUT_MAX, SECRETS, UPSTREAM
+from tests.simulator.vendor import COSTS
 from tests.simulator.world import World
 
 from steelyard.kernel import limits
@@ -52,15 +53,6 @@ input = "4"
 cached_input = "0.4"
 output = "20"
 source = "at midnight"
-
-[[cost]]
-upstream = "{UPSTREAM}"
-currency = "CNY"
-effective_from = 2020-01-01T00:00:00Z
-cpu_hour = "0.10"
-watts_per_busy_core = "8"
-kwh = "0.60"
-source = "test"
 """
 
 
@@ -77,7 +69,7 @@ def template(root: Path) -> Path:
         SECRETS[number] = office.command("key.add", {"tenant": f"t{number}", "name": "one"})["key"]
     with engine.begin() as connection:
         ensure_secret(connection, bytes)
-    office.command("prices.load", {"text": PRICES})
+    office.command("prices.load", {"text": PRICES + COSTS})
     registration = {"name": MODEL, "upstream": UPSTREAM, "address": "127.0.0.1:1", "upstream_model": MODEL}
     counts = {"context_tokens": CONTEXT, "max_output_tokens": OUTPUT_MAX, "default_max_tokens": OUTPUT_MAX // 2}
     office.command("model.register", registration | counts)

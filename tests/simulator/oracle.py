@@ -10,6 +10,7 @@ from fractions import Fraction
 
 from tests.simulator.bounds import Bound, exceeded
 from tests.simulator.counted import Counted
+from tests.simulator.vendor import Said, least
 
 from steelyard.kernel.clock import NS_PER_MS
 from steelyard.kernel.quantities import Usage
@@ -84,6 +85,7 @@ class Oracle:
         self.above_cap: set[bytes] = set()  # requests whose upstream gave more than it was asked for
         self.unweighed: set[bytes] = set()  # requests whose upstream told no counts
         self.counted = Counted(self)
+        self.said = Said()
         self.refused = 0
         self.faults: list[str] = []
 
@@ -231,6 +233,8 @@ class Oracle:
                 self.fault(f"{name} is billed {billed}, but {one.left[-2:]} left user space")
             elif not row.short_by_one_read:
                 self.fault(f"{name} is one read short and does not say so")
+        if not one.vague and not least(row, NOTHING if row.short_by_one_read else reads[-1]):
+            self.fault(f"{name} cost us less than {reads[-1]}, which left user space")
 
     def _owes(self, one: Request, amount_nano: int) -> None:
         self.owed[one.tenant_id] = self.owed.get(one.tenant_id, 0) + amount_nano - one.owes_nano

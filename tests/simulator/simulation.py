@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from sqlalchemy import select
+from tests.simulator import vendor
 from tests.simulator.actors import BooksProcess, Habits, House, Worker, end_quietly
 from tests.simulator.bounds import KINDS
 from tests.simulator.customers import MODEL
@@ -279,6 +280,8 @@ class Simulation:
             if due.id != row.price_id:
                 oracle.fault(f"I9: {row.request_id.hex()} was opened while another price was in force")
         self.world.tally["price switched"] += len({row.price_id for row in rows}) > 1
+        with engine.connect() as connection:
+            vendor.check(connection, oracle, rows, tariffs)
         oracle.check(rows)
         self.rows = rows
 

@@ -32,18 +32,22 @@ class Running:
 
 @contextmanager
 def running(emulator: Emulator, mood: Mood | None = None) -> Iterator[Running]:
-    loop = asyncio.new_event_loop()
-    served = Served(emulator, mood)
-    loop.run_until_complete(served.start())
+    loop, served = asyncio.new_event_loop(), Served(emulator, mood)
     thread = threading.Thread(target=loop.run_forever, daemon=True)
     thread.start()
+    asyncio.run_coroutine_threadsafe(served.start(), loop).result(10)
     try:
         yield Running(served)
     finally:
-        asyncio.run_coroutine_threadsafe(served.stop(), loop).result(10)
+        asyncio.run_coroutine_threadsafe(_ended(served), loop).result(10)
         loop.call_soon_threadsafe(loop.stop)
         thread.join(10)
-        for task in asyncio.all_tasks(loop):
-            task.cancel()
-        loop.run_until_complete(asyncio.sleep(0))
         loop.close()
+
+
+async def _ended(served: Served) -> None:
+    await served.stop()
+    others = asyncio.all_tasks() - {asyncio.current_task()}
+    for task in others:
+        task.cancel()
+    await asyncio.gather(*others, return_exceptions=True)

@@ -22,8 +22,10 @@ from steelyard.storage import tables
 _CAN = {
     "llama_cpp": frozenset({Capability.TEXT, Capability.EMBEDDING, Capability.RERANK}),
     "openai": frozenset(Capability),
-    **dict.fromkeys(("ark", "dashscope", "gemini"), frozenset({Capability.TEXT, Capability.EMBEDDING})),
-    **dict.fromkeys(("anthropic", "dashscope_native", "stepfun"), frozenset({Capability.TEXT})),
+    **dict.fromkeys(("ark", "dashscope", "gemini", "zhipu"), frozenset({Capability.TEXT, Capability.EMBEDDING})),
+    **dict.fromkeys(
+        ("anthropic", "dashscope_native", "deepseek", "minimax", "moonshot", "stepfun"), frozenset({Capability.TEXT})
+    ),
 }
 """What an upstream of a kind can be asked for."""
 UPSTREAM_KINDS = tuple(_CAN)

@@ -90,6 +90,10 @@ class Chat:
         """A piece of reasoning, as fields of a delta or of a message."""
         return {"reasoning_content": text}
 
+    def thoughts(self, script: Script) -> Iterator[Body]:
+        """The pieces of reasoning in a stream."""
+        return map(self.thought, script.reasoning)
+
     def closing(self, body: Body, script: Script, end: Body) -> Iterator[Piece]:
         """The end of a stream. `end` is the chunk with the finish reason."""
         yield event(end)
@@ -182,8 +186,8 @@ class Chat:
 
         yield from self.before_stream(script)
         yield event(delta(role="assistant", content=""))
-        for text in script.reasoning:
-            yield event(delta(**self.thought(text)))
+        for thought in self.thoughts(script):
+            yield event(delta(**thought))
         for place, text in enumerate(script.texts):
             yield event(delta(content=text))
             if script.then and place == 0:

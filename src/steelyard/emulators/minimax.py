@@ -3,6 +3,8 @@
 Facts: platform.minimax.io (codes, OpenAI dialect), read 2026-11. Which status goes with which code is not told there.
 """
 
+from collections.abc import Iterator
+
 from steelyard.emulators.chat import Body, Chat, thinking_type
 from steelyard.emulators.script import Script
 
@@ -37,4 +39,12 @@ class MiniMax(Chat):
         return super().usage(script) | {"total_characters": 0}
 
     def thought(self, text: str) -> Body:
-        return {"reasoning_content": text, "reasoning_details": [{"type": "reasoning.text", "text": text}]}
+        return {"reasoning_details": [{"type": "reasoning.text", "text": text}]}
+
+    def thoughts(self, script: Script) -> Iterator[Body]:
+        """`scene: repeated`: each piece is all of it so far, as its older models tell it."""
+        if script.scene != "repeated":
+            yield from super().thoughts(script)
+            return
+        for end in range(1, len(script.reasoning) + 1):
+            yield self.thought("".join(script.reasoning[:end]))

@@ -78,12 +78,17 @@ def _filled(schema: Mapping[str, Any]) -> Any:
     return {"string": "Bern", "integer": 3, "number": 1.5, "boolean": True, "array": []}.get(schema["type"])
 
 
+def _reasoning(body: Mapping[str, Any]) -> _Said:
+    return {"reasoning": ("Let ", "me ", "see."), "texts": ("42",)}
+
+
 def _hello(body: Mapping[str, Any]) -> _Said:
     return {}
 
 
 _SCENES: Mapping[str, Callable[[Mapping[str, Any]], _Said]] = {
-    "reasoning": lambda body: {"reasoning": ("Let ", "me ", "see."), "texts": ("42",)},
+    "reasoning": _reasoning,
+    "repeated": _reasoning,
     "tools": _tools,
     "usage_never": lambda body: {"is_counted": False},
     "cut": lambda body: {"then": "cut"},

@@ -111,7 +111,7 @@ class Served:
         self.heard: list[Heard] = []
         self.port = 0
         self._count = 0
-        self._running = 0
+        self.running = 0  # requests in flight
         self._server: asyncio.Server | None = None
         self._connections: set[asyncio.StreamWriter] = set()
 
@@ -137,12 +137,12 @@ class Served:
         self._connections.add(writer)
         try:
             while (heard := await self._read(reader)) is not None:
-                self._running += 1
+                self.running += 1
                 try:
                     if not await self._answer(heard, reader, writer):
                         return
                 finally:
-                    self._running -= 1
+                    self.running -= 1
         except (asyncio.IncompleteReadError, asyncio.LimitOverrunError, ConnectionError, ValueError):
             pass  # the other side went away, or does not speak HTTP
         finally:
@@ -173,7 +173,7 @@ class Served:
             return Whole(200, msgspec.to_builtins(self.mood))
         mood = self.mood
         if heard.method == "POST":
-            if mood.concurrency and self._running > mood.concurrency:
+            if mood.concurrency and self.running > mood.concurrency:
                 return self.emulator.failing(heard, "rate_limited")
             if mood.faults and _chance(heard.number) < mood.failing_permille:
                 return self.emulator.failing(heard, mood.faults[heard.number % len(mood.faults)])

@@ -54,16 +54,14 @@ class Zhipu(Chat):
         ) != "none"
 
     def check(self, body: Body) -> None:
-        heat = body.get("temperature")
-        if heat is not None and not 0 <= heat <= 1:
-            raise self.refuse("temperature 参数非法。请检查文档")
+        for name in ("temperature", "top_p"):
+            if body.get(name) is not None and not 0 < body[name] < 1:  # both ends are open
+                raise self.refuse(f"{name} 参数非法。请检查文档")
         stop = body.get("stop")
         if stop is not None and not (isinstance(stop, list) and len(stop) == 1):
             raise self.refuse("stop 参数非法。请检查文档")
         if thinking_type(body) not in {None, "enabled", "disabled"}:
             raise self.refuse("thinking 参数非法。请检查文档")
-        if body.get("tool_choice") not in {None, "auto"}:
-            raise self.refuse("tool_choice 参数非法。请检查文档")
 
     def closing(self, body: Body, script: Script, end: Body) -> Iterator[Piece]:
         """The counts ride on the last chunk, asked for or not."""

@@ -257,14 +257,9 @@ def settled_usage(opened: Opened, delivered: Usage, end: End, cpu_ns: int, watts
 
 
 def beyond(settled: Usage, heard: Usage | None) -> Usage | None:
-    """The tokens that were heard, where they are not the settled ones; None where they are, or nothing was heard."""
-    if heard is None:
+    """The tokens that were heard, where they are more than what is settled."""
+    if heard is None or heard.total <= settled.total:
         return None
-    fresh, cached, written, output, reasoning = (
-        heard.input, heard.cached_input, heard.cache_write, heard.output, heard.reasoning,
-    )  # fmt: skip
-    if (fresh, cached, written, output, reasoning) == (
-        settled.input, settled.cached_input, settled.cache_write, settled.output, settled.reasoning,
-    ):  # fmt: skip
-        return None
-    return Usage(fresh, cached, output, cache_write=written, reasoning=reasoning)
+    return Usage(
+        heard.input, heard.cached_input, heard.output, cache_write=heard.cache_write, reasoning=heard.reasoning
+    )

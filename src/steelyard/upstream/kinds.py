@@ -13,12 +13,16 @@ from steelyard.upstream.ark import ARK
 from steelyard.upstream.balance import Balance
 from steelyard.upstream.dashscope import DASHSCOPE
 from steelyard.upstream.dashscope_native import DashScopeNative
+from steelyard.upstream.deepseek import DEEPSEEK
 from steelyard.upstream.gemini import GEMINI
 from steelyard.upstream.llama_cpp import LlamaCpp
+from steelyard.upstream.minimax import MINIMAX
+from steelyard.upstream.moonshot import MOONSHOT
 from steelyard.upstream.openai import OpenAI
 from steelyard.upstream.pool import Pool
 from steelyard.upstream.protocol import Upstream
 from steelyard.upstream.stepfun import STEPFUN
+from steelyard.upstream.zhipu import ZHIPU
 
 ADAPTERS: dict[str, Callable[[str, Pool, str], Upstream]] = {
     "llama_cpp": LlamaCpp,
@@ -29,6 +33,10 @@ ADAPTERS: dict[str, Callable[[str, Pool, str], Upstream]] = {
     "dashscope_native": DashScopeNative,
     "stepfun": partial(OpenAI, vendor=STEPFUN),
     "gemini": partial(OpenAI, vendor=GEMINI),
+    "deepseek": partial(OpenAI, vendor=DEEPSEEK),
+    "zhipu": partial(OpenAI, vendor=ZHIPU),
+    "moonshot": partial(OpenAI, vendor=MOONSHOT),
+    "minimax": partial(OpenAI, vendor=MINIMAX),
 }
 """Kind → adapter. `catalog` knows the same kinds by name."""
 

@@ -84,7 +84,10 @@ class OpenAI:
         at = self._vendor.balance
         if at is None:
             return None
-        return at.of(self._name, await self._answer(self._request(offer, "GET", at.path)))
+        place = address_of(offer.address)
+        path = f"{place.base.removesuffix('/v1')}{at.path}"
+        said = await self._answer(self._request(offer, "GET", path, is_whole=True))
+        return at.of(self._name, said, place.host)
 
     async def ready(self, offer: Offer) -> bool:
         try:
@@ -113,7 +116,9 @@ class OpenAI:
         except UpstreamError as error:
             raise self.veiled(error) from None
 
-    def _request(self, offer: Offer, method: str, path: str, body: bytes = b"") -> Request:
+    def _request(self, offer: Offer, method: str, path: str, body: bytes = b"", *, is_whole: bool = False) -> Request:
+        """`path` lies below the API, unless it `is_whole`."""
         at = address_of(offer.address)
         headers = self._signed.block() if self._signed else self._headers
-        return Request(self._name, at.host, at.port, method, at.api(path), headers, body, at.tls)
+        place = path if is_whole else f"{at.base or self._vendor.base}{path}"
+        return Request(self._name, at.host, at.port, method, place, headers, body, at.tls)

@@ -13,6 +13,7 @@ from msgspec import Raw
 from steelyard.kernel.errors import UpstreamError
 from steelyard.kernel.quantities import Usage
 from steelyard.kernel.records import CallPiece, Event
+from steelyard.upstream.growth import Growth
 from steelyard.upstream.openai_counts import Counts
 from steelyard.upstream.openai_fault import Body, failed
 from steelyard.upstream.tally import Tally
@@ -32,10 +33,15 @@ class _Call(msgspec.Struct):
     function: _Function | None = None
 
 
+class _Thought(msgspec.Struct):
+    text: str | None = None
+
+
 class _Delta(msgspec.Struct, frozen=True):
     content: str | None = None
     reasoning_content: str | None = None
     reasoning: str | None = None
+    reasoning_details: list[_Thought] | None = None
     refusal: str | None = None
     tool_calls: list[_Call] | None = None
 
@@ -94,6 +100,7 @@ class Answer:
         self._upstream = asked.upstream
         self._tally = Tally(asked.upstream, asked.text_bytes)
         self._stops = asked.stops
+        self._text, self._thought = Growth(asked.upstream), Growth(asked.upstream)
         self._stop_text: str | None = None
         self._texts: list[str] = []
         self._reasoning: list[str] = []
@@ -124,8 +131,7 @@ class Answer:
 
     def _choice(self, choice: _Choice) -> None:
         delta = choice.delta or _Delta()
-        text = delta.content or choice.text or ""
-        reasoning = delta.reasoning_content or delta.reasoning or ""
+        text, reasoning = self._new(choice, delta)
         for said, kept in ((text, self._texts), (delta.refusal or "", self._refusal)):
             if said:
                 kept.append(said)
@@ -150,6 +156,17 @@ class Answer:
                 self._stop_text = met
         if end:
             self._finish = end
+
+    def _new(self, choice: _Choice, delta: _Delta) -> tuple[str, str]:
+        """What is new of the text and of the reasoning."""
+        text = delta.content or choice.text or ""
+        reasoning = delta.reasoning_content or delta.reasoning or ""
+        if not reasoning and delta.reasoning_details:
+            reasoning = "".join(thought.text or "" for thought in delta.reasoning_details)
+        if not self._vendor.may_repeat:
+            return text, reasoning
+        last = bool(choice.finish_reason)
+        return self._text.feed(text, last=last), self._thought.feed(reasoning, last=last or bool(text))
 
     def _count(self, counts: Counts) -> None:
         """The last usage wins."""

@@ -135,17 +135,19 @@ def refusal(
         told = next((each.complaint() for each in (read if isinstance(read, list) else [read])), None)
     except (msgspec.DecodeError, UnicodeDecodeError):
         told = None
-    if told is None and status == 200:
+    if status == 200 and told is None:
         return UpstreamError(upstream, "answered without a stream of events")
     told = told or Complaint()
-    fault = faults.of(status, *told.words)
+    if status == 200:
+        return failed(upstream, told, faults)
+    fault = faults.of(status, *told.words, message=told.message or "")
     message = told.message or f"answered {status} without saying why"
-    return _dated(refused(upstream, fault, 0 if status == 200 else status, message, retry_after or told.wait))
+    return _dated(refused(upstream, fault, status, message, retry_after or told.wait))
 
 
 def failed(upstream: str, told: Complaint, faults: FaultTable = ANY) -> UpstreamError:
-    """The error behind an error line in a stream that began with 200."""
-    fault = faults.of(0, *told.words)
+    """The error behind an answer that began with 200."""
+    fault = faults.of(0, *told.words, message=told.message or "")
     message = told.message or "failed without saying why"
     if fault is Fault.SERVER:
         return UpstreamError(upstream, message, retryable=True)

@@ -40,7 +40,7 @@ class _Account(msgspec.Struct):
 _account = msgspec.json.Decoder(_Account)
 
 
-def _balance(body: bytes) -> tuple[Balance, ...]:
+def _balance(body: bytes, host: str) -> tuple[Balance, ...]:
     account = _account.decode(body)
     parts = {"cash": f"{account.total_cash_balance:f}", "voucher": f"{account.total_voucher_balance:f}"}
     return (Balance("CNY", f"{account.balance:f}", parts, usable=account.balance > 0),)
@@ -54,4 +54,4 @@ def _fields(asked: Asked) -> dict[str, Any]:
     return fields
 
 
-STEPFUN = Vendor(fields=_fields, faults=FAULTS, completion_path="", balance=BalanceAt("/accounts", _balance))
+STEPFUN = Vendor(fields=_fields, faults=FAULTS, completion_path="", balance=BalanceAt("/v1/accounts", _balance))

@@ -85,8 +85,10 @@ class Vendor:
     - `fields`: an order → the body. Raises UpstreamError 400 that names a field which cannot be carried over.
     - `faults`: its statuses and codes; `ends`: its words for the end of an answer, beside those of everybody.
     - `headers`: further lines of every request; `token`: what is sent instead of the key.
+    - `base`: where its API lies when an address names no path.
     - `chat_path`, `completion_path`: below the address; no completion path: conversations only.
-    - `hearing`: who reads its answers, where they are not in OpenAI's form.
+    - `hearing`: who reads its answers, where they are not in OpenAI's form. `may_repeat`: each piece of a text may be
+      all of it so far.
     - `balance`: where it tells what is left of our money there.
     """
 
@@ -95,9 +97,11 @@ class Vendor:
     ends: Mapping[str, str] = field(default_factory=dict)
     headers: Mapping[str, str] = field(default_factory=dict)
     token: Token | None = None
+    base: str = "/v1"
     chat_path: str = "/chat/completions"
     completion_path: str = "/completions"
     hearing: "Callable[[Vendor, Asked], Hearing] | None" = None
+    may_repeat: bool = False
     balance: BalanceAt | None = None
 
     def end_of(self, word: str) -> str:
