@@ -16,6 +16,7 @@ class Case:
     key: str = chat.KEY
     faults: frozenset[str] = ALL  # those the vendor has a word for
     thinks: bool = True  # unless it is told not to
+    sdk: str = "by_openai"  # which of its customers' libraries proves the emulator
 
     @property
     def emulator(self) -> Callable[[], Emulator]:
@@ -26,7 +27,7 @@ CASES = {
     case.kind: case
     for case in (
         Case("deepseek"),
-        Case("zhipu", zhipu.KEY, ALL | {"quota"}),
+        Case("zhipu", zhipu.KEY, ALL | {"quota"}, sdk="by_zai"),
         Case("moonshot"),
         Case("minimax", faults=ALL - {"model_missing"} | {"quota"}),
     )

@@ -76,6 +76,10 @@ class Chat:
         """Whether the model reasons before it answers this."""
         return False
 
+    def scripted(self, body: Body, script: Script) -> Script:
+        """What the model says, as this vendor parts it."""
+        return script
+
     def usage(self, script: Script) -> Body:
         """The counts, by the vendor's names."""
         return {
@@ -159,7 +163,7 @@ class Chat:
         if not isinstance(body.get("model"), str) or not isinstance(body.get("messages"), list) or not body["messages"]:
             raise self.refuse("model and messages are required")
         self.check(body)
-        script = script_of(body, is_thinking=self.is_thinking(body))
+        script = self.scripted(body, script_of(body, is_thinking=self.is_thinking(body)))
         if script.instead:
             raise Refused(self.refusal(script.instead))
         finish = self.ends.get(script.scene, script.finish)

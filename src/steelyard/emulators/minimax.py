@@ -5,6 +5,8 @@ Facts: platform.minimax.io (codes, OpenAI dialect), read 2026-11. Which status g
 
 from collections.abc import Iterator
 
+import msgspec
+
 from steelyard.emulators.chat import Body, Chat, thinking_type
 from steelyard.emulators.script import Script
 
@@ -32,8 +34,12 @@ class MiniMax(Chat):
     def check(self, body: Body) -> None:
         if thinking_type(body) not in {None, "adaptive", "disabled"}:
             raise self.refuse("invalid params, thinking")
-        if not body.get("reasoning_split"):
-            raise self.refuse("invalid params: this emulator speaks of reasoning apart only")
+
+    def scripted(self, body: Body, script: Script) -> Script:
+        if body.get("reasoning_split") or not script.reasoning:
+            return script
+        texts = ("<think>\n", *script.reasoning, "\n</think>\n\n", *script.texts)
+        return msgspec.structs.replace(script, reasoning=(), texts=texts)
 
     def usage(self, script: Script) -> Body:
         return super().usage(script) | {"total_characters": 0}
