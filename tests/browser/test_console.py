@@ -12,7 +12,12 @@ Open = Callable[..., Page]
 PHONE = {"viewport": {"width": 390, "height": 844}, "has_touch": True}
 DESK = {"viewport": {"width": 1360, "height": 900}}
 PERIOD_MS = 4_000  # data-every-ms of the live pages
-PATHS = {"overview": "/console", "requests": "/console/requests", "playground": "/console/playground"}
+PATHS = {
+    "overview": "/console",
+    "requests": "/console/requests",
+    "prices": "/console/prices",
+    "playground": "/console/playground",
+}
 
 
 def test_a_visitor_signs_in_where_he_wanted_to_go_and_out(open_page: Open, site: Site) -> None:

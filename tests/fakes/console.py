@@ -11,6 +11,7 @@ from pathlib import Path
 import msgspec
 from sqlalchemy import Connection, Engine, NullPool, create_engine, insert
 
+from steelyard.catalog.vendor_books import vendor_book
 from steelyard.console.play import Bill, Ended, Failed, PlayEvent, PlayOrder, Text
 from steelyard.kernel.clock import NS_PER_HOUR, NS_PER_MS, NS_PER_S, ManualClock, iso_from_ns
 from steelyard.kernel.errors import CallerError, unknown_model, wallet_empty
@@ -28,6 +29,7 @@ OPERATOR_KEY = "sk-sy-op-0123456789ABCDEFGHJKMNPQRSTVWXYZ"
 NOW_NS = 1_795_473_632 * NS_PER_S  # 2026-11-23 21:20:32 UTC
 TENANTS = ("demo", "acme", "云山科技", "<script>alert(1)</script>")
 MODELS = ("smollm2-135m-instruct", "qwen3-8b-instruct-2507")
+VENDOR_MODEL = "deepseek-flash"  # costs, and has no price: nobody can ask it
 ANSWER = (
     "The capital of France is Paris. It lies on the Seine, and it has been the seat of government for most of the "
     "last thousand years.\n\n1 < 2 & “quotes” stay as they are: <b>not bold</b>."
@@ -113,6 +115,11 @@ def cost_of_local(tariff_id: int) -> Tariff:
     return Tariff(tariff_id, "local", "CNY", 0, lines, "demonstration", watts_milli=8000)
 
 
+def costs_of_deepseek() -> tuple[Tariff, ...]:
+    """Peak and off-peak, as the shipped book has them."""
+    return tuple(cost.tariff(100 + index) for index, cost in enumerate(vendor_book("deepseek").costs))
+
+
 def fill_books(file: Path, *, requests: int = 1200, days: int = 30, seed: int = 7) -> None:
     """A database of `requests` requests of the last `days` days; 0 requests: a fresh install."""
     engine = create_engine(f"sqlite:///{file}", poolclass=NullPool)
@@ -134,7 +141,10 @@ def open_house(file: Path) -> FakeHouse:
     models = {m: Model(i, m, 0, 256, (offers[m],)) for i, m in enumerate(MODELS, 1)}
     operators = frozenset({secret_hash(OPERATOR_KEY)})
     prices = {model: (tariff,) for model, tariff in _price_book().items()}
-    snapshot = Snapshot(1, callers, operators, models, prices, {"local": (cost_of_local(3),)})
+    costs = {"local": (cost_of_local(3),), "deepseek": costs_of_deepseek()}
+    here = Offer(3, VENDOR_MODEL, "deepseek", "127.0.0.1:1", VENDOR_MODEL, 8192, 4096, kind="openai")
+    shop = models | {VENDOR_MODEL: Model(3, VENDOR_MODEL, 0, 256, (here,))}
+    snapshot = Snapshot(1, callers, operators, shop, prices, costs)
     return FakeHouse(create_engine(f"sqlite:///{file}", poolclass=NullPool), snapshot, ManualClock(NOW_NS))
 
 

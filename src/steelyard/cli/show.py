@@ -118,6 +118,13 @@ class Show:
         else:
             self._console.print(text)
 
+    def text(self, text: str, value: object) -> None:
+        """A text to be kept as it is, such as a file; the value for programs."""
+        if self.as_json:
+            self.json(value)
+        else:
+            self._stream.write(text)
+
     def line(self, text: str | Text = "") -> None:
         """A line for people only."""
         if not self.as_json:

@@ -1,5 +1,7 @@
 """Tariffs as records: dated price lines. catalog.tariffs says which version counts, rating what it comes to."""
 
+from enum import IntEnum
+
 from steelyard.kernel.frozen import Record
 from steelyard.kernel.quantities import Meter
 
@@ -18,6 +20,14 @@ class TariffLine(Record, frozen=True):
     text: str
     pico: int
     per: int
+
+
+class Thinking(IntEnum):
+    """What a request says of thinking. One that says nothing leaves it to the model, and no condition on it holds."""
+
+    UNSAID = 0
+    ON = 1
+    OFF = 2
 
 
 class Condition(Record, frozen=True, omit_defaults=True):

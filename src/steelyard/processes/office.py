@@ -37,7 +37,7 @@ from steelyard.processes.replay import replay
 from steelyard.processes.rerating import post_rerating
 from steelyard.processes.routing import ROUTING
 from steelyard.processes.snapshot import new_snapshot
-from steelyard.processes.vendors import credential_drop, credential_set
+from steelyard.processes.vendors import credential_drop, credential_set, vendor_add, vendor_remove
 from steelyard.rating.rate import rate
 from steelyard.reports.export import Wanted, export
 from steelyard.reports.receipts import posted_receipt
@@ -76,6 +76,8 @@ class Office:
             "prices.list": self._prices_list,
             "model.register": self._model_register,
             "model.withdraw": self._model_withdraw,
+            "vendor.add": self._timed(vendor_add),
+            "vendor.remove": self._timed(vendor_remove),
             "credential.set": self._timed(credential_set),
             "credential.drop": self._timed(credential_drop),
             **{op: self._timed(act) for op, act in ROUTING.items()},

@@ -5,7 +5,6 @@ only). Knows no dialect; the offer's kind says which adapter speaks.
 """
 
 import os
-import re
 from collections.abc import Mapping
 from typing import Protocol
 
@@ -16,7 +15,7 @@ from steelyard.kernel.records import Snapshot
 from steelyard.upstream.kinds import ByKind
 from steelyard.upstream.pool import Pool
 from steelyard.upstream.protocol import Upstream
-from steelyard.upstream.sealed import Master
+from steelyard.upstream.sealed import Master, key_variable
 
 log = structlog.get_logger()
 
@@ -67,8 +66,3 @@ class Upstreams(dict[str, Upstream]):
         except StartError as error:
             log.error("credential_unreadable", upstream=name, reason=str(error))
             raise UpstreamError(name, f"has a key that {error}") from None
-
-
-def key_variable(upstream: str) -> str:
-    """The environment variable with an upstream's key: `my-vllm` → `STEELYARD_UPSTREAM_KEY_MY_VLLM`."""
-    return "STEELYARD_UPSTREAM_KEY_" + re.sub(r"[^A-Z0-9]", "_", upstream.upper())

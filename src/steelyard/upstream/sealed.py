@@ -6,6 +6,7 @@ AES-CBC with an HMAC that is compared in constant time). Knows no database. What
 
 import base64
 import os
+import re
 import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -73,6 +74,11 @@ class Master:
             raise StartError(
                 f"cannot be opened: there is no master key, neither in {SECRET_VARIABLE} nor in the data directory"
             ) from None
+
+
+def key_variable(upstream: str) -> str:
+    """The environment variable with an upstream's key: `my-vllm` → `STEELYARD_UPSTREAM_KEY_MY_VLLM`."""
+    return "STEELYARD_UPSTREAM_KEY_" + re.sub(r"[^A-Z0-9]", "_", upstream.upper())
 
 
 def check_key(key: str) -> None:

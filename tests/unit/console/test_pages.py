@@ -18,7 +18,7 @@ from steelyard.kernel.money import money_from_nano
 from steelyard.reports.requests import latest
 from steelyard.storage import tables
 
-PAGES = ("/console", "/console/requests", "/console/playground")
+PAGES = ("/console", "/console/requests", "/console/prices", "/console/playground")
 
 
 def first_request(house: FakeHouse) -> str:
@@ -215,10 +215,11 @@ def test_no_english_is_left_on_a_chinese_page(operator: TestClient, path: str) -
     """Latin words may only be names: of the brand, languages, models, tenants, currencies and units."""
     page = operator.get(path, params={"lang": "zh"}).text
     text = html.unescape(
-        re.sub(r"<[^>]+>", " ", re.sub(r"<(script|style|option|pre).*?</\1>", "", page, flags=re.DOTALL))
+        re.sub(r"<[^>]+>", " ", re.sub(r"<(script|style|option|pre|code|cite).*?</\1>", "", page, flags=re.DOTALL))
     )
     known = "Steelyard English UTC CNY CPU Wh min ms Enter Shift sk sy op "
-    known += "demo acme default script alert smollm instruct qwen"
+    known += "demo acme default script alert smollm instruct qwen "
+    known += "deepseek flash peak local openai llama cpp Asia Shanghai CN"
     assert set(re.findall(r"[A-Za-z]{2,}", text)) <= set(known.split())
 
 
@@ -266,7 +267,7 @@ def test_a_fresh_install_says_how_to_begin(fresh_operator: TestClient) -> None:
 def test_names_from_outside_are_shown_never_run(operator: TestClient) -> None:
     for path in (*PAGES, '/console/requests?tenant=<script>alert(1)</script>&model="><script>x'):
         page = operator.get(path).text
-        assert "&lt;script&gt;alert(1)&lt;/script&gt;" in page or path == "/console"  # not among today's tenants
+        assert "&lt;script&gt;alert(1)&lt;/script&gt;" in page or path in {"/console", "/console/prices"}  # none there
         assert not re.search(r"<script>(alert|x)", page)
 
 

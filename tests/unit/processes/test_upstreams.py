@@ -8,9 +8,9 @@ from structlog.testing import capture_logs
 
 from steelyard.kernel.errors import UpstreamError
 from steelyard.kernel.records import Snapshot
-from steelyard.processes.upstreams import Upstreams, key_variable
+from steelyard.processes.upstreams import Upstreams
 from steelyard.upstream.pool import Pool
-from steelyard.upstream.sealed import SECRET_VARIABLE, Master
+from steelyard.upstream.sealed import SECRET_VARIABLE, Master, key_variable
 
 KEY = "sk-vendor-0123456789abcdef"
 
