@@ -107,7 +107,7 @@ def route(house: House, caller: Caller, order: Order, terms: Terms) -> list[Quot
     """Whom to ask, best first, each with its cost tariff; an upstream without one is not used (fail closed)."""
     offers, snapshot = choose(terms.model, order.capability), house.teller.snapshot
     found = costed(snapshot, offers, order.capability, terms.priced_ns, caller.currency)
-    return [quoted(caller, terms, one) for one in house.router.rank(order, found, house.clock.monotonic_ns())]
+    return [quoted(caller, terms, one) for one in house.router.rank(order, caller, found, house.clock.monotonic_ns())]
 
 
 async def relay(house: House, order: Order, quotes: list[Quote], reading: Reading, answer: Answer) -> tuple[End, bytes]:
@@ -122,7 +122,7 @@ async def relay(house: House, order: Order, quotes: list[Quote], reading: Readin
                 await _deliver(reading, answer, piece, total)
             if event.finish is not None and quote.lowered and at_cap(event, quote.max_tokens):
                 end = End.MONEY_ENDED
-        speech.whole(total)
+        speech.whole(total, guessed=reading.guessed)
     closing = answer.closing(total)
     if house.strict or answer.holds_back:
         closing, last = answer.parted(closing)

@@ -141,8 +141,14 @@ def parse_chat(body: bytes, request_id: bytes) -> ChatOrder:
         max_tokens=request.max_completion_tokens or request.max_tokens,
         sequences=request.n or 1,
         stream=bool(request.stream),
+        session=session_of(fields),
     )
     return ChatOrder(order, include_usage, unknown, "default" if request.service_tier else None)
+
+
+def session_of(fields: dict[str, Raw]) -> bytes:
+    """What OpenAI's clients call requests that belong together: any JSON value; empty without one."""
+    return bytes(fields.get("prompt_cache_key") or fields.get("user") or b"")
 
 
 def usage_wanted(options: StreamOptions | None, stream: bool | None) -> bool:

@@ -16,6 +16,7 @@ from steelyard.gateway.chat_request import (
     Samplers,
     Sequences,
     StreamOptions,
+    session_of,
     usage_wanted,
 )
 from steelyard.gateway.json_body import read_json
@@ -83,6 +84,7 @@ def parse_completion(body: bytes, request_id: bytes) -> ChatOrder:
         sequences=len(prompts),
         stream=bool(request.stream),
         prompts=raws,
+        session=session_of(fields),
     )
     return ChatOrder(order, include_usage, unknown)
 

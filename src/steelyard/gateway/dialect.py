@@ -5,8 +5,10 @@ Shapes only. `exchange.py` binds any dialect to the wire and the flow; each dial
 
 import re
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Protocol
+
+import msgspec
 
 from steelyard.gateway.chat_answer import Bill
 from steelyard.gateway.wire import Headers, Scope
@@ -43,6 +45,10 @@ class Asked:
     unknown: tuple[str, ...]  # fields that may come to nothing, for a header
     places: tuple[str, ...] = ()  # what the content of each canonical turn is called in this dialect, where it differs
     names: Names = ()
+
+    def in_session(self, session: bytes) -> "Asked":
+        """The same, in a session that the customer names in a header."""
+        return replace(self, order=msgspec.structs.replace(self.order, session=session))
 
     def in_own_words(self, error: UpstreamError) -> UpstreamError:
         """An upstream's refusal of a canonical field, told about the field that the customer sent."""

@@ -167,6 +167,7 @@ def _parsed(request: CountRequest, fields: dict[str, Raw], request_id: bytes, be
         max_tokens=request.max_tokens,
         sequences=1,
         stream=bool(request.stream),
+        session=((request.metadata and request.metadata.user_id) or "").encode(),
     )
     named = sorted({*unknown, *turns.loose, *(_HINTS & fields.keys())})
     shown = request.thinking is None or request.thinking.display != "omitted"

@@ -9,7 +9,7 @@ from typing import Annotated, Any, Literal
 import msgspec
 from msgspec import Meta, Raw
 
-from steelyard.gateway.chat_request import MaxTokens, Samplers
+from steelyard.gateway.chat_request import MaxTokens, Samplers, session_of
 from steelyard.gateway.chat_turns import Turn, prompt_tokens_max
 from steelyard.gateway.json_body import read_json
 from steelyard.gateway.responses_items import Item, Turns
@@ -191,6 +191,7 @@ def order_of(understood: Understood, request_id: bytes, earlier: Earlier | None 
         max_tokens=request.max_output_tokens,
         sequences=1,
         stream=bool(request.stream),
+        session=session_of(fields),
     )
     reasoning = request.reasoning or Reasoning()
     return ResponsesOrder(

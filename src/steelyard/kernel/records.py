@@ -150,6 +150,7 @@ class Order(Record, frozen=True):
     capability: Capability = Capability.TEXT
     parts: int = 1  # inputs or documents, each of which has the model's context for itself
     tier: str = ""  # which of the model's prices count (catalog.tariffs); fixed with the tariff
+    session: bytes = b""  # the customer's word for what belongs together; empty: none
 
 
 class Terms(Record, frozen=True):

@@ -144,6 +144,11 @@ class Reading:
     def request_id(self) -> bytes:
         return self.opened.request_id
 
+    @property
+    def guessed(self) -> bool:
+        """Whether the latest counts are ours, not the upstream's."""
+        return bool(self._guessed)
+
     def hear(self, sequence: int, estimated: bool, usage: Usage) -> None:
         """Before the intent: the counts over all sequences so far, and whether the latest of this one are ours, not its
         upstream's."""

@@ -35,13 +35,15 @@ class Ways(NamedTuple):
 class Served:
     """The answer of the offer that has begun to speak. Leaving the context closes the call."""
 
-    __slots__ = ("_call", "_clock", "_heard", "_router", "_said", "_speech", "quote")
+    __slots__ = ("_call", "_clock", "_heard", "_router", "_said", "_speech", "_use", "quote")
 
-    def __init__(self, router: Router, quote: Quote, ways: Ways) -> None:
+    def __init__(self, router: Router, order: Order, quote: Quote, ways: Ways) -> None:
         self.quote = quote
         self._router = router
         self._clock = ways.clock
-        self._call = router.begin(quote.offer, ways.clock.monotonic_ns())
+        now_ns = ways.clock.monotonic_ns()
+        self._call = router.begin(quote.offer, now_ns)
+        self._use = router.affinity.called(order.request_id, quote.offer, now_ns)
         self._heard = ways.heard
         self._speech = ways.call(quote)
         self._said: deque[Said] = deque()
@@ -81,9 +83,11 @@ class Served:
         self._call.spoke(self._clock.monotonic_ns())
         self._router.spoke(self.quote.offer)
 
-    def whole(self, total: Usage) -> None:
-        """It came to its end with these counts."""
+    def whole(self, total: Usage, *, guessed: bool) -> None:
+        """It came to its end with these counts; `guessed`: they are ours, not the upstream's."""
         self._call.whole(total.generated, self._clock.monotonic_ns())
+        if self._use is not None and not guessed:
+            self._router.affinity.answered(self._use, total)
 
     def __aiter__(self) -> Self:
         return self
@@ -111,13 +115,19 @@ class Served:
 async def served(router: Router, order: Order, quotes: Sequence[Quote], ways: Ways) -> Served:
     """The first of these that speaks. Raises UpstreamError of the last that was tried."""
     router.asked()
-    left = deque(quotes)
+    try:
+        return await _first(router, order, deque(quotes), ways)
+    finally:
+        router.affinity.ended(order.request_id)
+
+
+async def _first(router: Router, order: Order, left: deque[Quote], ways: Ways) -> Served:
     for moves in range(limits.ATTEMPTS_MAX):
         quote = left.popleft()
         if moves:
             await asyncio.sleep(pause_s(order.request_id, moves))
             ways.move(quote)
-        answer = Served(router, quote, ways)
+        answer = Served(router, order, quote, ways)
         alone = not left or moves + 1 == limits.ATTEMPTS_MAX
         try:
             await answer.begin(alone=alone, whole=not order.stream)

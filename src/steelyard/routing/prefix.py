@@ -21,16 +21,25 @@ class Prompt(Record, frozen=True):
     """What is known of a prompt: its blocks, and what it has in common with others beside them."""
 
     chain: tuple[int, ...] = ()
+    ends: Sequence[int] = ()  # where each block ends, in units of length; empty: each is one unit long
+    length: int = 0  # in units, with what comes after the last whole block
     session: int = 0  # the customer's word for what belongs together; 0: none
     home: int = 0  # the same in every worker for prompts that begin alike; 0: none
+
+    @property
+    def size(self) -> int:
+        return self.length or len(self.chain) or 1
+
+    def reach(self, blocks: int) -> int:
+        """The length of so many blocks at its beginning."""
+        return self.ends[blocks - 1] if blocks and self.ends else blocks
 
 
 class Use(Record, frozen=True, gc=False):
     """A prompt on its way to an offer: what is needed to learn from the answer."""
 
     offer_id: int
-    blocks: int  # of the prompt
-    held: int  # of them, expected in the offer's cache
+    held: float  # the share of the prompt expected in the offer's cache
     last_used: int  # before this: which use of the offer had the first block
 
 
@@ -43,7 +52,7 @@ class _Cache:
         self.young: dict[int, int] = {}  # block → the use that had it last
         self.old: dict[int, int] = {}  # what was young before; goes when young has become half the cache
         self.uses = 0
-        self.requests = self.read = self.computed = 0.0  # requests, their blocks, those that were no hits; fading
+        self.requests = self.read = self.computed = 0.0  # requests, their lengths, without hits; fading
         self.expected = self.reported = 1.0  # cached shares of prompts, fading; their ratio is the faith in the index
 
     @property
@@ -89,19 +98,19 @@ class PrefixIndex:
         """The share of the prompt that the offer is expected to read from its cache, as far as its reports bear out."""
         cache = self._caches.get(offer_id, _EMPTY)
         held = cache.held(prompt.chain)
-        return held / len(prompt.chain) * cache.faith if held else 0.0
+        return prompt.reach(held) / prompt.size * cache.faith if held else 0.0
 
     def strains(self, prompt: Prompt, offer_ids: Sequence[int], now_ns: int) -> list[float]:
         """What speaks against each of several equal offers: the share of the prompt it has to compute, and its excess.
 
         The excess is what the offer would have done beyond its share with this prompt, in requests, over
         `limits.PREFIX_EXCESS_REQUESTS`, squared: a small one costs nearly nothing, so that conversations stay; at the
-        bound it costs as much as a whole prompt, so that a hot prefix spreads. Of requests, their blocks and the
-        blocks computed, the worst counts.
+        bound it costs as much as a whole prompt, so that a hot prefix spreads. Of requests, their length and the length
+        that was computed, the worst counts.
         """
         self._fade(now_ns)
         caches = [self._caches.get(offer_id, _EMPTY) for offer_id in offer_ids]
-        blocks = len(prompt.chain)
+        size = prompt.size
         requests = sum([cache.requests for cache in caches]) or 1.0
         read = sum([cache.read for cache in caches]) or 1.0
         computed = sum([cache.computed for cache in caches]) or 1.0
@@ -111,9 +120,9 @@ class PrefixIndex:
         for share, cache in zip(self._likely(prompt, offer_ids, caches), caches, strict=True):
             new = 1 - share
             worst = (cache.requests + 1) * per_request
-            if (ratio := (cache.read + blocks) * per_read) > worst:
+            if (ratio := (cache.read + size) * per_read) > worst:
                 worst = ratio
-            if (ratio := (cache.computed + blocks * new) * per_computed) > worst:
+            if (ratio := (cache.computed + size * new) * per_computed) > worst:
                 worst = ratio
             strains.append(new + ((worst - 1) * unit) ** 2 if worst > 1 else new)
         return strains
@@ -128,21 +137,22 @@ class PrefixIndex:
         self._fade(now_ns)
         cache = self._caches.get(offer_id) or self._caches.setdefault(offer_id, _Cache())
         self._caches.move_to_end(offer_id)
-        chain = prompt.chain
+        chain, size = prompt.chain, prompt.size
         held = cache.held(chain)
+        reach = prompt.reach(held)
         last_used = (cache.young.get(chain[0]) or cache.old[chain[0]]) if held else 0
         cache.uses += 1
         self.blocks -= len(cache.young)
         cache.young.update(dict.fromkeys(chain, cache.uses))
         self.blocks += len(cache.young)
         cache.requests += 1
-        cache.read += len(chain)
-        cache.computed += len(chain) - held
+        cache.read += size
+        cache.computed += size - reach
         if prompt.session:
             self._sessions[prompt.session] = offer_id
             self._sessions.move_to_end(prompt.session)
         self._bound(cache)
-        return Use(offer_id, len(chain), held, last_used)
+        return Use(offer_id, reach / size, last_used)
 
     def learn(self, use: Use, cached: float) -> None:
         """Take the upstream's word for `cached`, the share of the prompt that it read from its cache.
@@ -154,9 +164,9 @@ class PrefixIndex:
         cache = self._caches.get(use.offer_id)
         if cache is None or not use.held:
             return
-        found = min(cached * use.blocks, float(use.held))
-        cache.expected = cache.expected * _FAITH_FADES + use.held / use.blocks
-        cache.reported = cache.reported * _FAITH_FADES + found / use.blocks
+        found = min(cached, use.held)
+        cache.expected = cache.expected * _FAITH_FADES + use.held
+        cache.reported = cache.reported * _FAITH_FADES + found
         if found < use.held * _BORNE_OUT and cache.faith > _BORNE_OUT:
             self.blocks -= cache.kept
             cache.old = {}
@@ -170,8 +180,8 @@ class PrefixIndex:
 
     def _likely(self, prompt: Prompt, offer_ids: Sequence[int], caches: Sequence[_Cache]) -> list[float]:
         """The share of the prompt that is expected in each cache, or in the one that other workers may have filled."""
-        count = len(prompt.chain) or 1
-        shares = [cache.held(prompt.chain) / count for cache in caches]
+        chain, size = prompt.chain, prompt.size
+        shares = [prompt.reach(cache.held(chain)) / size for cache in caches]
         if any(shares):
             return shares
         at = self._sessions.get(prompt.session) if prompt.session else None

@@ -13,7 +13,8 @@ from steelyard.kernel.choice import Candidate
 from steelyard.kernel.clock import NS_PER_S
 from steelyard.kernel.errors import CallerError, UpstreamError
 from steelyard.kernel.offers import Offer
-from steelyard.kernel.records import Order
+from steelyard.kernel.records import Caller, Order
+from steelyard.routing.affinity import Affinity
 from steelyard.routing.health import ACCOUNT, Call, OfferState
 
 log = structlog.get_logger()
@@ -25,19 +26,21 @@ class Router:
     def __init__(self) -> None:
         self._states: dict[int, OfferState] = {}
         self._closed: dict[str, tuple[int, str]] = {}  # upstream → until when its account is of no use, and why
+        self.affinity = Affinity()
         self._budget = limits.RETRIES_BURST * limits.RETRY_PARTS
 
-    def rank(self, order: Order, candidates: Sequence[Candidate], now_ns: int) -> Sequence[Candidate]:
+    def rank(self, order: Order, caller: Caller, candidates: Sequence[Candidate], now_ns: int) -> Sequence[Candidate]:
         """The offers to try, best first. When all are left out, the one that is back first is tried all the same.
 
         Raises CallerError 429 when that one has said itself for how long it wants to be left alone.
         """
         fit = []
+        likely = self.affinity.look(order, caller, [one.offer for one in candidates], now_ns)
         for place, one in enumerate(candidates):
             if not self.left_out(one.offer, now_ns):
-                fit.append((self.state(one.offer).failures > 0, place))
+                fit.append((self.state(one.offer).failures > 0, one.cost_nano, likely[place].strain, place))
         if fit:
-            return [candidates[place] for _, place in sorted(fit)]
+            return [candidates[place] for *_, place in sorted(fit)]
         first = min(candidates, key=lambda one: self._back_ns(one.offer))
         state, wait_ns = self.state(first.offer), self._back_ns(first.offer) - now_ns
         if state.told and wait_ns > 0:
