@@ -10,6 +10,7 @@ from collections.abc import Iterator
 
 import msgspec
 
+from steelyard.emulators import chat
 from steelyard.emulators.chat import Body, Chat, event, thinking_type
 from steelyard.emulators.script import Script
 from steelyard.emulators.server import Heard, Piece
@@ -43,7 +44,7 @@ class Zhipu(Chat):
 
     def is_key(self, heard: Heard) -> bool:
         token = heard.headers.get("authorization", "").removeprefix("Bearer ")
-        return token == KEY or _is_signed(token)
+        return token in {KEY, chat.KEY} or _is_signed(token)
 
     def error_body(self, message: str, inner: object) -> Body:
         return {"error": {"code": inner, "message": message}}
