@@ -20,9 +20,15 @@ from typing import Any
 
 from tests.fakes.authority import Authority
 
+from steelyard.emulators.chat import KEY
+from steelyard.emulators.vendors import EMULATORS
+
 START_S = 90
 STOP_S = 40
-VENDOR_KEYS = {"STEELYARD_UPSTREAM_KEY_CLAUDE": "sk-ant-emulated"}
+VENDOR_KEYS = {
+    "STEELYARD_UPSTREAM_KEY_CLAUDE": "sk-ant-emulated",
+    **{f"STEELYARD_UPSTREAM_KEY_V_{kind.upper()}": KEY for kind in EMULATORS},
+}
 """Credentials of the emulated vendors that want one (tests/emulators)."""
 ANSI = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]")
 

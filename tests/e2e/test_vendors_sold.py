@@ -1,0 +1,98 @@
+"""Every vendor's emulator sold by the real platform: what the vendor counted is what is shown, charged and posted."""
+
+import json
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from typing import Any
+
+import openai
+import pytest
+from tests.e2e.vendor import PRICES
+from tests.platform import Platform, wait_for
+from tests.vendors.cases import CASES
+from tests.vendors.running import Running, running
+
+from steelyard.cli.desk import Line
+from steelyard.kernel.directory import DataDir
+
+TOOL = {"name": "weather", "parameters": {"type": "object", "properties": {"city": {"type": "string"}}}}
+TOOLS: list[Any] = [{"type": "function", "function": TOOL}]
+
+
+@pytest.fixture(scope="module")
+def vendors(platform: Platform) -> Iterator[dict[str, Running]]:
+    """Each of them at the upstream `v-KIND`, whose key the platform has; sold as the model `m-KIND`."""
+    counts = dict.fromkeys(("context_tokens", "max_output_tokens", "default_max_tokens"), 4096)
+    with ExitStack() as stack:
+        served = {kind: stack.enter_context(running(case.emulator())) for kind, case in CASES.items()}
+        with Line(DataDir(platform.data).socket) as line:
+            for kind, one in served.items():
+                names = {"name": f"m-{kind}", "upstream": f"v-{kind}", "upstream_model": "their-m", "kind": kind}
+                line.command("prices.load", {"text": PRICES.format(model=f"m-{kind}", upstream=f"v-{kind}")})
+                line.command("model.register", {**names, **counts, "address": one.address})
+        wanted = {f"m-{kind}" for kind in served}
+        wait_for(
+            lambda: all(wanted <= set(platform.get("/readyz")["models"]) for _ in range(6)), "every worker to know them"
+        )
+        yield served
+        with Line(DataDir(platform.data).socket) as line:
+            for kind in served:
+                line.command("model.withdraw", {"upstream": f"v-{kind}"})
+
+
+@pytest.fixture
+def client(platform: Platform, vendors: dict[str, Running]) -> Iterator[openai.OpenAI]:
+    with openai.OpenAI(base_url=f"{platform.url}/v1", api_key=platform.api_key, max_retries=0) as made:
+        yield made
+
+
+@pytest.fixture
+def receipt(platform: Platform) -> Callable[[str], dict]:
+    return platform.posted_receipt
+
+
+@pytest.mark.parametrize("kind", CASES)
+def test_what_the_vendor_counted_is_what_is_posted(client, receipt, kind: str) -> None:
+    asked: Any = [{"role": "user", "content": "scene: cached " + "x" * 200}]
+    chunks = client.chat.completions.create(
+        model=f"m-{kind}", messages=asked, stream=True, stream_options={"include_usage": True}
+    )
+    request_id, pieces = chunks.response.headers["x-request-id"], list(chunks)
+    assert "".join(piece.choices[0].delta.content or "" for piece in pieces if piece.choices) == "Hello"
+    plain = client.chat.completions.with_raw_response.create(model=f"m-{kind}", messages=asked)
+    (streamed,) = [piece.usage for piece in pieces if piece.usage]
+    for found, usage in (
+        (receipt(request_id), streamed),
+        (receipt(plain.headers["x-request-id"]), plain.parse().usage),
+    ):
+        cached = usage.prompt_tokens_details.cached_tokens
+        assert (found["prompt_tokens"], found["cached_tokens"]) == (usage.prompt_tokens, cached)
+        assert cached == usage.prompt_tokens // 2 > 20
+        assert (found["output_tokens"], found["amount"]) == (usage.completion_tokens, usage.steelyard["charge"])
+        assert usage.completion_tokens_details.reasoning_tokens == usage.completion_tokens - 2
+        assert not found["estimated"]
+
+
+@pytest.mark.parametrize("kind", CASES)
+def test_a_tool_is_called_and_its_result_is_taken(client, kind: str) -> None:
+    turns: list[Any] = [{"role": "user", "content": "scene: tools"}]
+    message = client.chat.completions.create(model=f"m-{kind}", messages=turns, tools=TOOLS).choices[0].message
+    (call,) = message.tool_calls
+    assert json.loads(call.function.arguments) == {"city": "Bern"}
+    turns += [
+        {"role": "assistant", "content": None, "tool_calls": [call.model_dump()]},  # most clients forget the reasoning
+        {"role": "tool", "tool_call_id": call.id, "content": "Rain"},
+    ]
+    answer = client.chat.completions.create(model=f"m-{kind}", messages=turns, tools=TOOLS).choices[0]
+    assert (answer.message.content, answer.finish_reason) == ("The tools have answered.", "stop")
+
+
+@pytest.mark.parametrize(("fault", "status"), [("content", 400), ("no_money", 502)])
+@pytest.mark.parametrize("kind", CASES)
+def test_an_unpaid_bill_of_ours_is_no_busy_model(client, kind: str, fault: str, status: int) -> None:
+    """Whatever status the vendor has for it. Last of all: its account counts as closed for a while afterwards."""
+    with pytest.raises(openai.APIStatusError) as caught:
+        client.chat.completions.create(model=f"m-{kind}", messages=[{"role": "user", "content": f"scene: {fault}"}])
+    assert caught.value.status_code == status
+    if status != 400:
+        assert "emulated" not in str(caught.value)
