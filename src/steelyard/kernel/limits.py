@@ -230,7 +230,7 @@ SUBJECT_CHARACTERS_MAX = 128  # names of models and upstreams
 # bringing over what others have
 IMPORT_FILE_BYTES_MAX = 64 * 1024 * 1024
 IMPORT_STEPS_MAX = 20_000  # of one transaction
-IMPORT_STEPS_AT_ONCE = 500  # the command line sends as many, and never parts what belongs together
+IMPORT_STEPS_AT_ONCE = 200  # the command line sends as many, and never parts what belongs together
 IMPORT_ROWS_MAX = 1_000_000  # of one table of another's database
 
 # the console
