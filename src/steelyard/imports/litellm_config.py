@@ -245,12 +245,9 @@ def _routes(document: Settings, models: list[str], left: list[Left]) -> Iterator
         yield Step("route.alias", {"name": str(alias), "model": str(model)}, f"{alias} is another name of {model}")
     fallbacks = router.get("fallbacks") or _section(document, "litellm_settings").get("fallbacks") or []
     for rule in fallbacks if isinstance(fallbacks, list) else []:
-        for model, others in rule.items() if isinstance(rule, dict) else ():
-            if isinstance(others, list) and all(isinstance(one, str) for one in others):
-                told = f"{model} falls back on {', '.join(others)}"
-                yield Step("route.set", {"model": str(model), "fallbacks": others}, told)
-            else:
-                left.append(Left(f"fallbacks of {model}", "They are more than names of models."))
+        for model in rule if isinstance(rule, dict) else ():
+            why = "Another model answers only where a key allows it: steelyard route set --key ID --fallback MODEL."
+            left.append(Left(f"fallbacks of {model}", why))
     strategy = router.get("routing_strategy")
     policy = _POLICIES.get(str(strategy))
     if strategy not in {None, "simple-shuffle"} and policy is None:

@@ -36,7 +36,7 @@ class Costs:
     def steps(self, left: list[Left]) -> Iterator[Step]:
         """One step with all that were found."""
         for upstream, count in self._without.items():
-            why = f"Nothing says what {count} of its models cost there. Load a book before they sell."
+            why = f"Nothing says what {count} of its models cost there. Load a cost book before they sell."
             left.append(Left(f"costs of {upstream}", why))
         yield from price_step(self._found.values(), COST)
 

@@ -73,10 +73,10 @@ LITELLM = {
     "xinference": OWN,
     "openrouter": OPENROUTER,
     "gemini": GEMINI,
-    "dashscope": DASHSCOPE._replace(base="https://dashscope-intl.aliyuncs.com"),
-    "zai": ZHIPU._replace(base="https://api.z.ai"),
-    "moonshot": MOONSHOT._replace(base="https://api.moonshot.ai"),
-    "minimax": MINIMAX._replace(base="https://api.minimax.io"),
+    "dashscope": DASHSCOPE._replace(name="dashscope-intl", base="https://dashscope-intl.aliyuncs.com"),
+    "zai": ZHIPU._replace(name="zai", base="https://api.z.ai"),
+    "moonshot": MOONSHOT._replace(name="moonshot-ai", base="https://api.moonshot.ai"),
+    "minimax": MINIMAX._replace(name="minimax-io", base="https://api.minimax.io"),
     "deepseek": DEEPSEEK,
     "volcengine": ARK,
     "mistral": MISTRAL,
@@ -87,5 +87,13 @@ LITELLM = {
     "fireworks_ai": FIREWORKS,
 }
 """The prefix of a model in LiteLLM → vendor."""
-PRICE_TABLE = {"ark": "volcengine", "zhipu": "zai", "together": "together_ai", "fireworks": "fireworks_ai"}
+PRICE_TABLE = {
+    "ark": "volcengine",
+    "dashscope-intl": "dashscope",
+    "fireworks": "fireworks_ai",
+    "minimax-io": "minimax",
+    "moonshot-ai": "moonshot",
+    "together": "together_ai",
+    "zhipu": "zai",
+}
 """How LiteLLM's price table calls a vendor, where not as we do."""

@@ -5,6 +5,7 @@ alone. What a thing became is kept with its id there (`identity.origins`), so a 
 """
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any, NamedTuple
 
 import msgspec
@@ -13,17 +14,21 @@ from sqlalchemy.exc import IntegrityError
 
 from steelyard.catalog import store as catalog
 from steelyard.catalog.price_file import parse_price_file
+from steelyard.catalog.routes import routes
 from steelyard.identity import store as identity
 from steelyard.identity.origins import Origin, became, remember
 from steelyard.kernel import limits
 from steelyard.kernel.clock import Clock
 from steelyard.kernel.errors import CallerError, bad_request
+from steelyard.kernel.offers import Model
+from steelyard.kernel.routes import Routes
 from steelyard.ledger.posting import open_wallet
 from steelyard.ledger.purse import Purse
 from steelyard.ledger.sublimits import Seed
 from steelyard.processes.limiting import limit_list, limit_set
 from steelyard.processes.outcome import Outcome
 from steelyard.processes.payload import Payload, text_of
+from steelyard.processes.routing import ROUTING
 from steelyard.processes.snapshot import SNAPSHOT, bump, read_snapshot
 
 CREATED, CHANGED, UNCHANGED, REFUSED = "created", "changed", "unchanged", "refused"
@@ -45,6 +50,7 @@ class Importing:
             "limits": self._limits,
             "offer": self._offer,
             "prices": self._prices,
+            **{op: partial(self._routed, op) for op in ("route.offer", "route.alias", "route.set")},
         }
 
     def run(self, connection: Connection, payload: Payload) -> Outcome:
@@ -179,6 +185,18 @@ class Importing:
         loaded = catalog.load_price_file(run.connection, news, self._clock.now_ns()).inserted if news else ()
         return CREATED if loaded else UNCHANGED
 
+    def _routed(self, op: str, run: "_Import", payload: Payload) -> str:
+        """A rule of routing, an alias or the bounds of an offer."""
+        with run.connection.begin_nested() as trial:
+            before = _rules(run.connection)
+            ROUTING[op](run.connection, payload, self._clock)
+            if _rules(run.connection) == before:
+                trial.rollback()
+                return UNCHANGED
+        rules, names = before[0], (payload.get("model"), payload.get("name"))
+        known = rules.aliases if op == "route.alias" else rules.models
+        return CHANGED if op != "route.offer" and any(name in known for name in names) else CREATED
+
 
 class _Import(NamedTuple):
     """One run: where it writes, whose things these were, and what the teller must learn."""
@@ -211,6 +229,13 @@ def _asked(payload: Payload) -> _Asked:
     if len(asked.steps) > limits.IMPORT_STEPS_MAX:
         raise bad_request(f"At most {limits.IMPORT_STEPS_MAX} steps are made at once.", "steps")
     return asked
+
+
+def _rules(connection: Connection) -> tuple[Routes, dict[str, Model]]:
+    """What is said of routing, whenever it was said."""
+    found = routes(connection)
+    undated = {name: msgspec.structs.replace(rule, set_ns=0) for name, rule in found.models.items()}
+    return msgspec.structs.replace(found, models=undated), catalog.models(connection)
 
 
 def _in_force(draft: Any, versions: Any) -> bool:

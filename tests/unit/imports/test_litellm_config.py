@@ -110,7 +110,6 @@ def test_bounds_aliases_fallbacks_and_policies() -> None:
         {"name": "hidden", "model": "cheap"},
     ]
     assert payloads(found, "route.set") == [
-        {"model": "gpt-4o", "fallbacks": ["cheap", "own"]},
         {"model": "gpt-4o", "policy": "fastest"},
         {"model": "cheap", "policy": "fastest"},
         {"model": "own", "policy": "fastest"},
@@ -135,8 +134,9 @@ def test_what_stays_behind_is_told() -> None:
     found = told(plan(CONFIG))
     assert "temperature" in found["model_list 1 (gpt-4o)"]
     assert found["router_settings"] == "Not carried over: redis_password."
+    assert "where a key allows it" in found["fallbacks of gpt-4o"]
     assert "operator add" in found["general_settings"]
-    assert "Nothing says" in found["price of own"] and "Load a book" in found["costs of hosted-vllm"]
+    assert "Nothing says" in found["price of own"] and "Load a cost book" in found["costs of hosted-vllm"]
 
 
 @pytest.mark.parametrize(

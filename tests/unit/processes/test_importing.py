@@ -40,6 +40,9 @@ STEPS = [
     ("limits", {"tenant": "1", "tpm": 1000}),
     ("prices", {"text": PRICES.format("2026-01-01", "2")}),
     ("offer", OFFER),
+    ("route.offer", {"model": "m", "upstream": "u", "rpm": 60}),
+    ("route.alias", {"name": "also-m", "model": "m"}),
+    ("route.set", {"model": "m", "policy": "fastest"}),
 ]
 
 
@@ -66,18 +69,22 @@ def states(office: Office, *steps: tuple[str, dict[str, Any]], **how: Any) -> li
 
 @pytest.mark.postgres
 def test_each_step_is_made_once_and_the_books_agree(office: Office) -> None:
-    assert states(office, *STEPS, dry=True) == ["created"] * 7
+    assert states(office, *STEPS, dry=True) == ["created"] * len(STEPS)
     assert office.command("tenant.list", {}) == [], "a dry run takes all of it back"
     outcome = office.execute("import", asked(*STEPS))
-    assert [one["state"] for one in outcome.reply] == ["created"] * 7
+    assert [one["state"] for one in outcome.reply] == ["created"] * len(STEPS)
     assert outcome.snapshot is not None
     assert authenticate(outcome.snapshot, f"Bearer {SECRET}").tenant == "alice"
     (purse,) = outcome.purses.values()
     assert purse.wallet_nano == 2_500_000_000
     assert {seed.limit.kind.value for seed in outcome.limited} == {"budget", "rpm", "tpm"}
     assert office.execute("import", asked(*STEPS)).snapshot is None, "nothing is new"
-    assert states(office, *STEPS) == ["unchanged"] * 7
+    assert states(office, *STEPS) == ["unchanged"] * len(STEPS)
     assert office.command("verify", {})["ok"]
+    routes = outcome.snapshot.routes
+    assert (routes.aliases, routes.models["m"].policy) == ({"also-m": "m"}, "fastest")
+    assert outcome.snapshot.models["m"].offers[0].rpm == 60
+    assert states(office, ("route.set", {"model": "m", "policy": "cheapest"})) == ["changed"]
 
 
 def test_another_site_has_ids_of_its_own(office: Office) -> None:
