@@ -80,6 +80,10 @@ class Chat:
         """What the model says, as this vendor parts it."""
         return script
 
+    def script(self, body: Body) -> Script:
+        """What the model says to this."""
+        return self.scripted(body, script_of(body, is_thinking=self.is_thinking(body)))
+
     def usage(self, script: Script) -> Body:
         """The counts, by the vendor's names."""
         return {
@@ -150,7 +154,7 @@ class Chat:
         said = message or self.messages.get(fault, f"emulated {fault}")
         return Whole(status, self.error_body(said, inner), headers)
 
-    def error_body(self, message: str, inner: Any) -> Body:
+    def error_body(self, message: str, inner: Any) -> Any:
         """The form of an error: OpenAI's."""
         return {"error": {"message": message, **inner}}
 
@@ -163,7 +167,7 @@ class Chat:
         if not isinstance(body.get("model"), str) or not isinstance(body.get("messages"), list) or not body["messages"]:
             raise self.refuse("model and messages are required")
         self.check(body)
-        script = self.scripted(body, script_of(body, is_thinking=self.is_thinking(body)))
+        script = self.script(body)
         if script.instead:
             raise Refused(self.refusal(script.instead))
         finish = self.ends.get(script.scene, script.finish)

@@ -113,10 +113,10 @@ def script_of(body: Mapping[str, Any], *, is_thinking: bool) -> Script:
     if is_thinking and "reasoning" not in said:
         said["reasoning"] = ("Hm, ", "so.")
     script = Script(scene, prompt, _cached(turns, prompt, scene), **said)
-    return _capped(script, _cap(body))
+    return capped(script, _cap(body))
 
 
-def _capped(script: Script, cap: int) -> Script:
+def capped(script: Script, cap: int) -> Script:
     """Cut to so many tokens; a cut answer says so."""
     if script.output_tokens <= cap:
         return script

@@ -61,4 +61,4 @@ def _fields(asked: Asked) -> dict[str, Any]:
     return fields
 
 
-ARK = Vendor(fields=_fields, faults=FAULTS, completion_path="")
+ARK = Vendor(fields=_fields, faults=FAULTS, base="/api/v3", completion_path="")

@@ -61,14 +61,15 @@ _EFFORTS = re.compile(r"deepseek-v[4-9]", re.IGNORECASE)
 def bounds_of(asked: Asked) -> dict[str, Any]:
     """What bounds an answer and its thinking, the same in both dialects."""
     wanted = thinking_of(asked.upstream, asked.params)
-    fields: dict[str, Any] = {} if wanted.on is None else {"enable_thinking": wanted.on}
+    on = True if wanted.auto else wanted.on  # it has no word for leaving it to the model
+    fields: dict[str, Any] = {} if on is None else {"enable_thinking": on}
     budget = wanted.budget_tokens or None
     if wanted.effort is not None and _EFFORTS.match(asked.model):
         fields["reasoning_effort"] = wanted.effort
     if _BOUNDS_BOTH.match(asked.model):
         fields["max_completion_tokens"] = asked.max_tokens
         return fields if budget is None else fields | {"thinking_budget": min(budget, asked.max_tokens)}
-    if not wanted.on:
+    if not on:
         return fields | {"max_tokens": asked.max_tokens}
     most = max(1, asked.max_tokens // 2 if budget is None else min(budget, asked.max_tokens - 1))
     return fields | {"thinking_budget": most, "max_tokens": max(1, asked.max_tokens - most)}
@@ -95,4 +96,4 @@ def _fields(asked: Asked) -> dict[str, Any]:
     return {name: value for name, value in fields_of(asked).items() if name not in known} | bounds_of(asked)
 
 
-DASHSCOPE = Vendor(fields=_fields, faults=FAULTS, completion_path="")
+DASHSCOPE = Vendor(fields=_fields, faults=FAULTS, base="/compatible-mode/v1", completion_path="")

@@ -127,8 +127,10 @@ class Answer:
     def _choice(self, choice: _Choice) -> None:
         message = choice.message or _Message()
         last = choice.finish_reason not in _UNFINISHED
-        text = self._text.feed(_joined(message.content), last=last)
-        thought = self._thought.feed(message.reasoning_content or "", last=last)
+        content = _joined(message.content)
+        # What comes before something else does not grow any more: if it is there at all, it is there again.
+        text = self._text.feed(content, last=last or bool(message.tool_calls))
+        thought = self._thought.feed(message.reasoning_content or "", last=last or bool(content or message.tool_calls))
         if text:
             self._texts.append(text)
             self._tally.say(text)

@@ -1,8 +1,9 @@
 """Gemini in its OpenAI dialect: what it does differently.
 
-Its errors come in a list, and say what they are by a status word and a reason in the details: a wrong key is a 400.
-Gemini 3 refuses a call that comes back without the thought it was signed with; a signature of ours cannot be had, so
-that calls made elsewhere go under the word that Google documents for them (ai.google.dev, thought signatures).
+Its counts have what was thought in the total alone, though it is billed as output. Its errors come in a list, and say
+what they are by a status word and a reason in the details: a wrong key is a 400. Gemini 3 refuses a call that comes
+back without the thought it was signed with; where the customer has not kept it, calls go under the word that Google
+documents for those made elsewhere (ai.google.dev: OpenAI compatibility, thought signatures).
 """
 
 from typing import Any
@@ -20,6 +21,7 @@ FAULTS = FaultTable(
         Fault.AUTH: "*/API_KEY_INVALID */API_KEY_SERVICE_BLOCKED */UNAUTHENTICATED */PERMISSION_DENIED",
         Fault.NO_MONEY: "*/BILLING_DISABLED */FAILED_PRECONDITION",
         Fault.MODEL_MISSING: "*/NOT_FOUND",
+        Fault.CONTENT: "*/PROHIBITED_CONTENT */SAFETY",
         Fault.QUOTA: "*/QUOTA_PER_DAY",
         Fault.RATE_LIMITED: "*/RESOURCE_EXHAUSTED",
         Fault.BAD_REQUEST: "*/INVALID_ARGUMENT */OUT_OF_RANGE",
@@ -55,4 +57,4 @@ def _signed(turn: dict[str, Any]) -> dict[str, Any]:
     return {**turn, "tool_calls": [first, *calls[1:]]}
 
 
-GEMINI = Vendor(fields=_fields, faults=FAULTS, completion_path="")
+GEMINI = Vendor(fields=_fields, faults=FAULTS, base="/v1beta/openai", completion_path="", hides_thoughts=True)

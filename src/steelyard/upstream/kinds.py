@@ -19,6 +19,7 @@ from steelyard.upstream.llama_cpp import LlamaCpp
 from steelyard.upstream.minimax import MINIMAX
 from steelyard.upstream.moonshot import MOONSHOT
 from steelyard.upstream.openai import OpenAI
+from steelyard.upstream.openai_models import OPENAI
 from steelyard.upstream.pool import Pool
 from steelyard.upstream.protocol import Upstream
 from steelyard.upstream.stepfun import STEPFUN
@@ -26,7 +27,7 @@ from steelyard.upstream.zhipu import ZHIPU
 
 ADAPTERS: dict[str, Callable[[str, Pool, str], Upstream]] = {
     "llama_cpp": LlamaCpp,
-    "openai": OpenAI,
+    "openai": partial(OpenAI, vendor=OPENAI),
     "anthropic": Anthropic,
     "ark": partial(OpenAI, vendor=ARK),
     "dashscope": partial(OpenAI, vendor=DASHSCOPE),

@@ -170,7 +170,7 @@ class Answer:
 
     def _count(self, counts: Counts) -> None:
         """The last usage wins."""
-        found = counts.usage(self._tally)
+        found = counts.usage(self._tally, hides_thoughts=self._vendor.hides_thoughts)
         if found is not None:
             self._counts = found
 

@@ -25,15 +25,21 @@ class Counts(msgspec.Struct):
 
     prompt_tokens: int | None = None
     completion_tokens: int | None = None
+    total_tokens: int | None = None
     prompt_tokens_details: _PromptDetails | None = None
     completion_tokens_details: _OutputDetails | None = None
     prompt_cache_hit_tokens: int | None = None  # DeepSeek
     cached_tokens: int | None = None  # Moonshot, StepFun
     reasoning_tokens: int | None = None
 
-    def usage(self, tally: Tally) -> Usage | None:
-        """Disjoint buckets. None for zeros, as some servers send with every chunk but the last: they say nothing."""
+    def usage(self, tally: Tally, *, hides_thoughts: bool = False) -> Usage | None:
+        """Disjoint buckets. None for zeros, as some servers send with every chunk but the last: they say nothing.
+
+        `hides_thoughts`: what the total holds beside prompt and completion is reasoning, and is paid for.
+        """
         prompt, output = max(0, self.prompt_tokens or 0), max(0, self.completion_tokens or 0)
+        hidden = max(0, (self.total_tokens or 0) - prompt - output) if hides_thoughts else 0
+        output += hidden
         if not prompt and not output:
             return None
         details = self.prompt_tokens_details or _PromptDetails()
@@ -42,5 +48,6 @@ class Counts(msgspec.Struct):
         written = details.cache_write_tokens or details.cache_creation_input_tokens or 0
         written = min(max(written, 0), prompt - read)
         thought = self.completion_tokens_details
-        said = tally.parted(output, thought.reasoning_tokens if thought else self.reasoning_tokens)
+        told = thought.reasoning_tokens if thought else self.reasoning_tokens
+        said = tally.parted(output, max(told or 0, hidden) if hidden else told)
         return Usage(prompt - read - written, read, said.output, cache_write=written, reasoning=said.reasoning)

@@ -4,13 +4,13 @@ Its errors have a type and no code, so that the status is most of what there is 
 blocked content. Its thinking has no switch but the effort, and only where the model knows one.
 """
 
-from decimal import Decimal
 from typing import Any
 
 import msgspec
+from msgspec import Raw
 
 from steelyard.kernel.faults import Fault
-from steelyard.upstream.balance import Balance, BalanceAt
+from steelyard.upstream.balance import Balance, BalanceAt, decimal_text
 from steelyard.upstream.fault_table import FaultTable
 from steelyard.upstream.openai_fault import STATUSES
 from steelyard.upstream.thinking import WORDS, effort_for, thinking_of
@@ -32,18 +32,20 @@ _EFFORTS = {"minimal": "low", "low": "low", "medium": "medium", "high": "high", 
 class _Account(msgspec.Struct):
     """GET /v1/accounts, in CNY."""
 
-    balance: Decimal
-    total_cash_balance: Decimal = Decimal(0)
-    total_voucher_balance: Decimal = Decimal(0)
+    balance: Raw
+    total_cash_balance: Raw = Raw(b"0")
+    total_voucher_balance: Raw = Raw(b"0")
 
 
-_account = msgspec.json.Decoder(_Account)
+_accounts = msgspec.json.Decoder(_Account)
 
 
-def _balance(body: bytes, host: str) -> tuple[Balance, ...]:
-    account = _account.decode(body)
-    parts = {"cash": f"{account.total_cash_balance:f}", "voucher": f"{account.total_voucher_balance:f}"}
-    return (Balance("CNY", f"{account.balance:f}", parts, usable=account.balance > 0),)
+def _balances_of(body: bytes, host: str) -> tuple[Balance, ...]:
+    account = _accounts.decode(body)
+    total = decimal_text(account.balance)
+    parts = {"cash": decimal_text(account.total_cash_balance), "voucher": decimal_text(account.total_voucher_balance)}
+    usable = not total.startswith("-") and total.strip("0.") != ""
+    return (Balance("CNY", total, parts, usable),)
 
 
 def _fields(asked: Asked) -> dict[str, Any]:
@@ -54,4 +56,4 @@ def _fields(asked: Asked) -> dict[str, Any]:
     return fields
 
 
-STEPFUN = Vendor(fields=_fields, faults=FAULTS, completion_path="", balance=BalanceAt("/v1/accounts", _balance))
+STEPFUN = Vendor(fields=_fields, faults=FAULTS, completion_path="", balance=BalanceAt("/v1/accounts", _balances_of))

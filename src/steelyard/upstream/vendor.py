@@ -90,6 +90,7 @@ class Vendor:
     - `hearing`: who reads its answers, where they are not in OpenAI's form. `may_repeat`: each piece of a text may be
       all of it so far.
     - `balance`: where it tells what is left of our money there.
+    - `hides_thoughts`: its counts have reasoning in the total only.
     """
 
     fields: Callable[[Asked], dict[str, Any]] = fields_of
@@ -103,6 +104,7 @@ class Vendor:
     hearing: "Callable[[Vendor, Asked], Hearing] | None" = None
     may_repeat: bool = False
     balance: BalanceAt | None = None
+    hides_thoughts: bool = False
 
     def end_of(self, word: str) -> str:
         """The canonical word for an end, or FAILED."""

@@ -12,6 +12,8 @@ from steelyard.upstream.balance import Balance
 from steelyard.upstream.openai_fault import refusal
 from steelyard.upstream.stepfun import FAULTS, STEPFUN
 
+HOST = "api.stepfun.com"
+
 
 @pytest.mark.parametrize(
     ("wanted", "effort"),
@@ -51,9 +53,9 @@ def test_without_a_code_the_status_says_what_it_is(status: int, kind: str, fault
 def test_its_balance_is_read_as_it_is_written() -> None:
     assert STEPFUN.balance is not None
     said = b'{"object":"account","type":"prepaid","balance":12.50,"total_cash_balance":0,"total_voucher_balance":12.5}'
-    assert STEPFUN.balance.of("vendor", said, "h") == (Balance("CNY", "12.50", {"cash": "0", "voucher": "12.5"}),)
+    assert STEPFUN.balance.of("vendor", said, HOST) == (Balance("CNY", "12.50", {"cash": "0", "voucher": "12.5"}),)
     for empty in (b'{"balance":0.00}', b'{"balance":-1.5}', b'{"balance":"0"}'):
-        assert not STEPFUN.balance.of("vendor", empty, "h")[0].usable
+        assert not STEPFUN.balance.of("vendor", empty, HOST)[0].usable
     for wrong in (b'{"object":"account"}', b"[]", b'{"balance":null}', b'{"balance":"much"}'):
         with pytest.raises(UpstreamError, match="balance that cannot be read"):
-            STEPFUN.balance.of("vendor", wrong, "h")
+            STEPFUN.balance.of("vendor", wrong, HOST)

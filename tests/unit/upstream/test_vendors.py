@@ -10,7 +10,7 @@ from typing import Any
 import msgspec
 import pytest
 from msgspec import Raw
-from tests.vendors.cases import CASES, Case
+from tests.vendors.cases import CASES, SWITCHED, Case
 from tests.vendors.running import Running, running
 
 from steelyard.emulators.script import script_of
@@ -35,12 +35,13 @@ class Shop:
         self._adapter = ByKind("vendor", pool, key or case.key)
         self.offer = Offer(1, "m", "vendor", at.address, "their-m", 4096, 4096, case.kind)
         self.pool = pool
+        self.max_tokens = 50
 
     def stream(self, *turns: Any, **fields: Any) -> AsyncGenerator[Event, None]:
         said = [turn if isinstance(turn, dict) else {"role": "user", "content": turn} for turn in turns]
         params = {"messages": said, **fields}
         encoded = {name: Raw(msgspec.json.encode(value)) for name, value in params.items()}
-        return self._adapter.stream(self.offer, encoded, 50, b"")
+        return self._adapter.stream(self.offer, encoded, self.max_tokens, b"")
 
     async def events(self, *turns: Any, seen: list[Event] | None = None, **fields: Any) -> list[Event]:
         events = [] if seen is None else seen
@@ -58,7 +59,7 @@ class Shop:
 
     def counted(self, *, thinks: bool) -> Usage:
         """What the vendor counted for the last request."""
-        script = script_of(self.at.body, is_thinking=thinks)
+        script = script_of(self.case.order(self.at.body), is_thinking=thinks)
         thought = len(script.reasoning)
         fresh = script.prompt_tokens - script.cached_tokens
         return Usage(fresh, script.cached_tokens, script.output_tokens - thought, reasoning=thought)
@@ -106,10 +107,11 @@ async def test_what_was_read_from_a_cache_is_a_bucket_of_its_own(shop: Shop) -> 
 
 async def test_reasoning_is_told_apart_from_the_answer(shop: Shop) -> None:
     events = await shop.events("scene: reasoning", thinking={"type": "enabled"})
-    assert (reasoning(events), text(events)) == ("Let me see.", "42")
+    assert (reasoning(events), text(events)) == ("Let me see." if shop.case.shows else "", "42")
     assert (events[-1].usage.reasoning, events[-1].usage.output) == (3, 1)
 
 
+@pytest.mark.parametrize("at", SWITCHED, indirect=True)
 @pytest.mark.parametrize(
     "said", [{"thinking": {"type": "disabled"}}, {"enable_thinking": False}, {"reasoning_effort": "none"}]
 )
@@ -118,6 +120,7 @@ async def test_a_model_that_shall_not_think_does_not_by_any_of_the_words(shop: S
     assert reasoning(events) == "" and events[-1].usage.reasoning == 0
 
 
+@pytest.mark.parametrize("at", SWITCHED, indirect=True)
 @pytest.mark.parametrize(
     "said",
     [
@@ -128,7 +131,8 @@ async def test_a_model_that_shall_not_think_does_not_by_any_of_the_words(shop: S
     ],
 )
 async def test_a_model_that_may_think_does_by_any_of_the_words(shop: Shop, said: dict[str, Any]) -> None:
-    assert reasoning(await shop.events("Hi", **said))
+    events = await shop.events("Hi", **said)
+    assert events[-1].usage.reasoning > 0 and bool(reasoning(events)) == shop.case.shows
 
 
 async def test_tools_are_called_and_the_next_turn_is_taken_without_the_reasoning_that_was_lost(shop: Shop) -> None:

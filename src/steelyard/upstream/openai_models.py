@@ -1,0 +1,54 @@
+"""OpenAI's own models at a server of its dialect: those that reason take another cap, and know an effort only.
+
+Every other model is asked as a server that nobody knows. The errors are OpenAI's, beside those of whoever serves its
+dialect: 429 with `insufficient_quota` is an empty account (platform.openai.com, error codes).
+"""
+
+import re
+from typing import Any
+
+from steelyard.kernel.faults import Fault
+from steelyard.upstream.fault_table import FaultTable
+from steelyard.upstream.openai_fault import ANY
+from steelyard.upstream.thinking import WORDS, effort_for, thinking_of
+from steelyard.upstream.vendor import Asked, Vendor, fields_of
+
+FAULTS = FaultTable(
+    {
+        Fault.NO_MONEY: "*/billing_not_active",
+        Fault.AUTH: """
+            */account_deactivated */access_terminated */invalid_organization */mismatched_organization
+            */unsupported_country_region_territory */missing_scope
+        """,
+        Fault.RATE_LIMITED: "503/slow_down 503/engine_overloaded",
+        Fault.CONTENT: "*/moderation_blocked */invalid_prompt",
+    },
+    ANY,
+)
+
+_REASONS = re.compile(r"(o\d|gpt-[5-9])(?!.*-chat)", re.IGNORECASE)
+"""Beginnings of names of models that reason: they refuse `max_tokens`."""
+
+_NEVER_OFF = {"o": "low", "gpt-5": "minimal"}
+"""Families that cannot be told not to reason, and the least they take; later ones take "none"."""
+
+_EFFORTS = {**{word: word for word in ("minimal", "low", "medium", "high", "xhigh")}, "max": "xhigh"}
+
+
+def _fields(asked: Asked) -> dict[str, Any]:
+    fields = fields_of(asked)
+    if "prompt" in asked.params or not _REASONS.match(asked.model):
+        return fields
+    fields = {name: value for name, value in fields.items() if name not in WORDS}
+    fields["max_completion_tokens"] = fields.pop("max_tokens")
+    wanted = thinking_of(asked.upstream, asked.params)
+    effort = _least(asked.model) if wanted.on is False else effort_for(wanted, _EFFORTS)
+    return fields if effort is None else fields | {"reasoning_effort": effort}
+
+
+def _least(model: str) -> str:
+    family = re.match(r"o(?=\d)|gpt-\d+(\.\d+)?", model.lower())
+    return _NEVER_OFF.get(family[0] if family else "", "none")
+
+
+OPENAI = Vendor(fields=_fields, faults=FAULTS)

@@ -1,0 +1,61 @@
+"""OpenAI's own models: what those that reason are asked, and whose turn it is when OpenAI refuses."""
+
+from typing import Any
+
+import msgspec
+import pytest
+from tests.unit.upstream.asking import body
+
+from steelyard.kernel.faults import Fault
+from steelyard.upstream.openai_fault import refusal
+from steelyard.upstream.openai_models import FAULTS, OPENAI
+
+
+@pytest.mark.parametrize("model", ["gpt-4o", "gpt-5-chat-latest", "Qwen/Qwen3-8B", "gpt-oss-120b", "o-nothing"])
+def test_a_model_that_does_not_reason_is_asked_as_any_other(model: str) -> None:
+    sent = body(OPENAI, model, enable_thinking=True, thinking_budget=5)
+    assert (sent["max_tokens"], sent["enable_thinking"], sent["thinking_budget"]) == (1000, True, 5)
+    assert "max_completion_tokens" not in sent
+
+
+@pytest.mark.parametrize(
+    ("model", "wanted", "effort"),
+    [
+        ("gpt-5", {}, None),
+        ("gpt-5", {"reasoning_effort": "low"}, "low"),
+        ("gpt-5", {"reasoning_effort": "none"}, "minimal"),
+        ("gpt-5-mini", {"enable_thinking": False}, "minimal"),
+        ("gpt-5.1", {"reasoning_effort": "none"}, "none"),
+        ("gpt-6", {"thinking": {"type": "disabled"}}, "none"),
+        ("o3", {"thinking": {"type": "disabled"}}, "low"),
+        ("o4-mini", {"thinking": {"type": "enabled", "budget_tokens": 9000}}, "high"),
+        ("gpt-5.2", {"reasoning_effort": "max"}, "xhigh"),
+    ],
+)
+def test_one_that_reasons_takes_another_cap_and_an_effort(
+    model: str, wanted: dict[str, Any], effort: str | None
+) -> None:
+    sent = body(OPENAI, model, **wanted)
+    assert (sent["max_completion_tokens"], sent.get("reasoning_effort")) == (1000, effort)
+    assert not {"max_tokens", "thinking", "enable_thinking", "thinking_budget"} & sent.keys()
+
+
+@pytest.mark.parametrize(
+    ("status", "code", "fault"),
+    [
+        (429, "insufficient_quota", Fault.NO_MONEY),
+        (429, "rate_limit_exceeded", Fault.RATE_LIMITED),
+        (429, "billing_not_active", Fault.NO_MONEY),
+        (401, "invalid_api_key", Fault.AUTH),
+        (401, "account_deactivated", Fault.AUTH),
+        (403, "unsupported_country_region_territory", Fault.AUTH),
+        (404, "model_not_found", Fault.MODEL_MISSING),
+        (400, "context_length_exceeded", Fault.BAD_REQUEST),
+        (400, "content_policy_violation", Fault.CONTENT),
+        (503, "slow_down", Fault.RATE_LIMITED),
+        (500, None, Fault.SERVER),
+    ],
+)
+def test_a_refusal_is_what_its_code_says(status: int, code: str | None, fault: Fault) -> None:
+    said = msgspec.json.encode({"error": {"message": "why", "type": "x", "param": None, "code": code}})
+    assert refusal("vendor", said, status, faults=FAULTS).fault is fault
