@@ -90,10 +90,11 @@ class OpenAI:
         return at.of(self._name, said, place.host)
 
     async def ready(self, offer: Offer) -> bool:
+        """Whether it answers HTTP and takes the key: not every vendor lists its models."""
         try:
             async with await self._pool.request(self._request(offer, "GET", "/models")) as response:
                 await response.body(limits.UPSTREAM_ERROR_BYTES_MAX)
-                return response.status == 200
+                return response.status < 500 and response.status not in {401, 403}
         except UpstreamError:
             return False
 

@@ -33,15 +33,11 @@ class _Call(msgspec.Struct):
     function: _Function | None = None
 
 
-class _Thought(msgspec.Struct):
-    text: str | None = None
-
-
 class _Delta(msgspec.Struct, frozen=True):
     content: str | None = None
     reasoning_content: str | None = None
     reasoning: str | None = None
-    reasoning_details: list[_Thought] | None = None
+    reasoning_details: Any = None  # OpenRouter, MiniMax: a list of pieces, some with a `text`
     refusal: str | None = None
     tool_calls: list[_Call] | None = None
 
@@ -161,8 +157,8 @@ class Answer:
         """What is new of the text and of the reasoning."""
         text = delta.content or choice.text or ""
         reasoning = delta.reasoning_content or delta.reasoning or ""
-        if not reasoning and delta.reasoning_details:
-            reasoning = "".join(thought.text or "" for thought in delta.reasoning_details)
+        if not reasoning and isinstance(delta.reasoning_details, list):
+            reasoning = "".join(map(_thought, delta.reasoning_details))
         if not self._vendor.may_repeat:
             return text, reasoning
         last = bool(choice.finish_reason)
@@ -201,6 +197,11 @@ class Answer:
         for kept in (self._texts, self._reasoning, self._refusal, self._calls, self._logprobs):
             kept.clear()
         return event
+
+
+def _thought(piece: Any) -> str:
+    text = piece.get("text") if isinstance(piece, dict) else None
+    return text if isinstance(text, str) else ""
 
 
 def _tokens(found: dict[str, Any]) -> list[Any]:

@@ -96,15 +96,15 @@ def _reason(detail: dict[str, Any]) -> object:
 class _BaseResp(msgspec.Struct):
     """MiniMax's own form, beside the dialect's or instead of it. A code of 0 is no error."""
 
-    status_code: int = 0
-    status_msg: str = ""
+    status_code: Any = 0
+    status_msg: Any = ""
 
 
 class Body(msgspec.Struct):
     """Every form an error was seen in; `error` is the dialect's own."""
 
     error: Complaint | str | None = None
-    message: str | None = None
+    message: Any = None
     code: Any = None
     detail: Any = None
     base_resp: _BaseResp | None = None
@@ -116,11 +116,15 @@ class Body(msgspec.Struct):
         if self.error is not None:
             return self.error
         if self.base_resp is not None and self.base_resp.status_code:
-            return Complaint(self.base_resp.status_msg, code=self.base_resp.status_code)
+            return Complaint(_text(self.base_resp.status_msg), code=self.base_resp.status_code)
         if is_answer:
             return None
-        said = self.message or (self.detail if isinstance(self.detail, str) else None)
+        said = _text(self.message) or _text(self.detail)
         return Complaint(said, code=self.code) if said or self.code else None
+
+
+def _text(found: Any) -> str | None:
+    return found if isinstance(found, str) else None
 
 
 _decoder = msgspec.json.Decoder(Body | list[Body])  # Gemini's come in a list

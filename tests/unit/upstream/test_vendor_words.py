@@ -1,0 +1,130 @@
+"""Whatever a vendor says, in whatever form: it is read, or an error of the upstream with a class."""
+
+import json
+from typing import Any
+
+import msgspec
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from msgspec import Raw
+
+from steelyard.kernel.errors import UpstreamError
+from steelyard.kernel.faults import Fault, fault_of
+from steelyard.upstream.deepseek import DEEPSEEK
+from steelyard.upstream.fault_table import FaultTable
+from steelyard.upstream.minimax import MINIMAX
+from steelyard.upstream.moonshot import MOONSHOT
+from steelyard.upstream.openai_answer import Answer
+from steelyard.upstream.openai_counts import Counts
+from steelyard.upstream.openai_fault import refusal
+from steelyard.upstream.tally import Tally
+from steelyard.upstream.thinking import WORDS
+from steelyard.upstream.vendor import ANY_VENDOR, Asked, Vendor
+from steelyard.upstream.zhipu import ZHIPU
+
+VENDORS = [ANY_VENDOR, DEEPSEEK, ZHIPU, MOONSHOT, MINIMAX]
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers(-3, 9) | st.floats(0, 2) | st.text(max_size=5),
+    lambda each: (
+        st.lists(each, max_size=3)
+        | st.dictionaries(st.sampled_from(["type", "text", "code", "message", "status_code", "usage", "details"]), each)
+    ),
+    max_leaves=6,
+)
+ASKED = Asked("u", "m", {"messages": Raw(b"[]")}, 9)
+
+
+@settings(max_examples=60)
+@given(
+    st.sampled_from([200, 400, 429, 500]),
+    st.sampled_from(VENDORS),
+    st.sampled_from(["error", "base_resp", "message", "code", "detail"]),
+    JSON,
+)
+def test_a_refusal_of_any_form_is_one_error(status: int, vendor: Vendor, name: str, said: Any) -> None:
+    for body in ({name: said}, said, [{name: said}]):
+        error = refusal("u", json.dumps(body).encode(), status, b"", vendor.faults)
+        assert isinstance(error.fault, Fault) and error.message
+
+
+@settings(max_examples=60)
+@given(
+    st.sampled_from(VENDORS),
+    st.sampled_from(["choices", "usage", "error", "base_resp", "message"]),
+    st.sampled_from(["delta", "usage", "reasoning_details", "content", "finish_reason", "tool_calls"]),
+    JSON,
+)
+def test_a_chunk_of_any_form_is_read_or_an_error(vendor: Vendor, outer: str, inner: str, said: Any) -> None:
+    for chunk in ({outer: said}, {"choices": [{inner: said}]}, {"choices": [{"delta": {inner: said}}]}):
+        answer = Answer(vendor, ASKED)
+        try:
+            answer.take(json.dumps(chunk).encode())
+            list(answer.events())
+            answer.end()
+        except UpstreamError:
+            continue
+
+
+@settings(max_examples=60)
+@given(st.sampled_from(VENDORS), st.dictionaries(st.sampled_from([*sorted(WORDS), "user", "flavour"]), JSON))
+def test_what_is_wanted_is_sent_or_refused_by_name(vendor: Vendor, fields: dict[str, Any]) -> None:
+    params = {"messages": Raw(b"[]")} | {n: Raw(msgspec.json.encode(v)) for n, v in fields.items() if v is not None}
+    try:
+        made = vendor.fields(Asked("u", "m", params, 9))
+    except UpstreamError as error:
+        assert error.status == 400 and error.param in fields
+    else:
+        sent = json.loads(msgspec.json.encode(made))
+        assert sent["model"] == "m" and sent["stream"] is True
+        assert None not in [value for name, value in sent.items() if name not in fields]
+
+
+COUNT = st.none() | st.integers(-2, 60)
+BUCKETS = st.fixed_dictionaries(
+    {
+        "prompt_tokens": COUNT,
+        "completion_tokens": COUNT,
+        "prompt_cache_hit_tokens": COUNT,
+        "cached_tokens": COUNT,
+        "reasoning_tokens": COUNT,
+        "prompt_tokens_details": st.none()
+        | st.fixed_dictionaries({"cached_tokens": COUNT, "cache_creation_input_tokens": COUNT}),
+        "completion_tokens_details": st.none() | st.fixed_dictionaries({"reasoning_tokens": COUNT}),
+    }
+)
+
+
+@given(BUCKETS)
+def test_buckets_are_disjoint_and_add_up_to_what_the_vendor_told(counts: dict[str, Any]) -> None:
+    found = msgspec.convert(counts, Counts).usage(Tally("u", 0))
+    prompt, generated = max(0, counts["prompt_tokens"] or 0), max(0, counts["completion_tokens"] or 0)
+    if found is None:
+        assert (prompt, generated) == (0, 0)
+        return
+    assert (found.prompt, found.generated) == (prompt, generated)
+    assert min(found.input, found.cached_input, found.cache_write, found.output, found.reasoning) >= 0
+
+
+def test_the_most_exact_line_of_a_table_counts() -> None:
+    below = FaultTable({Fault.RATE_LIMITED: "429/*", Fault.BAD_REQUEST: "400/*", Fault.AUTH: "*/9"})
+    table = FaultTable(
+        {Fault.QUOTA: "429/7", Fault.CONTENT: "*/7", Fault.MODEL_MISSING: "*/Gone.*", Fault.NO_MONEY: "*/Gone.Broke"},
+        below,
+        {"no money": Fault.NO_MONEY},
+    )
+    assert table.of(429, 7) is Fault.QUOTA, "status and code"
+    assert table.of(400, "7") is Fault.CONTENT, "the code, as a number or as a text"
+    assert table.of(400, "Gone.Away") is Fault.MODEL_MISSING, "the beginning of the code"
+    assert table.of(400, "Gone.Broke") is Fault.NO_MONEY, "the whole code before its beginning"
+    assert table.of(400, None, "", 9) is Fault.AUTH, "of the table below, and by the first code that is known"
+    assert table.of(400, "?", message="There is No Money left") is Fault.NO_MONEY, "a phrase before the status"
+    assert table.of(400, 7, message="no money") is Fault.CONTENT, "but not before a code"
+    assert (table.of(429, "?"), table.of(418), table.of(0)) == (Fault.RATE_LIMITED, Fault.SERVER, Fault.SERVER)
+
+
+def test_every_fault_is_somebodys() -> None:
+    for fault in Fault:
+        assert not (fault.is_customers and fault.is_ours)
+    assert [fault_of(status) for status in (0, 400, 404, 429, 500, 529)] == [
+        *(Fault.SERVER, Fault.BAD_REQUEST, Fault.BAD_REQUEST, Fault.RATE_LIMITED, Fault.SERVER, Fault.RATE_LIMITED)
+    ]
