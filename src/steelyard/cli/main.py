@@ -36,6 +36,8 @@ COMMANDS = {
     "statement": "reports:statement_command",
     "receipt": "proofs:receipt",
     "rerate": "rerate:rerate_command",
+    "payables": "reconcile:payables_command",
+    "reconcile": "reconcile:reconcile_command",
     "ledger": "ledger:ledger",
     "verify": "reports:verify_command",
     "prove": "prove:prove",

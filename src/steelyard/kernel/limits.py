@@ -225,6 +225,8 @@ HOURS_MAX = 16  # windows a day of one variant
 PRICE_PER_TOKEN_MAX = 100  # currency units; a mistaken `per` shows, and a worst case fits int64
 WATTS_PER_CORE_MAX = 1000
 RATE_MAX = 1_000_000  # units of a currency for one of another
+BILL_BYTES_MAX = 256 * 1024 * 1024  # a vendor's bill
+BILL_LINES_MAX = 1_000_000
 SUBJECT_CHARACTERS_MAX = 128  # names of models and upstreams
 
 # bringing over what others have

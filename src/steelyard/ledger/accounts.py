@@ -151,6 +151,7 @@ class BatchKind(StrEnum):
     CREDIT = "credit"
     RERATE = "rerate"
     REVERSAL = "reversal"
+    RECONCILE = "reconcile"
 
 
 FACTS: dict[BatchKind, tuple[tuple[Fact, ...], tuple[Fact, ...]]] = {
@@ -175,6 +176,7 @@ FACTS: dict[BatchKind, tuple[tuple[Fact, ...], tuple[Fact, ...]]] = {
     BatchKind.EXPIRY: ((Fact.GRANT_EXPIRED,), ()),
     BatchKind.CREDIT: ((), (Fact.CHARGE,)),
     BatchKind.RERATE: ((Fact.CHARGE, Fact.OVERRUN), (Fact.CHARGE, Fact.OVERRUN)),
+    BatchKind.RECONCILE: ((Fact.VENDOR,), (Fact.VENDOR,)),
     BatchKind.REVERSAL: (
         (Fact.ADJUSTMENT,),
         (Fact.TOPUP, Fact.REFUND, Fact.TRANSFER, Fact.ADJUSTMENT, Fact.FX_OUT, Fact.FX_IN, Fact.GRANT),

@@ -15,7 +15,7 @@ from sqlalchemy import Connection, Engine
 from sqlalchemy.exc import DataError, InterfaceError, InternalError, OperationalError
 
 from steelyard.catalog import store as catalog
-from steelyard.catalog.price_file import parse_price_file
+from steelyard.catalog.price_file import SUBJECT_FIELD, parse_price_file
 from steelyard.identity import store as identity
 from steelyard.jobs import store as jobs
 from steelyard.kernel import limits
@@ -33,6 +33,7 @@ from steelyard.processes.limiting import Limited, limit_lift, limit_list, limit_
 from steelyard.processes.outcome import Outcome
 from steelyard.processes.payload import Payload, integer_of, request_id_of, text_of
 from steelyard.processes.receipts import open_receipt
+from steelyard.processes.reconciling import reconcile_post
 from steelyard.processes.replay import replay
 from steelyard.processes.rerating import post_rerating
 from steelyard.processes.routing import ROUTING
@@ -87,6 +88,7 @@ class Office:
             "receipt": self._receipt,
             "receipt.export": self._receipt_export,
             "rerate.post": self._rerate_post,
+            "reconcile.post": self._timed(reconcile_post),
             "job.cancel": self._job_cancel,
             "verify": self._verify,
         }
@@ -176,7 +178,7 @@ class Office:
     def _prices_list(self, connection: Connection, payload: Payload) -> Outcome:
         reply = [
             {"book": book} | _tariff(tariff)
-            for book in ("price", "cost")
+            for book in SUBJECT_FIELD
             for versions in catalog.tariffs_by_subject(connection, book).values()
             for tariff in versions
         ]
