@@ -32,7 +32,7 @@ from steelyard.kernel.money import nano_from_text
 from steelyard.processes import scripted
 from steelyard.processes.child import Service
 from steelyard.processes.customers import Crowd, Dice, Wallet
-from steelyard.processes.engine import LOCAL_UPSTREAM
+from steelyard.processes.engine import KEY_VARIABLE, LOCAL_UPSTREAM
 from steelyard.processes.score import Score, score
 from steelyard.processes.supervisor import Supervisor
 
@@ -106,7 +106,9 @@ class Campaign:
         rich = await self._wallet("rich", _RICH_MONEY, solvent=True)
         tiny = [await self._small(number) for number in range(_TINY_WALLETS)]
         await self._register(scripted.MODEL, scripted.UPSTREAM, f"127.0.0.1:{self._plan.scripted_port}", 4096)
-        services = [worker_service(self._settings, n, self._engine_key) for n in range(self._settings.workers)]
+        services = [
+            worker_service(self._settings, n, {KEY_VARIABLE: self._engine_key}) for n in range(self._settings.workers)
+        ]
         services.append(_scripted_service(self._plan.scripted_port))
         if self._plan.weights is not None:
             services.append(engine_service(self._settings, self._plan.weights, self._engine_key, self._engine_ready))

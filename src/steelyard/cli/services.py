@@ -50,7 +50,8 @@ def embedder_service(settings: Settings, model: Path, key: str, ready: Callable[
     return Service(EMBEDDER, lambda: command, environment={KEY_VARIABLE: key, DATABASE_VARIABLE: ""}, ready=ready)
 
 
-def worker_service(settings: Settings, number: int, key: str) -> Service:
+def worker_service(settings: Settings, number: int, keys: Mapping[str, str]) -> Service:
+    """`keys`: the credentials of upstreams that this start knows, as variables of the environment."""
     command = [sys.executable, "-m", "steelyard.processes.worker", "--data", str(settings.data)]
     command += ["--host", settings.host, "--port", str(settings.port)]
     command += ["--worker", str(number), "--drain", str(settings.drain_s)]
@@ -59,7 +60,7 @@ def worker_service(settings: Settings, number: int, key: str) -> Service:
     command += [] if settings.store_days else ["--no-store"]
     command += ["--cors-origins", settings.cors_origins] if settings.cors_origins else []
     command += ["--ca-file", str(settings.ca_file)] if settings.ca_file is not None else []
-    environment = {KEY_VARIABLE: key} | directory_of(settings).environment
+    environment = {**keys, **directory_of(settings).environment}
     return Service(f"{WORKER}{number}", lambda: command, environment)
 
 

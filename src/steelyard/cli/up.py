@@ -8,15 +8,17 @@ import json
 import secrets
 import signal
 import webbrowser
-from collections.abc import Coroutine
+from collections.abc import Callable, Coroutine
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import click
 import psutil
 
 from steelyard.catalog.demo import demo_embedding_text, demo_price_text, demo_tariff_for
 from steelyard.cli import welcome
+from steelyard.cli.demo_vendors import KEYS, UPSTREAMS, DemoVendors
+from steelyard.cli.demo_vendors import NAME as DEMO_VENDORS
 from steelyard.cli.desk import Desk, Line
 from steelyard.cli.directory import directory_lock
 from steelyard.cli.epilog import examples
@@ -44,7 +46,7 @@ from steelyard.kernel.clock import SystemClock
 from steelyard.kernel.directory import DataDir
 from steelyard.kernel.errors import BooksError, SteelyardError
 from steelyard.kernel.offers import Capability
-from steelyard.processes.engine import EMBEDDING_UPSTREAM, LOCAL_UPSTREAM
+from steelyard.processes.engine import EMBEDDING_UPSTREAM, KEY_VARIABLE, LOCAL_UPSTREAM
 from steelyard.processes.supervisor import Supervisor
 from steelyard.upstream.gguf import read_gguf
 from steelyard.upstream.weights import MINILM, fetch
@@ -68,8 +70,9 @@ _ANSWER_TOKENS_DEFAULT = 512
 )
 @click.option("--no-engine", is_flag=True, help="Run the books, pages and APIs only.")
 @click.option("--no-embeddings", is_flag=True, help="Run no embedding model beside the engine.")
+@click.option("--demo-vendors", is_flag=True, help="Run five emulated vendors too: no key needed.")
 @click.option("--open", "open_browser", is_flag=True, help="Open the console in a browser.")
-def up(no_engine: bool, no_embeddings: bool, open_browser: bool, **options: Any) -> None:
+def up(no_engine: bool, no_embeddings: bool, demo_vendors: bool, open_browser: bool, **options: Any) -> None:
     """Start the platform, ask the model one question, show its bill. Ctrl-C stops, a second one forces."""
     off = {"engine": False if no_engine else None, "embeddings": False if no_embeddings else None}
     settings = load_settings(**options, **off)
@@ -81,17 +84,25 @@ def up(no_engine: bool, no_embeddings: bool, open_browser: bool, **options: Any)
         check_space(settings)
         if settings.engine and settings.model is not None:
             read_gguf(settings.model)
-        asyncio.run(Platform(settings, data, lock, open_browser).run())
+        asyncio.run(Platform(settings, data, lock, Wishes(open_browser, demo_vendors)).run())
+
+
+class Wishes(NamedTuple):
+    """What this start is asked for beside its settings."""
+
+    open_browser: bool
+    demo_vendors: bool
 
 
 class Platform:
     """One run of the platform."""
 
-    def __init__(self, settings: Settings, data: DataDir, lock: int, open_browser: bool) -> None:
+    def __init__(self, settings: Settings, data: DataDir, lock: int, wishes: Wishes) -> None:
         self._settings = settings
         self._data = data
         self._lock = lock
-        self._open_browser = open_browser
+        self._wishes = wishes
+        self._vendors = DemoVendors(self._command) if wishes.demo_vendors else None
         self._clock = SystemClock()
         self._desk = Desk(data, self._clock)
         self._steps = Steps(self._clock)
@@ -133,8 +144,10 @@ class Platform:
         keys = await asyncio.to_thread(welcome.first_keys, self._command)
         welcome.greet(url, keys, self._model)
         if self._model is not None:
-            await asyncio.to_thread(self._ask, url_host, keys, self._model)
-        if self._open_browser:
+            await asyncio.to_thread(self._ask, url_host, keys, self._show_answer)
+        if self._vendors is not None:
+            await asyncio.to_thread(self._ask, url_host, keys, self._vendors.show)
+        if self._wishes.open_browser:
             webbrowser.open(f"{url}/console/")
         self._steps.print("Running. Ctrl-C stops it.")
         if self._settings.engine and self._settings.embeddings:
@@ -142,6 +155,7 @@ class Platform:
 
     async def _start_public_side(self) -> None:
         await self._start_books()
+        await self._start_vendors()
         await self._start_workers()
 
     async def _start_books(self) -> None:
@@ -150,7 +164,7 @@ class Platform:
             if not await asyncio.to_thread(self._command, "prices.list", {}):
                 await asyncio.to_thread(self._command, "prices.load", {"text": demo_price_text()})
             # What an earlier start served may be another model, or at an address that is nobody's now.
-            for upstream in (LOCAL_UPSTREAM, EMBEDDING_UPSTREAM):
+            for upstream in (LOCAL_UPSTREAM, EMBEDDING_UPSTREAM, *UPSTREAMS):
                 await asyncio.to_thread(self._command, "model.withdraw", {"upstream": upstream})
         self._books_run.set()
 
@@ -232,10 +246,22 @@ class Platform:
                 f"Prices: {name} had none and gets the demonstration price; yours: `steelyard prices load FILE`"
             )
 
+    async def _start_vendors(self) -> None:
+        if self._vendors is None:
+            return
+        with self._steps.step("Vendors", "starting emulators") as step:
+            await self._supervisor.start(self._vendors.service(self._vendors_ready))
+            step.done(f"{len(UPSTREAMS)}, emulated on this machine")
+
+    async def _vendors_ready(self, greeting: str) -> None:
+        if self._vendors is not None:
+            await asyncio.to_thread(self._vendors.register, greeting)
+
     async def _start_workers(self) -> None:
         count = self._settings.workers
         with self._steps.step("Workers", f"opening port {self._settings.port}") as step:
-            services = [worker_service(self._settings, number, self._engine_key) for number in range(count)]
+            known = {KEY_VARIABLE: self._engine_key} | (KEYS if self._vendors is not None else {})
+            services = [worker_service(self._settings, number, known) for number in range(count)]
             await _together(*(self._supervisor.start(service) for service in services))
             step.done(f"{count} on {self._settings.host}:{self._settings.port}")
 
@@ -253,28 +279,31 @@ class Platform:
         except OSError as error:
             raise BooksError(f"The books do not answer ({error}).") from None
 
-    def _ask(self, host: str, keys: welcome.Keys, model: str) -> None:
-        """The question and its bill. A platform that cannot answer it still runs, so the reason is only told."""
+    def _ask(self, host: str, keys: welcome.Keys, show: Callable[[Desk, tuple[str, int], str], None]) -> None:
+        """Questions and their bills. A platform that cannot answer them still runs, so the reason is only told."""
         made = None
         try:
             key = keys.demo
             if key is None:
                 made = self._command("key.add", {"tenant": welcome.DEMO_TENANT, "name": "start-up question"})
                 key = made["key"]
-            answered = welcome.ask(self._desk, (host, self._settings.port), key, model)
-            welcome.show_bill(answered, welcome.posted(self._desk, answered.request_id))
+            show(self._desk, (host, self._settings.port), key)
         except SteelyardError as error:
             self._steps.print(str(error))
         finally:
             if made is not None:
                 self._command("key.revoke", {"id": made["id"]})
 
+    def _show_answer(self, desk: Desk, address: tuple[str, int], key: str) -> None:
+        answered = welcome.ask(desk, address, key, self._model or "")
+        welcome.show_bill(answered, welcome.posted(desk, answered.request_id))
+
     async def _end(self) -> None:
         """Workers first, so that streams finish while engine and books still run; then the others."""
         if self._stop.is_set() and self._supervisor.pids:
             self._steps.print("Stopping: running answers get a moment. Ctrl-C again forces it.")
         patience_s = self._settings.drain_s + limits.STOP_MARGIN_S
-        engines = [(name, limits.STOP_MARGIN_S) for name in (ENGINE, EMBEDDER)]
+        engines = [(name, limits.STOP_MARGIN_S) for name in (ENGINE, EMBEDDER, DEMO_VENDORS)]
         order = [(WORKER, patience_s), *engines, (BOOKS, patience_s)]
         graceful = asyncio.ensure_future(self._supervisor.stop(order))
         forced = asyncio.ensure_future(self._force.wait())

@@ -7,7 +7,7 @@ nothing is computed a second time.
 import http.client
 import json
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -99,11 +99,17 @@ def curl(url: str, key: str, model: str | None) -> str:
     )
 
 
-def ask(desk: Desk, address: tuple[str, int], key: str, model: str) -> Answered:
+def ask(
+    desk: Desk,
+    address: tuple[str, int],
+    key: str,
+    model: str,
+    messages: Sequence[Mapping[str, str]] = ({"role": "user", "content": QUESTION},),
+) -> Answered:
     """Put the question through the public API. Raises BooksError with what it answered instead."""
     body = {
         "model": model,
-        "messages": [{"role": "user", "content": QUESTION}],
+        "messages": messages,
         "max_tokens": _ANSWER_TOKENS,
         "temperature": 0,
     }

@@ -72,7 +72,7 @@ def test_secrets_are_not_in_any_command(tmp_path: Path) -> None:
     services = [
         books_service(settings, 7),
         engine_service(settings, tmp_path / "m.gguf", "hush", nothing),
-        worker_service(settings, 0, "hush"),
+        worker_service(settings, 0, {KEY_VARIABLE: "hush"}),
     ]
     assert [one.name for one in services] == ["books", "engine", "worker-0"]
     assert not any("hush" in part for one in services for part in one.command())
@@ -82,7 +82,7 @@ def test_secrets_are_not_in_any_command(tmp_path: Path) -> None:
 
 def test_strict_durability_reaches_the_workers(tmp_path: Path) -> None:
     for durability in ("normal", "strict"):
-        command = worker_service(Settings(data=tmp_path, durability=durability), 0, "hush").command()
+        command = worker_service(Settings(data=tmp_path, durability=durability), 0, {}).command()
         assert ("--strict" in command) == (durability == "strict")
 
 
@@ -157,4 +157,4 @@ def test_how_long_responses_are_stored_is_told_to_books_and_workers(days: int, s
     settings = Settings(store_days=days)
     books = books_service(settings, 3).command()
     assert books[books.index("--store-days") + 1] == str(days)
-    assert ("--no-store" in worker_service(settings, 0, "key").command()) is not stores
+    assert ("--no-store" in worker_service(settings, 0, {}).command()) is not stores
