@@ -18,13 +18,14 @@ from steelyard.catalog.credentials import credentials
 from steelyard.cli.desk import Desk
 from steelyard.cli.epilog import examples
 from steelyard.cli.options import at_desk
-from steelyard.cli.price_import import read_json, read_text
+from steelyard.cli.price_import import printable, read_json, read_text
 from steelyard.cli.show import Show, words
 from steelyard.cli.vendor import keep_key
 from steelyard.imports.amounts import exactly, nearest_pico
 from steelyard.imports.exact_yaml import exact_yaml
 from steelyard.imports.foreign_database import foreign_database
 from steelyard.imports.litellm_config import Read, litellm_plan
+from steelyard.imports.litellm_keys import litellm_keys_plan
 from steelyard.imports.model_facts import Assumed, Facts
 from steelyard.imports.one_api import SYSTEMS, Wanted, one_api_plan
 from steelyard.imports.plan import Plan, Step
@@ -38,14 +39,17 @@ _STATES = ("created", "changed", "unchanged", "refused")
 _STEPS = (words("Step", "op"), words("What", "what"), words("State", "state"), words("Why", "why"))
 _LEFT = (words("Stays behind", "what"), words("Why", "why"))
 
-_OPTIONS = (
+_OF_ALL = (
     click.option("--apply", is_flag=True, help="Do it. Without this nothing is written."),
+    click.option("--source", metavar="NAME", help="What that installation is called, if you have several."),
+)
+_OPTIONS = (
+    *_OF_ALL,
     click.option("--prices", type=click.Path(path_type=Path), metavar="FILE", help="LiteLLM's price table."),
     click.option("--round", "rounded", is_flag=True, help="Round prices that have more decimals than the books keep."),
     click.option("--context", type=click.IntRange(1), default=131_072, show_default=True, help="Tokens, if unknown."),
     click.option("--answer", type=click.IntRange(1), default=8192, show_default=True, help="Tokens, if unknown."),
     click.option("--no-keys", is_flag=True, help="Leave the keys of upstreams where they are."),
-    click.option("--source", metavar="NAME", help="What that installation is called, if you have several."),
 )
 _OF_TENANTS = (
     click.option("--prefix", default="", help="Stands before the names of tenants."),
@@ -66,6 +70,7 @@ def _with(options: Sequence[Callable[..., Any]]) -> Callable[[Callable[..., None
     "import",
     epilog=examples(
         "steelyard import litellm config.yaml --prices model_prices_and_context_window.json",
+        "steelyard import litellm-keys postgresql://reader@db/litellm",
         "steelyard import new-api one-api.db --pricing pricing.json",
         "steelyard import new-api one-api.db --pricing pricing.json --apply",
         "steelyard import one-api postgresql://reader@db/oneapi --prices model_prices.json",
@@ -86,6 +91,18 @@ def import_litellm(desk: Desk, show: Show, /, config: Path, **asked: Any) -> Non
     read = Read(_facts(asked, today), os.environ, f"{today}T00:00:00Z", today, rounding)
     plan = litellm_plan(exact_yaml(read_text(config), str(config)), read)
     carry_out(desk, show, plan, asked["source"] or "litellm", asked)
+
+
+@import_group.command("litellm-keys")
+@click.argument("database")
+@_with((*_OF_ALL, *_OF_TENANTS))
+@at_desk
+def import_litellm_keys(desk: Desk, show: Show, /, database: str, **asked: Any) -> None:
+    """Read teams, users and virtual keys of LiteLLM's DATABASE, a postgresql:// URL."""
+    source = asked["source"] or "litellm"
+    with foreign_database(database) as foreign:
+        plan = litellm_keys_plan(foreign, Tenancy(source, asked["prefix"], asked["loosen"]))
+    carry_out(desk, show, plan, source, asked | {"no_keys": True})
 
 
 @import_group.command("new-api")
@@ -135,7 +152,7 @@ def carry_out(desk: Desk, show: Show, plan: Plan, source: str, asked: dict[str, 
     apply = bool(asked["apply"])
     results = list(_results(desk, plan, source, dry=False)) if apply else _tried(desk, plan, source)
     rows = [
-        {"op": step.op, "what": step.what, "state": result["state"], "why": result.get("why", "")}
+        {"op": step.op, "what": printable(step.what), "state": result["state"], "why": result.get("why", "")}
         for step, result in zip((step for group in plan.groups for step in group), results, strict=True)
     ]
     rows += [] if asked["no_keys"] else list(_keys(desk, plan.credentials, dry=not apply))
@@ -205,7 +222,7 @@ def _tell(show: Show, plan: Plan, rows: list[dict[str, str]], counts: dict[str, 
     show.rows(rows, _STEPS, "Nothing can be brought over.")
     if plan.left:
         show.line()
-        show.rows(plan.left, _LEFT, "")
+        show.rows([{"what": printable(one.what), "why": printable(one.why)} for one in plan.left], _LEFT, "")
     show.line()
     for note in plan.notes:
         show.line(note)

@@ -138,4 +138,9 @@ def _write(show: Show, read: Read, origin: str, asked: dict[str, Any]) -> None:
 
 
 def _tell(left: Left) -> None:
-    click.echo(f"{left.what}: {left.why}", err=True)
+    click.echo(printable(f"{left.what}: {left.why}"), err=True)
+
+
+def printable(text: str) -> str:
+    """Names of others, who may have put anything into them, as a terminal may show them."""
+    return "".join(one if one.isprintable() else "·" for one in text)

@@ -10,6 +10,7 @@ from datetime import UTC, datetime
 from typing import NamedTuple
 
 from steelyard.imports.foreign_database import Foreign, Row
+from steelyard.imports.names import fitting
 from steelyard.imports.plan import Step, begun
 from steelyard.imports.price_text import Left
 from steelyard.imports.ratios import Ratios, nano_of_quota
@@ -53,7 +54,8 @@ def tenant_groups(foreign: Foreign, tenancy: Tenancy, ratios: Ratios, left: list
 
 
 def _tenant(user: Row, tenancy: Tenancy, ratios: Ratios) -> Iterator[Step]:
-    user_id, name = str(user["id"]), f"{tenancy.prefix}{user['username']}"
+    user_id = str(user["id"])
+    name = fitting(f"{tenancy.prefix}{user['username']}", f"{tenancy.source}-{user_id}")
     yield Step("tenant", {"id": user_id, "name": name, "currency": _CURRENCY}, f"tenant {name}")
     amount_nano = nano_of_quota(int(user.get("quota") or 0), ratios.per_unit)
     if amount_nano > 0:
@@ -90,7 +92,7 @@ def _key(user: Row, token: Row, tenancy: Tenancy, ratios: Ratios, left: list[Lef
         payload = {
             "id": str(token["id"]),
             "tenant": str(user["id"]),
-            "name": _key_name(token),
+            "name": fitting(token.get("name"), f"token-{token['id']}"),
             "hash": hashlib.sha256(secret.encode()).hexdigest(),
             "shown": begun(secret),
         }
@@ -109,12 +111,6 @@ def _bounds(token: Row, ratios: Ratios) -> Iterator[str]:
         yield "it is for some models only"
     if str(token.get("subnet") or token.get("allow_ips") or "").strip():
         yield "it is for some addresses only"
-
-
-def _key_name(token: Row) -> str:
-    """The token's name as far as a key of ours may have it."""
-    name = "".join(one if one.isalnum() or one in " ._-@+" else "-" for one in str(token.get("name") or ""))
-    return name.strip(" @")[:64].strip(" @") or f"token-{token['id']}"
 
 
 def _dollars(quota: object, ratios: Ratios) -> str:
