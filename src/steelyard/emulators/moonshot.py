@@ -43,6 +43,8 @@ class Moonshot(Chat):
         yield event(end)
 
     def other(self, heard: Heard) -> Whole | None:
+        if heard.path == "/v1/tokenizers/estimate-token-count":
+            return Whole(200, {"data": {"total_tokens": self.script(heard.body).prompt_tokens}})
         if heard.path != "/v1/users/me/balance":
             return None
         data = {"available_balance": 49.58894, "voucher_balance": 46.58893, "cash_balance": 3.00001}

@@ -13,7 +13,7 @@ import msgspec
 from steelyard.emulators import chat
 from steelyard.emulators.chat import Body, Chat, event, thinking_type
 from steelyard.emulators.script import Script
-from steelyard.emulators.server import Heard, Piece
+from steelyard.emulators.server import Heard, Piece, Whole
 
 KEY_ID, SECRET = "emulated", "secret"
 KEY = f"{KEY_ID}.{SECRET}"
@@ -61,8 +61,16 @@ class Zhipu(Chat):
         stop = body.get("stop")
         if stop is not None and not (isinstance(stop, list) and len(stop) == 1):
             raise self.refuse("stop 参数非法。请检查文档")
+        if body.get("reasoning_effort", "max") not in {"low", "high", "max"}:
+            raise self.refuse("reasoning_effort 参数非法。请检查文档")
         if thinking_type(body) not in {None, "enabled", "disabled"}:
             raise self.refuse("thinking 参数非法。请检查文档")
+
+    def other(self, heard: Heard) -> Whole | None:
+        if heard.path != f"{self.base}/tokenizer":
+            return None
+        tokens = self.script(heard.body).prompt_tokens
+        return Whole(200, {"id": "emulated", "request_id": "1", "usage": {"prompt_tokens": tokens}})
 
     def closing(self, body: Body, script: Script, end: Body) -> Iterator[Piece]:
         """The counts ride on the last chunk, asked for or not."""

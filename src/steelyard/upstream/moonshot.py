@@ -1,6 +1,6 @@
 """Moonshot (Kimi): an empty account under the status of a busy one, counts within the choice, balances as numbers.
 
-Facts: platform.kimi.ai (balance), read 2026-11. What is known from its clients only is read, and never relied on.
+Facts: platform.kimi.ai (balance, count of tokens), read 2026-11. What only its clients tell is read, never relied on.
 """
 
 from typing import Any
@@ -10,6 +10,7 @@ from msgspec import Raw
 
 from steelyard.kernel.faults import Fault
 from steelyard.upstream.balance import Balance, BalanceAt, decimal_text
+from steelyard.upstream.counting import CountAt
 from steelyard.upstream.fault_table import FaultTable
 from steelyard.upstream.openai_fault import STATUSES
 from steelyard.upstream.replay import with_reasoning
@@ -68,5 +69,6 @@ MOONSHOT = Vendor(
         {"insufficient balance": Fault.NO_MONEY},
     ),
     completion_path="",
+    count=CountAt("/tokenizers/estimate-token-count"),
     balance=BalanceAt("/v1/users/me/balance", balances_of),
 )

@@ -76,7 +76,13 @@ class OpenAI:
         return read
 
     async def count(self, offer: Offer, params: dict[str, Raw]) -> int | None:
-        return None  # the dialect has no word for it
+        at = self._vendor.count  # the dialect itself has no word for it
+        if at is None or "prompt" in params:
+            return None
+        fields = at.fields(self._vendor.fields(Asked(self._name, offer.upstream_model, params, 1)))
+        if fields is None:
+            return None
+        return at.read(await self._answer(self._request(offer, "POST", at.path, _encode(fields))))
 
     async def balance(self, offer: Offer) -> tuple[Balance, ...] | None:
         """What is left of our money there, one for each currency; None where it cannot be asked. Raises

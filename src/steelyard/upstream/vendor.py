@@ -11,6 +11,7 @@ import msgspec
 from msgspec import Raw
 
 from steelyard.upstream.balance import BalanceAt
+from steelyard.upstream.counting import CountAt
 from steelyard.upstream.credential import Token
 from steelyard.upstream.fault_table import FaultTable
 from steelyard.upstream.hearing import Hearing
@@ -89,6 +90,7 @@ class Vendor:
     - `chat_path`, `completion_path`: below the address; no completion path: conversations only.
     - `hearing`: who reads its answers, where they are not in OpenAI's form. `may_repeat`: each piece of a text may be
       all of it so far.
+    - `count`: where it counts a prompt without answering it.
     - `balance`: where it tells what is left of our money there.
     - `hides_thoughts`: its counts have reasoning in the total only.
     """
@@ -103,6 +105,7 @@ class Vendor:
     completion_path: str = "/completions"
     hearing: "Callable[[Vendor, Asked], Hearing] | None" = None
     may_repeat: bool = False
+    count: CountAt | None = None
     balance: BalanceAt | None = None
     hides_thoughts: bool = False
 

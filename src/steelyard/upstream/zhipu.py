@@ -1,6 +1,6 @@
 """Zhipu (bigmodel.cn, Z.ai): a key or a token made from it, temperatures from 0 to 1, one stop word, codes as texts.
 
-Facts: zai-sdk 0.2 (paths, token, rewriting of temperatures), docs.bigmodel.cn (codes), read 2026-11.
+Facts: zai-sdk 0.2 (paths, token, temperatures), docs.bigmodel.cn (codes, efforts, tokenizer), read 2026-11.
 """
 
 import base64
@@ -12,6 +12,7 @@ import msgspec
 
 from steelyard.kernel.clock import NS_PER_MS
 from steelyard.kernel.faults import Fault
+from steelyard.upstream.counting import CountAt
 from steelyard.upstream.credential import Token
 from steelyard.upstream.fault_table import FaultTable
 from steelyard.upstream.openai_fault import STATUSES
@@ -25,6 +26,8 @@ SIGNED = "jwt:"
 _TOKEN_LIFE_MS = 210_000  # as long as the vendor's own SDK lets one live
 _TOKEN_SENT_S = 180
 _LEAST, _MOST = 0.01, 0.99  # the ends of both scales, as the vendor's own SDK writes them
+_EFFORTS = {"minimal": "low", "low": "low", "medium": "high", "high": "high", "xhigh": "max", "max": "max"}
+"""GLM-5.3 knows three; GLM-5.2 maps the others about so."""
 _USER_CHARACTERS = range(6, 129)
 _encode = msgspec.json.encode
 _decode = msgspec.json.decode
@@ -40,7 +43,7 @@ def fields(asked: Asked) -> dict[str, Any]:
     if wish.on is not None or kept:
         sent["thinking"] = {"type": "disabled" if wish.on is False else "enabled", **kept}
     if wish.effort is not None and wish.on is not False:
-        sent["reasoning_effort"] = wish.effort
+        sent["reasoning_effort"] = _EFFORTS[wish.effort]
     if "tools" in params:
         sent["tool_stream"] = True  # calls come in pieces only if that is asked for
     if "temperature" in params:
@@ -103,4 +106,5 @@ ZHIPU = Vendor(
     token=Token(token, _TOKEN_SENT_S),
     base="/api/paas/v4",
     completion_path="",
+    count=CountAt("/tokenizer", ("messages", "tools")),
 )

@@ -130,6 +130,21 @@ def test_moonshot_sells_in_dollars_abroad_and_serves_nobody_without_money(amount
         balances_of(b'{"data": {"available_balance": 1e5}}', "api.moonshot.ai")
 
 
+async def test_a_prompt_is_counted_where_the_vendor_counts_the_whole_of_it(opened: Open, pool: Pool) -> None:
+    counts = {}
+    turns = Raw(msgspec.json.encode([{"role": "user", "content": "scene: hello " + "x" * 90}]))
+    for kind in ("moonshot", "zhipu", "deepseek"):
+        shop = opened(kind)
+        adapter = ByKind("vendor", pool, shop.case.key)
+        plain = await adapter.count(shop.offer, {"messages": turns})
+        tooled = await adapter.count(shop.offer, {"messages": turns, "tools": Raw(msgspec.json.encode(TOOLS))})
+        events = await shop.events("scene: hello " + "x" * 90)
+        counts[kind] = (plain == events[-1].usage.prompt, tooled is not None and plain is not None and tooled > plain)
+        if kind == "deepseek":
+            assert (plain, tooled) == (None, None)
+    assert counts == {"moonshot": (True, False), "zhipu": (True, True), "deepseek": (False, False)}
+
+
 # --- Zhipu
 
 KEPT = {"type": "enabled", "clear_thinking": False}
@@ -146,12 +161,25 @@ KEPT = {"type": "enabled", "clear_thinking": False}
         ({"tools": TOOLS}, {"tool_stream": True}),
         ({"user": "somebody"}, {"user_id": "somebody"}),
         ({"user": "x"}, {}),
+        ({"reasoning_effort": "medium"}, {"thinking": {"type": "enabled"}, "reasoning_effort": "high"}),
+        ({"reasoning_effort": "xhigh"}, {"thinking": {"type": "enabled"}, "reasoning_effort": "max"}),
+        ({"reasoning_effort": "none"}, {"thinking": {"type": "disabled"}}),
     ],
 )
 async def test_zhipu_is_asked_within_its_scales(opened: Open, said: dict[str, Any], sent: dict[str, Any]) -> None:
     shop = opened("zhipu")
     await shop.events("scene: hello", **said)
-    own = {"temperature", "top_p", "do_sample", "stop", "thinking", "tool_stream", "user", "user_id"}
+    own = {
+        "temperature",
+        "top_p",
+        "do_sample",
+        "stop",
+        "thinking",
+        "tool_stream",
+        "user",
+        "user_id",
+        "reasoning_effort",
+    }
     assert {name: shop.at.body[name] for name in own & shop.at.body.keys()} == sent
 
 
