@@ -17,6 +17,7 @@ from steelyard.kernel.ids import Ids
 from steelyard.kernel.offers import Model
 from steelyard.kernel.quantities import Usage
 from steelyard.kernel.records import Closed, End, Entry, Event, Moved, Opened, Order, Position
+from steelyard.kernel.why import Tried
 from steelyard.metering.energy import EnergyClocks
 from steelyard.metering.journal import Journal
 from steelyard.metering.meter import Meter
@@ -110,6 +111,8 @@ async def test_the_next_offer_is_tried_and_the_journal_says_so_before_it_is_call
     assert isinstance(closed, Closed) and closed.usage == Usage(10, 0, 2)
     assert (opened.upstream, opened.cost_id) == ("first", 10)
     assert (moved.upstream, moved.cost_id, last.upstream, last.cost_id) == ("second", 11, "third", 12)
+    assert (moved.fault, last.fault) == ("server", "server")
+    assert last.moves(moved.moves(opened)).tried == (Tried("first", "server"), Tried("second", "server"))
     assert len({record.request_id for record in (opened, moved, last, closed)}) == 1
     assert answer.quote is not None and answer.quote.offer.upstream == "third"
 

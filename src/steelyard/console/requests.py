@@ -9,7 +9,7 @@ from urllib.parse import urlencode
 
 from starlette.responses import Response
 
-from steelyard.console import figures
+from steelyard.console import figures, ways
 from steelyard.console.overview import curl, fragment
 from steelyard.console.playground import show_lines
 from steelyard.console.visits import ROOT, Visit
@@ -120,6 +120,7 @@ def detail(visit: Visit) -> Response:
         "returned": _returned(visit, row),
         "overrun": figures.amount(row.overrun_nano, currency, 9) if row.overrun_nano else None,
         "facts": _facts(visit, found),
+        "way": ways.view_of(visit, found),
         "entries": [
             {
                 "fact": entry.fact,

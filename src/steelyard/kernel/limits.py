@@ -82,6 +82,7 @@ PREFIX_SESSIONS_MAX = 16_384
 SESSION_BYTES_MAX = 1024  # of a session's name that tell it from others
 PREFIX_EXCESS_REQUESTS = 16  # an offer that has done so much more than its share has to be asked no more
 PREFIX_HALF_LIFE_S = 1800  # what was done so long ago counts half
+WEIGHED_KEPT_MAX = 8  # offers of one choice that the journal keeps
 PREFIX_HOME_SHARE = 0.5  # of a prompt no offer is known for, that another worker may have sent to its home
 
 # the journal

@@ -16,6 +16,7 @@ from steelyard.kernel.offers import Capability, Model, Offer
 from steelyard.kernel.quantities import Meter, Usage
 from steelyard.kernel.routes import Routes
 from steelyard.kernel.tariff import Tariff
+from steelyard.kernel.why import Tried
 
 # --- who asks -----------------------------------------------------------------------------------------------------
 
@@ -261,6 +262,8 @@ class Opened(JournalRecord, frozen=True, tag=int(Kind.OPENED)):
     stream: bool
     lease: str = ""  # the journal series out of whose lease the hold came (ledger.leases); empty: a hold of its own
     rate_id: int = 0  # the rate that turns the vendor's currency into the customer's; 0: they are the same
+    why: bytes = b""  # kernel.why.Why; empty: there was no choice
+    tried: tuple[Tried, ...] = ()  # in vain, before the offer that is named here
 
     @property
     def tariff_ids(self) -> tuple[int, ...]:
@@ -279,6 +282,7 @@ class Moved(JournalRecord, frozen=True, tag=int(Kind.MOVED)):
     cost_id: int
     max_tokens: int
     rate_id: int = 0
+    fault: str = ""  # why the one before was left; a kernel.faults.Fault
 
     def moves(self, opened: Opened) -> Opened:
         """The open record as if it had been opened there."""
@@ -290,6 +294,7 @@ class Moved(JournalRecord, frozen=True, tag=int(Kind.MOVED)):
             cost_id=self.cost_id,
             max_tokens=self.max_tokens,
             rate_id=self.rate_id,
+            tried=(*opened.tried, Tried(opened.upstream, self.fault)),
         )
 
 

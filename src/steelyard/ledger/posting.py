@@ -17,6 +17,7 @@ from steelyard.kernel.clock import Clock, day_of, hour_of
 from steelyard.kernel.errors import BooksError
 from steelyard.kernel.money import INT64_MAX
 from steelyard.kernel.records import End, Position, Rated
+from steelyard.kernel.why import bytes_from_way
 from steelyard.ledger.accounts import PAIRS, WALLET, BatchKind, Fact, account_name, kind_of
 from steelyard.ledger.chain import GENESIS, EntryRow, UsageRow, content_of, heard_text, link
 from steelyard.ledger.purse import Purse
@@ -97,6 +98,7 @@ def post(connection: Connection, rated: Sequence[Rated], marks: Mapping[str, Pos
     fresh = _not_posted(connection, rated)
     if fresh:
         _post_usage(connection, fresh, clock)
+        _keep_ways(connection, fresh)
     if marks:
         rows = [(journal, mark.segment, mark.offset) for journal, mark in marks.items()]
         bulk(connection).put(connection, tables.watermarks, ("journal", "segment", "offset"), rows)
@@ -129,6 +131,14 @@ def read_watermarks(connection: Connection) -> dict[str, Position]:
 def posted_ids(connection: Connection, request_ids: Sequence[bytes]) -> set[bytes]:
     """Which of these requests have a usage row."""
     return {row[0] for row in bulk(connection).find(connection, tables.usage, ("request_id",), request_ids)}
+
+
+def _keep_ways(connection: Connection, rated: Iterable[Rated]) -> None:
+    """Why requests with a choice went where they went. In no hash: it is for people."""
+    opened = [one.settlement.opened for one in rated]
+    rows = [(one.request_id, bytes_from_way(one.why, one.tried)) for one in opened if one.why or one.tried]
+    if rows:
+        bulk(connection).insert(connection, tables.choices, ("request_id", "way"), rows)
 
 
 def _not_posted(connection: Connection, rated: Sequence[Rated]) -> list[Rated]:

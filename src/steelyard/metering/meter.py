@@ -41,7 +41,7 @@ class Meter:
         """The medium takes nothing more: the worker must be replaced, its successor settles from the slots."""
         return self._journal.failed or self._slots.failed
 
-    def open(self, order: Order, quote: Quote) -> "Reading":
+    def open(self, order: Order, quote: Quote, why: bytes = b"") -> "Reading":
         """Put the request on record before the upstream is called.
 
         Raises CallerError `overloaded` when no slot is free, `journal_failed` when the record cannot be written and
@@ -72,6 +72,7 @@ class Meter:
             stream=order.stream,
             lease=quote.lease,
             rate_id=quote.rate_id,
+            why=why,
         )
         try:
             self._journal.append(opened)
@@ -209,14 +210,14 @@ class Reading:
         self._slots.free(opened.slot)
         return self._closed
 
-    def move(self, quote: Quote) -> None:
-        """Put on record that another upstream is called now. What the one before spent on it stays its own.
+    def move(self, quote: Quote, fault: str = "") -> None:
+        """Put on record that another upstream is called now, and why. What the one before spent on it stays its own.
 
         Raises CallerError `journal_failed` when that cannot be written; then nobody may be called.
         """
         meter, opened = self._meter, self.opened
         offer, price, cost = quote.offer, quote.price, quote.cost
-        where = (quote.model, offer.upstream, price.id, cost.id, quote.max_tokens, quote.rate_id)
+        where = (quote.model, offer.upstream, price.id, cost.id, quote.max_tokens, quote.rate_id, fault)
         moved = Moved(opened.request_id, meter.now_ns(), *where)
         try:
             meter._journal.append(moved)

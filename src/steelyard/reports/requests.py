@@ -14,6 +14,7 @@ from steelyard.kernel.tariff import Tariff
 from steelyard.ledger.accounts import Fact
 from steelyard.reports.receipts import receipt_of, rerate
 from steelyard.reports.shares import Booked, EntryShare, shares_of
+from steelyard.reports.ways import RequestWay, way_of
 from steelyard.storage import tables
 
 
@@ -105,6 +106,7 @@ class RequestDetail(Record, frozen=True):
     entries: tuple[EntryShare, ...]
     posted_ns: int
     chain: str  # the batch's hash, hexadecimal
+    way: RequestWay | None = None  # why it went where it went; None: it had no choice
 
 
 _EVERY = RequestFilter()
@@ -158,6 +160,7 @@ def detail(connection: Connection, request_id: bytes) -> RequestDetail | None:
         entries=shares,
         posted_ns=rerated.posted_ns,
         chain=rerated.chain.hex(),
+        way=way_of(connection, request_id),
     )
 
 

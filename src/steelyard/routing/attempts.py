@@ -28,7 +28,7 @@ class Ways(NamedTuple):
 
     clock: Clock
     call: Callable[[Quote], Speech]
-    move: Callable[[Quote], None]  # put on record that this is who is called from here on
+    move: Callable[[Quote, str], None]  # put on record who is called from here on, and why not the one before
     heard: Callable[[Usage], None]  # keep what its vendor may bill, while nothing of it is passed on yet
 
 
@@ -122,16 +122,18 @@ async def served(router: Router, order: Order, quotes: Sequence[Quote], ways: Wa
 
 
 async def _first(router: Router, order: Order, left: deque[Quote], ways: Ways) -> Served:
+    fault = ""
     for moves in range(limits.ATTEMPTS_MAX):
         quote = left.popleft()
         if moves:
             await asyncio.sleep(pause_s(order.request_id, moves))
-            ways.move(quote)
+            ways.move(quote, fault)
         answer = Served(router, order, quote, ways)
         alone = not left or moves + 1 == limits.ATTEMPTS_MAX
         try:
             await answer.begin(alone=alone, whole=not order.stream)
         except UpstreamError as error:
+            fault = str(error.fault)
             while left and not router.may_move(left[0].offer, ways.clock.monotonic_ns()):
                 left.popleft()
             if alone or not left or error.fault not in ELSEWHERE:

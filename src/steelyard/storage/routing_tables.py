@@ -1,6 +1,9 @@
-"""What operators say about routing. Rows are replaced when a rule changes: it decides nothing of what was served."""
+"""What operators say about routing, and why requests went where they went.
 
-from sqlalchemy import BigInteger, Column, ForeignKey, Integer, String, Table, Text, UniqueConstraint
+Rows of rules are replaced when a rule changes: they decide nothing of what was served. Choices are for people.
+"""
+
+from sqlalchemy import BigInteger, Column, ForeignKey, Integer, LargeBinary, String, Table, Text, UniqueConstraint
 
 from steelyard.storage.schema import metadata
 
@@ -25,4 +28,11 @@ aliases = Table(
     Column("name", String(128), nullable=False, unique=True),
     Column("model_id", ForeignKey("models.id"), nullable=False),
     Column("set_ns", BigInteger, nullable=False),
+)
+
+choices = Table(
+    "choices",
+    metadata,
+    Column("request_id", LargeBinary(16), primary_key=True),  # of a usage row; most have none: they had no choice
+    Column("way", LargeBinary, nullable=False),  # kernel.why.Way
 )

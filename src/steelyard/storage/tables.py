@@ -23,10 +23,10 @@ from sqlalchemy import (
 )
 
 from steelyard.storage.kept_tables import answers, files, jobs, responses
-from steelyard.storage.routing_tables import aliases, routes
+from steelyard.storage.routing_tables import aliases, choices, routes
 from steelyard.storage.schema import metadata
 
-__all__ = ["aliases", "answers", "files", "jobs", "metadata", "responses", "routes"]  # beside all that is defined here
+__all__ = ["aliases", "answers", "choices", "files", "jobs", "metadata", "responses", "routes"]  # beside what is here
 
 _Long = BigInteger().with_variant(Integer(), "sqlite")  # in SQLite only INTEGER is the row's own id, and has 64 bits
 

@@ -5,7 +5,7 @@ import re
 from collections.abc import Callable
 
 import pytest
-from sqlalchemy import update
+from sqlalchemy import insert, update
 from starlette.testclient import TestClient
 from tests.fakes.console import OPERATOR_KEY, FakeHouse
 from tests.unit.console.conftest import sign_in, token_of
@@ -15,6 +15,7 @@ from steelyard.kernel import limits
 from steelyard.kernel.clock import NS_PER_S
 from steelyard.kernel.ids import id_from_text, text_from_id
 from steelyard.kernel.money import money_from_nano
+from steelyard.kernel.why import Tried, Weighed, Why, bytes_from_way, bytes_from_why
 from steelyard.reports.requests import latest
 from steelyard.storage import tables
 
@@ -368,3 +369,24 @@ def test_a_request_that_we_counted_says_so(operator: TestClient, house: FakeHous
         connection.execute(update(tables.usage).where(row).values(estimated=True))
     for lang, notice in notices.items():
         assert notice in operator.get(f"{address}?lang={lang}").text
+
+
+def test_a_request_that_had_a_choice_says_why_it_went_there(operator: TestClient, house: FakeHouse) -> None:
+    request_id = first_request(house)
+    address = f"/console/requests/{request_id}"
+    assert "Why this offer" not in operator.get(f"{address}?lang=en").text
+    offers = (
+        Weighed(1, 1, score=1000, cost_nano=2_000, held_permille=756),
+        Weighed(2, 2, score=1500),
+        Weighed(3, 0, "open"),
+    )
+    way = bytes_from_way(bytes_from_why(Why("balanced", "default", offers)), (Tried("local", "rate_limited"),))
+    with house.engine.begin() as connection:
+        connection.execute(insert(tables.choices).values(request_id=id_from_text(request_id), way=way))
+    page = html.unescape(operator.get(f"{address}?lang=en").text)
+    for said in ("Why this offer", "76 %", "hold most of the prompt", "left out: its circuit breaker is open"):
+        assert said in page
+    assert "was asked in vain: it was busy." in page
+    page = html.unescape(operator.get(f"{address}?lang=zh").text)
+    for said in ("为何选择此供应", "未参选：熔断器已断开", "未果：上游繁忙"):
+        assert said in page

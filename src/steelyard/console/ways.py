@@ -1,0 +1,57 @@
+"""Why a request went where it went, as its page shows it. A request that had no choice has nothing of this."""
+
+from steelyard.console import figures
+from steelyard.console.visits import Visit
+from steelyard.kernel.clock import NS_PER_MS
+from steelyard.reports.requests import RequestDetail
+from steelyard.reports.ways import Considered, RequestWay
+
+
+def view_of(visit: Visit, found: RequestDetail) -> dict[str, object] | None:
+    """Rows, and one sentence about the winner."""
+    way = found.way
+    if way is None:
+        return None
+    tried = {one.upstream: one.fault for one in way.tried}
+    serving = (found.row.model, found.row.upstream)
+    return {
+        "sentence": _sentence(visit, way, found.row.upstream),
+        "rows": [
+            _row(visit, one, tried, found.row.currency, won=(one.model, one.upstream) == serving) for one in way.offers
+        ],
+        "tried": [visit.words("why.tried", upstream=one.upstream, fault=_fault(visit, one.fault)) for one in way.tried],
+    }
+
+
+def _sentence(visit: Visit, way: RequestWay, served_by: str) -> str:
+    if not way.offers:
+        return visit.words("why.moved", upstream=served_by)
+    first = way.offers[0].upstream
+    told = visit.words(f"why.{way.reason}", upstream=first)
+    return told if first == served_by else f"{told} {visit.words('why.moved', upstream=served_by)}"
+
+
+def _row(visit: Visit, one: Considered, tried: dict[str, str], currency: str, *, won: bool) -> dict[str, object]:
+    note = ""
+    if one.upstream in tried:
+        note = visit.words("why.failed", fault=_fault(visit, tried[one.upstream]))
+    elif won:
+        note = visit.words("why.served")
+    elif not one.rank:
+        note = visit.words("why.left_out", reason=_fault(visit, one.left_out))
+    return {
+        "rank": one.rank or figures.NONE,
+        "upstream": one.upstream,
+        "there": one.upstream_model,
+        "score": figures.count(one.score) if one.score else figures.NONE,
+        "cost": figures.amount(one.cost_nano, currency, 6) if one.cost_nano else None,
+        "first": figures.duration(one.first_token_ms * NS_PER_MS) if one.first_token_ms else figures.NONE,
+        "held": f"{(one.held_permille + 5) // 10} %",
+        "strain": figures.count(one.strain),
+        "note": note,
+        "won": won,
+    }
+
+
+def _fault(visit: Visit, word: str) -> str:
+    return visit.words.either(f"fault.{word}", word)
