@@ -87,6 +87,19 @@ def test_a_tool_is_called_and_its_result_is_taken(client, kind: str) -> None:
     assert (answer.message.content, answer.finish_reason) == ("The tools have answered.", "stop")
 
 
+def test_what_google_signed_goes_to_the_client_and_back(client, vendors: dict[str, Running]) -> None:
+    asked: Any = {"model": "m-gemini", "tools": TOOLS}
+    turns: list[Any] = [{"role": "user", "content": "scene: tools"}]
+    (call,) = client.chat.completions.create(messages=turns, **asked).choices[0].message.tool_calls
+    with client.chat.completions.create(messages=turns, stream=True, **asked) as stream:
+        calls = [each for piece in stream if piece.choices for each in piece.choices[0].delta.tool_calls or ()]
+    assert call.extra_content == calls[0].extra_content == {"google": {"thought_signature": "signed:call_0"}}
+    turns += [{"role": "assistant", "content": None, "tool_calls": [call.model_dump()]}]
+    turns += [{"role": "tool", "tool_call_id": call.id, "content": "Rain"}]
+    client.chat.completions.create(messages=turns, **asked)
+    assert vendors["gemini"].body["messages"][1]["tool_calls"][0]["extra_content"] == call.extra_content
+
+
 @pytest.mark.parametrize(("fault", "status"), [("content", 400), ("no_money", 502)])
 @pytest.mark.parametrize("kind", CASES)
 def test_an_unpaid_bill_of_ours_is_no_busy_model(client, kind: str, fault: str, status: int) -> None:

@@ -82,7 +82,7 @@ def test_gemini_refuses_a_call_without_its_thought(openai: Sdk, gemini: Running)
     turns = [{"role": "user", "content": "hi"}, {"role": "assistant", "tool_calls": [call]}]
     asked = {"model": "gemini-3-pro", "messages": [*turns, {"role": "tool", "tool_call_id": "a", "content": "4"}]}
     assert "thought_signature" in openai.ask(gemini.address, KEY, **asked)["error"]["body"][0]["error"]["message"]
-    call["extra_content"] = {"google": {"thought_signature": "c2ln"}}
+    call["extra_content"] = {"google": {"thought_signature": "signed:a"}}
     assert openai.ask(gemini.address, KEY, **asked)["said"]
 
 

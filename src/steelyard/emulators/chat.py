@@ -9,7 +9,7 @@ from typing import Any
 
 import msgspec
 
-from steelyard.emulators.script import Script, script_of
+from steelyard.emulators.script import Call, Script, script_of
 from steelyard.emulators.server import CUT, HELD, Heard, Piece, Stream, Whole
 
 KEY = "emulated-key"
@@ -102,6 +102,10 @@ class Chat:
         """The pieces of reasoning in a stream."""
         return map(self.thought, script.reasoning)
 
+    def beside(self, call: Call, place: int) -> Body:
+        """What stands beside a call's function; `place` is which of the answer's calls it is."""
+        return {}
+
     def closing(self, body: Body, script: Script, end: Body) -> Iterator[Piece]:
         """The end of a stream. `end` is the chunk with the finish reason."""
         yield event(end)
@@ -177,10 +181,7 @@ class Chat:
         if script.reasoning:
             message |= self.thought("".join(script.reasoning))
         if script.calls:
-            message["tool_calls"] = [
-                {"id": c.id, "type": "function", "function": {"name": c.name, "arguments": c.arguments}}
-                for c in script.calls
-            ]
+            message["tool_calls"] = [self._call(call, place, call.arguments) for place, call in enumerate(script.calls)]
         whole = self._chunk(body, heard.number, "chat.completion")
         whole["choices"] = [{"index": 0, "message": message, "finish_reason": finish, "logprobs": None}]
         counted = {"usage": self.usage(script)} if script.is_counted else {}
@@ -203,11 +204,14 @@ class Chat:
                 return
         for place, call in enumerate(script.calls):
             first, second = call.pieces
-            function = {"name": call.name, "arguments": first}
-            yield event(delta(tool_calls=[{"index": place, "id": call.id, "type": "function", "function": function}]))
+            yield event(delta(tool_calls=[{"index": place, **self._call(call, place, first)}]))
             yield event(delta(tool_calls=[{"index": place, "function": {"arguments": second}}]))
         yield from self.closing(body, script, delta(finish))
         yield _DONE
+
+    def _call(self, call: Call, place: int, arguments: str) -> Body:
+        function = {"name": call.name, "arguments": arguments}
+        return {"id": call.id, "type": "function", "function": function, **self.beside(call, place)}
 
     def _then(self, what: str) -> Iterator[Piece]:
         if what == "error":

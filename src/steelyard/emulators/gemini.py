@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from steelyard.emulators.chat import Body, Chat, event
-from steelyard.emulators.script import Script
+from steelyard.emulators.script import Call, Script
 from steelyard.emulators.server import CUT, HELD, Piece
 
 _EFFORTS = {"none", "minimal", "low", "medium", "high"}
@@ -26,6 +26,12 @@ _PER_DAY = {
     "@type": "type.googleapis.com/google.rpc.QuotaFailure",
     "violations": [{"quotaId": "GenerateRequestsPerDayPerProjectPerModel"}],
 }
+
+_UNSIGNED = "skip_thought_signature_validator"
+
+
+def _signature(call_id: str) -> str:
+    return f"signed:{call_id}"
 
 
 class Gemini(Chat):
@@ -54,9 +60,12 @@ class Gemini(Chat):
         if body.get("reasoning_effort") not in {None, *_EFFORTS}:
             raise self.refuse("reasoning_effort")
         for turn in body["messages"]:
-            calls = turn.get("tool_calls")
-            if calls and not (calls[0].get("extra_content") or {}).get("google", {}).get("thought_signature"):
-                raise self.refuse("Function call is missing a thought_signature in functionCall parts.")
+            if calls := turn.get("tool_calls"):
+                signature = (calls[0].get("extra_content") or {}).get("google", {}).get("thought_signature")
+                if not signature:
+                    raise self.refuse("Function call is missing a thought_signature in functionCall parts.")
+                if signature not in {_UNSIGNED, _signature(calls[0]["id"])}:
+                    raise self.refuse("Corrupted thought signature.")
 
     def is_thinking(self, body: Body) -> bool:
         return body.get("reasoning_effort") != "none"
@@ -64,6 +73,10 @@ class Gemini(Chat):
     def thought(self, text: str) -> Body:
         """Thoughts are not shown."""
         return {}
+
+    def beside(self, call: Call, place: int) -> Body:
+        """The first call of an answer is signed."""
+        return {} if place else {"extra_content": {"google": {"thought_signature": _signature(call.id)}}}
 
     def usage(self, script: Script) -> Body:
         counts = super().usage(script)

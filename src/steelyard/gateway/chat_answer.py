@@ -112,6 +112,7 @@ class Spoken(msgspec.Struct):
         call["id"] = piece.id or call["id"]
         call["function"]["name"] += piece.name or ""
         call["function"]["arguments"] += piece.arguments
+        call |= _signed(piece)
 
 
 def head_of(order: Order, kind: str, created_ns: int, tier: str | None = None) -> dict[str, Any]:
@@ -251,13 +252,19 @@ def one_of_each(pieces: Sequence[CallPiece]) -> list[CallPiece]:
         begun = calls.setdefault(piece.index, piece)
         if begun is not piece:
             name, arguments = (begun.name or "") + (piece.name or ""), begun.arguments + piece.arguments
-            calls[piece.index] = CallPiece(piece.index, begun.id or piece.id, name or None, arguments)
+            signature = begun.signature or piece.signature
+            calls[piece.index] = CallPiece(piece.index, begun.id or piece.id, name or None, arguments, signature)
     return list(calls.values())
 
 
 def _call_delta(piece: CallPiece) -> dict[str, Any]:
     """`index` always, id, type and name in the first piece only."""
     if piece.id is None and piece.name is None:
-        return {"index": piece.index, "function": {"arguments": piece.arguments}}
+        return {"index": piece.index, "function": {"arguments": piece.arguments}, **_signed(piece)}
     function = {"name": piece.name, "arguments": piece.arguments}
-    return {"index": piece.index, "id": piece.id, "type": "function", "function": function}
+    return {"index": piece.index, "id": piece.id, "type": "function", "function": function, **_signed(piece)}
+
+
+def _signed(piece: CallPiece) -> dict[str, Any]:
+    """What its upstream signed the call with, where Google's clients look for it and send it back."""
+    return {"extra_content": {"google": {"thought_signature": piece.signature}}} if piece.signature else {}

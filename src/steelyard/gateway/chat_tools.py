@@ -40,6 +40,7 @@ class Call(msgspec.Struct):
     id: Annotated[str, Meta(min_length=1, max_length=256)]
     function: CalledFunction
     type: Literal["function"] = "function"
+    extra_content: dict[str, Any] | msgspec.UnsetType | None = msgspec.UNSET  # as Google signed it
 
 
 class Named(msgspec.Struct):

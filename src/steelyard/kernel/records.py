@@ -131,7 +131,8 @@ class Order(Record, frozen=True):
     - `messages`: turns of the roles system, user, assistant and tool. `content` is a text, null, or a list of parts
       (`{"type": "text", "text": …}`, `image_url`, `input_audio`, `file`); a part keeps its `cache_control`. An
       assistant's turn may have `tool_calls`, `reasoning_content` and `thinking_blocks` (Anthropic's own form, with what
-      proves them to the upstream that made them); a tool's turn has `tool_call_id`.
+      proves them to the upstream that made them), a call its `extra_content` (Google's form of the same); a tool's turn
+      has `tool_call_id`.
     - A completion has a `prompt` instead of `messages`: a text or a list of token ids, to be gone on from.
     - `tools` (functions only), `tool_choice` ("none", "auto", "required" or `{"type": "function", …}`),
       `parallel_tool_calls`, `response_format`, samplers, and fields we do not know, for upstreams that do.
@@ -193,6 +194,7 @@ class CallPiece(Record, frozen=True):
     id: str | None = None
     name: str | None = None
     arguments: str = ""  # the next piece of a JSON text
+    signature: str = ""  # what its upstream wants to see when it gets the call back
 
 
 class Event(Record, frozen=True):

@@ -76,8 +76,8 @@ class _Counts(msgspec.Struct):
 class _Said(msgspec.Struct):
     output: _Output | None = None
     usage: _Counts | None = None
-    code: str | None = None
-    message: str | None = None
+    code: Any = None
+    message: Any = None
 
 
 _decoder = msgspec.json.Decoder(_Said)
@@ -117,7 +117,8 @@ class Answer:
         except (msgspec.DecodeError, UnicodeDecodeError) as error:
             raise UpstreamError(self._upstream, f"sent an event that cannot be read ({error})") from None
         if said.code:
-            raise failed(self._upstream, Complaint(said.message, code=said.code), FAULTS)
+            said_so = said.message if isinstance(said.message, str) else None
+            raise failed(self._upstream, Complaint(said_so, code=said.code), FAULTS)
         output = said.output or _Output()
         choices = output.choices or [_Choice(_Message(output.text), output.finish_reason)]
         self._choice(choices[0])

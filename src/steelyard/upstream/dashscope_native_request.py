@@ -10,6 +10,7 @@ from typing import Any
 import msgspec
 
 from steelyard.upstream.dashscope import PRICED_APART, bounds_of, check_marks
+from steelyard.upstream.proofs import without_proofs
 from steelyard.upstream.thinking import WORDS
 from steelyard.upstream.vendor import WITHHELD, Asked
 from steelyard.upstream.whose import not_carried
@@ -48,7 +49,7 @@ def request_of(asked: Asked) -> Sent:
         if bytes(params[name]) not in _NEUTRAL:
             raise not_carried(upstream, name, "this model has nothing like it; leave it out")
     check_marks(upstream, params)
-    turns = [_turn(turn) for turn in _turns.decode(params["messages"])]
+    turns = [_turn(turn) for turn in _turns.decode(without_proofs(params["messages"]))]
     in_parts = bool(_SEES_AND_HEARS.search(asked.model)) or any(map(_is_more_than_text, turns))
     for place, turn in enumerate(turns):
         turn["content"] = _content(upstream, turn.get("content"), f"messages[{place}]", in_parts)
@@ -60,8 +61,8 @@ def request_of(asked: Asked) -> Sent:
 
 
 def _turn(turn: dict[str, Any]) -> dict[str, Any]:
-    """Without what only other upstreams read: reasoning is not handed back to this vendor."""
-    return {name: value for name, value in turn.items() if name not in {"thinking_blocks", "reasoning_content"}}
+    """Reasoning is not handed back to this vendor."""
+    return {name: value for name, value in turn.items() if name != "reasoning_content"}
 
 
 def _is_more_than_text(turn: dict[str, Any]) -> bool:

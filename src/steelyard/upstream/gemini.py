@@ -9,6 +9,7 @@ documents for those made elsewhere (ai.google.dev: OpenAI compatibility, thought
 from typing import Any
 
 import msgspec
+from msgspec import Raw
 
 from steelyard.kernel.faults import Fault
 from steelyard.upstream.fault_table import FaultTable
@@ -39,8 +40,9 @@ _turns = msgspec.json.Decoder(list[dict[str, Any]])
 def _fields(asked: Asked) -> dict[str, Any]:
     wanted = thinking_of(asked.upstream, asked.params)
     fields = {name: value for name, value in fields_of(asked).items() if name not in WORDS}
-    if b'"tool_calls"' in bytes(asked.params.get("messages", b"")):
-        fields["messages"] = [_signed(turn) for turn in _turns.decode(fields["messages"])]
+    turns = asked.params.get("messages", Raw(b"[]"))
+    if b'"tool_calls"' in bytes(turns):
+        fields["messages"] = [_signed(turn) for turn in _turns.decode(turns)]
     if wanted.on is False:
         fields["reasoning_effort"] = "none"
     elif (effort := effort_for(wanted, _EFFORTS)) is not None:
@@ -50,6 +52,7 @@ def _fields(asked: Asked) -> dict[str, Any]:
 
 def _signed(turn: dict[str, Any]) -> dict[str, Any]:
     """A turn whose first call has a signature: its own where the customer kept it, else the word for none."""
+    turn = {name: value for name, value in turn.items() if name != "thinking_blocks"}
     calls = turn.get("tool_calls")
     if not calls or calls[0].get("extra_content"):
         return turn

@@ -31,6 +31,14 @@ class _Call(msgspec.Struct):
     index: int | None = None
     id: str | None = None
     function: _Function | None = None
+    extra_content: Any = None  # Gemini: {"google": {"thought_signature": …}}
+
+    @property
+    def signature(self) -> str:
+        """What its upstream signed the call with; empty when it did not."""
+        google = self.extra_content.get("google") if isinstance(self.extra_content, dict) else None
+        found = google.get("thought_signature") if isinstance(google, dict) else None
+        return found if isinstance(found, str) else ""
 
 
 class _Delta(msgspec.Struct, frozen=True):
@@ -139,7 +147,8 @@ class Answer:
             function = call.function or _Function()
             arguments = function.arguments or ""
             number = self._numbers.of(call)
-            self._calls.append(CallPiece(number, call.id or None, function.name or None, arguments))
+            piece = CallPiece(number, call.id or None, function.name or None, arguments, call.signature)
+            self._calls.append(piece)
             self._tally.say(arguments)
         if choice.logprobs is not None:
             self._logprobs += _tokens(choice.logprobs)

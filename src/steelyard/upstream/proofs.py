@@ -5,14 +5,23 @@ from typing import Any
 import msgspec
 from msgspec import Raw
 
-_FIELD = "thinking_blocks"
-_MARK = f'"{_FIELD}"'.encode()
+_ON_TURNS, _ON_CALLS = "thinking_blocks", "extra_content"
+_MARKS = (f'"{_ON_TURNS}"'.encode(), f'"{_ON_CALLS}"'.encode())
 _turns = msgspec.json.Decoder(list[dict[str, Any]])
 
 
 def without_proofs(messages: Raw) -> Raw:
-    """The turns without signed reasoning, which only whoever signed it can read."""
-    if _MARK not in bytes(messages):
+    """The turns without signed reasoning and without signatures of calls: only whoever signed them can read them."""
+    text = bytes(messages)
+    if not any(mark in text for mark in _MARKS):
         return messages
-    turns = _turns.decode(messages)
-    return Raw(msgspec.json.encode([{name: turn[name] for name in turn if name != _FIELD} for turn in turns]))
+    return Raw(msgspec.json.encode([_without(turn) for turn in _turns.decode(text)]))
+
+
+def _without(turn: dict[str, Any]) -> dict[str, Any]:
+    kept = {name: value for name, value in turn.items() if name != _ON_TURNS}
+    if kept.get("tool_calls"):
+        kept["tool_calls"] = [
+            {name: value for name, value in call.items() if name != _ON_CALLS} for call in kept["tool_calls"]
+        ]
+    return kept

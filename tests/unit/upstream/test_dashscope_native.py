@@ -15,6 +15,7 @@ from steelyard.upstream.dashscope_native_answer import Answer
 from steelyard.upstream.dashscope_native_request import PARTS_PATH, TEXT_PATH, request_of
 
 IMAGE = {"type": "image_url", "image_url": {"url": "https://example.com/a.png"}}
+CALL = {"id": "a", "type": "function", "function": {"name": "weather", "arguments": "{}"}}
 SOUND = {"type": "input_audio", "input_audio": {"data": "AAAA", "format": "mp3"}}
 
 
@@ -54,12 +55,12 @@ def test_thinking_is_bounded_with_the_answer() -> None:
 def test_turns_are_texts_without_what_only_others_read() -> None:
     turns = [
         {"role": "system", "content": [{"type": "text", "text": "be "}, {"type": "text", "text": "kind"}]},
-        {"role": "assistant", "content": None, "reasoning_content": "hm", "thinking_blocks": [], "tool_calls": [1]},
+        {"role": "assistant", "content": None, "reasoning_content": "hm", "thinking_blocks": [], "tool_calls": [CALL]},
         {"role": "tool", "content": "4", "tool_call_id": "a"},
     ]
     assert sent(messages=turns)[1]["input"]["messages"] == [
         {"role": "system", "content": "be kind"},
-        {"role": "assistant", "content": "", "tool_calls": [1]},
+        {"role": "assistant", "content": "", "tool_calls": [CALL]},
         {"role": "tool", "content": "4", "tool_call_id": "a"},
     ]
 

@@ -77,6 +77,32 @@ async def test_geminis_hidden_thoughts_are_counted(opened: Open) -> None:
     assert last.usage == Usage(last.usage.prompt, 0, 1, reasoning=3)
 
 
+async def test_geminis_calls_come_signed_and_go_back_as_they_were(opened: Open) -> None:
+    shop = opened("gemini")
+    pieces = [piece for event in await shop.events("scene: tools", tools=TOOLS) for piece in event.tool_calls]
+    assert [piece.signature for piece in pieces if piece.signature] == ["signed:call_0"]
+    for signature, fault in (("signed:call_0", None), ("signed:another", Fault.BAD_REQUEST), (None, None)):
+        call = {"id": "call_0", "type": "function", "function": {"name": "weather", "arguments": "{}"}}
+        call |= {"extra_content": {"google": {"thought_signature": signature}}} if signature else {}
+        turns = [{"role": "assistant", "content": None, "tool_calls": [call]}]
+        turns.append({"role": "tool", "tool_call_id": "call_0", "content": "Rain"})
+        if fault is None:
+            assert text(await shop.events("scene: tools", *turns, tools=TOOLS)) == "The tools have answered."
+        else:
+            assert (await shop.refused("scene: tools", *turns, tools=TOOLS)).fault is fault
+
+
+@pytest.mark.parametrize("kind", ["deepseek", "ark", "dashscope_native", "openai"])
+async def test_nobody_else_is_shown_what_google_signed(opened: Open, kind: str) -> None:
+    shop = opened(kind)
+    call = {"id": "a", "type": "function", "function": {"name": "weather", "arguments": "{}"}}
+    signed = {**call, "extra_content": {"google": {"thought_signature": "s"}}}
+    turns = [{"role": "assistant", "content": None, "tool_calls": [signed]}]
+    turns.append({"role": "tool", "tool_call_id": "a", "content": "Rain"})
+    await shop.events("scene: tools", *turns, tools=TOOLS)
+    assert shop.case.order(shop.at.body)["messages"][1]["tool_calls"] == [call]
+
+
 async def test_gemini_refuses_what_it_does_not_know_by_name(opened: Open) -> None:
     error = await opened("gemini").refused("Hi", top_k=5)
     assert (error.fault, "top_k" in error.message) == (Fault.BAD_REQUEST, True)
