@@ -4,18 +4,26 @@ import html
 import re
 from collections.abc import Callable
 
+import msgspec
 import pytest
+from msgspec.structs import replace
 from sqlalchemy import insert, update
 from starlette.testclient import TestClient
 from tests.fakes.console import OPERATOR_KEY, FakeHouse
+from tests.fakes.ledger import Requests
 from tests.unit.console.conftest import sign_in, token_of
+from tests.unit.ledger.test_vendor_costs import FAR, USD_CNY
 
+from steelyard.catalog.store import tariffs_by_id
 from steelyard.console import visits
 from steelyard.kernel import limits
 from steelyard.kernel.clock import NS_PER_S
 from steelyard.kernel.ids import id_from_text, text_from_id
 from steelyard.kernel.money import money_from_nano
+from steelyard.kernel.records import End, Settlement
 from steelyard.kernel.why import Tried, Weighed, Why, bytes_from_way, bytes_from_why
+from steelyard.ledger.posting import post
+from steelyard.rating.rate import rate
 from steelyard.reports.requests import latest
 from steelyard.storage import tables
 
@@ -390,3 +398,27 @@ def test_a_request_that_had_a_choice_says_why_it_went_there(operator: TestClient
     page = html.unescape(operator.get(f"{address}?lang=zh").text)
     for said in ("为何选择此供应", "未参选：熔断器已断开", "未果：上游繁忙"):
         assert said in page
+
+
+def test_a_request_at_a_vendor_abroad_shows_his_prices_and_what_they_came_to(
+    operator: TestClient, house: FakeHouse
+) -> None:
+    requests = Requests(house.clock)
+    with house.engine.begin() as connection:
+        price = tariffs_by_id(connection)[1]
+        for book, one in (("cost", FAR), ("rate", USD_CNY)):
+            row = {name: getattr(one, name) for name in ("id", "subject", "currency", "effective_from_ns", "source")}
+            lines = msgspec.json.encode(one.lines).decode()
+            row |= {"book": book, "loaded_ns": 0, "watts_milli": 0, "lines": lines}
+            connection.execute(insert(tables.tariffs).values(row))
+        plain = requests.opened(model=price.subject)
+        opened = replace(plain, upstream=FAR.subject, cost_id=FAR.id, rate_id=USD_CNY.id)
+        closed = replace(requests.closed(opened), end=End.CLIENT_GONE.value)
+        rated = rate(Settlement(opened, closed), price, FAR, USD_CNY)
+        post(connection, [rated], {}, house.clock)
+    page = operator.get(f"/console/requests/{text_from_id(opened.request_id)}").text
+    for text in ("$4 / 1M", "7.1034 CNY / USD", "their list", "In the customer&#39;s currency", "payable:far", "fx"):
+        assert text in page, text
+    assert "What the vendor will bill is estimated" in page
+    for nano, currency in ((rated.payable_nano, "USD"), (rated.vendor_cost_nano, "CNY"), (30 * 4000, "USD")):
+        assert f'title="{money_from_nano(nano, currency)}"' in page
