@@ -5,6 +5,7 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from typing import Any
 
+import anthropic
 import openai
 import pytest
 from tests.e2e.vendor import PRICES
@@ -98,6 +99,32 @@ def test_what_google_signed_goes_to_the_client_and_back(client, vendors: dict[st
     turns += [{"role": "tool", "tool_call_id": call.id, "content": "Rain"}]
     client.chat.completions.create(messages=turns, **asked)
     assert vendors["gemini"].body["messages"][1]["tool_calls"][0]["extra_content"] == call.extra_content
+
+
+@pytest.mark.parametrize("kind", ["deepseek", "zhipu", "moonshot", "minimax"])
+def test_thinking_with_tools_goes_round_for_a_client_of_the_other_dialect(
+    platform: Platform, vendors: dict[str, Running], kind: str
+) -> None:
+    """What an agent of Anthropic's dialect does all day: think, call, hand all of it back."""
+    tool: Any = {"name": "weather", "input_schema": TOOL["parameters"]}
+    asking: dict[str, Any] = {
+        "model": f"m-{kind}",
+        "max_tokens": 2000,
+        "thinking": {"type": "enabled", "budget_tokens": 1024},
+        "tools": [tool],
+    }
+    with anthropic.Anthropic(base_url=platform.url, api_key=platform.api_key, max_retries=0) as client:
+        turns: list[Any] = [{"role": "user", "content": "scene: tools"}]
+        first = client.messages.create(messages=turns, **asking)
+        assert [block.type for block in first.content] == ["thinking", "tool_use"]
+        (call,) = [block for block in first.content if block.type == "tool_use"]
+        results = [{"type": "tool_result", "tool_use_id": call.id, "content": "Rain"}]
+        turns += [{"role": "assistant", "content": first.content}, {"role": "user", "content": results}]
+        second = client.messages.create(messages=turns, **asking)
+    assert (second.content[-1].text, second.stop_reason) == ("The tools have answered.", "end_turn")
+    (sent,) = [turn for turn in vendors[kind].body["messages"] if turn["role"] == "assistant"]
+    assert sent["reasoning_content"] == "Hm, so.", "the vendor gets its own reasoning back"
+    assert "thinking_blocks" not in sent and None not in vendors[kind].body.values()
 
 
 @pytest.mark.parametrize(("fault", "status"), [("content", 400), ("no_money", 502)])

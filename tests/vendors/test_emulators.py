@@ -102,6 +102,16 @@ def test_a_refusal_is_one_for_the_sdk_too(ask: Asking, vendor: tuple[Case, Runni
         assert answer["error"]["status_code"] == status, (fault, answer)
 
 
+@pytest.mark.parametrize("stream", [False, True])
+def test_who_waits_at_deepseek_is_kept_awake(sdks: Callable[[str], Sdk], stream: bool) -> None:
+    """Blank lines ahead of an answer in one piece, comments ahead of a stream: no SDK takes them for an answer."""
+    case = CASES["deepseek"]
+    with running(case.emulator()) as at:
+        turns = [{"role": "user", "content": "scene: queued"}]
+        answer = sdks(case.sdk).ask(at.address, case.key, model="m", messages=turns, stream=stream)
+        assert heard(answer["said"], "content") == "Hello"
+
+
 def test_a_wrong_key_is_refused(ask: Asking) -> None:
     assert ask("hello", key="wrong.key")["error"]["status_code"] == 401
 
