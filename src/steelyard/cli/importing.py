@@ -15,6 +15,7 @@ import click
 import msgspec
 
 from steelyard.catalog.credentials import credentials
+from steelyard.catalog.vendor_books import vendor_book, vendor_names
 from steelyard.cli.desk import Desk
 from steelyard.cli.epilog import examples
 from steelyard.cli.options import at_desk
@@ -26,7 +27,7 @@ from steelyard.imports.exact_yaml import exact_yaml
 from steelyard.imports.foreign_database import foreign_database
 from steelyard.imports.litellm_config import Read, litellm_plan
 from steelyard.imports.litellm_keys import litellm_keys_plan
-from steelyard.imports.model_facts import Assumed, Facts
+from steelyard.imports.model_facts import Assumed, Facts, Shipped
 from steelyard.imports.one_api import SYSTEMS, Wanted, one_api_plan
 from steelyard.imports.plan import Plan, Step
 from steelyard.imports.tokens import Tenancy
@@ -144,7 +145,23 @@ def _facts(asked: dict[str, Any], today: str) -> Facts:
     table = {} if asked["prices"] is None else read_json(asked["prices"])
     if not isinstance(table, dict):
         raise bad_request(f"{asked['prices']} is no price table of LiteLLM: it must be a JSON object.", "prices")
-    return Facts(table, Assumed(asked["context"], asked["answer"]), today)
+    return Facts(table, Assumed(asked["context"], asked["answer"]), today, _shipped())
+
+
+def _shipped() -> dict[str, Shipped]:
+    """Our own books, as readers of others' things know them."""
+    found = {}
+    for name in vendor_names():
+        book = vendor_book(name)
+        sizes = {
+            model.upstream_model: {
+                "max_input_tokens": model.context_tokens,
+                "max_output_tokens": model.max_output_tokens,
+            }
+            for model in book.models
+        }
+        found[name] = Shipped(sizes, frozenset(cost.model for cost in book.costs), book.vendor.currency)
+    return found
 
 
 def carry_out(desk: Desk, show: Show, plan: Plan, source: str, asked: dict[str, Any]) -> None:

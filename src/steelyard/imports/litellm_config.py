@@ -106,7 +106,7 @@ class _Reader:
         self._offer(deployment, upstream, what)
 
     def _offer(self, deployment: _Deployment, upstream: str, what: str) -> None:
-        sizes, assumed = self._how.facts.sizes(deployment.model, deployment.info)
+        sizes, assumed = self._how.facts.sizes(deployment.vendor, deployment.model, deployment.info)
         capability = _MODES.get(str(deployment.info.get("mode"))) or self._how.facts.capability(deployment.model)
         if capability != "text":
             sizes |= {"max_output_tokens": 0, "default_max_tokens": 0}

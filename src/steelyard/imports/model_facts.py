@@ -28,12 +28,23 @@ class Assumed(NamedTuple):
     answer_tokens: int
 
 
-class Facts:
-    """`table`: LiteLLM's price table, or nothing."""
+class Shipped(NamedTuple):
+    """What our own book of a vendor says: sizes by model (LiteLLM's words), which models it prices, and in what."""
 
-    def __init__(self, table: Mapping[str, Any], assumed: Assumed, read_on: str) -> None:
+    sizes: Mapping[str, Mapping[str, int]]
+    priced: frozenset[str]
+    currency: str
+
+
+class Facts:
+    """`table`: LiteLLM's price table, or nothing. `shipped`: our own books by vendor."""
+
+    def __init__(
+        self, table: Mapping[str, Any], assumed: Assumed, read_on: str, shipped: Mapping[str, Shipped] | None = None
+    ) -> None:
         self._assumed = assumed
         self._read_on = read_on
+        self._shipped = shipped or {}
         self._rows: dict[tuple[str, str], Mapping[str, Any]] = {}
         self._by_name: dict[str, Mapping[str, Any]] = {}
         for name, row in table.items():
@@ -49,10 +60,16 @@ class Facts:
             return _MODES.get(str(row.get("mode")), "text")
         return next((word for word, pattern in _BY_NAME if pattern.search(model)), "text")
 
-    def sizes(self, model: str, told: Mapping[str, Any]) -> tuple[dict[str, int], bool]:
-        """Tokens of context and answer for a registration, from what is told (`max_input_tokens` …) or the table;
-        and whether they are only assumed."""
-        row = {**self._by_name.get(model, {}), **{key: value for key, value in told.items() if value is not None}}
+    def shipped(self, vendor: Vendor) -> Shipped | None:
+        """Our own book of the vendor."""
+        return self._shipped.get(vendor.name)
+
+    def sizes(self, vendor: Vendor, model: str, told: Mapping[str, Any]) -> tuple[dict[str, int], bool]:
+        """Tokens of context and answer for a registration, from what is told (`max_input_tokens` …), the table or our
+        book of the vendor; and whether they are only assumed."""
+        book = self._shipped.get(vendor.name)
+        row = {**(book.sizes.get(model, {}) if book else {}), **self._by_name.get(model, {})}
+        row |= {key: value for key, value in told.items() if value is not None}
         context = _count(row.get("max_input_tokens")) or _count(row.get("max_tokens"))
         answer = _count(row.get("max_output_tokens")) or _count(row.get("max_tokens"))
         writes = self.capability(model) == "text"

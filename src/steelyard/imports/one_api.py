@@ -121,12 +121,13 @@ def _offers(upstream: _Upstream, facts: Facts, left: list[Left]) -> Iterator[Ste
     mapping = _mapping(upstream.channel, left)
     names = [name.strip() for name in str(upstream.channel.get("models") or "").split(",")]
     for name in dict.fromkeys(filter(None, names)):
-        sizes, assumed = facts.sizes(name, {})
+        theirs = str(mapping.get(name) or name)
+        sizes, assumed = facts.sizes(upstream.vendor, theirs, {})
         payload = sizes | {
             "name": name,
             "upstream": upstream.name,
             "address": upstream.vendor.address(upstream.channel.get("base_url")),
-            "upstream_model": str(mapping.get(name) or name),
+            "upstream_model": theirs,
             "kind": upstream.vendor.kind,
             "capabilities": [facts.capability(name)],
         }

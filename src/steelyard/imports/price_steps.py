@@ -8,9 +8,11 @@ from steelyard.imports.plan import Step
 from steelyard.imports.price_text import COST, Left, PriceEntry, price_text
 from steelyard.imports.vendor_names import Vendor
 
+_CURRENCY = "USD"  # of all prices and wallets that are brought over
+
 
 class Costs:
-    """What offers cost us: by what was told of them, else by the price table."""
+    """What offers cost us: by what was told of them, else by the price table, else by our own book of the vendor."""
 
     def __init__(self, facts: Facts, since: str, rounding: Rounding = exactly) -> None:
         self._facts = facts
@@ -18,6 +20,7 @@ class Costs:
         self._rounding = rounding
         self._found: dict[tuple[str, str], PriceEntry] = {}
         self._without: dict[str, int] = {}
+        self._shipped: dict[str, tuple[Vendor, list[str]]] = {}
 
     def of(self, offer: Step, vendor: Vendor, left: list[Left], told: PriceEntry | None = None) -> PriceEntry | None:
         """The cost of an offer, or None when nothing says it."""
@@ -27,17 +30,30 @@ class Costs:
         except Unfit as why:
             left.append(Left(f"cost of {model} at {upstream}", f"{why}."))
             return None
-        if entry is None:
+        book = self._facts.shipped(vendor)
+        if entry is None and book is not None and model in book.priced:
+            self._shipped.setdefault(upstream, (vendor, []))[1].append(model)
+        elif entry is None:
             self._without[upstream] = self._without.get(upstream, 0) + 1
         else:
             self._found[upstream, model] = entry
         return entry
+
+    def _books(self, left: list[Left]) -> Iterator[Step]:
+        for upstream, (vendor, models) in self._shipped.items():
+            payload = {"vendor": vendor.name, "upstream": upstream, "models": sorted(set(models))}
+            yield Step("book", payload, f"costs of {len(set(models))} models at {upstream}, from the shipped book")
+            book = self._facts.shipped(vendor)
+            if book is not None and book.currency != _CURRENCY:
+                why = f"They are in {book.currency}: load a [[rate]] of it and {_CURRENCY} before they sell."
+                left.append(Left(f"costs of {upstream}", why))
 
     def steps(self, left: list[Left]) -> Iterator[Step]:
         """One step with all that were found."""
         for upstream, count in self._without.items():
             why = f"Nothing says what {count} of its models cost there. Load a cost book before they sell."
             left.append(Left(f"costs of {upstream}", why))
+        yield from self._books(left)
         yield from price_step(self._found.values(), COST)
 
 

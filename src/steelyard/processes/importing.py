@@ -15,6 +15,7 @@ from sqlalchemy.exc import IntegrityError
 from steelyard.catalog import store as catalog
 from steelyard.catalog.price_file import parse_price_file
 from steelyard.catalog.routes import routes
+from steelyard.catalog.vendor_books import vendor_book
 from steelyard.identity import store as identity
 from steelyard.identity.origins import Origin, became, remember
 from steelyard.kernel import limits
@@ -50,6 +51,7 @@ class Importing:
             "limits": self._limits,
             "offer": self._offer,
             "prices": self._prices,
+            "book": self._book,
             **{op: partial(self._routed, op) for op in ("route.offer", "route.alias", "route.set")},
         }
 
@@ -184,6 +186,12 @@ class Importing:
         news = [draft for draft in drafts if not _in_force(draft, standing[draft.book].get(draft.subject, ()))]
         loaded = catalog.load_price_file(run.connection, news, self._clock.now_ns()).inserted if news else ()
         return CREATED if loaded else UNCHANGED
+
+    def _book(self, run: "_Import", payload: Payload) -> str:
+        """What these models of a vendor cost by the shipped book, at an upstream that is his."""
+        book, models = vendor_book(text_of(payload, "vendor")), payload.get("models") or ()
+        costs = [cost for cost in book.costs_of(text_of(payload, "upstream")) if cost.model in models]
+        return CREATED if catalog.load_price_file(run.connection, costs, self._clock.now_ns()).inserted else UNCHANGED
 
     def _routed(self, op: str, run: "_Import", payload: Payload) -> str:
         """A rule of routing, an alias or the bounds of an offer."""

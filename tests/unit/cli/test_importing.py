@@ -178,6 +178,11 @@ def test_one_api_has_other_columns_and_other_rules(terminal: Any, tmp_path: Path
     assert "completion ratio" not in left(said).get("price of qwen-shop", "")
     assert "write it" in left(said)["price of deepseek-chat"]
     assert "deepseek-chat at deepseek (assumed)" in states(said)
+    place.change("UPDATE channels SET models = 'deepseek-flash' WHERE type = 36")
+    said = terminal("import", "one-api", str(place.path), "--json")
+    assert states(said)["costs of 1 models at deepseek, from the shipped book"] == "created"
+    assert "deepseek-flash at deepseek" in states(said), "its sizes are in the book as well"
+    assert "[[rate]]" in left(said)["costs of deepseek"]
     place.close()
 
 

@@ -40,6 +40,7 @@ STEPS = [
     ("limits", {"tenant": "1", "tpm": 1000}),
     ("prices", {"text": PRICES.format("2026-01-01", "2")}),
     ("offer", OFFER),
+    ("book", {"vendor": "deepseek", "upstream": "deepseek-7", "models": ["deepseek-flash"]}),
     ("route.offer", {"model": "m", "upstream": "u", "rpm": 60}),
     ("route.alias", {"name": "also-m", "model": "m"}),
     ("route.set", {"model": "m", "policy": "fastest"}),
@@ -81,6 +82,7 @@ def test_each_step_is_made_once_and_the_books_agree(office: Office) -> None:
     assert office.execute("import", asked(*STEPS)).snapshot is None, "nothing is new"
     assert states(office, *STEPS) == ["unchanged"] * len(STEPS)
     assert office.command("verify", {})["ok"]
+    assert {cost.model for cost in outcome.snapshot.costs["deepseek-7"]} == {"deepseek-flash"}
     routes = outcome.snapshot.routes
     assert (routes.aliases, routes.models["m"].policy) == ({"also-m": "m"}, "fastest")
     assert outcome.snapshot.models["m"].offers[0].rpm == 60
