@@ -62,6 +62,8 @@ def check_words(vendor: Chat, fields: Body) -> None:
         raise vendor.refuse("thinking_budget must be a positive integer")
     if _marks_in(fields.get("messages")) > _MARKS_MAX:
         raise vendor.refuse("too many cache_control markers")
+    if fields.get("tool_choice") == "required":
+        raise vendor.refuse("tool_choice is one of auto, none and a function")
     if fields.get("thinking") is not None:
         raise vendor.refuse("thinking is not a parameter of this model")
 

@@ -4,6 +4,7 @@ Its `max_tokens` bounds the answer without the reasoning; only `max_completion_t
 stand together (Volcengine, Chat API, document 82379/1494384). A model is named by its id or by an endpoint `ep-…`.
 """
 
+import re
 from typing import Any
 
 from steelyard.kernel.faults import Fault
@@ -46,13 +47,17 @@ FAULTS = FaultTable(
 )
 """The most exact line counts: `InvalidEndpoint.ClosedEndpoint` comes with 400, and is a registration of ours."""
 
+_NEVER_THINKS = re.compile(r"doubao-(1-5-(?!thinking)|pro-|lite-)", re.IGNORECASE)
+"""Beginnings of names of older models without reasoning, which know `max_tokens` only (not verified)."""
+
 _EFFORTS = {"minimal": "minimal", "low": "low", "medium": "medium", "high": "high", "xhigh": "high", "max": "high"}
 
 
 def _fields(asked: Asked) -> dict[str, Any]:
     wanted = thinking_of(asked.upstream, asked.params)
     fields = {name: value for name, value in fields_of(asked).items() if name not in WORDS}
-    fields["max_completion_tokens"] = fields.pop("max_tokens")
+    if not _NEVER_THINKS.match(asked.model):
+        fields["max_completion_tokens"] = fields.pop("max_tokens")
     if wanted.on is not None or wanted.auto:
         kind = "auto" if wanted.auto else "enabled" if wanted.on else "disabled"
         fields["thinking"] = {"type": kind}

@@ -75,6 +75,17 @@ def bounds_of(asked: Asked) -> dict[str, Any]:
     return fields | {"thinking_budget": most, "max_tokens": max(1, asked.max_tokens - most)}
 
 
+def choice_of(asked: Asked) -> dict[str, Any]:
+    """Which tool is demanded. The vendor knows "auto", "none" and one by its name. Raises UpstreamError 400."""
+    raw = asked.params.get("tool_choice")
+    if raw is None or bytes(raw) != b'"required"':
+        return {}
+    names = [tool["function"]["name"] for tool in msgspec.json.decode(asked.params.get("tools", b"[]"))]
+    if len(names) != 1:
+        raise not_carried(asked.upstream, "tool_choice", "this model cannot be made to call one of several; name it")
+    return {"tool_choice": {"type": "function", "function": {"name": names[0]}}}
+
+
 def check_marks(upstream: str, params: Mapping[str, Raw]) -> None:
     """Raises UpstreamError 400 for more marks of the cache than the vendor takes, in its place: it would say less."""
     raw = bytes(params.get("messages", b""))
@@ -93,7 +104,8 @@ def _marks_in(value: Any) -> int:
 def _fields(asked: Asked) -> dict[str, Any]:
     check_marks(asked.upstream, asked.params)
     known = WORDS | PRICED_APART | {"max_tokens"}
-    return {name: value for name, value in fields_of(asked).items() if name not in known} | bounds_of(asked)
+    fields = {name: value for name, value in fields_of(asked).items() if name not in known}
+    return fields | bounds_of(asked) | choice_of(asked)
 
 
 DASHSCOPE = Vendor(fields=_fields, faults=FAULTS, base="/compatible-mode/v1", completion_path="")

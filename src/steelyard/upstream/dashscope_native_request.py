@@ -9,7 +9,7 @@ from typing import Any
 
 import msgspec
 
-from steelyard.upstream.dashscope import PRICED_APART, bounds_of, check_marks
+from steelyard.upstream.dashscope import PRICED_APART, bounds_of, check_marks, choice_of
 from steelyard.upstream.proofs import without_proofs
 from steelyard.upstream.thinking import WORDS
 from steelyard.upstream.vendor import WITHHELD, Asked
@@ -55,7 +55,7 @@ def request_of(asked: Asked) -> Sent:
         turn["content"] = _content(upstream, turn.get("content"), f"messages[{place}]", in_parts)
     known = WITHHELD | CANNOT | PRICED_APART | _OURS | WORDS
     parameters: dict[str, Any] = {name: value for name, value in params.items() if name not in known}
-    parameters |= {"result_format": "message", "incremental_output": True} | bounds_of(asked)
+    parameters |= {"result_format": "message", "incremental_output": True} | bounds_of(asked) | choice_of(asked)
     body = {"model": asked.model, "input": {"messages": turns}, "parameters": parameters}
     return Sent(PARTS_PATH if in_parts else TEXT_PATH, _encode(body))
 

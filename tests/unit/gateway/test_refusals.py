@@ -49,6 +49,8 @@ MADE_HERE = {
     ),
     "money_held": Row(errors.money_held(), 429, "money_held", LIMIT, LIMIT, again=1),
     "price_missing": Row(errors.price_missing("x"), 503, "price_missing", SERVER, BUSY),
+    "cost_missing": Row(errors.cost_missing("x"), 503, "price_missing", SERVER, BUSY),
+    "rate_missing": Row(errors.rate_missing("x", "USD", "CNY"), 503, "price_missing", SERVER, BUSY),
     "overloaded": Row(errors.overloaded("Full."), 429, "overloaded", LIMIT, BUSY, again=1, anthropic_status=529),
     "unavailable": Row(errors.unavailable("draining", "It is stopping."), 503, "draining", SERVER, BUSY, again=1),
 }

@@ -24,6 +24,13 @@ def test_the_cap_bounds_answer_and_reasoning_together() -> None:
     }
 
 
+@pytest.mark.parametrize("model", ["doubao-1-5-pro-32k-250115", "Doubao-lite-4k", "doubao-pro-32k"])
+def test_older_models_that_never_think_know_the_other_cap(model: str) -> None:
+    sent = body(ARK, model)
+    assert sent["max_tokens"] == 1000 and "max_completion_tokens" not in sent
+    assert "max_tokens" not in body(ARK, "doubao-1-5-thinking-pro-250415")
+
+
 @pytest.mark.parametrize(
     ("wanted", "sent"),
     [

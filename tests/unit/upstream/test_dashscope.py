@@ -78,6 +78,19 @@ def test_what_has_a_price_of_its_own_is_not_passed_on() -> None:
     }
 
 
+TOOLS = [{"type": "function", "function": {"name": name}} for name in ("weather", "time")]
+
+
+def test_a_tool_is_demanded_by_its_name() -> None:
+    named = {"type": "function", "function": {"name": "weather"}}
+    assert body(DASHSCOPE, tools=TOOLS[:1], tool_choice="required")["tool_choice"] == named
+    for choice in ("auto", "none", named):
+        assert body(DASHSCOPE, tools=TOOLS, tool_choice=choice)["tool_choice"] == choice
+    with pytest.raises(UpstreamError, match="one of several") as caught:
+        body(DASHSCOPE, tools=TOOLS, tool_choice="required")
+    assert (caught.value.fault, caught.value.param) == (Fault.NOT_CARRIED, "tool_choice")
+
+
 def marked(marks: int) -> list[dict[str, Any]]:
     part = {"type": "text", "text": "long", "cache_control": {"type": "ephemeral"}}
     return [{"role": "user", "content": [part] * marks}]

@@ -10,19 +10,26 @@ from msgspec import Raw
 
 from steelyard.kernel.errors import UpstreamError
 from steelyard.kernel.faults import Fault, fault_of
+from steelyard.kernel.quantities import Usage
+from steelyard.upstream.ark import ARK
+from steelyard.upstream.dashscope import DASHSCOPE
+from steelyard.upstream.dashscope_native_answer import Answer as NativeAnswer
 from steelyard.upstream.deepseek import DEEPSEEK
 from steelyard.upstream.fault_table import FaultTable
+from steelyard.upstream.gemini import GEMINI
 from steelyard.upstream.minimax import MINIMAX
 from steelyard.upstream.moonshot import MOONSHOT
 from steelyard.upstream.openai_answer import Answer
 from steelyard.upstream.openai_counts import Counts
 from steelyard.upstream.openai_fault import refusal
+from steelyard.upstream.openai_models import OPENAI
+from steelyard.upstream.stepfun import STEPFUN
 from steelyard.upstream.tally import Tally
 from steelyard.upstream.thinking import WORDS
 from steelyard.upstream.vendor import ANY_VENDOR, Asked, Vendor
 from steelyard.upstream.zhipu import ZHIPU
 
-VENDORS = [ANY_VENDOR, DEEPSEEK, ZHIPU, MOONSHOT, MINIMAX]
+VENDORS = [ANY_VENDOR, DEEPSEEK, ZHIPU, MOONSHOT, MINIMAX, ARK, DASHSCOPE, STEPFUN, GEMINI, OPENAI]
 JSON = st.recursive(
     st.none() | st.booleans() | st.integers(-3, 9) | st.floats(0, 2) | st.text(max_size=5),
     lambda each: (
@@ -66,6 +73,24 @@ def test_a_chunk_of_any_form_is_read_or_an_error(vendor: Vendor, outer: str, inn
 
 
 @settings(max_examples=60)
+@given(
+    st.sampled_from(["output", "usage", "code", "message"]),
+    st.sampled_from(["choices", "text", "finish_reason", "message", "content", "tool_calls", "reasoning_content"]),
+    JSON,
+)
+def test_so_is_an_event_of_dashscopes_own_api(outer: str, inner: str, said: Any) -> None:
+    message = {"output": {"choices": [{"message": {inner: said}, "finish_reason": "stop"}]}}
+    for event in ({outer: said}, {"output": {inner: said}}, {"output": {"choices": [{inner: said}]}}, message):
+        heard = NativeAnswer(ASKED)
+        try:
+            heard.take(json.dumps(event).encode())
+            list(heard.events())
+            heard.end()
+        except UpstreamError as error:
+            assert isinstance(error.fault, Fault) and error.message
+
+
+@settings(max_examples=60)
 @given(st.sampled_from(VENDORS), st.dictionaries(st.sampled_from([*sorted(WORDS), "user", "flavour"]), JSON))
 def test_what_is_wanted_is_sent_or_refused_by_name(vendor: Vendor, fields: dict[str, Any]) -> None:
     params = {"messages": Raw(b"[]")} | {n: Raw(msgspec.json.encode(v)) for n, v in fields.items() if v is not None}
@@ -92,6 +117,16 @@ BUCKETS = st.fixed_dictionaries(
         "completion_tokens_details": st.none() | st.fixed_dictionaries({"reasoning_tokens": COUNT}),
     }
 )
+
+
+@given(BUCKETS, st.integers(0, 200))
+def test_thoughts_that_stand_in_the_total_only_are_generated_too(counts: dict[str, Any], total: int) -> None:
+    told = msgspec.convert({**counts, "total_tokens": total}, Counts)
+    found = told.usage(Tally("u", 0), hides_thoughts=True)
+    shown = told.usage(Tally("u", 0)) or Usage()
+    if found is not None:
+        assert (found.prompt, found.generated) == (shown.prompt, max(shown.generated, total - shown.prompt))
+        assert found.reasoning >= found.generated - shown.generated and found.output >= 0
 
 
 @given(BUCKETS)
