@@ -31,13 +31,6 @@ class Heard:
     number: int  # of the requests this server has heard, counted from 1
 
 
-@dataclass(frozen=True, slots=True)
-class Wait:
-    """A pause between two pieces."""
-
-    ms: int
-
-
 class Rude:
     """Instead of a piece: what no well-behaved server does."""
 
@@ -45,7 +38,7 @@ class Rude:
 CUT = Rude()  # ends the connection amid the answer
 HELD = Rude()  # says nothing more until the other side hangs up
 
-Piece = bytes | Wait | Rude
+Piece = bytes | Rude
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,7 +81,7 @@ class Emulator(Protocol):
         ...
 
 
-class Mood(msgspec.Struct, frozen=True):
+class Mood(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """How it behaves, beside what it is asked: of 1,000 requests so many fail, in turn by one of `faults`; every piece
     of a stream comes `piece_ms` after the one before; above `concurrency` requests at once it is too busy (0: never).
     """
@@ -97,9 +90,6 @@ class Mood(msgspec.Struct, frozen=True):
     faults: tuple[str, ...] = ("server", "rate_limited", "cut")
     piece_ms: int = 0
     concurrency: int = 0
-
-
-_mood_decoder = msgspec.json.Decoder(Mood)
 
 
 class Served:
@@ -164,12 +154,14 @@ class Served:
             body = msgspec.json.decode(raw or b"{}", type=dict[str, Any])
         heard = Heard(method, path.partition("?")[0], headers, body, self._count)
         self.heard = [*self.heard[-limits.EMULATOR_HEARD_MAX + 1 :], heard]
-        if heard.path == "/_mood":
-            self.mood = _mood_decoder.decode(raw or b"{}")
         return heard
 
     def _said(self, heard: Heard) -> Whole | Stream:
         if heard.path == "/_mood":
+            try:
+                self.mood = msgspec.convert(heard.body, Mood)
+            except msgspec.ValidationError as error:
+                return Whole(400, {"error": {"message": str(error)}})
             return Whole(200, msgspec.to_builtins(self.mood))
         mood = self.mood
         if heard.method == "POST":
@@ -196,9 +188,7 @@ class Served:
             if piece is HELD:
                 await reader.read()  # until the other side hangs up
                 return False
-            if isinstance(piece, Wait):
-                await asyncio.sleep(piece.ms / 1000)
-            elif isinstance(piece, bytes):
+            if isinstance(piece, bytes):
                 writer.write(b"%x\r\n%b\r\n" % (len(piece), piece))
                 await writer.drain()
                 if self.mood.piece_ms:

@@ -45,5 +45,5 @@ class BalanceAt:
         """One for each currency. Raises UpstreamError."""
         try:
             return self.read(body, host)
-        except ValueError:  # msgspec's and those of texts that are no decimals
+        except (msgspec.DecodeError, ValueError):
             raise UpstreamError(upstream, "answered a balance that cannot be read") from None
