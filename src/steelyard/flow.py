@@ -12,7 +12,7 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from steelyard.catalog.tariffs import costed, price_needs, usable
+from steelyard.catalog.tariffs import at_open, costed, price_needs, usable
 from steelyard.identity.keys import authenticate
 from steelyard.kernel.clock import Clock
 from steelyard.kernel.errors import ClientGone, UpstreamError, money_held, unknown_model, wallet_empty
@@ -21,7 +21,8 @@ from steelyard.kernel.records import Caller, End, Order, Position, Quote, Rated,
 from steelyard.kernel.roles import Answer, Ask, Teller
 from steelyard.kernel.tariff import Tariff
 from steelyard.metering.meter import Meter, Reading
-from steelyard.rating.rate import covered_tokens, hold_ask, rate_all
+from steelyard.rating.bounds import covered_tokens, hold_ask
+from steelyard.rating.rate import rate_all
 from steelyard.routing.attempts import Ways, served
 from steelyard.routing.choose import bounds, choose, quoted
 from steelyard.routing.router import Router
@@ -94,7 +95,7 @@ async def hold(house: House, caller: Caller, order: Order) -> Terms:
         raise unknown_model(order.model)
     offers, prices = choose(model, order.capability), snapshot.prices.get(model.name, ())
     priced_ns, needs = house.meter.now_ns(), price_needs(order.capability)
-    price = usable(model.name, prices, priced_ns, caller.currency, needs, order.tier)
+    price = at_open(usable(model.name, prices, priced_ns, caller.currency, needs, order.tier), order, priced_ns)
     ask = hold_ask(price, order, caller, bounds(order, model, offers), priced_ns)
     granted = await house.teller.hold(ask)
     if granted.amount_nano < ask.floor_nano:
@@ -106,7 +107,7 @@ async def hold(house: House, caller: Caller, order: Order) -> Terms:
 def route(house: House, caller: Caller, order: Order, terms: Terms) -> list[Quote]:
     """Whom to ask, best first, each with its cost tariff; an upstream without one is not used (fail closed)."""
     offers, snapshot = choose(terms.model, order.capability), house.teller.snapshot
-    found = costed(snapshot, offers, order.capability, terms.priced_ns, caller.currency)
+    found = costed(snapshot, offers, order, terms.priced_ns, caller.currency)
     return [quoted(caller, terms, one) for one in house.router.rank(order, caller, found, house.clock.monotonic_ns())]
 
 

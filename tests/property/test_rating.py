@@ -8,7 +8,8 @@ from hypothesis import strategies as st
 from steelyard.kernel.quantities import Meter, Usage
 from steelyard.kernel.records import Closed, End, Opened, Settlement
 from steelyard.kernel.tariff import Tariff, TariffLine
-from steelyard.rating.rate import affordable_tokens, charge_of, cost_of, rate, worst_case_nano
+from steelyard.rating.bounds import affordable_tokens, worst_case_nano
+from steelyard.rating.rate import charge_of, cost_of, rate
 
 PICO_PER_NANO = 1000
 pers = st.sampled_from([1, 1_000, 1_000_000, 3_600_000_000_000, 7])

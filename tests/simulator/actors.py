@@ -31,7 +31,7 @@ from steelyard.metering.journal import Journal
 from steelyard.metering.meter import Meter
 from steelyard.metering.slots import Slots
 from steelyard.processes.books import Books
-from steelyard.rating.rate import worst_case_nano
+from steelyard.rating.bounds import worst_case_nano
 
 
 @dataclass(slots=True)

@@ -20,7 +20,7 @@ from steelyard.metering.journal import Journal
 from steelyard.metering.meter import Meter
 from steelyard.metering.reader import read
 from steelyard.metering.slots import Slots
-from steelyard.rating.rate import worst_case_nano
+from steelyard.rating.bounds import worst_case_nano
 
 clock = ManualClock()
 ids = Ids(clock)

@@ -19,7 +19,8 @@ from steelyard.metering.journal import Journal
 from steelyard.metering.meter import Meter
 from steelyard.metering.reader import read
 from steelyard.metering.slots import Slots
-from steelyard.rating.rate import charge_of, worst_case_nano
+from steelyard.rating.bounds import worst_case_nano
+from steelyard.rating.rate import charge_of
 
 clock = ManualClock()
 ids = Ids(clock)

@@ -5,12 +5,16 @@ Pure functions of records. Versions are never edited: of two with the same date 
 
 from collections.abc import Collection, Iterable, Sequence
 
+import msgspec
+
+from steelyard.catalog.conditions import met
 from steelyard.kernel.choice import Candidate
 from steelyard.kernel.errors import CallerError, cost_missing, price_missing, rate_missing
 from steelyard.kernel.offers import Capability, Offer
 from steelyard.kernel.quantities import Meter
-from steelyard.kernel.records import Snapshot
+from steelyard.kernel.records import Order, Snapshot
 from steelyard.kernel.tariff import ENGINE_METERS, Tariff
+from steelyard.kernel.thinking import thinking_of
 
 PRICE_NEEDS = frozenset({Meter.INPUT, Meter.CACHED_INPUT, Meter.OUTPUT})
 """A model is only served while all of these have a price; an explicit 0 is one."""
@@ -45,15 +49,13 @@ def usable(
     return found
 
 
-def costed(
-    snapshot: Snapshot, offers: Sequence[Offer], capability: Capability, at_ns: int, currency: str
-) -> list[Candidate]:
+def costed(snapshot: Snapshot, offers: Sequence[Offer], order: Order, at_ns: int, currency: str) -> list[Candidate]:
     """The offers whose cost is known, each with the tariff of it. Raises CallerError `price_missing` without any."""
     found: list[Candidate] = []
     reason: CallerError | None = None
     for offer in offers:
         try:
-            found.append(_candidate(snapshot, offer, capability, at_ns, currency))
+            found.append(_candidate(snapshot, offer, order, at_ns, currency))
         except CallerError as error:
             reason = reason or error
     if not found and reason is not None:
@@ -61,7 +63,7 @@ def costed(
     return found
 
 
-def _candidate(snapshot: Snapshot, offer: Offer, capability: Capability, at_ns: int, currency: str) -> Candidate:
+def _candidate(snapshot: Snapshot, offer: Offer, order: Order, at_ns: int, currency: str) -> Candidate:
     """The offer with what it costs at `at_ns`, for a customer who pays in `currency`.
 
     Of an upstream's tariffs the one for this very model counts, else the one for all of it. Raises CallerError
@@ -72,15 +74,22 @@ def _candidate(snapshot: Snapshot, offer: Offer, capability: Capability, at_ns: 
         (one for one in versions if not one.model), at_ns
     )
     vendor = found is not None and found.of_vendor
-    if found is None or not complete(found, price_needs(capability) if vendor else COST_NEEDS):
+    if found is None or not complete(found, price_needs(order.capability) if vendor else COST_NEEDS):
         raise cost_missing(offer.model)
     if found.currency == currency:
-        return Candidate(offer, found)
+        return Candidate(offer, at_open(found, order, at_ns))
     rates = snapshot.rates.get(found.currency, ()) if vendor else ()
     rate = in_force((one for one in rates if one.currency == currency), at_ns)
     if rate is None:
         raise rate_missing(offer.model, found.currency, currency)
-    return Candidate(offer, found, rate=rate)
+    return Candidate(offer, at_open(found, order, at_ns), rate=rate)
+
+
+def at_open(tariff: Tariff, order: Order, at_ns: int) -> Tariff:
+    """The tariff as it stands for an order that is opened at this moment: `met` says which variants can count."""
+    if not tariff.variants:
+        return tariff
+    return msgspec.structs.replace(tariff, met=met(tariff, at_ns, thinking_of(order.params)))
 
 
 def price_needs(capability: Capability) -> frozenset[Meter]:

@@ -178,10 +178,14 @@ def bill(found: RequestDetail) -> Table:
     made.add_column("The bill")
     for title in ("Quantity", "Price", "Amount"):
         made.add_column(title, justify="right", no_wrap=True)
-    charged = {line.meter: line for line in found.charge}
+    listed = {price.meter for price in found.price.lines}
     for price in found.price.lines:  # a count of zero has no rated line; its price is still worth seeing
         unused = AmountLine(price.meter, 0, price.text, price.per, 0)
-        made.add_row(*_cells(charged.get(price.meter, unused), row.currency))
+        for line in [line for line in found.charge if line.meter == price.meter] or [unused]:
+            made.add_row(*_cells(line, row.currency))
+    for line in found.charge:
+        if line.meter not in listed:
+            made.add_row(*_cells(line, row.currency))
     made.add_row("charge", "", "", money_from_nano(row.charge_nano, row.currency), style="bold")
     for line in found.cost:
         name, *rest = _cells(line, found.cost_tariff.currency)
@@ -195,4 +199,5 @@ def bill(found: RequestDetail) -> Table:
 def _cells(line: AmountLine, currency: str) -> tuple[str, str, str, str]:
     name, quantity = _QUANTITIES[line.meter]
     per = _PER.get(line.meter) or {1: "token", 1000: "1K", 1_000_000: "1M"}.get(line.per, f"{line.per:,}")
+    name = f"{name} ({line.variant})" if line.variant else name
     return name, quantity(line.quantity), f"{line.text} per {per}", money_from_nano(line.amount_nano, currency)

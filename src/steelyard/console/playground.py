@@ -192,6 +192,7 @@ def show_lines(lines: tuple[AmountLine, ...], currency: str) -> list[dict[str, o
     return [
         {
             "meter": str(line.meter),
+            "variant": line.variant,
             "estimated": line.meter in {Meter.CPU, Meter.ENERGY},
             "quantity": figures.quantity(line.meter, line.quantity),
             "price": figures.price(line, currency),

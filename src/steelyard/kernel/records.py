@@ -266,6 +266,9 @@ class Opened(JournalRecord, frozen=True, tag=int(Kind.OPENED)):
     rate_id: int = 0  # the rate that turns the vendor's currency into the customer's; 0: they are the same
     why: bytes = b""  # kernel.why.Why; empty: there was no choice
     tried: tuple[Tried, ...] = ()  # in vain, before the offer that is named here
+    price_when: int = 0  # bit i: what variant i of the price depends on at the moment of opening held; see Tariff.met
+    cost_when: int = 0
+    thinking: int = 0  # a kernel.tariff.Thinking
 
     @property
     def tariff_ids(self) -> tuple[int, ...]:
@@ -285,6 +288,8 @@ class Moved(JournalRecord, frozen=True, tag=int(Kind.MOVED)):
     max_tokens: int
     rate_id: int = 0
     fault: str = ""  # why the one before was left; a kernel.faults.Fault
+    price_when: int = 0
+    cost_when: int = 0
 
     def moves(self, opened: Opened) -> Opened:
         """The open record as if it had been opened there."""
@@ -297,6 +302,8 @@ class Moved(JournalRecord, frozen=True, tag=int(Kind.MOVED)):
             max_tokens=self.max_tokens,
             rate_id=self.rate_id,
             tried=(*opened.tried, Tried(opened.upstream, self.fault)),
+            price_when=self.price_when,
+            cost_when=self.cost_when,
         )
 
 
@@ -345,6 +352,7 @@ class AmountLine(Record, frozen=True, gc=False):
     text: str
     per: int
     amount_nano: int
+    variant: str = ""  # the name of the tariff's variant whose price it is
 
 
 class Rated(Record, frozen=True, gc=False):

@@ -71,14 +71,19 @@ class UsageRow(NamedTuple):
     rate_id: int = 0
     cost_estimated: bool = False
     heard: str = ""  # the counts a vendor bills, where they are more than the row's: see `heard_text`
+    price_when: int = 0
+    cost_when: int = 0
+    thinking: int = 0
 
 
 PRIVATE = ("upstream", "cost_id", "cpu_ns", "energy_uj", "cpu_cost_nano", "energy_cost_nano")
 """Columns of a usage row that are our own affair: a customer who checks his row gets their salted digest only."""
-LATER = ("cache_write", "reasoning", "estimated")
+LATER = ("cache_write", "reasoning", "estimated", "price_when", "thinking")
 """Columns that batches from before them have not hashed. Behind the others they count as far as the last that says
 something, so a row in which none does is hashed as it always was."""
-LATER_PRIVATE = ("vendor_cost_nano", "payable_nano", "payable_currency", "rate_id", "cost_estimated", "heard")
+LATER_PRIVATE = (
+    "vendor_cost_nano", "payable_nano", "payable_currency", "rate_id", "cost_estimated", "heard", "cost_when",
+)  # fmt: skip
 """The same among the columns that are our own affair. Both only grow at their end."""
 PUBLIC = tuple(name for name in UsageRow._fields if name not in (*PRIVATE, *LATER, *LATER_PRIVATE))
 _EARLIER = len(UsageRow._fields) - len(LATER) - len(LATER_PRIVATE)

@@ -230,7 +230,7 @@ def _usage_row(rated: Rated, closed_until_ns: int) -> UsageRow:
     fresh, cached, output, cpu_ns, energy_uj, cache_write, reasoning = astuple(closed.usage)
     (
         request_id, opened_ns, _slot, tenant_id, project_id, key_id, model, upstream, price_id, cost_id, currency,
-        hold, max_tokens, sequences, stream, *_,
+        hold, max_tokens, sequences, stream, _lease, _rate_id, _why, _tried, price_when, cost_when, thinking, *_,
     ) = astuple(settlement.opened)  # fmt: skip
     if charge < 0 or cpu_cost < 0 or energy_cost < 0 or vendor_cost < 0 or hold < 0:
         raise BooksError(f"{request_id.hex()} has a negative amount")
@@ -242,6 +242,7 @@ def _usage_row(rated: Rated, closed_until_ns: int) -> UsageRow:
         str(closed.end), closed.first_token_ns, closed.duration_ns, closed.short_by_one_read,
         cache_write, reasoning, closed.estimated,
         vendor_cost, payable, payable_currency, rate_id, cost_estimated, heard,
+        price_when, cost_when, thinking,
     ))  # fmt: skip
 
 

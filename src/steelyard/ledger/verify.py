@@ -345,6 +345,7 @@ def settlement_of(row: UsageRow) -> Settlement:
         row.request_id, row.opened_ns, 0, row.tenant_id, row.project_id, row.key_id, row.model, row.upstream,
         row.price_id, row.cost_id, row.currency, row.hold_nano, row.max_tokens, row.sequences, row.stream,
         rate_id=row.rate_id,
+        price_when=row.price_when, cost_when=row.cost_when, thinking=row.thinking,
     )  # fmt: skip
     usage = Usage(
         row.input, row.cached_input, row.output, row.cpu_ns, row.energy_uj, row.cache_write, row.reasoning

@@ -11,6 +11,7 @@ from steelyard.kernel.errors import BooksError, overloaded, unavailable
 from steelyard.kernel.quantities import Usage
 from steelyard.kernel.records import Closed, End, Moved, Opened, Order, Quote
 from steelyard.kernel.roles import Answer
+from steelyard.kernel.thinking import thinking_of
 from steelyard.metering.energy import EnergyClocks, EnergyGauge, energy_uj
 from steelyard.metering.journal import Journal
 from steelyard.metering.slots import Slots
@@ -73,6 +74,9 @@ class Meter:
             lease=quote.lease,
             rate_id=quote.rate_id,
             why=why,
+            price_when=quote.price.met,
+            cost_when=quote.cost.met,
+            thinking=thinking_of(order.params),
         )
         try:
             self._journal.append(opened)
@@ -217,7 +221,8 @@ class Reading:
         """
         meter, opened = self._meter, self.opened
         offer, price, cost = quote.offer, quote.price, quote.cost
-        where = (quote.model, offer.upstream, price.id, cost.id, quote.max_tokens, quote.rate_id, fault)
+        ids = (price.id, cost.id, quote.max_tokens, quote.rate_id, fault, price.met, cost.met)
+        where = (quote.model, offer.upstream, *ids)
         moved = Moved(opened.request_id, meter.now_ns(), *where)
         try:
             meter._journal.append(moved)

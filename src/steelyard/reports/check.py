@@ -19,6 +19,7 @@ from steelyard.kernel.records import Receipt
 from steelyard.kernel.tariff import Tariff
 from steelyard.ledger.chain import LATER, PUBLIC, SealedRow, content_digest, link, row_digest
 from steelyard.rating.rate import charge_of
+from steelyard.rating.varied import standing
 from steelyard.reports.export import FORMAT, BatchLine, FileLine, Line, LinkLine, ReceiptLine, TariffLine
 
 _decode = msgspec.json.Decoder(Line).decode
@@ -169,7 +170,7 @@ def _receipt_from(row: "_Row", tariff: Tariff, batch: BatchLine) -> Receipt:
         output_tokens=usage.generated,
         tariff=row.price_id,
         currency=row.currency,
-        lines=charge_of(usage, tariff),
+        lines=charge_of(usage, standing(tariff, row.price_when)),
         amount_nano=row.charge_nano,
         amount=text_from_nano(row.charge_nano),
         hold_nano=row.hold_nano,
@@ -201,6 +202,7 @@ class _Row(Record, frozen=True):
     cache_write: int = 0
     reasoning: int = 0
     estimated: bool = False
+    price_when: int = 0
 
 
 def _named(values: list[Any]) -> dict[str, Any]:

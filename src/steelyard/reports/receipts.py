@@ -17,6 +17,7 @@ from steelyard.kernel.tariff import Tariff
 from steelyard.ledger.chain import UsageRow
 from steelyard.ledger.verify import amounts_of, settlement_of
 from steelyard.rating.rate import charge_of, cost_of, exchange_of, rate
+from steelyard.rating.varied import standing
 from steelyard.storage import tables
 
 
@@ -33,12 +34,12 @@ class Rerated(NamedTuple):
 
     @property
     def charge(self) -> tuple[AmountLine, ...]:
-        return charge_of(settlement_of(self.row).closed.usage, self.price)
+        return charge_of(settlement_of(self.row).closed.usage, standing(self.price, self.row.price_when))
 
     @property
     def costs(self) -> tuple[AmountLine, ...]:
         closed = settlement_of(self.row).closed
-        return cost_of(closed.billed if self.cost.of_vendor else closed.usage, self.cost)
+        return cost_of(closed.billed if self.cost.of_vendor else closed.usage, standing(self.cost, self.row.cost_when))
 
     @property
     def exchanged(self) -> tuple[AmountLine, ...]:

@@ -210,8 +210,7 @@ def _request_row(row: Row[Any]) -> RequestRow:
         "overrun_nano": overrun_nano,
         "margin_nano": row.charge_nano - cost_nano - overrun_nano,
     }
-    del fields["project_id"]
-    return RequestRow(**fields)
+    return RequestRow(**{name: fields[name] for name in RequestRow.__struct_fields__})
 
 
 def _shares(connection: Connection, row: Row[Any]) -> tuple[EntryShare, ...]:

@@ -1,8 +1,9 @@
 """What usage would have cost under another price book: per tenant and model, and what is to be moved for it.
 
-Reads only, row by row in bounded memory. A request is rated as if the other book had been in force when it was opened;
-its hold stays what it was, so what is above the hold is our overrun again. What was credited back for it by hand counts
-against what it would get back, and is not charged again. Integers only. Posts nothing.
+Reads only, row by row in bounded memory. A request is rated as if the other book had been in force when it was opened,
+its conditions by that moment; its hold stays what it was, so what is above the hold is our overrun again. What was
+credited back for it by hand counts against what it would get back, and is not charged again. Integers only. Posts
+nothing.
 """
 
 import hashlib
@@ -12,14 +13,16 @@ from typing import NamedTuple
 
 from sqlalchemy import Connection, func, select
 
+from steelyard.catalog.conditions import met
 from steelyard.catalog.price_file import PRICE, TariffDraft
 from steelyard.catalog.tariffs import in_force
 from steelyard.kernel.frozen import Record
 from steelyard.kernel.quantities import Usage
-from steelyard.kernel.tariff import Tariff
+from steelyard.kernel.tariff import Tariff, Thinking
 from steelyard.ledger.accounts import BatchKind
 from steelyard.ledger.corrections import Correction, corrected
 from steelyard.rating.rate import charge_of
+from steelyard.rating.varied import standing
 from steelyard.reports.sums import whole
 from steelyard.storage import tables
 
@@ -87,7 +90,7 @@ def rerate_period(
     total = connection.execute(select(func.count()).where(*within)).scalar_one()
     columns = (
         usage.tenant_id, usage.model, usage.currency, usage.opened_ns, usage.charge_nano, usage.hold_nano,
-        usage.request_id, tables.tariffs.c.tier,
+        usage.request_id, tables.tariffs.c.tier, usage.thinking,
         usage.input, usage.cached_input, usage.output, usage.cpu_ns, usage.energy_uj,
         usage.cache_write, usage.reasoning,
     )  # fmt: skip
@@ -98,7 +101,7 @@ def rerate_period(
         execution_options={"yield_per": _EVERY},
     )
     done = 0
-    for tenant_id, model, currency, opened_ns, charge, hold, request_id, tier, *counts in rows:
+    for tenant_id, model, currency, opened_ns, charge, hold, request_id, tier, thinking, *counts in rows:
         one = sums[tenant_id, model, currency]
         one.requests += 1
         back = credited.get(request_id, 0)
@@ -109,7 +112,8 @@ def rerate_period(
             one.unpriced += 1
             again = charge
         else:
-            again = sum(line.amount_nano for line in charge_of(Usage(*counts), price))
+            held = standing(price, met(price, opened_ns, Thinking(thinking)))
+            again = sum(line.amount_nano for line in charge_of(Usage(*counts), held))
         one.rerated += _kept(min(charge, hold), min(again, hold), back) + max(0, again - hold)
         one.rerated_overrun += max(0, again - hold)
         done += 1

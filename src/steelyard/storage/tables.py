@@ -3,7 +3,7 @@
 Ids of batches and entries are int64 too: a busy platform writes two thousand million of them within its life.
 Sub-ledger: `usage`. General ledger: `batches` and `entries`. `rollups` is derived from `usage` and can be rebuilt.
 Rows of `tariffs`, `usage`, `batches`, `entries`, `grants`, `credit_limits`, `conversions`, `periods` and `operations`
-are never updated or deleted. What customers keep here stands in `kept_tables`.
+are never updated or deleted. What customers keep here stands in `kept_tables`, the catalog in `catalog_tables`.
 """
 
 from sqlalchemy import (
@@ -22,11 +22,25 @@ from sqlalchemy import (
     false,
 )
 
+from steelyard.storage.catalog_tables import credentials, models, offers, tariffs
 from steelyard.storage.kept_tables import answers, files, jobs, responses
 from steelyard.storage.routing_tables import aliases, choices, routes
 from steelyard.storage.schema import metadata
 
-__all__ = ["aliases", "answers", "choices", "files", "jobs", "metadata", "responses", "routes"]  # beside what is here
+__all__ = [  # beside all that is defined here
+    "aliases",
+    "answers",
+    "choices",
+    "credentials",
+    "files",
+    "jobs",
+    "metadata",
+    "models",
+    "offers",
+    "responses",
+    "routes",
+    "tariffs",
+]
 
 _Long = BigInteger().with_variant(Integer(), "sqlite")  # in SQLite only INTEGER is the row's own id, and has 64 bits
 
@@ -73,66 +87,6 @@ origins = Table(
     Column("subject_id", BigInteger, nullable=False),  # what it became here: a tenant, a key, a batch
     Column("at_ns", BigInteger, nullable=False),
     UniqueConstraint("source", "kind", "source_id"),
-)
-
-# --- catalog ------------------------------------------------------------------------------------------------------
-
-models = Table(
-    "models",
-    metadata,
-    Column("id", Integer, primary_key=True),
-    Column("name", String(128), nullable=False, unique=True),
-    Column("created_ns", BigInteger, nullable=False),
-    Column("default_max_tokens", Integer, nullable=False),
-)
-
-offers = Table(
-    "offers",
-    metadata,
-    Column("id", Integer, primary_key=True),
-    Column("model_id", ForeignKey("models.id"), nullable=False),
-    Column("upstream", String(128), nullable=False),
-    Column("address", String(256), nullable=False),
-    Column("upstream_model", String(256), nullable=False),
-    Column("context_tokens", Integer, nullable=False),
-    Column("max_output_tokens", Integer, nullable=False),
-    Column("enabled", Boolean, nullable=False),
-    Column("kind", String(32), nullable=False, server_default="llama_cpp"),  # which adapter speaks to it
-    Column("capabilities", String(64), nullable=False, server_default="text"),  # words of Capability, comma-separated
-    Column("weight", Integer, nullable=False, server_default="100"),  # the operator's, like what follows; 0: unbounded
-    Column("concurrency", BigInteger, nullable=False, server_default="0"),
-    Column("rpm", BigInteger, nullable=False, server_default="0"),
-    Column("tpm", BigInteger, nullable=False, server_default="0"),
-    Column("first_token_s", BigInteger, nullable=False, server_default="0"),
-    UniqueConstraint("model_id", "upstream"),
-)
-
-tariffs = Table(
-    "tariffs",
-    metadata,
-    Column("id", Integer, primary_key=True),
-    Column("book", String(8), nullable=False),  # "price", "cost" or "rate"
-    Column("subject", String(128), nullable=False),  # model name, upstream name or currency
-    Column("currency", String(3), nullable=False),
-    Column("effective_from_ns", BigInteger, nullable=False),
-    Column("loaded_ns", BigInteger, nullable=False),
-    Column("source", Text, nullable=False),
-    Column("watts_milli", Integer, nullable=False),
-    Column("lines", Text, nullable=False),  # JSON list of TariffLine
-    Column("tier", String(16), nullable=False, server_default=""),  # price book: which requests it is for
-    Column("model", String(256), nullable=False, server_default=""),  # cost book: the upstream's name of the model
-    Column("variants", Text, nullable=False, server_default="[]"),  # JSON list of Variant
-    Column("marginal", Boolean, nullable=False, server_default=false()),
-    Index(None, "book", "subject", "effective_from_ns"),
-)
-
-credentials = Table(
-    "credentials",
-    metadata,
-    Column("upstream", String(128), primary_key=True),
-    Column("token", Text, nullable=False),  # the vendor's key, sealed with the master key; see upstream.sealed
-    Column("shown", String(8), nullable=False),  # what people may see of it
-    Column("set_ns", BigInteger, nullable=False),
 )
 
 # --- ledger -------------------------------------------------------------------------------------------------------
@@ -223,6 +177,9 @@ usage = Table(
     Column("rate_id", Integer, nullable=False, server_default="0"),  # turned the one into the other
     Column("cost_estimated", Boolean, nullable=False, server_default=false()),  # the vendor may have counted more
     Column("heard", String(128), nullable=False, server_default=""),  # counts that the vendor bills, see ledger.chain
+    Column("price_when", BigInteger, nullable=False, server_default="0"),  # bit i: variant i's conditions were met
+    Column("cost_when", BigInteger, nullable=False, server_default="0"),
+    Column("thinking", Integer, nullable=False, server_default="0"),  # a kernel.tariff.Thinking
     # PostgreSQL looks up each row's reference by itself, as long as all the rest takes: there only `verify` does (I11).
     ForeignKeyConstraint(["batch_id"], ["batches.id"]).ddl_if(dialect="sqlite"),
 )

@@ -11,7 +11,8 @@ from steelyard.kernel import limits
 from steelyard.kernel.errors import CallerError
 from steelyard.kernel.quantities import Meter, Usage
 from steelyard.kernel.tariff import Tariff, TariffLine
-from steelyard.rating.rate import PRICE_METERS, charge_of, cost_of
+from steelyard.rating.rate import charge_of, cost_of
+from steelyard.rating.sheet import PRICE_METERS
 
 PRICE = """
 [[price]]

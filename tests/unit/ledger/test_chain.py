@@ -1,5 +1,6 @@
 """The canonical bytes: rows from before a column was known keep the hash they had, and no column changes unseen."""
 
+from itertools import product
 from typing import Any
 
 import msgspec
@@ -8,6 +9,7 @@ import pytest
 from steelyard.ledger.chain import (
     GENESIS,
     LATER,
+    LATER_PRIVATE,
     PUBLIC,
     EntryRow,
     UsageRow,
@@ -49,6 +51,8 @@ def test_rows_without_later_columns_are_hashed_as_they_were_before_these_columns
         ({"estimated": True}, [0, 0, True]),
         ({"cache_write": 5, "reasoning": 6, "estimated": True}, [5, 6, True]),
         ({"cache_write": 5, "estimated": False}, [5]),
+        ({"price_when": 3}, [0, 0, False, 3]),
+        ({"thinking": 2}, [0, 0, False, 0, 2]),
     ],
 )
 def test_later_columns_stand_behind_the_others_as_far_as_they_say_something(
@@ -61,17 +65,27 @@ def test_later_columns_stand_behind_the_others_as_far_as_they_say_something(
 
 
 def test_no_two_values_of_later_columns_have_one_hash() -> None:
-    rows = [
-        ROW._replace(cache_write=a, reasoning=b, estimated=c) for a in (0, 1) for b in (0, 1) for c in (False, True)
-    ]
+    names = (*LATER, *LATER_PRIVATE)
+    rows = [ROW._replace(**dict(zip(names, values, strict=True))) for values in product((0, 1), repeat=len(names))]
     assert len({content(row) for row in rows}) == len(rows)
-    assert len(LATER) == 3
+
+
+def test_later_columns_of_our_own_are_hashed_and_not_shown() -> None:
+    row = ROW._replace(cost_when=3)
+    assert content(row) != content(ROW)
+    assert seal_row(row, SALT).public == seal_row(ROW, SALT).public
+    assert seal_row(row, SALT).private_digest != seal_row(ROW, SALT).private_digest
 
 
 def test_a_batch_is_hashed_from_the_very_digests_that_are_exported() -> None:
     from steelyard.ledger.chain import content_digest, entries_digest, header_bytes
 
-    rows = [ROW, ROW._replace(request_id=b"b" * 16, reasoning=3), ROW._replace(request_id=b"c" * 16, estimated=True)]
+    rows = [
+        ROW,
+        ROW._replace(request_id=b"b" * 16, reasoning=3),
+        ROW._replace(request_id=b"c" * 16, estimated=True),
+        ROW._replace(request_id=b"d" * 16, price_when=1, cost_when=2),
+    ]
     digests = [row_digest(seal_row(row, SALT)) for row in rows]
     shown = content_digest(header_bytes(HEADER), entries_digest(ENTRIES, SALT), digests)
     assert content_of(HEADER, ENTRIES, rows, SALT) == shown

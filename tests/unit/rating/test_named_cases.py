@@ -9,7 +9,8 @@ from steelyard.catalog.tariffs import in_force
 from steelyard.kernel.clock import NS_PER_S
 from steelyard.kernel.quantities import Usage
 from steelyard.kernel.tariff import Tariff
-from steelyard.rating.rate import charge_of, worst_case_nano
+from steelyard.rating.bounds import worst_case_nano
+from steelyard.rating.rate import charge_of
 
 
 def price(input: str, cached_input: str, output: str, *starts: str) -> tuple[Tariff, ...]:

@@ -8,7 +8,8 @@ from steelyard.kernel.money import INT64_MAX
 from steelyard.kernel.quantities import Meter, Usage
 from steelyard.kernel.records import Closed, End, Opened, Settlement
 from steelyard.kernel.tariff import Tariff, TariffLine
-from steelyard.rating.rate import affordable_tokens, charge_of, cost_of, rate, worst_case_nano
+from steelyard.rating.bounds import affordable_tokens, worst_case_nano
+from steelyard.rating.rate import charge_of, cost_of, rate
 
 HOUR_NS = 3_600_000_000_000
 PRICE = Tariff(

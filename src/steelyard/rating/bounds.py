@@ -1,0 +1,206 @@
+"""Bounds the charge of a request before it runs: what is set aside, and what the money of a wallet covers.
+
+Pure. A hold is the dearest of all that can still come (charge ≤ hold): the moment is known when it is made, so a
+variant that it rules out does not count, and each band only where the bounds of the request can reach it.
+"""
+
+from collections.abc import Iterator, Sequence
+from fractions import Fraction
+from typing import NamedTuple
+
+from steelyard.kernel.errors import BooksError
+from steelyard.kernel.money import INT64_MAX
+from steelyard.kernel.quantities import Meter
+from steelyard.kernel.records import Caller, Granted, HoldAsk, Order
+from steelyard.kernel.tariff import Tariff, TariffLine
+from steelyard.rating.sheet import PRICE_METERS, find_line, line_of, reduced, refuse_negative
+from steelyard.rating.varied import BASE, plain, stretches
+
+
+class _Reach(NamedTuple):
+    """Lines that can price a whole request: with at most so many prompt tokens, and output tokens within the band."""
+
+    tariff: Tariff
+    input_up_to: int = INT64_MAX
+    output_over: int = -1  # without any, too
+    output_up_to: int = INT64_MAX
+
+
+def worst_case_nano(price: Tariff, prompt_tokens_max: int, max_tokens: int, sequences: int) -> int:
+    """The least amount that is certain to cover the charge of a request within these bounds, rounded up.
+
+    Each sequence is metered by itself, so its prompt counts once per sequence, at the dearest of the prompt's prices.
+    What has no output tokens needs no price of them, and none of cached ones: without it no token is counted there.
+    """
+    prompt, output = _totals(prompt_tokens_max, max_tokens, sequences)
+    reads_only = max_tokens == 0
+    if not price.variants:
+        return _worst_prompt_nano(price, prompt, reads_only=reads_only) + _worst_output_nano(price, output)
+    if price.marginal:
+        return _worst_marginal_nano(price, prompt, output, reads_only=reads_only)
+    return max(
+        _worst_prompt_nano(one.tariff, min(prompt, one.input_up_to), reads_only=reads_only)
+        + _worst_output_nano(one.tariff, min(output, one.output_up_to))
+        for one in _reachable(price, prompt)
+        if output > one.output_over
+    )
+
+
+def affordable_tokens(price: Tariff, prompt_tokens_max: int, sequences: int, money_nano: int) -> int:
+    """The most output tokens per sequence whose worst case `money_nano` covers; -1 when it misses even the prompt.
+
+    With an output price of zero there is no most: the largest int64 stands for "as many as you like".
+    """
+    prompt, _ = _totals(prompt_tokens_max, 0, sequences)
+    if not price.variants:
+        return _affordable(_Reach(price), prompt, sequences, money_nano)
+    if price.marginal:
+        return _affordable_marginal(price, prompt, sequences, money_nano)
+    return min(_affordable(one, prompt, sequences, money_nano) for one in _reachable(price, prompt))
+
+
+def hold_ask(price: Tariff, order: Order, caller: Caller, bounds: tuple[int, int], opened_ns: int) -> HoldAsk:
+    """What to set aside for an order. `bounds`: prompt tokens and output tokens of one sequence, at most."""
+    prompt, output = bounds
+    return HoldAsk(
+        order.request_id,
+        caller.tenant_id,
+        worst_case_nano(price, prompt, output, order.sequences),
+        worst_case_nano(price, prompt, min(output, 1), order.sequences),
+        caller.project_id,
+        caller.key_id,
+        opened_ns,
+        prompt * order.sequences,
+        output,
+        order.sequences,
+    )
+
+
+def covered_tokens(price: Tariff, ask: HoldAsk, granted: Granted) -> int:
+    """The output tokens per sequence that what was granted covers, at most what was asked for."""
+    if granted.amount_nano >= ask.want_nano:
+        return min(ask.max_tokens, granted.max_tokens)
+    affordable = affordable_tokens(price, ask.prompt_tokens // ask.sequences, ask.sequences, granted.amount_nano)
+    return min(ask.max_tokens, granted.max_tokens, affordable)
+
+
+def _totals(prompt_tokens_max: int, max_tokens: int, sequences: int) -> tuple[int, int]:
+    refuse_negative(prompt_tokens_max)
+    refuse_negative(max_tokens)
+    if sequences < 1:
+        raise BooksError(f"a request has at least one sequence, not {sequences}")
+    return prompt_tokens_max * sequences, max_tokens * sequences
+
+
+def _reachable(price: Tariff, prompt: int) -> Iterator[_Reach]:
+    """The lines that can price a request whose prompt has at most so many tokens.
+
+    Up to `shadow` output tokens one of the variants before is certain to hold.
+    """
+    shadow = -1
+    for index, variant in enumerate(price.variants):
+        when = variant.when
+        if not price.met >> index & 1 or (when.input_over is not None and prompt <= when.input_over):
+            continue
+        up_to = INT64_MAX if when.input_up_to is None else when.input_up_to
+        output_up_to = INT64_MAX if when.output_up_to is None else when.output_up_to
+        over = max(shadow, -1 if when.output_over is None else when.output_over)
+        if over < output_up_to:
+            yield _Reach(plain(price, index), up_to, over, output_up_to)
+        if when.input_over is None and when.output_over is None and prompt <= up_to:
+            shadow = max(shadow, output_up_to)
+        if shadow == INT64_MAX:
+            return
+    yield _Reach(plain(price, BASE), output_over=shadow)
+
+
+def _affordable(reach: _Reach, prompt: int, sequences: int, money_nano: int) -> int:
+    """Output tokens per sequence that these lines allow: at least those with which they do not count."""
+    free = -1 if reach.output_over < 0 else reach.output_over // sequences
+    left_nano = money_nano - _worst_prompt_nano(reach.tariff, min(prompt, reach.input_up_to))
+    if left_nano < 0:
+        return free
+    lines = [line for _, line in _output_lines(reach.tariff)]
+    numerator, denominator, broken = _dearest(lines)
+    if numerator == 0:
+        return INT64_MAX
+    if reach.output_up_to < INT64_MAX and _worst_nano(lines, reach.output_up_to) <= left_nano:
+        return INT64_MAX
+    # The most tokens whose `_worst_nano` is not above what is left.
+    return max(free, 0, ((2 * (left_nano + 1) - broken) * denominator - 1) // (2 * numerator * sequences))
+
+
+def _affordable_marginal(price: Tariff, prompt: int, sequences: int, money_nano: int) -> int:
+    """By halving: every further token costs something or nothing, never less than nothing."""
+    left_nano = money_nano - _worst_side_nano(price, prompt, output=False)
+    if left_nano < 0:
+        return -1
+    low, high = 0, INT64_MAX
+    while low < high:
+        middle = (low + high + 1) // 2
+        if _worst_side_nano(price, middle * sequences, output=True) <= left_nano:
+            low = middle
+        else:
+            high = middle - 1
+    return low
+
+
+def _worst_marginal_nano(price: Tariff, prompt: int, output: int, *, reads_only: bool) -> int:
+    prompt_nano = _worst_side_nano(price, prompt, output=False, reads_only=reads_only)
+    return prompt_nano + _worst_side_nano(price, output, output=True)
+
+
+def _worst_side_nano(price: Tariff, tokens: int, *, output: bool, reads_only: bool = False) -> int:
+    """What the tokens of a prompt or an answer come to at most: in each stretch all at the dearest of its prices."""
+    total = Fraction(0)
+    broken: set[tuple[Meter, TariffLine]] = set()
+    for variant, over, up_to in stretches(price, price.met, tokens, output=output):
+        tariff = plain(price, variant)
+        lines = _output_lines(tariff) if output else _prompt_lines(tariff, reads_only=reads_only)
+        numerator, denominator, _ = _dearest([line for _, line in lines])
+        total += Fraction((up_to - over) * numerator, denominator)
+        broken.update(one for one in lines if reduced(one[1])[1] != 1)
+    return int((2 * total + len(broken)) // 2)
+
+
+def _worst_prompt_nano(price: Tariff, tokens: int, *, reads_only: bool = False) -> int:
+    return _worst_nano([line for _, line in _prompt_lines(price, reads_only=reads_only)], tokens)
+
+
+def _worst_output_nano(price: Tariff, tokens: int) -> int:
+    return _worst_nano([line for _, line in _output_lines(price)], tokens) if tokens else 0
+
+
+def _prompt_lines(price: Tariff, *, reads_only: bool) -> list[tuple[Meter, TariffLine]]:
+    """The line of each meter a prompt may be counted by."""
+    lines = [(Meter.INPUT, line_of(price, Meter.INPUT, PRICE_METERS))]
+    if not reads_only:
+        lines.append((Meter.CACHED_INPUT, line_of(price, Meter.CACHED_INPUT, PRICE_METERS)))
+    elif (cached := find_line(price, Meter.CACHED_INPUT, PRICE_METERS)) is not None:
+        lines.append((Meter.CACHED_INPUT, cached))
+    return [*lines, (Meter.CACHE_WRITE, line_of(price, Meter.CACHE_WRITE, PRICE_METERS))]
+
+
+def _output_lines(price: Tariff) -> list[tuple[Meter, TariffLine]]:
+    return [(meter, line_of(price, meter, PRICE_METERS)) for meter in (Meter.OUTPUT, Meter.REASONING)]
+
+
+def _worst_nano(lines: Sequence[TariffLine], tokens: int) -> int:
+    """What so many tokens come to at most, however they are split between the lines.
+
+    Each line may be rounded up by a half: 1.5 + 1.5 makes 2 + 2. With whole nanos per token nothing is rounded.
+    """
+    if tokens == 0:
+        return 0
+    numerator, denominator, broken = _dearest(lines)
+    return (2 * tokens * numerator + broken * denominator) // (2 * denominator)
+
+
+def _dearest(lines: Sequence[TariffLine]) -> tuple[int, int, int]:
+    """Nano per token by the dearest line, as a fraction, and how many of the lines can be rounded."""
+    prices = [reduced(line) for line in lines]
+    dearest = prices[0]
+    for one in prices:
+        if one[0] * dearest[1] > dearest[0] * one[1]:
+            dearest = one
+    return (*dearest, sum(denominator != 1 for _, denominator in prices))
