@@ -54,6 +54,7 @@ WEIGHTS_FETCH_S = 3600
 GGUF_TEXT_BYTES_MAX = 1024 * 1024  # one text in a model file's metadata; chat templates are the longest
 TELLER_REPLY_S = 5
 SNAPSHOT_KNOWN_S = 1  # a command waits this long for every worker to know what it changed
+ERRAND_S = 5  # a worker answers a command that was passed on to it within this
 RETRY_AFTER_S = 1
 
 # routing

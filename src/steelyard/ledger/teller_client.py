@@ -95,6 +95,8 @@ class TellerClient:
         self.snapshot = _NO_SNAPSHOT
         self.fenced = asyncio.Event()
         """Set when books have settled this worker's journal as dead: the process must end and start anew."""
+        self.errands: dict[str, Callable[[dict[str, Any]], Any]] = {}
+        """What this worker tells of itself when somebody asks the books; each may raise CallerError."""
         self._worker: int | None = None
         self._path = Path()
         self._link: _ClientLink | None = None
@@ -245,6 +247,18 @@ class TellerClient:
             holds = self._pools.dissolve(tenant_id, int(self._loop.time()))
             told = tuple(self._holds[request_id] for request_id in holds if request_id in self._holds)
             self._return(wire.Returned(tenant_id, 0, told))
+
+        elif op == "errand" and self._link is not None:
+            self._link.send(wire.NOTICE, "done", self._run(wire.decode_errand(payload)))
+
+    def _run(self, errand: wire.Errand) -> wire.Done:
+        run = self.errands.get(errand.op)
+        try:
+            if run is None:
+                raise CallerError(404, "unknown_command", f"There is no command {errand.op!r}.")
+            return wire.Done(errand.ticket, run(errand.payload))
+        except CallerError as error:
+            return wire.Done(errand.ticket, refusal=wire.refusal(error))
 
     def _return(self, returned: wire.Returned) -> None:
         if self._link is not None:

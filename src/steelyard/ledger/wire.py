@@ -2,8 +2,8 @@
 
     frame     u32 length (little-endian), then a msgpack array [id, op, payload]
     question  id > 0; answered by [id, "ok", payload] or [id, "error", Refusal]
-    notice    id = 0; never answered ("release", "closed", "lease", "returned" to books; "snapshot", "settled", "lease",
-              "recall" to workers)
+    notice    id = 0; never answered ("release", "closed", "lease", "returned", "done" to books; "snapshot", "settled",
+              "lease", "recall", "errand" to workers)
 
 Owns encoding and write batching (one write for each turn of the loop). Knows no wallet.
 """
@@ -72,6 +72,32 @@ class Welcome(Record, frozen=True):
     snapshot: Snapshot
 
 
+class Refusal(Record, frozen=True):
+    """A CallerError on the wire."""
+
+    status: int
+    code: str
+    message: str
+    param: str | None = None
+    retry_after_s: int | None = None
+
+
+class Errand(Record, frozen=True):
+    """A command that only a worker can answer: it asks what that worker knows."""
+
+    ticket: int
+    op: str
+    payload: dict[str, Any]
+
+
+class Done(Record, frozen=True):
+    """The answer to an errand; `refusal` where there is none."""
+
+    ticket: int
+    answer: Any = None
+    refusal: Refusal | None = None
+
+
 class Claim(Record, frozen=True):
     """A request that wants to be the one for its key."""
 
@@ -94,16 +120,6 @@ class Kept(Record, frozen=True):
     body: bytes | None
 
 
-class Refusal(Record, frozen=True):
-    """A CallerError on the wire."""
-
-    status: int
-    code: str
-    message: str
-    param: str | None = None
-    retry_after_s: int | None = None
-
-
 _encode = msgspec.msgpack.Encoder().encode
 _decode_message = msgspec.msgpack.Decoder(tuple[int, str, msgspec.Raw]).decode
 decode_hold = msgspec.msgpack.Decoder(HoldAsk).decode
@@ -118,6 +134,8 @@ decode_ids = msgspec.msgpack.Decoder(tuple[bytes, ...]).decode
 decode_id = msgspec.msgpack.Decoder(bytes).decode
 decode_count = msgspec.msgpack.Decoder(int).decode
 decode_refusal = msgspec.msgpack.Decoder(Refusal).decode
+decode_errand = msgspec.msgpack.Decoder(Errand).decode
+decode_done = msgspec.msgpack.Decoder(Done).decode
 decode_object = msgspec.msgpack.Decoder(dict[str, Any]).decode
 decode_any = msgspec.msgpack.Decoder().decode
 
@@ -136,7 +154,10 @@ def refusal(error: CallerError) -> Refusal:
 
 def error_from(payload: bytes | msgspec.Raw) -> CallerError:
     """The CallerError behind an "error" answer."""
-    said = decode_refusal(payload)
+    return error_of(decode_refusal(payload))
+
+
+def error_of(said: Refusal) -> CallerError:
     return CallerError(said.status, said.code, said.message, param=said.param, retry_after_s=said.retry_after_s)
 
 

@@ -34,6 +34,7 @@ from steelyard.processes import rerating
 from steelyard.processes.bookkeeper import Bookkeeper, Settle
 from steelyard.processes.collector import look_less_often
 from steelyard.processes.desks import OPS, Desks, Kept
+from steelyard.processes.errands import Errands
 from steelyard.processes.lending import Lending
 from steelyard.processes.lifeline import watch_parent
 from steelyard.processes.office import Office, transaction
@@ -102,6 +103,7 @@ class Books:
         for tenant_id, purse in (await self._thread.purses()).items():
             self.teller.open_wallet(tenant_id, purse)
         self.lending = Lending(self.teller, self._sessions)
+        self.errands = Errands(self._sessions)
         self._posting = PostingLoop(self._bookkeeper, self._thread, self.lending, self._clock, self._tell)
         kept = Kept(Content(self._data.files), self.store_days)
         self._desks = Desks(self._engine, self._thread, self._clock, kept, self._sessions, self._posting)

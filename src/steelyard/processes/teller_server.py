@@ -15,6 +15,7 @@ from steelyard.kernel.errors import BooksError, CallerError, WriterLost, bad_req
 from steelyard.kernel.records import Granted, HoldAsk
 from steelyard.ledger import wire
 from steelyard.ledger.teller import Teller
+from steelyard.processes.errands import ERRANDS, Errands
 from steelyard.processes.lending import Lending
 
 
@@ -25,6 +26,8 @@ class Counter(Protocol):
     def teller(self) -> Teller: ...
     @property
     def lending(self) -> Lending: ...
+    @property
+    def errands(self) -> Errands: ...
     @property
     def open_for_holds(self) -> bool: ...
     async def decide_hold(self, ask: HoldAsk, session: "Session") -> Granted: ...
@@ -69,6 +72,8 @@ class Session(wire.Link):
         elif op == "known":
             self.snapshot = max(self.snapshot, wire.decode_count(payload))
             self._counter.session_moved()
+        elif op == "done":
+            self._counter.errands.done(wire.decode_done(payload))
         elif number == wire.NOTICE:
             return
         elif len(self._tasks) >= limits.COMMANDS_PENDING_MAX:
@@ -123,7 +128,8 @@ class Session(wire.Link):
         await self._answer(number, self._counter.greet(self, hello))
 
     async def _command(self, number: int, op: str, payload: dict[str, Any]) -> None:
-        await self._answer(number, self._counter.command(op, payload))
+        run = self._counter.errands.run if op in ERRANDS else self._counter.command
+        await self._answer(number, run(op, payload))
 
     async def _answer(self, number: int, work: Coroutine[Any, Any, object]) -> None:
         try:
