@@ -9,11 +9,12 @@ from typing import Any
 
 from steelyard import flow
 from steelyard.kernel.errors import BooksError
+from steelyard.kernel.quantities import Usage
 from steelyard.kernel.records import Position, Use
 from steelyard.ledger.leases import Leases
 from steelyard.ledger.purse import Drawn, Purse
 from steelyard.ledger.teller import Teller
-from steelyard.metering import recovery
+from steelyard.metering import meter, recovery
 from steelyard.metering.journal import Journal
 from steelyard.metering.meter import Reading
 from steelyard.metering.slots import Slots, _at
@@ -113,6 +114,11 @@ def _no_reset_at_claim(slots: Slots, request_id: bytes, watts_milli: int = 0) ->
     return index
 
 
+def _nothing_beyond(settled: Usage, heard: Usage | None) -> Usage | None:
+    """A vendor is owed no more than his answer's customer pays for."""
+    return None
+
+
 MUTANTS: dict[str, tuple[Any, str, Callable[..., Any]]] = {
     "commit-before-send": (flow, "_deliver", _commit_before_send),
     "watermark-ahead": (Tail, "new_mark", _watermark_ahead),
@@ -125,6 +131,7 @@ MUTANTS: dict[str, tuple[Any, str, Callable[..., Any]]] = {
     "leases-of-the-dead-kept": (Leases, "drop", _leases_of_the_dead_kept),
     "wallet-drawn-before-grants": (Purse, "draw", _wallet_first),
     "slot-not-reset-at-claim": (Slots, "claim", _no_reset_at_claim),
+    "heard-is-forgotten": (meter, "beyond", _nothing_beyond),
 }
 
 

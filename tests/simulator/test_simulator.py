@@ -51,6 +51,7 @@ def test_a_seed_is_the_same_run_every_time(tmp_path: Path) -> None:
         ("published-ahead-of-the-sync", "0..16"),
         ("leases-of-the-dead-kept", "0..16"),
         ("wallet-drawn-before-grants", "0..16"),
+        ("heard-is-forgotten", "0..16"),
     ],
 )
 def test_a_mistake_in_the_program_is_found(tmp_path: Path, mutant: str, seeds: str) -> None:

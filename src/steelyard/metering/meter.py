@@ -203,7 +203,7 @@ class Reading:
             duration_ns=self._monotonic_ns() - self._opened_mono_ns,
             short_by_one_read=self._intended != self.delivered,
             estimated=self._estimated,
-            heard=beyond(usage, self._heard),
+            heard=None if end.whole else beyond(usage, self._heard),
         )
         self._meter._in_flight -= 1
         try:

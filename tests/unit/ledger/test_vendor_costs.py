@@ -18,6 +18,7 @@ from steelyard.ledger.chain import UsageRow, heard_from_text, heard_text
 from steelyard.ledger.posting import post
 from steelyard.ledger.verify import verify
 from steelyard.rating.rate import rate
+from steelyard.reports.payables import PayableRow, payables
 from steelyard.storage import tables
 
 TOKENS = (
@@ -89,6 +90,11 @@ def test_vendor_costs_balance_in_each_currency(engine: Engine) -> None:
     assert found["expense-vendor:far", "CNY"] == -(turned + heard_turned)
     assert found["fx", "USD"] == -found["payable:far", "USD"]
     assert found["fx", "CNY"] == turned + heard_turned
+    with engine.connect() as connection:
+        assert payables(connection) == [
+            PayableRow("far", "USD", 2, PAYABLE + heard, PAYABLE + heard, 1, heard),
+            PayableRow("near", "CNY", 2, PAYABLE, PAYABLE, 0, 0),
+        ]
     for currency in ("CNY", "USD"):
         assert sum(amount for (_, of), amount in found.items() if of == currency) == 0
     assert red(engine) == {}
