@@ -45,6 +45,8 @@ PRICED_APART = frozenset(
 )
 """Searches, sandboxes and sounds have prices of their own, which no tariff of tokens covers."""
 
+_KNOWN = WORDS | PRICED_APART | {"max_tokens"}
+
 MARKS_MAX = 4
 """Marks for the cache in one request."""
 
@@ -103,8 +105,7 @@ def _marks_in(value: Any) -> int:
 
 def _fields(asked: Asked) -> dict[str, Any]:
     check_marks(asked.upstream, asked.params)
-    known = WORDS | PRICED_APART | {"max_tokens"}
-    fields = {name: value for name, value in fields_of(asked).items() if name not in known}
+    fields = {name: value for name, value in fields_of(asked).items() if name not in _KNOWN}
     return fields | bounds_of(asked) | choice_of(asked)
 
 

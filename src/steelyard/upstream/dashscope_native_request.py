@@ -24,6 +24,7 @@ _OURS = frozenset({"messages", "result_format", "incremental_output", "stream_ou
 CANNOT = frozenset({"frequency_penalty", "logit_bias", "min_p", "typical_p", "grammar", "verbosity", "prediction"})
 """Fields of other dialects that change an answer and that this one has no word for."""
 
+_KNOWN = WITHHELD | CANNOT | PRICED_APART | _OURS | WORDS
 _NEUTRAL = frozenset({b"0", b"0.0", b"1", b"1.0", b"{}", b'""'})
 _SEES_AND_HEARS = re.compile(r"-vl\b|^qvq|-omni\b|-ocr\b|-audio\b", re.IGNORECASE)
 """Names of models that answer at the path for parts only, whatever they are sent."""
@@ -49,15 +50,23 @@ def request_of(asked: Asked) -> Sent:
         if bytes(params[name]) not in _NEUTRAL:
             raise not_carried(upstream, name, "this model has nothing like it; leave it out")
     check_marks(upstream, params)
-    turns = [_turn(turn) for turn in _turns.decode(without_proofs(params["messages"]))]
-    in_parts = bool(_SEES_AND_HEARS.search(asked.model)) or any(map(_is_more_than_text, turns))
-    for place, turn in enumerate(turns):
-        turn["content"] = _content(upstream, turn.get("content"), f"messages[{place}]", in_parts)
-    known = WITHHELD | CANNOT | PRICED_APART | _OURS | WORDS
-    parameters: dict[str, Any] = {name: value for name, value in params.items() if name not in known}
+    in_parts, turns = _turns_of(asked)
+    parameters: dict[str, Any] = {name: value for name, value in params.items() if name not in _KNOWN}
     parameters |= {"result_format": "message", "incremental_output": True} | bounds_of(asked) | choice_of(asked)
     body = {"model": asked.model, "input": {"messages": turns}, "parameters": parameters}
     return Sent(PARTS_PATH if in_parts else TEXT_PATH, _encode(body))
+
+
+def _turns_of(asked: Asked) -> tuple[bool, Any]:
+    """Whether they go where parts go, and the turns in this dialect's form."""
+    raw, sees = asked.params["messages"], bool(_SEES_AND_HEARS.search(asked.model))
+    if not sees and bytes(raw).count(b"[") == 1 and b'"reasoning_content"' not in bytes(raw):
+        return False, raw  # roles and texts: a part or a call needs a second list
+    turns = [_turn(turn) for turn in _turns.decode(without_proofs(raw))]
+    in_parts = sees or any(map(_is_more_than_text, turns))
+    for place, turn in enumerate(turns):
+        turn["content"] = _content(asked.upstream, turn.get("content"), f"messages[{place}]", in_parts)
+    return in_parts, turns
 
 
 def _turn(turn: dict[str, Any]) -> dict[str, Any]:
