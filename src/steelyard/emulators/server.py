@@ -6,7 +6,6 @@ it runs. Knows no vendor. Never to be reached by anybody but this machine: it ch
 
 import asyncio
 import hashlib
-import ssl
 from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -93,7 +92,7 @@ class Mood(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class Served:
-    """One emulator on a port of its own; `heard` keeps the last requests. With `tls` it speaks https."""
+    """One emulator on a port of its own; `heard` keeps the last requests."""
 
     def __init__(self, emulator: Emulator, mood: Mood | None = None) -> None:
         self.emulator = emulator
@@ -105,9 +104,9 @@ class Served:
         self._server: asyncio.Server | None = None
         self._connections: set[asyncio.StreamWriter] = set()
 
-    async def start(self, port: int = 0, tls: ssl.SSLContext | None = None) -> None:
+    async def start(self, port: int = 0) -> None:
         """Listen on 127.0.0.1; port 0 is any that is free."""
-        self._server = await asyncio.start_server(self._serve, "127.0.0.1", port, ssl=tls)
+        self._server = await asyncio.start_server(self._serve, "127.0.0.1", port)
         self.port = self._server.sockets[0].getsockname()[1]
 
     async def stop(self) -> None:
