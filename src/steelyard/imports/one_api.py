@@ -63,9 +63,15 @@ def one_api_plan(foreign: Foreign, system: System, wanted: Wanted) -> Plan:
         for upstream in upstreams
         if (key := str(upstream.channel.get("key") or "").strip()) and _is_one_key(upstream, key, left)
     }
+    notes = []
+    if any(upstream.channel.get("priority") or upstream.channel.get("weight") for upstream in upstreams):
+        notes.append("Priorities and weights of channels do not come over: see steelyard route offer --weight.")
     assumed = sum(1 for step in offers if step.what.endswith("(assumed)"))
-    notes = [f"{assumed} offers have assumed sizes: name LiteLLM's table with --prices, or --context and --answer."]
-    return Plan((tuple(catalog), *tenants), tuple(left), tuple(notes if assumed else ()), credentials)
+    if assumed:
+        notes.append(
+            f"{assumed} offers have assumed sizes: name LiteLLM's table with --prices, or --context, --answer."
+        )
+    return Plan((tuple(catalog), *tenants), tuple(left), tuple(notes), credentials)
 
 
 def _upstreams(channels: list[Row], system: System, left: list[Left]) -> Iterator[_Upstream]:

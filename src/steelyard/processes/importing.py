@@ -30,7 +30,7 @@ from steelyard.processes.limiting import limit_list, limit_set
 from steelyard.processes.outcome import Outcome
 from steelyard.processes.payload import Payload, text_of
 from steelyard.processes.routing import ROUTING
-from steelyard.processes.snapshot import SNAPSHOT, bump, read_snapshot
+from steelyard.processes.snapshot import new_snapshot
 
 CREATED, CHANGED, UNCHANGED, REFUSED = "created", "changed", "unchanged", "refused"
 TENANT, KEY, BALANCE = "tenant", "key", "balance"
@@ -66,8 +66,7 @@ class Importing:
             whole.rollback()
             return Outcome(states)
         whole.commit()
-        bump(connection, SNAPSHOT)
-        return Outcome(states, run.purses, read_snapshot(connection), tuple(run.seeds))
+        return Outcome(states, run.purses, new_snapshot(connection), tuple(run.seeds))
 
     def _state(self, run: "_Import", step: "_Step") -> Payload:
         maker = self._makers.get(step.op)

@@ -183,6 +183,9 @@ def test_one_api_has_other_columns_and_other_rules(terminal: Any, tmp_path: Path
     assert states(said)["costs of 1 models at deepseek, from the shipped book"] == "created"
     assert "deepseek-flash at deepseek" in states(said), "its sizes are in the book as well"
     assert "[[rate]]" in left(said)["costs of deepseek"]
+    assert not any("Priorities" in note for note in said.json["notes"])
+    place.change("UPDATE channels SET priority = 10 WHERE type = 36")
+    assert any("Priorities" in note for note in terminal("import", "one-api", str(place.path), "--json").json["notes"])
     place.close()
 
 
