@@ -12,20 +12,22 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from steelyard.catalog.tariffs import at_open, costed, price_needs, usable
+from steelyard.catalog.tariffs import costed, sold
 from steelyard.identity.keys import authenticate
 from steelyard.kernel.clock import Clock
-from steelyard.kernel.errors import ClientGone, UpstreamError, money_held, unknown_model, wallet_empty
+from steelyard.kernel.errors import ClientGone, UpstreamError, money_held, wallet_empty
 from steelyard.kernel.quantities import Usage
 from steelyard.kernel.records import Caller, End, Order, Position, Quote, Rated, Settlement, Terms
 from steelyard.kernel.roles import Answer, Ask, Teller
 from steelyard.kernel.tariff import Tariff
 from steelyard.metering.meter import Meter, Reading
-from steelyard.rating.bounds import covered_tokens, hold_ask
+from steelyard.rating.bounds import covered, dearest, hold_ask
+from steelyard.rating.estimate import Estimator
 from steelyard.rating.rate import rate_all
 from steelyard.routing.attempts import Ways, served
-from steelyard.routing.choose import bounds, choose, quoted
+from steelyard.routing.choose import able, bounds, choose, quoted, sought
 from steelyard.routing.router import Router
+from steelyard.routing.rules import Wanted
 from steelyard.upstream.fanout import at_cap, speaking
 from steelyard.upstream.protocol import Upstream
 
@@ -45,6 +47,7 @@ class House:
     clock: Clock
     strict: bool = False  # the last bytes of an answer wait until its close is on the medium
     router: Router = field(default_factory=Router)
+    estimator: Estimator = field(default_factory=Estimator)
 
 
 async def paid_request(house: House, ask: Ask, answer: Answer) -> Settlement:
@@ -58,7 +61,7 @@ async def paid_request(house: House, ask: Ask, answer: Answer) -> Settlement:
     try:
         terms = await hold(house, caller, order)
         quotes = route(house, caller, order, terms)
-        reading = house.meter.open(order, quotes[0])
+        reading = house.meter.open(order, quotes[0], house.router.in_short(order.request_id))
     except BaseException:
         house.teller.release(order.request_id)
         raise
@@ -87,28 +90,27 @@ async def paid_request(house: House, ask: Ask, answer: Answer) -> Settlement:
     return Settlement(reading.opened, closed)
 
 
-async def hold(house: House, caller: Caller, order: Order) -> Terms:
+async def hold(house: House, caller: Caller, order: Order) -> list[Terms]:
     """Set the worst case aside, or as much of it as wallet and limits cover; then fewer output tokens are forwarded."""
-    snapshot = house.teller.snapshot
-    model = snapshot.models.get(order.model)
-    if model is None:
-        raise unknown_model(order.model)
-    offers, prices = choose(model, order.capability), snapshot.prices.get(model.name, ())
-    priced_ns, needs = house.meter.now_ns(), price_needs(order.capability)
-    price = at_open(usable(model.name, prices, priced_ns, caller.currency, needs, order.tier), order, priced_ns)
-    ask = hold_ask(price, order, caller, bounds(order, model, offers), priced_ns)
-    granted = await house.teller.hold(ask)
-    if granted.amount_nano < ask.floor_nano:
+    snapshot, priced_ns = house.teller.snapshot, house.meter.now_ns()
+    found = sold(snapshot, sought(snapshot, caller, order), order, priced_ns, caller.currency)
+    asks = [hold_ask(one.price, order, caller, bounds(order, one.model), priced_ns) for one in found]
+    granted = await house.teller.hold(dearest(asks))
+    if granted.amount_nano < asks[0].floor_nano:
         raise money_held() if granted.busy else wallet_empty()
-    max_tokens = covered_tokens(price, ask, granted)
-    return Terms(model, price, granted, max_tokens, max_tokens < ask.max_tokens, priced_ns)
+    return covered(found, asks, granted, priced_ns)
 
 
-def route(house: House, caller: Caller, order: Order, terms: Terms) -> list[Quote]:
+def route(house: House, caller: Caller, order: Order, terms: Sequence[Terms]) -> list[Quote]:
     """Whom to ask, best first, each with its cost tariff; an upstream without one is not used (fail closed)."""
-    offers, snapshot = choose(terms.model, order.capability), house.teller.snapshot
-    found = costed(snapshot, offers, order, terms.priced_ns, caller.currency)
-    return [quoted(caller, terms, one) for one in house.router.rank(order, caller, found, house.clock.monotonic_ns())]
+    snapshot, now_ns = house.teller.snapshot, house.clock.monotonic_ns()
+
+    def quotes_of(one: Terms) -> list[Quote]:
+        found = costed(snapshot, choose(one.model, order.capability), order, one.priced_ns, caller.currency)
+        ranked = house.router.rank(Wanted(order, caller, one, snapshot.routes), found, house.estimator.weigh, now_ns)
+        return [quoted(caller, one, each) for each in ranked]
+
+    return able(terms, quotes_of)
 
 
 async def relay(house: House, order: Order, quotes: list[Quote], reading: Reading, answer: Answer) -> tuple[End, bytes]:
@@ -120,21 +122,15 @@ async def relay(house: House, order: Order, quotes: list[Quote], reading: Readin
         async for sequence, event, total in speech:
             reading.hear(sequence, event.estimated, total)
             if piece := answer.render(sequence, event):
-                await _deliver(reading, answer, piece, total)
+                await reading.deliver(answer, piece, total)
             if event.finish is not None and quote.lowered and at_cap(event, quote.max_tokens):
                 end = End.MONEY_ENDED
-        speech.whole(total, guessed=reading.guessed)
+        speech.whole(reading.spent(total), guessed=reading.guessed)
     closing = answer.closing(total)
     if house.strict or answer.holds_back:
         closing, last = answer.parted(closing)
-    await _deliver(reading, answer, closing, total)
+    await reading.deliver(answer, closing, total)
     return end, last
-
-
-async def _deliver(reading: Reading, answer: Answer, piece: bytes, usage: Usage) -> None:
-    reading.intend(usage)
-    await answer.send(piece)
-    reading.commit(usage)
 
 
 def settle(

@@ -7,7 +7,6 @@ import contextlib
 from collections.abc import Callable, Iterator
 from typing import Any
 
-from steelyard import flow
 from steelyard.kernel.errors import BooksError
 from steelyard.kernel.quantities import Usage
 from steelyard.kernel.records import Position, Use
@@ -120,7 +119,7 @@ def _nothing_beyond(settled: Usage, heard: Usage | None) -> Usage | None:
 
 
 MUTANTS: dict[str, tuple[Any, str, Callable[..., Any]]] = {
-    "commit-before-send": (flow, "_deliver", _commit_before_send),
+    "commit-before-send": (Reading, "deliver", _commit_before_send),
     "watermark-ahead": (Tail, "new_mark", _watermark_ahead),
     "release-on-settle-twice": (Teller, "settle", _release_twice),
     "hold-not-idempotent": (Teller, "hold", _hold_again),

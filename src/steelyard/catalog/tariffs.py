@@ -8,9 +8,9 @@ from collections.abc import Collection, Iterable, Sequence
 import msgspec
 
 from steelyard.catalog.conditions import met
-from steelyard.kernel.choice import Candidate
+from steelyard.kernel.choice import Candidate, Sold
 from steelyard.kernel.errors import CallerError, cost_missing, price_missing, rate_missing
-from steelyard.kernel.offers import Capability, Offer
+from steelyard.kernel.offers import Capability, Model, Offer
 from steelyard.kernel.quantities import Meter
 from steelyard.kernel.records import Order, Snapshot
 from steelyard.kernel.tariff import ENGINE_METERS, Tariff
@@ -46,6 +46,21 @@ def usable(
     found = in_force(versions, at_ns, tier)
     if found is None or found.currency != currency or not complete(found, needs):
         raise price_missing(model)
+    return found
+
+
+def sold(snapshot: Snapshot, models: Sequence[Model], order: Order, at_ns: int, currency: str) -> list[Sold]:
+    """The models with their prices. The first must have one (CallerError `price_missing`), another is left out."""
+    needs = price_needs(order.capability)
+    found: list[Sold] = []
+    for model in models:
+        try:
+            price = usable(model.name, snapshot.prices.get(model.name, ()), at_ns, currency, needs, order.tier)
+        except CallerError:
+            if not found:
+                raise
+        else:
+            found.append(Sold(model, at_open(price, order, at_ns)))
     return found
 
 

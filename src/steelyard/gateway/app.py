@@ -43,6 +43,7 @@ from steelyard.jobs.content import Content
 from steelyard.kernel.errors import CallerError, unavailable, unknown_key, unknown_model
 from steelyard.kernel.ids import Ids, id_from_text
 from steelyard.kernel.offers import Model
+from steelyard.routing.choose import sold_names
 
 log = structlog.get_logger()
 CHAT_PATH = "/v1/chat/completions"
@@ -96,7 +97,7 @@ class Endpoints:
         """What a caller may ask for. Raises CallerError 401."""
         snapshot = self._house.teller.snapshot
         authenticate(snapshot, Messages().authorization(request.scope))
-        return snapshot.models
+        return sold_names(snapshot)
 
     async def receipt(self, request: Request) -> Response:
         """A customer sees his own tenant's receipts; an id of another tenant is unknown to him. `?export=1` answers

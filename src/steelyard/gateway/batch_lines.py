@@ -94,7 +94,8 @@ class BatchGate:
         self._callers: tuple[int, dict[int, Caller]] = (-1, {})
 
     def offers(self, model: str) -> bool:
-        return model in self._house.teller.snapshot.models
+        snapshot = self._house.teller.snapshot
+        return model in snapshot.models or model in snapshot.routes.aliases
 
     async def serve(self, line: LineAsk) -> Said:
         dialect = ENDPOINTS[line.endpoint]

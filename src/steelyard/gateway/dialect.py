@@ -12,11 +12,13 @@ import msgspec
 
 from steelyard.gateway.chat_answer import Bill
 from steelyard.gateway.wire import Headers, Scope
-from steelyard.kernel.errors import CallerError, UpstreamError
+from steelyard.kernel import limits
+from steelyard.kernel.errors import CallerError, UpstreamError, bad_request
 from steelyard.kernel.left import Left
 from steelyard.kernel.quantities import Usage
 from steelyard.kernel.records import Event, Order
 
+FALLBACKS = "x-steelyard-fallbacks"
 _TURN = re.compile(r"messages\[(\d+)\](?:\.content((?:\[\d+\])?)|(?:\.\w+(?:\[\d+\])*)*)")
 _FIELD = re.compile(r"(?<=')[a-z_]+(?:\[\d+\]|\.[a-z_]+)*(?=')")
 Names = tuple[tuple[re.Pattern[str], str], ...]
@@ -49,6 +51,16 @@ class Asked:
     def in_session(self, session: bytes) -> "Asked":
         """The same, in a session that the customer names in a header."""
         return replace(self, order=msgspec.structs.replace(self.order, session=session))
+
+    def with_fallbacks(self, header: bytes) -> "Asked":
+        """The same, with models that may answer in its place, as the customer names them in a header, by commas.
+
+        Raises CallerError 400 for too many.
+        """
+        names = tuple(name.strip() for name in header.decode("utf-8", "replace").split(",") if name.strip())
+        if len(names) > limits.FALLBACKS_MAX:
+            raise bad_request(f"{FALLBACKS} names at most {limits.FALLBACKS_MAX} models.", FALLBACKS)
+        return replace(self, order=msgspec.structs.replace(self.order, fallbacks=names))
 
     def in_own_words(self, error: UpstreamError) -> UpstreamError:
         """An upstream's refusal of a canonical field, told about the field that the customer sent."""

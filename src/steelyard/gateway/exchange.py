@@ -9,7 +9,7 @@ import structlog
 
 from steelyard.flow import House, paid_request
 from steelyard.gateway.chat_answer import Bill
-from steelyard.gateway.dialect import Asked, Dialect
+from steelyard.gateway.dialect import FALLBACKS, Asked, Dialect
 from steelyard.gateway.errors import from_upstream, internal_error
 from steelyard.gateway.left import balance_header
 from steelyard.gateway.once import HEADER, Once, RecordingWire
@@ -24,6 +24,7 @@ from steelyard.kernel.tariff import Tariff
 from steelyard.rating.rate import charge_of
 
 SESSION_HEADER = b"x-steelyard-session"
+FALLBACKS_HEADER = FALLBACKS.encode()
 log = structlog.get_logger()
 
 
@@ -34,6 +35,7 @@ class Exchange:
     asked: Asked
     holds_back = False
     session = b""  # as a header names it
+    fallbacks = b""
     _bill: Callable[[Usage], Bill]
     _quote: Quote
 
@@ -56,6 +58,8 @@ class Exchange:
         self.asked = await self._read(body)
         if self.session:
             self.asked = self.asked.in_session(self.session)
+        if self.fallbacks:
+            self.asked = self.asked.with_fallbacks(self.fallbacks)
         self._form = self.asked.form
         return self.asked.order
 
@@ -76,6 +80,8 @@ class Exchange:
                 self._headers += self._dialect.rates(left, quote.priced_ns)
         if quote.lowered:
             self._headers.append((b"x-steelyard-max-tokens-lowered", str(quote.max_tokens).encode()))
+        if quote.model != order.model:  # an alias, or one that answered in its place
+            self._headers.append((b"x-steelyard-model", _header_text(quote.model)))
         if self.asked.unknown:
             self._headers.append((b"x-steelyard-ignored", _header_text(",".join(self.asked.unknown))))
 
@@ -143,6 +149,7 @@ def endpoint(
         request_id = next_id()
         exchange = make(dialect, wire, scope, request_id, house.clock.now_ns)
         exchange.session = headers.get(SESSION_HEADER, b"")
+        exchange.fallbacks = headers.get(FALLBACKS_HEADER, b"")
 
         async def serve_paid() -> None:
             try:

@@ -16,8 +16,8 @@ from steelyard.gateway.messages_request import parse_count
 from steelyard.gateway.wire import Receive, Scope, Send, Wire, header
 from steelyard.identity.keys import authenticate
 from steelyard.kernel import limits
-from steelyard.kernel.errors import CallerError, UpstreamError, bad_request, overloaded, unknown_model
-from steelyard.routing.choose import choose
+from steelyard.kernel.errors import CallerError, UpstreamError, bad_request, overloaded
+from steelyard.routing.choose import choose, find_model
 
 
 def count_endpoint(
@@ -31,9 +31,7 @@ def count_endpoint(
         snapshot = house.teller.snapshot
         authenticate(snapshot, dialect.authorization(scope))
         parsed = parse_count(await wire.body(), request_id, header(scope, b"anthropic-beta"))
-        model = snapshot.models.get(parsed.order.model)
-        if model is None:
-            raise unknown_model(parsed.order.model)
+        model = find_model(snapshot, parsed.order.model)
         if running >= limits.COUNTS_AT_ONCE_MAX:
             raise overloaded("Too many prompts are being counted.")
         offer = choose(model)[0]

@@ -1,22 +1,40 @@
 """What a choice among offers is made of, and why it came out as it did. No rules here, only shapes."""
 
+from typing import NamedTuple
+
 from steelyard.kernel.frozen import Record
-from steelyard.kernel.offers import Offer
+from steelyard.kernel.offers import Model, Offer
+from steelyard.kernel.quantities import Usage
 from steelyard.kernel.tariff import Tariff
 
 
-class Candidate(Record, frozen=True, gc=False):
-    """An offer that could serve a request, with its tariff of our cost and what the request would cost us there.
+class Sold(NamedTuple):
+    """A model and what it is sold for."""
 
-    `cost_nano` is what is expected, `worst_nano` the worst that is sensible, both in the customer's currency.
+    model: Model
+    price: Tariff
+
+
+class Candidate(Record, frozen=True, gc=False):
+    """An offer that could serve a request, with its tariff of our cost and what the request is expected to cost us
+    there, in the customer's currency.
+
+    `margin_nano` is what is left of the charge at the least; None: nobody asked. `energy_uj` None: not known.
     """
 
     offer: Offer
     cost: Tariff
     cost_nano: int = 0
-    worst_nano: int = 0
-    energy_uj: int = 0
+    margin_nano: int | None = None
+    energy_uj: int | None = None
     rate: Tariff | None = None  # turns the currency of `cost` into the customer's; None: they are the same
+
+
+class Expected(Record, frozen=True, gc=False):
+    """What a request would use at one offer: as its past says, and the most that is sensible."""
+
+    usage: Usage
+    most: Usage
 
 
 class Considered(Record, frozen=True):
@@ -30,13 +48,15 @@ class Considered(Record, frozen=True):
     left_out: str
     score: int  # the lower the better, in parts of 1000 of the best
     cost_nano: int
-    energy_uj: int
+    margin_nano: int | None
+    energy_uj: int | None
     first_token_ms: int  # the median of late; 0: not measured
     token_us: int
     error_permille: int
     in_flight: int
     breaker: str
     affinity: int = 0  # parts of 1000 of the prompt that it is thought to hold
+    strain: int = 0  # parts of 1000 that its load and its cache added to the score
     weight: int = 100  # the operator's
 
 
@@ -47,6 +67,6 @@ class Choice(Record, frozen=True):
     chosen_ns: int  # wall time
     policy: str
     decided_by: str  # "key", "model" or "default": whose policy it is
-    charge_nano: int  # what the customer is expected to pay
-    currency: str
-    considered: tuple[Considered, ...]
+    currency: str  # of the costs
+    expected: Usage  # at the first of them
+    considered: tuple[Considered, ...]  # in the order they would be tried, then those that were left out

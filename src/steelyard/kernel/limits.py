@@ -71,6 +71,11 @@ DISABLED_S = 600  # an upstream whose account is empty or whose key is wrong is 
 SPEED_TOKENS_MIN = 8  # a shorter answer says little about the time per token
 OFFERS_WATCHED_MAX = 4096
 OFFER_WEIGHT_MAX = 10_000  # 100 is nothing special
+TARIFFS_READY_MAX = 4096  # kept by the estimator of one worker
+PACE_PARTS = 6  # of a minute: how much of its calls or tokens an offer may be asked for at once
+CHOICES_KEPT = 256  # of one worker, so that people can ask why
+OUTPUT_EXPECTED = 256  # tokens of an answer of an offer that has not served yet
+LATENCY_KEPT_S = 600  # what was measured longer ago is not known any more
 FALLBACKS_MAX = 4  # models that may answer in the place of the one asked for
 PINNED_MAX = 16
 

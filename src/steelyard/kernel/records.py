@@ -152,6 +152,7 @@ class Order(Record, frozen=True):
     capability: Capability = Capability.TEXT
     parts: int = 1  # inputs or documents, each of which has the model's context for itself
     tier: str = ""  # which of the model's prices count (catalog.tariffs); fixed with the tariff
+    fallbacks: tuple[str, ...] = ()  # models that may answer in the place of this one, best first
     session: bytes = b""  # the customer's word for what belongs together; empty: none
 
 
@@ -326,8 +327,7 @@ class Closed(JournalRecord, frozen=True, tag=int(Kind.CLOSED)):
         return self.usage if self.heard is None else self.heard
 
 
-Entry = Opened | Moved | Closed
-"""What a journal holds."""
+Entry = Opened | Moved | Closed  # what a journal holds
 
 
 class Position(Record, frozen=True, order=True):

@@ -167,6 +167,19 @@ class Reading:
         """What the upstream has told of by now; its vendor may bill it though none of it is passed on yet."""
         self._heard = usage
 
+    def spent(self, usage: Usage) -> Usage:
+        """These counts with the CPU time and the energy they have taken so far."""
+        cpu_ns = self._cpu_ns()
+        if not cpu_ns:
+            return usage
+        return usage + Usage(cpu_ns=cpu_ns, energy_uj=energy_uj(cpu_ns, self._watts_milli))
+
+    async def deliver(self, answer: Answer, piece: bytes, usage: Usage) -> None:
+        """Send one piece, after which the customer has had `usage` in all."""
+        self.intend(usage)
+        await answer.send(piece)
+        self.commit(usage)
+
     def intend(self, usage: Usage) -> None:
         """Before the send: cumulative counts over all sequences, the piece about to be sent included."""
         self._slots.intend(self.opened.slot, usage, self._cpu_ns(), bool(self._guessed))

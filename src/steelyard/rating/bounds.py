@@ -8,10 +8,13 @@ from collections.abc import Iterator, Sequence
 from fractions import Fraction
 from typing import NamedTuple
 
+import msgspec
+
+from steelyard.kernel.choice import Sold
 from steelyard.kernel.errors import BooksError
 from steelyard.kernel.money import INT64_MAX
 from steelyard.kernel.quantities import Meter
-from steelyard.kernel.records import Caller, Granted, HoldAsk, Order
+from steelyard.kernel.records import Caller, Granted, HoldAsk, Order, Terms
 from steelyard.kernel.tariff import Tariff, TariffLine
 from steelyard.rating.sheet import PRICE_METERS, find_line, line_of, reduced, refuse_negative
 from steelyard.rating.varied import BASE, plain, stretches
@@ -82,6 +85,24 @@ def covered_tokens(price: Tariff, ask: HoldAsk, granted: Granted) -> int:
         return min(ask.max_tokens, granted.max_tokens)
     affordable = affordable_tokens(price, ask.prompt_tokens // ask.sequences, ask.sequences, granted.amount_nano)
     return min(ask.max_tokens, granted.max_tokens, affordable)
+
+
+def dearest(asks: Sequence[HoldAsk]) -> HoldAsk:
+    """One hold for all models that may answer: the most that any of them can cost, at least what the first one must."""
+    if len(asks) == 1:
+        return asks[0]
+    most = {name: max(getattr(ask, name) for ask in asks) for name in ("want_nano", "prompt_tokens", "max_tokens")}
+    return msgspec.structs.replace(asks[0], **most)
+
+
+def covered(sold: Sequence[Sold], asks: Sequence[HoldAsk], granted: Granted, priced_ns: int) -> list[Terms]:
+    """What was granted covers of each model; one whose first token it does not cover is left out, but for the first."""
+    terms: list[Terms] = []
+    for (model, price), ask in zip(sold, asks, strict=True):
+        if not terms or granted.amount_nano >= ask.floor_nano:
+            tokens = covered_tokens(price, ask, granted)
+            terms.append(Terms(model, price, granted, tokens, tokens < ask.max_tokens, priced_ns))
+    return terms
 
 
 def _totals(prompt_tokens_max: int, max_tokens: int, sequences: int) -> tuple[int, int]:

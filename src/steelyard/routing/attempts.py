@@ -35,14 +35,16 @@ class Ways(NamedTuple):
 class Served:
     """The answer of the offer that has begun to speak. Leaving the context closes the call."""
 
-    __slots__ = ("_call", "_clock", "_heard", "_router", "_said", "_speech", "_use", "quote")
+    __slots__ = ("_call", "_clock", "_heard", "_order", "_router", "_said", "_speech", "_use", "quote")
 
     def __init__(self, router: Router, order: Order, quote: Quote, ways: Ways) -> None:
         self.quote = quote
+        self._order = order
+        tokens = (order.prompt_tokens_max + quote.max_tokens) * order.sequences
         self._router = router
         self._clock = ways.clock
         now_ns = ways.clock.monotonic_ns()
-        self._call = router.begin(quote.offer, now_ns)
+        self._call = router.begin(quote.offer, tokens, now_ns)
         self._use = router.affinity.called(order.request_id, quote.offer, now_ns)
         self._heard = ways.heard
         self._speech = ways.call(quote)
@@ -83,11 +85,11 @@ class Served:
         self._call.spoke(self._clock.monotonic_ns())
         self._router.spoke(self.quote.offer)
 
-    def whole(self, total: Usage, *, guessed: bool) -> None:
-        """It came to its end with these counts; `guessed`: they are ours, not the upstream's."""
-        self._call.whole(total.generated, self._clock.monotonic_ns())
+    def whole(self, used: Usage, *, guessed: bool) -> None:
+        """It came to its end and used this; `guessed`: the counts are ours, not the upstream's."""
+        self._call.whole(self._order, used, self._clock.monotonic_ns())
         if self._use is not None and not guessed:
-            self._router.affinity.answered(self._use, total)
+            self._router.affinity.answered(self._use, used)
 
     def __aiter__(self) -> Self:
         return self

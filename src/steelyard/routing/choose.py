@@ -4,12 +4,14 @@ Pure: the same offers give the same order. The first is the choice, the rest are
 The catalog's order decides; an offer that cannot answer at all is left out, and one that cannot be asked this.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+
+import msgspec
 
 from steelyard.kernel.choice import Candidate
 from steelyard.kernel.errors import CallerError, bad_request, unknown_model
 from steelyard.kernel.offers import Capability, Model, Offer
-from steelyard.kernel.records import Caller, Order, Quote, Terms
+from steelyard.kernel.records import Caller, Order, Quote, Snapshot, Terms
 
 _DOES = {
     Capability.TEXT: "writes text; ask it at /v1/chat/completions",
@@ -23,6 +25,50 @@ _CANNOT = {
     Capability.RERANK: "ranks no documents",
     Capability.MODERATION: "judges no contents",
 }
+
+
+def find_model(snapshot: Snapshot, name: str) -> Model:
+    """The model that is sold under this name, its own or an alias. Raises CallerError 404."""
+    model = snapshot.models.get(name) or snapshot.models.get(snapshot.routes.aliases.get(name, ""))
+    if model is None:
+        raise unknown_model(name)
+    return model
+
+
+def sold_names(snapshot: Snapshot) -> dict[str, Model]:
+    """All that can be asked for by name, aliases among it."""
+    aliases = {name: snapshot.models.get(model) for name, model in snapshot.routes.aliases.items()}
+    known = {name: msgspec.structs.replace(model, name=name) for name, model in aliases.items() if model is not None}
+    return known | snapshot.models if known else snapshot.models
+
+
+def sought(snapshot: Snapshot, caller: Caller, order: Order) -> list[Model]:
+    """The model that is asked for, and those that may answer in its place, best first.
+
+    The customer's own word goes before what his key allows; what he names must exist (CallerError 404).
+    """
+    found = [find_model(snapshot, order.model)]
+    rule = snapshot.routes.keys.get(caller.key_id)
+    if order.fallbacks:
+        found += [find_model(snapshot, name) for name in order.fallbacks]
+    elif rule is not None and rule.fallbacks:
+        found += [snapshot.models[name] for name in rule.fallbacks if name in snapshot.models]
+    able = [model for model in found[1:] if order.capability in model.capabilities and model is not found[0]]
+    return [found[0], *able]
+
+
+def able(terms: Sequence[Terms], quotes_of: Callable[[Terms], list[Quote]]) -> list[Quote]:
+    """Whom to ask for the first model, then for the next. Raises what kept the first from being asked, if all are."""
+    quotes: list[Quote] = []
+    refusal: CallerError | None = None
+    for one in terms:
+        try:
+            quotes += quotes_of(one)
+        except CallerError as error:
+            refusal = refusal or error
+    if not quotes and refusal is not None:
+        raise refusal
+    return quotes
 
 
 def choose(model: Model, capability: Capability = Capability.TEXT) -> tuple[Offer, ...]:
@@ -59,8 +105,9 @@ def quoted(caller: Caller, terms: Terms, candidate: Candidate) -> Quote:
     return Quote(caller, offer, terms.price, candidate.cost, *money, rate_id)
 
 
-def bounds(order: Order, model: Model, offers: Sequence[Offer]) -> tuple[int, int]:
-    """Prompt tokens and output tokens of one sequence, at most, at any of these offers."""
+def bounds(order: Order, model: Model) -> tuple[int, int]:
+    """Prompt tokens and output tokens of one sequence, at most, at any of the model's offers. Raises as `choose`."""
+    offers = choose(model, order.capability)
     prompt = min(order.prompt_tokens_max, order.parts * max(offer.context_tokens for offer in offers))
     if order.capability is not Capability.TEXT:
         return prompt, 0

@@ -4,10 +4,18 @@ One state per offer and worker, in memory and of fixed size. Pure: time comes in
 Knows no money and no socket; what an error means is data on it.
 """
 
+from collections.abc import Sequence
+from typing import NamedTuple
+
 from steelyard.kernel import limits
+from steelyard.kernel.choice import Expected
 from steelyard.kernel.clock import NS_PER_S
 from steelyard.kernel.errors import UpstreamError
 from steelyard.kernel.faults import Fault
+from steelyard.kernel.offers import Offer
+from steelyard.kernel.quantities import Usage
+from steelyard.kernel.records import Order
+from steelyard.routing.pace import Bucket
 
 ELSEWHERE = frozenset(Fault) - {Fault.BAD_REQUEST, Fault.CONTENT}
 """After these another offer may do better. What is wrong or forbidden here is not tried until somebody takes it."""
@@ -24,19 +32,86 @@ class Latency:
     stands still on average, and what was measured long ago has no weight (stochastic approximation).
     """
 
-    __slots__ = ("count", "p50", "p95")
+    __slots__ = ("count", "noted_ns", "p50", "p95")
 
     def __init__(self) -> None:
         self.p50 = self.p95 = self.count = 0
+        self.noted_ns = 0
 
-    def note(self, sample_ns: int) -> None:
-        self.count += 1
+    def note(self, sample_ns: int, now_ns: int) -> None:
+        """One more; when nothing was measured for long, it is the first again."""
+        self.count = 1 if now_ns - self.noted_ns > limits.LATENCY_KEPT_S * NS_PER_S else self.count + 1
+        self.noted_ns = now_ns
         if self.count == 1:
             self.p50 = self.p95 = max(1, sample_ns)
             return
         step = 256 if self.count < 16 else 96  # of 1024: coarse at first, then the last hundred samples count
         self.p50 = _moved(self.p50, sample_ns, step, 512)
         self.p95 = max(self.p50, _moved(self.p95, sample_ns, step, 973))
+
+    def median(self, now_ns: int) -> int:
+        """0 when nothing was measured lately."""
+        return self.p50 if now_ns - self.noted_ns <= limits.LATENCY_KEPT_S * NS_PER_S else 0
+
+
+class Size(NamedTuple):
+    """How large requests of a model are: a property of its customers, so the same wherever they are served."""
+
+    prompt_parts: int = _PARTS // 3  # of 1024 of the bound, which is the number of bytes
+    output: int = limits.OUTPUT_EXPECTED  # tokens of one sequence
+
+
+def size_of(states: Sequence["OfferState"]) -> Size:
+    """What the offers that have served say on average."""
+    known = [state.habit for state in states if state.habit.known]
+    if not known:
+        return Size()
+    prompt, output = sum([one.prompt_parts for one in known]), sum([one.output for one in known])
+    return Size(prompt // len(known), output // len(known))
+
+
+class Habit:
+    """What requests have used at an offer: averages of the last thirty or so."""
+
+    __slots__ = ("cached_parts", "cpu_ns", "energy_uj", "known", "output", "prompt_parts")
+
+    def __init__(self) -> None:
+        self.known = False
+        self.prompt_parts = self.output = 0  # see Size
+        self.cached_parts = 0  # of 1024 of the prompt
+        self.cpu_ns = self.energy_uj = 0  # of 1024 tokens, prompt and output
+
+    def note(self, order: Order, used: Usage) -> None:
+        """What one whole answer used."""
+        step = 4 if self.known else 0  # of 32
+        bound, prompt = order.prompt_tokens_max * order.sequences, used.prompt
+        tokens = max(1, prompt + used.generated)
+        self.prompt_parts = _nearer(self.prompt_parts, min(_PARTS, _PARTS * prompt // max(1, bound)), step)
+        self.cached_parts = _nearer(self.cached_parts, _PARTS * used.cached_input // max(1, prompt), step)
+        self.output = _nearer(self.output, used.generated // order.sequences, step)
+        self.cpu_ns = _nearer(self.cpu_ns, _PARTS * used.cpu_ns // tokens, step)
+        self.energy_uj = _nearer(self.energy_uj, _PARTS * used.energy_uj // tokens, step)
+        self.known = True
+
+    def expected(self, order: Order, max_tokens: int, size: Size, held_parts: int = 0) -> Expected:
+        """What this request would use. `held_parts`: of 1024 of its prompt, what is known to be in the cache."""
+        prompt = max(1, order.prompt_tokens_max * size.prompt_parts // _PARTS) * order.sequences
+        cached = prompt * max(held_parts, self.cached_parts) // _PARTS
+        output = min(size.output, max_tokens) * order.sequences
+        computed = prompt - cached + output
+        most = order.prompt_tokens_max * order.sequences, max_tokens * order.sequences
+        return Expected(
+            Usage(prompt - cached, cached, output, *self._work(computed)),
+            Usage(most[0], 0, most[1], *self._work(sum(most))),
+        )
+
+    def _work(self, tokens: int) -> tuple[int, int]:
+        return tokens * self.cpu_ns // _PARTS, tokens * self.energy_uj // _PARTS
+
+
+def _nearer(average: int, sample: int, step: int) -> int:
+    """Without a step the sample is all that is known."""
+    return average + (sample - average) * step // 32 if step else sample
 
 
 def _moved(quantile: int, sample: int, step: int, rank: int) -> int:
@@ -52,13 +127,17 @@ class OfferState:
         "_back_ns",
         "_busy",
         "_open_s",
+        "_requests",
+        "_tokens",
         "error_parts",
         "failures",
         "first",
+        "habit",
         "in_flight",
         "probing",
         "token",
         "told",
+        "upstream",
         "why",
     )
 
@@ -66,6 +145,7 @@ class OfferState:
         self.in_flight = 0
         self.first = Latency()  # from the call to the first event
         self.token = Latency()  # from there on, per token
+        self.habit = Habit()
         self.failures = 0  # in a row
         self.error_parts = 0  # of 1024 calls lately
         self.probing = False  # the one call that a half-open breaker lets through is under way
@@ -74,12 +154,29 @@ class OfferState:
         self._back_ns = 0
         self._open_s = 0
         self._busy = 0  # refusals for being busy, in a row
+        self._requests, self._tokens = Bucket(), Bucket()
+        self.upstream = ""
 
     def left_out(self, now_ns: int) -> str:
         """Why it is not to be asked now; empty when it is."""
         if not self.why:
             return ""
         return self.why if now_ns < self._back_ns else "probing" if self.probing else ""
+
+    def full(self, offer: Offer, workers: int, tokens: int, now_ns: int) -> str:
+        """Which of the operator's bounds is reached; empty: none. Each worker has its share of them."""
+        if offer.concurrency and self.in_flight * workers >= offer.concurrency:
+            return "concurrency"
+        if offer.rpm and not self._requests.has(_share(offer.rpm, workers), 1, now_ns):
+            return "rpm"
+        return "tpm" if offer.tpm and not self._tokens.has(_share(offer.tpm, workers), tokens, now_ns) else ""
+
+    def take(self, offer: Offer, workers: int, tokens: int, now_ns: int) -> None:
+        """Count a call against the bounds."""
+        for bucket, bound, amount in ((self._requests, offer.rpm, 1), (self._tokens, offer.tpm, tokens)):
+            if bound:
+                bucket.has(_share(bound, workers), amount, now_ns)
+                bucket.take(amount)
 
     def back_ns(self) -> int:
         """When it may be asked again."""
@@ -118,6 +215,10 @@ class OfferState:
         self.why, self._back_ns = str(why), now_ns + min(wait_ns, limits.COOL_DOWN_S_MAX * NS_PER_S)
 
 
+def _share(bound: int, workers: int) -> int:
+    return max(1, bound // workers)
+
+
 class Call:
     """One call under way. `spoke` once, at the first event; `ended` once."""
 
@@ -134,13 +235,15 @@ class Call:
     def spoke(self, now_ns: int) -> None:
         """The first event came."""
         self._first_ns = now_ns
-        self._state.first.note(now_ns - self._began_ns)
+        self._state.first.note(now_ns - self._began_ns, now_ns)
         self._state.worked()
 
-    def whole(self, tokens: int, now_ns: int) -> None:
-        """It came to its end; so many tokens were generated."""
+    def whole(self, order: Order, used: Usage, now_ns: int) -> None:
+        """It came to its end and used this."""
+        tokens = used.generated // order.sequences
         if tokens >= limits.SPEED_TOKENS_MIN:
-            self._state.token.note((now_ns - self._first_ns) // tokens)
+            self._state.token.note((now_ns - self._first_ns) // tokens, now_ns)
+        self._state.habit.note(order, used)
 
     def ended(self) -> None:
         """It is over, for whatever reason. The second time says nothing new."""

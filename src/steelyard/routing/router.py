@@ -4,49 +4,129 @@ Owns the states of the offers, which accounts are closed, and the budget of repe
 of what is known at that moment: no I/O, and time comes in as nanoseconds that never step back.
 """
 
-from collections.abc import Sequence
+from collections import OrderedDict
+from collections.abc import Callable, Sequence
 
 import structlog
 
 from steelyard.kernel import limits
-from steelyard.kernel.choice import Candidate
+from steelyard.kernel.choice import Candidate, Choice, Expected
 from steelyard.kernel.clock import NS_PER_S
-from steelyard.kernel.errors import CallerError, UpstreamError
+from steelyard.kernel.errors import CallerError, UpstreamError, unavailable
 from steelyard.kernel.offers import Offer
-from steelyard.kernel.records import Caller, Order
-from steelyard.routing.affinity import Affinity
-from steelyard.routing.health import ACCOUNT, Call, OfferState
+from steelyard.kernel.routes import Guard, Policy, Routes
+from steelyard.kernel.tariff import Tariff
+from steelyard.kernel.why import bytes_from_why
+from steelyard.routing.affinity import Affinity, Likely
+from steelyard.routing.health import ACCOUNT, Call, OfferState, size_of
+from steelyard.routing.made import Made
+from steelyard.routing.rules import Rules, Wanted, pinned, rules_of
+from steelyard.routing.scores import PARTS, View, scores
 
 log = structlog.get_logger()
 
+Weigh = Callable[[Sequence[Candidate], Sequence[Expected], Tariff | None], list[Candidate]]
+"""Puts what each would cost to the candidates, and the margin where a price is given (rating.estimate)."""
+
 
 class Router:
-    """The states of the offers as this worker has met them."""
+    """The states of the offers as this worker has met them. `workers`: how many share the bounds of an offer."""
 
-    def __init__(self) -> None:
+    def __init__(self, workers: int = 1) -> None:
+        self._workers = workers
         self._states: dict[int, OfferState] = {}
         self._closed: dict[str, tuple[int, str]] = {}  # upstream → until when its account is of no use, and why
         self.affinity = Affinity()
         self._budget = limits.RETRIES_BURST * limits.RETRY_PARTS
+        self._made: OrderedDict[bytes, Made] = OrderedDict()  # the last choices, oldest first
+        self._asked_again: dict[str, int] = {}  # upstream → when an operator said so
+        self.flagged = 0  # requests served at an expected loss
 
-    def rank(self, order: Order, caller: Caller, candidates: Sequence[Candidate], now_ns: int) -> Sequence[Candidate]:
-        """The offers to try, best first. When all are left out, the one that is back first is tried all the same.
+    def rank(self, wanted: Wanted, candidates: list[Candidate], weigh: Weigh, now_ns: int) -> Sequence[Candidate]:
+        """The offers to try, best first; those that are left out stand behind, for when all others fail.
 
-        Raises CallerError 429 when that one has said itself for how long it wants to be left alone.
+        Raises CallerError: 429 when all have said for how long they want to be left alone, or are at their bounds; 503
+        when each would lose money and the model's guard refuses that.
         """
-        fit = []
-        likely = self.affinity.look(order, caller, [one.offer for one in candidates], now_ns)
-        for place, one in enumerate(candidates):
-            if not self.left_out(one.offer, now_ns):
-                fit.append((self.state(one.offer).failures > 0, one.cost_nano, likely[place].strain, place))
+        if wanted.routes.upstreams != self._asked_again:
+            self._ask_again(wanted.routes)
+        rules = rules_of(wanted)
+        if rules.pinned:
+            candidates = pinned(rules, candidates)
+        if len(candidates) == 1 and rules.guard is Guard.OFF:
+            self._refuse_or_wait(candidates[0].offer, wanted, now_ns)
+            return candidates
+        order, most = wanted.order, wanted.terms.max_tokens
+        states = [self.state(one.offer) for one in candidates]
+        size = size_of(states)
+        likely = self.affinity.look(order, wanted.caller, [one.offer for one in candidates], now_ns)
+        expected = [
+            state.habit.expected(order, min(most, one.offer.max_output_tokens), size, int(1024 * cache.hit))
+            for state, one, cache in zip(states, candidates, likely, strict=True)
+        ]
+        guarded = rules.guard is not Guard.OFF
+        weighed = weigh(candidates, expected, wanted.terms.price if guarded else None)
+        views = [_view(*each, now_ns) for each in zip(states, weighed, expected, likely, strict=True)]
+        found = list(range(len(views))) if rules.policy is Policy.PINNED else scores(views, rules.policy)
+        out = [self._left_out(one, state, wanted, rules, now_ns) for one, state in zip(weighed, states, strict=True)]
+        made = Made(wanted, rules, weighed, expected, views, found, out)
+        ranked = self._ranked(made, states, now_ns)
+        self._keep(made, ranked)
+        return [weighed[place] for place in ranked]
+
+    def _ranked(self, made: Made, states: Sequence[OfferState], now_ns: int) -> list[int]:
+        """The places of the candidates in the order they are to be tried."""
+        later = made.rules.guard is Guard.REROUTE
+        fit, behind = [], []
+        for place, (one, state) in enumerate(zip(made.weighed, states, strict=True)):
+            loses = one.margin_nano is not None and one.margin_nano < 0
+            if not made.left_out[place]:
+                fit.append((later and loses, state.failures > 0, made.scores[place], place))
+            elif made.left_out[place] in {"open", "probing"} or not (made.left_out[place] in _FIRM or state.told):
+                behind.append((self._back_ns(one.offer), place))
         if fit:
-            return [candidates[place] for *_, place in sorted(fit)]
-        first = min(candidates, key=lambda one: self._back_ns(one.offer))
-        state, wait_ns = self.state(first.offer), self._back_ns(first.offer) - now_ns
+            ranked = [place for *_, place in sorted(fit)]
+            first = made.weighed[ranked[0]]
+            self.flagged += first.margin_nano is not None and first.margin_nano < 0
+            return ranked + [place for _, place in sorted(behind)]
+        if behind:
+            return [place for _, place in sorted(behind)]
+        self._keep(made, [])
+        raise self._refusal(made, now_ns)
+
+    def _refusal(self, made: Made, now_ns: int) -> CallerError:
+        """Why nobody may be asked."""
+        if all(reason == "margin" for reason in made.left_out):
+            message = "At the moment this model costs more than it is sold for, so it is not served."
+            return unavailable("margin_refused", message, limits.RETRY_AFTER_S)
+        waits_ns = [self._back_ns(one.offer) - now_ns for one in made.weighed]
+        wait_ns = min([wait_ns for wait_ns in waits_ns if wait_ns > 0], default=NS_PER_S)
+        return _busy(wait_ns)
+
+    def _left_out(self, one: Candidate, state: OfferState, wanted: Wanted, rules: Rules, now_ns: int) -> str:
+        reason = self.left_out(one.offer, now_ns)
+        if reason:
+            return reason
+        if one.offer.rpm or one.offer.tpm or one.offer.concurrency:
+            reason = state.full(one.offer, self._workers, _tokens(wanted), now_ns)
+        if not reason and rules.guard is Guard.REFUSE and one.margin_nano is not None and one.margin_nano < 0:
+            return "margin"
+        return reason
+
+    def _refuse_or_wait(self, offer: Offer, wanted: Wanted, now_ns: int) -> None:
+        """The only offer is asked whatever is held against it, unless it said for how long it wants to be left alone.
+
+        Raises CallerError 429.
+        """
+        state = self._states.get(offer.id)
+        if state is None and not (offer.rpm or offer.tpm or offer.concurrency):
+            return
+        state = self.state(offer)
+        wait_ns = state.back_ns() - now_ns
         if state.told and wait_ns > 0:
-            wait_s = min(wait_ns // NS_PER_S + 1, limits.UPSTREAM_RETRY_AFTER_S_MAX)
-            raise CallerError(429, "overloaded", "The model is busy. Try again in a moment.", retry_after_s=wait_s)
-        return [first]
+            raise _busy(wait_ns)
+        if (offer.rpm or offer.tpm or offer.concurrency) and state.full(offer, self._workers, _tokens(wanted), now_ns):
+            raise _busy(NS_PER_S)
 
     def left_out(self, offer: Offer, now_ns: int) -> str:
         """Why it is not to be asked now; empty when it is."""
@@ -67,9 +147,25 @@ class Router:
             state = self._states[offer.id] = OfferState()
         return state
 
-    def begin(self, offer: Offer, now_ns: int) -> Call:
-        """The offer is called."""
-        return Call(self.state(offer), now_ns)
+    def _ask_again(self, routes: Routes) -> None:
+        """An operator has mended something: what is held against the upstream is forgotten."""
+        for upstream, at_ns in routes.upstreams.items():
+            if self._asked_again.get(upstream) != at_ns:
+                self._closed.pop(upstream, None)
+                for state in self._states.values():
+                    if state.upstream == upstream:
+                        state.worked()
+        self._asked_again = routes.upstreams
+
+    # --- what became of it --------------------------------------------------------------------------------------
+
+    def begin(self, offer: Offer, tokens: int, now_ns: int) -> Call:
+        """The offer is called, for a request of so many tokens at most."""
+        state = self.state(offer)
+        state.upstream = offer.upstream
+        if offer.rpm or offer.tpm:
+            state.take(offer, self._workers, tokens, now_ns)
+        return Call(state, now_ns)
 
     def spoke(self, offer: Offer) -> None:
         """It has begun to answer, so its account is in order."""
@@ -92,13 +188,52 @@ class Router:
     def may_move(self, offer: Offer, now_ns: int) -> bool:
         """Whether a request that failed elsewhere may be tried here.
 
-        An offer that works takes what another one cannot: that multiplies nothing. One that has failed itself lately
-        is tried within the budget only, so that when all fail the load on them does not multiply.
+        An offer that works takes what another one cannot: that multiplies nothing. One that has failed itself lately,
+        or is left out, is tried within the budget only, so that when all fail the load on them does not multiply.
         """
-        if self.left_out(offer, now_ns):
-            return False
-        if self.state(offer).failures:
+        if self.state(offer).failures or self.left_out(offer, now_ns):
             if self._budget < limits.RETRY_PARTS:
                 return False
             self._budget -= limits.RETRY_PARTS
         return True
+
+    # --- why ----------------------------------------------------------------------------------------------------
+
+    def _keep(self, made: Made, ranked: Sequence[int]) -> None:
+        made.ranked.extend(ranked)
+        self._made[made.wanted.order.request_id] = made
+        if len(self._made) > limits.CHOICES_KEPT:
+            self._made.popitem(last=False)
+
+    def in_short(self, request_id: bytes) -> bytes:
+        """Why it was routed so, for the journal; empty where there was nothing to choose."""
+        made = self._made.get(request_id)
+        return b"" if made is None else bytes_from_why(made.why([self.state(one.offer) for one in made.weighed]))
+
+    def why(self, request_id: bytes) -> Choice | None:
+        """How a request was routed, while this worker remembers it; None also where there was nothing to choose."""
+        made = self._made.get(request_id)
+        return None if made is None else made.choice([self.state(one.offer) for one in made.weighed])
+
+
+_FIRM = frozenset({"margin", "rpm", "tpm", "concurrency"})
+"""What nobody is tried against, whatever fails."""
+
+
+def _view(state: OfferState, one: Candidate, what: Expected, likely: Likely, now_ns: int) -> View:
+    first_ns, token_ns = state.first.median(now_ns), state.token.median(now_ns)
+    time_ns = first_ns + token_ns * what.usage.output if first_ns else 0
+    offer, cache = one.offer, (int(PARTS * likely.hit), int(PARTS * min(likely.strain, 4)))
+    known = (state.in_flight, offer.concurrency, state.error_parts, offer.weight)
+    return View(one.cost_nano, time_ns, one.energy_uj, *known, *cache)
+
+
+def _tokens(wanted: Wanted) -> int:
+    """The most that the request can have."""
+    order = wanted.order
+    return (order.prompt_tokens_max + wanted.terms.max_tokens) * order.sequences
+
+
+def _busy(wait_ns: int) -> CallerError:
+    wait_s = min(wait_ns // NS_PER_S + 1, limits.UPSTREAM_RETRY_AFTER_S_MAX)
+    return CallerError(429, "overloaded", "The model is busy. Try again in a moment.", retry_after_s=wait_s)
