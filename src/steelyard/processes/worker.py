@@ -38,6 +38,7 @@ from steelyard.metering.journal import Journal
 from steelyard.metering.meter import Meter
 from steelyard.metering.slots import Slots
 from steelyard.processes.engine import EMBEDDING_UPSTREAM, KEY_VARIABLE, LOCAL_UPSTREAM
+from steelyard.processes.explaining import Explaining
 from steelyard.processes.pages import Pages
 from steelyard.processes.upstreams import Upstreams
 from steelyard.upstream.pool import Pool
@@ -74,6 +75,7 @@ async def run(data: DataDir, listener: socket.socket, options: Options) -> None:
     own = {LOCAL_UPSTREAM: key, EMBEDDING_UPSTREAM: key}
     upstreams = Upstreams(pool, own, teller, Master(data.master))
     house = House(teller, meter, upstreams, clock, options.strict)
+    teller.errands["route.explain"] = Explaining(house)
     pages = Pages(house, teller, data, ids)
     content, lines = Content(data.files), asyncio.Semaphore(options.batch_lines)
     jobs = Runner(JobHouse(teller, BatchGate(house), content, clock, ids.next, lines, options.batch_lines))

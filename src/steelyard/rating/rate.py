@@ -63,10 +63,8 @@ class VendorSheet:
         """Cost in the customer's currency, and what is payable in the vendor's: its sum is turned over as one."""
         if isinstance(self._sheet, Varied):
             payable = sum(self._sheet.amounts(billed, met))
-        elif billed.cache_write or billed.reasoning:
-            payable = sum(self._sheet.amounts([billed.of(meter) for meter in PRICE_METERS]))
         else:
-            payable = sum(self._sheet.amounts((billed.input, billed.cached_input, billed.output)))
+            payable = sum(self._sheet.amounts([billed.of(meter) for meter in PRICE_METERS]))
         return self._rate.amounts((payable,))[0] if self._rate else payable, payable, self._currency
 
 

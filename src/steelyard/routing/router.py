@@ -200,8 +200,11 @@ class Router:
     # --- why ----------------------------------------------------------------------------------------------------
 
     def _keep(self, made: Made, ranked: Sequence[int]) -> None:
+        """Of several models that may answer, the choice among the offers of the first that has any counts."""
         made.ranked.extend(ranked)
-        self._made[made.wanted.order.request_id] = made
+        request_id = made.wanted.order.request_id
+        if (before := self._made.get(request_id)) is None or not before.ranked:
+            self._made[request_id] = made
         if len(self._made) > limits.CHOICES_KEPT:
             self._made.popitem(last=False)
 
@@ -209,6 +212,14 @@ class Router:
         """Why it was routed so, for the journal; empty where there was nothing to choose."""
         made = self._made.get(request_id)
         return b"" if made is None else bytes_from_why(made.why([self.state(one.offer) for one in made.weighed]))
+
+    def forget(self, request_id: bytes) -> None:
+        """It was only thought of: nothing of it stays, and it is no request that was served at a loss."""
+        made = self._made.pop(request_id, None)
+        self.affinity.ended(request_id)
+        if made is not None and made.ranked:
+            margin_nano = made.weighed[made.ranked[0]].margin_nano
+            self.flagged -= margin_nano is not None and margin_nano < 0
 
     def why(self, request_id: bytes) -> Choice | None:
         """How a request was routed, while this worker remembers it; None also where there was nothing to choose."""
