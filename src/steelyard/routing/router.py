@@ -129,11 +129,12 @@ class Router:
             raise _busy(NS_PER_S)
 
     def left_out(self, offer: Offer, now_ns: int) -> str:
-        """Why it is not to be asked now; empty when it is."""
+        """Why it is not to be asked now; empty when it is. Changes nothing: any thread may look."""
         closed = self._closed.get(offer.upstream)
         if closed is not None and now_ns < closed[0]:
             return closed[1]
-        return self.state(offer).left_out(now_ns)
+        state = self._states.get(offer.id)
+        return state.left_out(now_ns) if state is not None else ""
 
     def _back_ns(self, offer: Offer) -> int:
         return max(self.state(offer).back_ns(), self._closed.get(offer.upstream, (0, ""))[0])

@@ -42,3 +42,15 @@ def test_of_a_key_only_its_end_is_shown(
     monkeypatch.setenv(key_variable("deepseek"), "sk-from-the-environment")
     page = operator.get("/console/prices?lang=zh").text
     assert "来自环境变量" in page and "sk-from-the-environment" not in page
+
+
+def test_offers_that_are_left_alone_are_counted_and_the_reason_is_said(operator: TestClient, house: FakeHouse) -> None:
+    page = text_of(operator.get("/console/prices?lang=en").text)
+    assert "asked" in page and "left alone:" not in page
+    house.sick["deepseek-flash"] = "no_money"
+    page = text_of(operator.get("/console/prices?lang=en").text)
+    assert "1 of 1 left alone: our account there is empty" in page
+    house.sick["deepseek-flash"] = "something_new"
+    assert "1 of 1 left alone: something_new" in text_of(operator.get("/console/prices?lang=en").text)
+    house.sick["deepseek-flash"] = "open"
+    assert "1 个中 1 个暂停使用：熔断器已断开" in text_of(operator.get("/console/prices?lang=zh").text)
