@@ -66,6 +66,7 @@ def _block(words: Words, one: Standing, title: str) -> dict[str, object]:
         "version": one.version,
         "since": _moment(one.effective_from_ns),
         "next": _moment(one.next_ns) if one.next_ns else "",
+        "marginal": one.marginal,
         "source": one.source,
         "link": one.source.split(" ")[0].rstrip(",") if one.source.startswith("https://") else "",
         "heads": [words(f"meter.{meter}") for meter in meters],

@@ -105,6 +105,7 @@ WORDS = {
     "day.day off": "days off",
     "prices.version": "Version {version}, since {since}",
     "prices.next": "next change {next}",
+    "prices.marginal": "each band prices only the tokens inside it",
     "prices.none": "There is neither a price nor a cost.",
     "prices.unsold": "Without a price this model is not sold.",
     "prices.models_none": "No model is offered.",

@@ -102,6 +102,7 @@ WORDS = {
     "day.day off": "休息日",
     "prices.version": "版本 {version}，自 {since} 起",
     "prices.next": "下次变动 {next}",
+    "prices.marginal": "每一档只对档内的词元计价",
     "prices.none": "既无售价，也无成本。",
     "prices.unsold": "该模型没有售价，因此不对外出售。",
     "prices.models_none": "没有可用的模型。",

@@ -3,10 +3,12 @@
 import re
 
 import pytest
+from msgspec.structs import replace
 from sqlalchemy import insert
 from starlette.testclient import TestClient
 from tests.fakes.console import FakeHouse
 
+from steelyard.kernel.tariff import Condition, Variant
 from steelyard.storage import tables
 from steelyard.upstream.sealed import key_variable
 
@@ -28,6 +30,15 @@ def test_what_counts_now_is_marked_with_its_next_change_and_its_source(operator:
     assert "Monday to Friday · 09:00–12:00, 14:00–18:00 Asia/Shanghai · not on public holidays (CN)" in shown
     assert "Cost at deepseek CNY per 1M tokens" in shown
     assert "Without a price this model is not sold." in shown
+
+
+def test_marginal_bands_are_told_from_those_of_a_whole_request(operator: TestClient, house: FakeHouse) -> None:
+    assert "each band prices only the tokens inside it" not in operator.get("/console/prices?lang=en").text
+    name, (price, *_) = next(iter(house.snapshot.prices.items()))
+    banded = Variant("long", Condition(input_over=32_000), price.lines[:1])
+    house.snapshot.prices[name] = (replace(price, variants=(banded,), marginal=True),)
+    shown = text_of(operator.get("/console/prices?lang=en").text)
+    assert shown.count("each band prices only the tokens inside it") == 1 and "prompt &gt; 32,000 tokens" in shown
 
 
 def test_of_a_key_only_its_end_is_shown(
