@@ -16,8 +16,8 @@ from steelyard.kernel.money import money_from_nano
 _WON = {
     "only": "it is the only offer that can be asked",
     "pinned": "it is pinned to the first place",
-    "cost": "it is expected to cost least",
-    "speed": "it is expected to answer first",
+    "cost": "it is expected to cost less than the next one",
+    "speed": "it is expected to answer before the next one",
     "cache": "it is expected to hold most of the prompt in its cache",
     "load": "it has done less than its share, or holds more of the prompt",
     "order": "nothing speaks for another one; the catalog's order, health and weights decide",
@@ -46,8 +46,9 @@ def _money(title: str, name: str) -> Column:
 def _health(row: Row) -> str:
     if "breaker" not in row:
         return "–"
+    behind = ", failed last" if row.get("failures") else ""
     failing = f", {row['error_permille'] / 10:.0f} % errors" if row["error_permille"] else ""
-    return f"{row['breaker']}{failing}, {row['in_flight']} in flight"
+    return f"{row['breaker']}{behind}{failing}, {row['in_flight']} in flight"
 
 
 _OFFERS = (

@@ -88,8 +88,9 @@ class Explaining:
     def _row(self, one: Considered, model: Model) -> dict[str, Any]:
         offer = next(each for each in model.offers if each.id == one.offer_id)
         state = self._house.router.state(offer)
+        more = {"failures": state.failures}
         p95 = {"first_token_p95_ms": state.first.p95 // NS_PER_MS, "token_p95_us": state.token.p95 // 1000}
-        return {**msgspec.to_builtins(one), **p95}
+        return {**msgspec.to_builtins(one), **p95, **more}
 
 
 def _bare(offer: Offer, rank: int, left_out: str) -> dict[str, Any]:

@@ -10,7 +10,7 @@ from steelyard.cli.desk import Desk
 
 SEEN = {
     "score": 1000, "cost_nano": 2_000_000, "margin_nano": None, "first_token_ms": 412, "first_token_p95_ms": 900,
-    "token_us": 8_500, "token_p95_us": 12_000, "error_permille": 20, "in_flight": 3, "breaker": "closed",
+    "token_us": 8_500, "token_p95_us": 12_000, "error_permille": 20, "failures": 1, "in_flight": 3, "breaker": "closed",
     "affinity": 756, "strain": 244, "weight": 100,
 }  # fmt: skip
 TOLD: dict[str, Any] = {
@@ -38,7 +38,14 @@ def asked(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, dict[str, Any]]]:
 
 def test_the_table_and_the_sentence(terminal: Terminal, asked: list[tuple[str, dict[str, Any]]]) -> None:
     said = terminal("route", "explain", "glm-5").out
-    for told in ("zhipu", "glm-5.3", "412 / 900 ms", "8,500 / 12,000 µs", "76 %", "closed, 2 % errors, 3 in flight"):
+    for told in (
+        "zhipu",
+        "glm-5.3",
+        "412 / 900 ms",
+        "8,500 / 12,000 µs",
+        "76 %",
+        "closed, failed last, 2 % errors, 3 in flight",
+    ):
         assert told in said
     assert "zhipu would be asked first, policy cheapest by model: it is expected to hold most of the prompt" in said
     assert "70 prompt tokens, 30 from cache, 200 output; the customer pays" in said
