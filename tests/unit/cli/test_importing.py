@@ -1,6 +1,7 @@
 """`steelyard import new-api` and `one-api` end to end on real books: dry, applied, again; nothing secret is said."""
 
 import hashlib
+import json
 from pathlib import Path
 from typing import Any
 
@@ -182,6 +183,14 @@ def test_one_api_has_other_columns_and_other_rules(terminal: Any, tmp_path: Path
     assert states(said)["costs of 1 models at deepseek, from the shipped book"] == "created"
     assert "deepseek-flash at deepseek" in states(said), "its sizes are in the book as well"
     assert "[[rate]]" in left(said)["costs of deepseek"]
+    place.change("UPDATE channels SET base_url = 'https://reseller.example' WHERE type = 36")
+    said = terminal("import", "one-api", str(place.path), "--json")
+    assert "Nothing says" in left(said)["costs of deepseek"], "a reseller asks for what he likes"
+    table = tmp_path / "table.json"
+    costs = {"input_cost_per_token": "0.000001", "output_cost_per_token": "0.000001"}
+    table.write_text(json.dumps({"deepseek-flash": {"litellm_provider": "deepseek"} | costs}))
+    said = terminal("import", "one-api", str(place.path), "--prices", str(table), "--json")
+    assert "its address is another's" in left(said)["costs of deepseek"]
     assert not any("Priorities" in note for note in said.json["notes"])
     place.change("UPDATE channels SET priority = 10 WHERE type = 36")
     assert any("Priorities" in note for note in terminal("import", "one-api", str(place.path), "--json").json["notes"])
