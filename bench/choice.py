@@ -5,7 +5,7 @@ import time
 
 import msgspec
 
-from steelyard.catalog.tariffs import costed
+from steelyard.catalog.costed import Costs
 from steelyard.kernel.clock import NS_PER_MS
 from steelyard.kernel.offers import Model, Offer
 from steelyard.kernel.quantities import Meter as M
@@ -34,7 +34,7 @@ def measured(offers_count: int, guard: Guard, turns: int) -> tuple[float, float]
     routes = Routes(models={"m": Route(RouteScope.MODEL, "m", Policy.BALANCED, (), guard)})
     snapshot = Snapshot(1, {}, frozenset(), {"m": model}, {"m": (price,)}, costs, routes=routes)
     caller, terms = Caller(1, 1, 1, "t", "p", "CNY"), Terms(model, price, Granted(10**9), 512, False, 1)
-    router, estimator = Router(), Estimator()
+    router, estimator, known = Router(), Estimator(), Costs()
     text = "Tell me of the sea. " * 30
     messages = msgspec.Raw(msgspec.json.encode([{"role": "user", "content": text}] * turns))
     number = 0
@@ -54,11 +54,11 @@ def measured(offers_count: int, guard: Guard, turns: int) -> tuple[float, float]
         wanted = [Wanted(order(), caller, terms, routes) for _ in range(EACH)]
         at = time.process_time_ns()
         for _ in wanted:
-            found = costed(snapshot, offers, wanted[0].order, 1, "CNY")
+            found = known.of(snapshot, offers, wanted[0].order, 1, "CNY")
         finding = min(finding, (time.process_time_ns() - at) / EACH / 1000)
         at = time.process_time_ns()
         for one in wanted:
-            router.rank(one, found, estimator.weigh, 10**9)
+            router.rank(one, found, estimator, 10**9)
         choosing = min(choosing, (time.process_time_ns() - at) / EACH / 1000)
     return finding, choosing
 

@@ -12,7 +12,8 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from steelyard.catalog.tariffs import costed, sold
+from steelyard.catalog.costed import Costs
+from steelyard.catalog.tariffs import sold
 from steelyard.identity.keys import authenticate
 from steelyard.kernel.clock import Clock
 from steelyard.kernel.errors import ClientGone, UpstreamError, money_held, wallet_empty
@@ -48,6 +49,7 @@ class House:
     strict: bool = False  # the last bytes of an answer wait until its close is on the medium
     router: Router = field(default_factory=Router)
     estimator: Estimator = field(default_factory=Estimator)
+    costs: Costs = field(default_factory=Costs)
 
 
 async def paid_request(house: House, ask: Ask, answer: Answer) -> Settlement:
@@ -106,8 +108,9 @@ def route(house: House, caller: Caller, order: Order, terms: Sequence[Terms]) ->
     snapshot, now_ns = house.teller.snapshot, house.clock.monotonic_ns()
 
     def quotes_of(one: Terms) -> list[Quote]:
-        found = costed(snapshot, choose(one.model, order.capability), order, one.priced_ns, caller.currency)
-        ranked = house.router.rank(Wanted(order, caller, one, snapshot.routes), found, house.estimator.weigh, now_ns)
+        offers = choose(one.model, order.capability)
+        found = house.costs.of(snapshot, offers, order, one.priced_ns, caller.currency)
+        ranked = house.router.rank(Wanted(order, caller, one, snapshot.routes), found, house.estimator, now_ns)
         return [quoted(caller, one, each) for each in ranked]
 
     return able(terms, quotes_of)

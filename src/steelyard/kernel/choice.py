@@ -16,25 +16,29 @@ class Sold(NamedTuple):
 
 
 class Candidate(Record, frozen=True, gc=False):
-    """An offer that could serve a request, with its tariff of our cost and what the request is expected to cost us
-    there, in the customer's currency.
-
-    `margin_nano` is what is left of the charge at the least; None: nobody asked. `energy_uj` None: not known.
-    """
+    """An offer that could serve a request, with its tariff of our cost."""
 
     offer: Offer
     cost: Tariff
-    cost_nano: int = 0
-    margin_nano: int | None = None
-    energy_uj: int | None = None
     rate: Tariff | None = None  # turns the currency of `cost` into the customer's; None: they are the same
 
 
-class Expected(Record, frozen=True, gc=False):
-    """What a request would use at one offer: as its past says, and the most that is sensible."""
+class Load(NamedTuple):
+    """What a request is expected to use, over all its sequences; the lists go by the candidates.
 
-    usage: Usage
-    most: Usage
+    Plain numbers in lists, because sixteen offers are weighed in the time of one read.
+    """
+
+    prompt: int
+    output: int
+    cached: list[int]  # of the prompt
+    cpu_ns: list[int]
+    energy_uj: list[int]
+
+    def usage(self, place: int) -> Usage:
+        """At one candidate."""
+        cached, cpu_ns, energy_uj = self.cached[place], self.cpu_ns[place], self.energy_uj[place]
+        return Usage(self.prompt - cached, cached, self.output, cpu_ns, energy_uj)
 
 
 class Considered(Record, frozen=True):

@@ -32,6 +32,10 @@ class Offer(Record, frozen=True):
     tpm: int = 0  # tokens a minute
     first_token_s: int = 0  # it is left for another that has said nothing by then; 0: limits.FIRST_TOKEN_S
 
+    @property
+    def is_bounded(self) -> bool:
+        return bool(self.concurrency or self.rpm or self.tpm)
+
 
 class Model(Record, frozen=True):
     """What a customer asks for by name."""

@@ -8,10 +8,8 @@ from collections.abc import Sequence
 from math import lcm
 from typing import NamedTuple
 
-import msgspec
-
 from steelyard.kernel import limits
-from steelyard.kernel.choice import Candidate, Expected
+from steelyard.kernel.choice import Candidate, Load
 from steelyard.kernel.money import PICO_PER_NANO
 from steelyard.kernel.quantities import Meter, Usage
 from steelyard.kernel.tariff import Tariff, TariffLine
@@ -19,30 +17,21 @@ from steelyard.rating.rate import VendorSheet
 from steelyard.rating.sheet import COST_METERS, PRICE_METERS
 from steelyard.rating.varied import Varied
 
-_LIKE = {Meter.CACHE_WRITE: Meter.INPUT, Meter.REASONING: Meter.OUTPUT, Meter.CACHED_INPUT: Meter.INPUT}
 _Key = tuple[int, int, int]
 
 
 class _Plain(NamedTuple):
-    """A tariff without bands: nano per unit of each meter, over one divisor."""
+    """A tariff without variants: nano per unit of each meter, over one divisor."""
 
     fresh: int
     cached: int
-    written: int
     output: int
-    reasoning: int
     cpu: int
     energy: int
     divisor: int
 
-    def nano(self, usage: Usage) -> int:
-        tokens = usage.input * self.fresh + usage.cached_input * self.cached + usage.output * self.output
-        if usage.cache_write or usage.reasoning:
-            tokens += usage.cache_write * self.written + usage.reasoning * self.reasoning
-        return (tokens + usage.cpu_ns * self.cpu + usage.energy_uj * self.energy) // self.divisor
 
-
-class _Banded(NamedTuple):
+class _Varied(NamedTuple):
     """One with variants: rated as it will be."""
 
     sheet: Varied | VendorSheet
@@ -58,51 +47,64 @@ class Estimator:
     """One per worker; keeps what it has made of tariffs, within a bound."""
 
     def __init__(self) -> None:
-        self._ready: dict[_Key, _Plain | _Banded] = {}
+        self._ready: dict[_Key, _Plain | _Varied] = {}
 
-    def weigh(
-        self, candidates: Sequence[Candidate], expected: Sequence[Expected], price: Tariff | None
-    ) -> list[Candidate]:
-        """The candidates with what each would cost as expected. With a `price`, with the margin as well: the lesser of
-        the request as expected and of the most that is sensible."""
-        return [self._weighed(one, what, price) for one, what in zip(candidates, expected, strict=True)]
+    def costs(self, candidates: Sequence[Candidate], load: Load) -> list[int]:
+        """What the request would cost at each, in nano of the customer's currency."""
+        return self.amounts([(one.cost, one.rate) for one in candidates], load)
 
-    def _weighed(self, one: Candidate, what: Expected, price: Tariff | None) -> Candidate:
-        cost_nano, margin_nano = self.nano(one.cost, what.usage, one.rate), None
-        if price is not None:
-            at_most = self.nano(price, what.most) - self.nano(one.cost, what.most, one.rate)
-            margin_nano = min(self.nano(price, what.usage) - cost_nano, at_most)
-        return msgspec.structs.replace(
-            one, cost_nano=cost_nano, margin_nano=margin_nano, energy_uj=what.usage.energy_uj or None
-        )
+    def margins(self, candidates: Sequence[Candidate], loads: Sequence[Load], price: Tariff) -> list[int]:
+        """What is left of the charge at each: the least over these loads."""
+        prices = [(price, None)] * len(candidates)
+        least: list[int] = []
+        for load in loads:
+            charges, costs = self.amounts(prices, load), self.costs(candidates, load)
+            left = [charge - cost for charge, cost in zip(charges, costs, strict=True)]
+            least = [min(pair) for pair in zip(least, left, strict=True)] if least else left
+        return least
 
-    def nano(self, tariff: Tariff, usage: Usage, rate: Tariff | None = None) -> int:
-        """What this usage comes to by the tariff, in the rate's other currency if there is one."""
-        key = (tariff.id, tariff.met, rate.id if rate is not None else 0)
-        ready = self._ready.get(key)
-        if ready is None:
-            if len(self._ready) >= limits.TARIFFS_READY_MAX:
-                self._ready.clear()
-            ready = self._ready[key] = _made_ready(tariff, rate)
-        return ready.nano(usage)
+    def amounts(self, tariffs: Sequence[tuple[Tariff, Tariff | None]], load: Load) -> list[int]:
+        """What the load comes to by each of these tariffs, turned over at its rate if it has one."""
+        known, found = self._ready, []
+        prompt, output, cached_counts, cpu_counts, energy_counts = load
+        for place, (tariff, rate) in enumerate(tariffs):
+            ready = known.get((tariff.id, tariff.met, rate.id if rate is not None else 0))
+            if ready is None:
+                ready = self._make_ready(tariff, rate)
+            if isinstance(ready, _Plain):
+                fresh, hit, written, cpu, energy, divisor = ready
+                cached = cached_counts[place]
+                amount = (prompt - cached) * fresh + cached * hit + output * written
+                if cpu or energy:
+                    amount += cpu_counts[place] * cpu + energy_counts[place] * energy
+                found.append(amount // divisor)
+            else:
+                found.append(ready.nano(load.usage(place)))
+        return found
+
+    def _make_ready(self, tariff: Tariff, rate: Tariff | None) -> _Plain | _Varied:
+        if len(self._ready) >= limits.TARIFFS_READY_MAX:
+            self._ready.clear()
+        ready = _made_ready(tariff, rate)
+        self._ready[tariff.id, tariff.met, rate.id if rate is not None else 0] = ready
+        return ready
 
 
-def _made_ready(tariff: Tariff, rate: Tariff | None) -> _Plain | _Banded:
+def _made_ready(tariff: Tariff, rate: Tariff | None) -> _Plain | _Varied:
     if tariff.variants:
         sheet = VendorSheet(tariff, rate) if rate is not None else Varied(tariff, _meters(tariff))
-        return _Banded(sheet, tariff.met)
+        return _Varied(sheet, tariff.met)
     lines = {line.meter: line for line in tariff.lines}
     turned, into = (rate.lines[0].pico, rate.lines[0].per * PICO_PER_NANO) if rate is not None else (1, 1)
 
     def fraction(meter: Meter) -> tuple[int, int]:
-        line: TariffLine | None = lines.get(meter) or lines.get(_LIKE.get(meter, meter))
+        line: TariffLine | None = lines.get(meter) or (lines.get(Meter.INPUT) if meter is Meter.CACHED_INPUT else None)
         return (line.pico * turned, line.per * PICO_PER_NANO * into) if line is not None else (0, 1)
 
-    meters = (Meter.INPUT, Meter.CACHED_INPUT, Meter.CACHE_WRITE, Meter.OUTPUT, Meter.REASONING, *COST_METERS)
-    found = [fraction(meter) for meter in meters]
+    found = [fraction(meter) for meter in (Meter.INPUT, Meter.CACHED_INPUT, Meter.OUTPUT, *COST_METERS)]
     divisor = lcm(*(below for _, below in found))
-    fresh, cached, written, output, reasoning, cpu, energy = (above * (divisor // below) for above, below in found)
-    return _Plain(fresh, cached, written, output, reasoning, cpu, energy, divisor)
+    fresh, cached, output, cpu, energy = (above * (divisor // below) for above, below in found)
+    return _Plain(fresh, cached, output, cpu, energy, divisor)
 
 
 def _meters(tariff: Tariff) -> Sequence[Meter]:

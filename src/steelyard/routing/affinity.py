@@ -22,7 +22,7 @@ class Likely(Record, frozen=True, gc=False):
     strain: float = 0.0  # what speaks against it among offers that are equal otherwise; see PrefixIndex.strains
 
 
-_UNKNOWN = Likely()
+UNKNOWN = Likely()
 
 
 class Affinity:
@@ -35,10 +35,10 @@ class Affinity:
     def look(self, order: Order, caller: Caller, offers: Sequence[Offer], now_ns: int) -> list[Likely]:
         """What to expect of each of these offers. Where there is no choice, or nothing to go by, all are alike."""
         if len(offers) < 2:
-            return [_UNKNOWN] * len(offers)
+            return [UNKNOWN] * len(offers)
         prompt = prompt_of(order, caller)
         if not prompt.chain and not prompt.session:
-            return [_UNKNOWN] * len(offers)
+            return [UNKNOWN] * len(offers)
         self._prompts[order.request_id] = prompt
         if len(self._prompts) > limits.SLOTS_PER_WORKER:
             self._prompts.popitem(last=False)  # of one that was never called

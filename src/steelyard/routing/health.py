@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 from steelyard.kernel import limits
-from steelyard.kernel.choice import Expected
+from steelyard.kernel.choice import Load
 from steelyard.kernel.clock import NS_PER_S
 from steelyard.kernel.errors import UpstreamError
 from steelyard.kernel.faults import Fault
@@ -63,11 +63,38 @@ class Size(NamedTuple):
 
 def size_of(states: Sequence["OfferState"]) -> Size:
     """What the offers that have served say on average."""
-    known = [state.habit for state in states if state.habit.known]
-    if not known:
-        return Size()
-    prompt, output = sum([one.prompt_parts for one in known]), sum([one.output for one in known])
-    return Size(prompt // len(known), output // len(known))
+    known = prompt_parts = output = 0
+    for state in states:
+        habit = state.habit
+        if habit.known:
+            known += 1
+            prompt_parts += habit.prompt_parts
+            output += habit.output
+    return Size(prompt_parts // known, output // known) if known else Size()
+
+
+def expected(order: Order, max_tokens: int, states: Sequence["OfferState"], held_parts: Sequence[int]) -> Load:
+    """What this request would use at each. `held_parts`: of 1024 of its prompt, what is thought to be in the cache."""
+    size = size_of(states)
+    prompt = max(1, order.prompt_tokens_max * size.prompt_parts // _PARTS) * order.sequences
+    output = min(size.output, max_tokens) * order.sequences
+    cached, cpu_ns, energy_uj = [], [], []
+    for state, held in zip(states, held_parts, strict=True):
+        habit = state.habit
+        read = prompt * max(held, habit.cached_parts) // _PARTS
+        cached.append(read)
+        cpu_ns.append((prompt - read + output) * habit.cpu_ns // _PARTS)
+        energy_uj.append((prompt - read + output) * habit.energy_uj // _PARTS)
+    return Load(prompt, output, cached, cpu_ns, energy_uj)
+
+
+def most(order: Order, max_tokens: int, states: Sequence["OfferState"]) -> Load:
+    """The most that is sensible: every byte a token, nothing from a cache, as much output as is forwarded."""
+    prompt, output = order.prompt_tokens_max * order.sequences, max_tokens * order.sequences
+    tokens = prompt + output
+    cpu_ns = [tokens * state.habit.cpu_ns // _PARTS for state in states]
+    energy_uj = [tokens * state.habit.energy_uj // _PARTS for state in states]
+    return Load(prompt, output, [0] * len(states), cpu_ns, energy_uj)
 
 
 class Habit:
@@ -93,21 +120,6 @@ class Habit:
         self.energy_uj = _nearer(self.energy_uj, _PARTS * used.energy_uj // tokens, step)
         self.known = True
 
-    def expected(self, order: Order, max_tokens: int, size: Size, held_parts: int = 0) -> Expected:
-        """What this request would use. `held_parts`: of 1024 of its prompt, what is known to be in the cache."""
-        prompt = max(1, order.prompt_tokens_max * size.prompt_parts // _PARTS) * order.sequences
-        cached = prompt * max(held_parts, self.cached_parts) // _PARTS
-        output = min(size.output, max_tokens) * order.sequences
-        computed = prompt - cached + output
-        most = order.prompt_tokens_max * order.sequences, max_tokens * order.sequences
-        return Expected(
-            Usage(prompt - cached, cached, output, *self._work(computed)),
-            Usage(most[0], 0, most[1], *self._work(sum(most))),
-        )
-
-    def _work(self, tokens: int) -> tuple[int, int]:
-        return tokens * self.cpu_ns // _PARTS, tokens * self.energy_uj // _PARTS
-
 
 def _nearer(average: int, sample: int, step: int) -> int:
     """Without a step the sample is all that is known."""
@@ -129,15 +141,16 @@ class OfferState:
         "_open_s",
         "_requests",
         "_tokens",
+        "bounded",
         "error_parts",
         "failures",
         "first",
         "habit",
         "in_flight",
+        "offer",
         "probing",
         "token",
         "told",
-        "upstream",
         "why",
     )
 
@@ -155,7 +168,8 @@ class OfferState:
         self._open_s = 0
         self._busy = 0  # refusals for being busy, in a row
         self._requests, self._tokens = Bucket(), Bucket()
-        self.upstream = ""
+        self.offer: Offer | None = None  # as it stands in the snapshot
+        self.bounded = False
 
     def left_out(self, now_ns: int) -> str:
         """Why it is not to be asked now; empty when it is."""
@@ -213,6 +227,18 @@ class OfferState:
 
     def _close(self, why: str, now_ns: int, wait_ns: int) -> None:
         self.why, self._back_ns = str(why), now_ns + min(wait_ns, limits.COOL_DOWN_S_MAX * NS_PER_S)
+
+
+def times(states: Sequence[OfferState], output: int, now_ns: int) -> list[int]:
+    """How long each is expected to take for so many tokens, in ns; 0: not known, or not lately."""
+    found, since_ns = [], now_ns - limits.LATENCY_KEPT_S * NS_PER_S
+    for state in states:
+        first, token = state.first, state.token
+        time_ns = first.p50 if first.noted_ns >= since_ns else 0
+        if time_ns and token.noted_ns >= since_ns:
+            time_ns += token.p50 * output
+        found.append(time_ns)
+    return found
 
 
 def _share(bound: int, workers: int) -> int:

@@ -5,28 +5,33 @@ of what is known at that moment: no I/O, and time comes in as nanoseconds that n
 """
 
 from collections import OrderedDict
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
+from typing import Protocol
 
 import structlog
 
 from steelyard.kernel import limits
-from steelyard.kernel.choice import Candidate, Choice, Expected
+from steelyard.kernel.choice import Candidate, Choice, Load
 from steelyard.kernel.clock import NS_PER_S
 from steelyard.kernel.errors import CallerError, UpstreamError, unavailable
 from steelyard.kernel.offers import Offer
 from steelyard.kernel.routes import Guard, Policy, Routes
 from steelyard.kernel.tariff import Tariff
 from steelyard.kernel.why import bytes_from_why
-from steelyard.routing.affinity import Affinity, Likely
-from steelyard.routing.health import ACCOUNT, Call, OfferState, size_of
+from steelyard.routing.affinity import UNKNOWN, Affinity
+from steelyard.routing.health import ACCOUNT, Call, OfferState, expected, most, times
 from steelyard.routing.made import Made
 from steelyard.routing.rules import Rules, Wanted, pinned, rules_of
 from steelyard.routing.scores import PARTS, View, scores
 
 log = structlog.get_logger()
 
-Weigh = Callable[[Sequence[Candidate], Sequence[Expected], Tariff | None], list[Candidate]]
-"""Puts what each would cost to the candidates, and the margin where a price is given (rating.estimate)."""
+
+class Weigh(Protocol):
+    """What each would cost, and leave (rating.estimate)."""
+
+    def costs(self, candidates: Sequence[Candidate], load: Load) -> list[int]: ...
+    def margins(self, candidates: Sequence[Candidate], loads: Sequence[Load], price: Tariff) -> list[int]: ...
 
 
 class Router:
@@ -56,62 +61,79 @@ class Router:
         if len(candidates) == 1 and rules.guard is Guard.OFF:
             self._refuse_or_wait(candidates[0].offer, wanted, now_ns)
             return candidates
-        order, most = wanted.order, wanted.terms.max_tokens
-        states = [self.state(one.offer) for one in candidates]
-        size = size_of(states)
-        likely = self.affinity.look(order, wanted.caller, [one.offer for one in candidates], now_ns)
-        expected = [
-            state.habit.expected(order, min(most, one.offer.max_output_tokens), size, int(1024 * cache.hit))
-            for state, one, cache in zip(states, candidates, likely, strict=True)
+        made, states = self._seen(wanted, rules, candidates, weigh, now_ns)
+        pin = rules.policy is Policy.PINNED
+        made.scores = list(range(len(candidates))) if pin else scores(made.view, rules.policy)
+        free = not self._closed and rules.guard is not Guard.REFUSE
+        made.left_out = [
+            "" if free and not (state.why or state.bounded) else self._left_out(made, place, state, now_ns)
+            for place, state in enumerate(states)
         ]
-        guarded = rules.guard is not Guard.OFF
-        weighed = weigh(candidates, expected, wanted.terms.price if guarded else None)
-        views = [_view(*each, now_ns) for each in zip(states, weighed, expected, likely, strict=True)]
-        found = list(range(len(views))) if rules.policy is Policy.PINNED else scores(views, rules.policy)
-        out = [self._left_out(one, state, wanted, rules, now_ns) for one, state in zip(weighed, states, strict=True)]
-        made = Made(wanted, rules, weighed, expected, views, found, out)
-        ranked = self._ranked(made, states, now_ns)
-        self._keep(made, ranked)
-        return [weighed[place] for place in ranked]
+        try:
+            made.ranked = self._ranked(made, states, now_ns)
+        finally:
+            self._made[wanted.order.request_id] = made
+            if len(self._made) > limits.CHOICES_KEPT:
+                self._made.popitem(last=False)
+        return [candidates[place] for place in made.ranked]
+
+    def _seen(
+        self, wanted: Wanted, rules: Rules, candidates: Sequence[Candidate], weigh: Weigh, now_ns: int
+    ) -> tuple[Made, list[OfferState]]:
+        """The candidates as they stand."""
+        order, most_tokens = wanted.order, wanted.terms.max_tokens
+        offers = [one.offer for one in candidates]
+        states = [self.state(offer) for offer in offers]
+        likely = self.affinity.look(order, wanted.caller, offers, now_ns)
+        known = likely[0] is not UNKNOWN
+        held = [int(1024 * cache.hit) for cache in likely] if known else [0] * len(offers)
+        load = expected(order, most_tokens, states, held)
+        margins: list[int] = []
+        if rules.guard is not Guard.OFF:
+            margins = weigh.margins(candidates, (load, most(order, most_tokens, states)), wanted.terms.price)
+        view = View(
+            weigh.costs(candidates, load),
+            times(states, load.output // order.sequences, now_ns),
+            load.energy_uj,
+            [state.in_flight for state in states],
+            [offer.concurrency for offer in offers],
+            [state.error_parts for state in states],
+            [offer.weight for offer in offers],
+            [int(PARTS * min(cache.strain, 4)) for cache in likely] if known else [0] * len(offers),
+        )
+        return Made(wanted, rules, candidates, likely, load, view, margins), states
 
     def _ranked(self, made: Made, states: Sequence[OfferState], now_ns: int) -> list[int]:
         """The places of the candidates in the order they are to be tried."""
         later = made.rules.guard is Guard.REROUTE
         fit, behind = [], []
-        for place, (one, state) in enumerate(zip(made.weighed, states, strict=True)):
-            loses = one.margin_nano is not None and one.margin_nano < 0
-            if not made.left_out[place]:
-                fit.append((later and loses, state.failures > 0, made.scores[place], place))
-            elif made.left_out[place] in {"open", "probing"} or not (made.left_out[place] in _FIRM or state.told):
-                behind.append((self._back_ns(one.offer), place))
-        if fit:
-            ranked = [place for *_, place in sorted(fit)]
-            first = made.weighed[ranked[0]]
-            self.flagged += first.margin_nano is not None and first.margin_nano < 0
-            return ranked + [place for _, place in sorted(behind)]
-        if behind:
-            return [place for _, place in sorted(behind)]
-        self._keep(made, [])
-        raise self._refusal(made, now_ns)
+        for place, (score, reason, state) in enumerate(zip(made.scores, made.left_out, states, strict=True)):
+            if not reason:
+                fit.append((later and made.loses(place), state.failures > 0, score, place))
+            elif reason in {"open", "probing"} or not (reason in _FIRM or state.told):
+                behind.append((self._back_ns(made.candidates[place].offer), place))
+        ranked = [one[-1] for one in sorted(fit)] + [one[-1] for one in sorted(behind)]
+        if not ranked:
+            raise self._refusal(made, now_ns)
+        self.flagged += made.loses(ranked[0])
+        return ranked
 
     def _refusal(self, made: Made, now_ns: int) -> CallerError:
         """Why nobody may be asked."""
         if all(reason == "margin" for reason in made.left_out):
             message = "At the moment this model costs more than it is sold for, so it is not served."
             return unavailable("margin_refused", message, limits.RETRY_AFTER_S)
-        waits_ns = [self._back_ns(one.offer) - now_ns for one in made.weighed]
+        waits_ns = [self._back_ns(one.offer) - now_ns for one in made.candidates]
         wait_ns = min([wait_ns for wait_ns in waits_ns if wait_ns > 0], default=NS_PER_S)
         return _busy(wait_ns)
 
-    def _left_out(self, one: Candidate, state: OfferState, wanted: Wanted, rules: Rules, now_ns: int) -> str:
-        reason = self.left_out(one.offer, now_ns)
-        if reason:
+    def _left_out(self, made: Made, place: int, state: OfferState, now_ns: int) -> str:
+        offer = made.candidates[place].offer
+        if (state.why or self._closed) and (reason := self.left_out(offer, now_ns)):
             return reason
-        if one.offer.rpm or one.offer.tpm or one.offer.concurrency:
-            reason = state.full(one.offer, self._workers, _tokens(wanted), now_ns)
-        if not reason and rules.guard is Guard.REFUSE and one.margin_nano is not None and one.margin_nano < 0:
-            return "margin"
-        return reason
+        if offer.is_bounded and (reason := state.full(offer, self._workers, _tokens(made.wanted), now_ns)):
+            return reason
+        return "margin" if made.rules.guard is Guard.REFUSE and made.loses(place) else ""
 
     def _refuse_or_wait(self, offer: Offer, wanted: Wanted, now_ns: int) -> None:
         """The only offer is asked whatever is held against it, unless it said for how long it wants to be left alone.
@@ -119,22 +141,21 @@ class Router:
         Raises CallerError 429.
         """
         state = self._states.get(offer.id)
-        if state is None and not (offer.rpm or offer.tpm or offer.concurrency):
+        if state is None and not offer.is_bounded:
             return
         state = self.state(offer)
         wait_ns = state.back_ns() - now_ns
         if state.told and wait_ns > 0:
             raise _busy(wait_ns)
-        if (offer.rpm or offer.tpm or offer.concurrency) and state.full(offer, self._workers, _tokens(wanted), now_ns):
+        if offer.is_bounded and state.full(offer, self._workers, _tokens(wanted), now_ns):
             raise _busy(NS_PER_S)
 
     def left_out(self, offer: Offer, now_ns: int) -> str:
-        """Why it is not to be asked now; empty when it is. Changes nothing: any thread may look."""
+        """Why it is not to be asked now; empty when it is."""
         closed = self._closed.get(offer.upstream)
         if closed is not None and now_ns < closed[0]:
             return closed[1]
-        state = self._states.get(offer.id)
-        return state.left_out(now_ns) if state is not None else ""
+        return self.state(offer).left_out(now_ns)
 
     def _back_ns(self, offer: Offer) -> int:
         return max(self.state(offer).back_ns(), self._closed.get(offer.upstream, (0, ""))[0])
@@ -146,6 +167,8 @@ class Router:
             if len(self._states) >= limits.OFFERS_WATCHED_MAX:  # most of them are offered no more
                 self._states.clear()
             state = self._states[offer.id] = OfferState()
+        if state.offer is not offer:
+            state.offer, state.bounded = offer, offer.is_bounded
         return state
 
     def _ask_again(self, routes: Routes) -> None:
@@ -154,7 +177,7 @@ class Router:
             if self._asked_again.get(upstream) != at_ns:
                 self._closed.pop(upstream, None)
                 for state in self._states.values():
-                    if state.upstream == upstream:
+                    if state.offer is not None and state.offer.upstream == upstream:
                         state.worked()
         self._asked_again = routes.upstreams
 
@@ -163,7 +186,6 @@ class Router:
     def begin(self, offer: Offer, tokens: int, now_ns: int) -> Call:
         """The offer is called, for a request of so many tokens at most."""
         state = self.state(offer)
-        state.upstream = offer.upstream
         if offer.rpm or offer.tpm:
             state.take(offer, self._workers, tokens, now_ns)
         return Call(state, now_ns)
@@ -200,44 +222,19 @@ class Router:
 
     # --- why ----------------------------------------------------------------------------------------------------
 
-    def _keep(self, made: Made, ranked: Sequence[int]) -> None:
-        """Of several models that may answer, the choice among the offers of the first that has any counts."""
-        made.ranked.extend(ranked)
-        request_id = made.wanted.order.request_id
-        if (before := self._made.get(request_id)) is None or not before.ranked:
-            self._made[request_id] = made
-        if len(self._made) > limits.CHOICES_KEPT:
-            self._made.popitem(last=False)
-
     def in_short(self, request_id: bytes) -> bytes:
         """Why it was routed so, for the journal; empty where there was nothing to choose."""
         made = self._made.get(request_id)
-        return b"" if made is None else bytes_from_why(made.why([self.state(one.offer) for one in made.weighed]))
-
-    def forget(self, request_id: bytes) -> None:
-        """It was only thought of: nothing of it stays, and it is no request that was served at a loss."""
-        made = self._made.pop(request_id, None)
-        self.affinity.ended(request_id)
-        if made is not None and made.ranked:
-            margin_nano = made.weighed[made.ranked[0]].margin_nano
-            self.flagged -= margin_nano is not None and margin_nano < 0
+        return b"" if made is None else bytes_from_why(made.why([self.state(one.offer) for one in made.candidates]))
 
     def why(self, request_id: bytes) -> Choice | None:
         """How a request was routed, while this worker remembers it; None also where there was nothing to choose."""
         made = self._made.get(request_id)
-        return None if made is None else made.choice([self.state(one.offer) for one in made.weighed])
+        return None if made is None else made.choice([self.state(one.offer) for one in made.candidates])
 
 
 _FIRM = frozenset({"margin", "rpm", "tpm", "concurrency"})
 """What nobody is tried against, whatever fails."""
-
-
-def _view(state: OfferState, one: Candidate, what: Expected, likely: Likely, now_ns: int) -> View:
-    first_ns, token_ns = state.first.median(now_ns), state.token.median(now_ns)
-    time_ns = first_ns + token_ns * what.usage.output if first_ns else 0
-    offer, cache = one.offer, (int(PARTS * likely.hit), int(PARTS * min(likely.strain, 4)))
-    known = (state.in_flight, offer.concurrency, state.error_parts, offer.weight)
-    return View(one.cost_nano, time_ns, one.energy_uj, *known, *cache)
 
 
 def _tokens(wanted: Wanted) -> int:

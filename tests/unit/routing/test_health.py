@@ -11,7 +11,7 @@ from steelyard.kernel.errors import UpstreamError
 from steelyard.kernel.faults import Fault
 from steelyard.kernel.quantities import Usage
 from steelyard.kernel.records import Order
-from steelyard.routing.health import Call, Habit, Latency, OfferState, Size, size_of
+from steelyard.routing.health import Call, Habit, Latency, OfferState, Size, expected, most, size_of
 from steelyard.routing.pace import Bucket
 
 BROKEN = UpstreamError("x", "no", status=500)
@@ -40,16 +40,15 @@ def test_habits_say_what_a_request_will_use() -> None:
     habit = Habit()
     for _ in range(40):
         habit.note(order(300), Usage(60, 40, 50, cpu_ns=11_000, energy_uj=110))
-    size = size_of([state_with(habit), OfferState()])
-    assert size == Size(1024 * 100 // 300, 50)
-    expected = habit.expected(order(3000, 2), 30, size)
-    assert (expected.usage.prompt, expected.usage.output) == (2 * (3000 * 341 // 1024), 60)
-    assert expected.usage.cached_input == expected.usage.prompt * 409 // 1024
-    assert (expected.most.prompt, expected.most.cached_input, expected.most.output) == (6000, 0, 60)
-    assert expected.usage.cpu_ns > 0 and expected.most.cpu_ns > expected.usage.cpu_ns
-    held = habit.expected(order(3000), 30, size, 1024).usage
-    assert (held.input, held.cached_input) == (0, held.prompt)
-    assert Habit().expected(order(), 7, Size()).usage.output == 7
+    states = [state_with(habit), OfferState()]
+    assert size_of(states) == Size(1024 * 100 // 300, 50)
+    load, least = expected(order(3000, 2), 30, states, [0, 0]), most(order(3000, 2), 30, states)
+    assert (load.prompt, load.output) == (2 * (3000 * 341 // 1024), 60), "as large wherever it is served"
+    assert load.cached == [load.prompt * 409 // 1024, 0]
+    assert (least.prompt, least.cached, least.output) == (6000, [0, 0], 60)
+    assert least.cpu_ns[0] > load.cpu_ns[0] > 0 == load.cpu_ns[1]
+    assert expected(order(3000), 30, states, [1024, 0]).usage(0).input == 0
+    assert expected(order(), 7, [OfferState()], [0]).output == 7
 
 
 def state_with(habit: Habit) -> OfferState:

@@ -1,0 +1,63 @@
+"""Which offers have a cost in force, found once per snapshot and stretch of time: a worker asks before every request.
+
+What the moment decides within a version (its variants' conditions) is looked at every time. Knows nothing of routing.
+"""
+
+from collections.abc import Iterator, Sequence
+from typing import NamedTuple
+
+import msgspec
+
+from steelyard.catalog.tariffs import at_open, costed
+from steelyard.kernel.choice import Candidate
+from steelyard.kernel.money import INT64_MAX
+from steelyard.kernel.offers import Capability, Offer
+from steelyard.kernel.records import Order, Snapshot
+from steelyard.kernel.tariff import Tariff
+
+
+class _Stretch(NamedTuple):
+    """From one change of a tariff to the next."""
+
+    since_ns: int
+    until_ns: int
+    candidates: list[Candidate]
+    varied: tuple[int, ...]  # the places of those with variants
+
+
+class Costs:
+    """One per worker."""
+
+    def __init__(self) -> None:
+        self._snapshot: Snapshot | None = None
+        self._known: dict[tuple[str, Capability, str], _Stretch] = {}
+
+    def of(
+        self, snapshot: Snapshot, offers: Sequence[Offer], order: Order, at_ns: int, currency: str
+    ) -> list[Candidate]:
+        """`catalog.tariffs.costed` for all the offers of a model that can be asked this, the same each time."""
+        if snapshot is not self._snapshot:
+            self._snapshot, self._known = snapshot, {}
+        key = (offers[0].model, order.capability, currency)
+        known = self._known.get(key)
+        if known is None or not known.since_ns <= at_ns < known.until_ns:
+            found = costed(snapshot, offers, order, at_ns, currency)
+            until_ns = min((at for at in _changes(snapshot, offers) if at > at_ns), default=INT64_MAX)
+            varied = tuple(place for place, one in enumerate(found) if one.cost.variants)
+            known = self._known[key] = _Stretch(at_ns, until_ns, found, varied)
+        if not known.varied:
+            return known.candidates
+        candidates = known.candidates.copy()
+        for place in known.varied:
+            one = candidates[place]
+            cost = at_open(one.cost, order, at_ns)
+            candidates[place] = msgspec.structs.replace(one, cost=cost)
+        return candidates
+
+
+def _changes(snapshot: Snapshot, offers: Sequence[Offer]) -> Iterator[int]:
+    """When any tariff or rate that may be theirs begins."""
+    books: list[tuple[Tariff, ...]] = [snapshot.costs.get(name, ()) for name in {one.upstream for one in offers}]
+    for versions in (*books, *snapshot.rates.values()):
+        for version in versions:
+            yield version.effective_from_ns
