@@ -71,6 +71,7 @@ def test_a_vendor_is_owed_what_he_said_and_his_bill_trues_up_the_rest(
     found = wait_for(lambda: (row := owed(platform))["requests"] == 2 and row, "both to be booked")
     estimated = found["estimated_nano"]
     assert (found["currency"], found["estimated"], found["payable_nano"]) == ("USD", 1, WHOLE_NANO + estimated)
+    assert found in platform.get("/admin/v1/payables", platform.operator_key)
     assert estimated >= 150 + 600, "the prompt and a token at least"
     (margin,) = [row for row in platform.run("margin") if row["name"] == MODEL]
     assert margin["cost_nano"] == sum(round(nano * 71034 / 10000) for nano in (WHOLE_NANO, estimated))

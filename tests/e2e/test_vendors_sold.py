@@ -101,7 +101,7 @@ def test_what_google_signed_goes_to_the_client_and_back(client, vendors: dict[st
     assert vendors["gemini"].body["messages"][1]["tool_calls"][0]["extra_content"] == call.extra_content
 
 
-@pytest.mark.parametrize("kind", ["deepseek", "zhipu", "moonshot", "minimax"])
+@pytest.mark.parametrize("kind", sorted(CASES.keys() - {"openai"}))
 def test_thinking_with_tools_goes_round_for_a_client_of_the_other_dialect(
     platform: Platform, vendors: dict[str, Running], kind: str
 ) -> None:
@@ -116,14 +116,15 @@ def test_thinking_with_tools_goes_round_for_a_client_of_the_other_dialect(
     with anthropic.Anthropic(base_url=platform.url, api_key=platform.api_key, max_retries=0) as client:
         turns: list[Any] = [{"role": "user", "content": "scene: tools"}]
         first = client.messages.create(messages=turns, **asking)
-        assert [block.type for block in first.content] == ["thinking", "tool_use"]
+        assert [block.type for block in first.content] == [*(["thinking"] * CASES[kind].shows), "tool_use"]
         (call,) = [block for block in first.content if block.type == "tool_use"]
         results = [{"type": "tool_result", "tool_use_id": call.id, "content": "Rain"}]
         turns += [{"role": "assistant", "content": first.content}, {"role": "user", "content": results}]
         second = client.messages.create(messages=turns, **asking)
     assert (second.content[-1].text, second.stop_reason) == ("The tools have answered.", "end_turn")
-    (sent,) = [turn for turn in vendors[kind].body["messages"] if turn["role"] == "assistant"]
-    assert sent["reasoning_content"] == "Hm, so.", "the vendor gets its own reasoning back"
+    (sent,) = [turn for turn in CASES[kind].order(vendors[kind].body)["messages"] if turn["role"] == "assistant"]
+    took = None if kind in {"dashscope_native", "gemini"} else "Hm, so."
+    assert sent.get("reasoning_content") == took, "the vendor gets its own reasoning back, if it takes it"
     assert "thinking_blocks" not in sent and None not in vendors[kind].body.values()
 
 

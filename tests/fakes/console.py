@@ -5,7 +5,7 @@ import asyncio
 import random
 from collections.abc import AsyncGenerator, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import msgspec
@@ -47,11 +47,15 @@ class FakeHouse:
     secret: bytes = bytes(range(32))
     pause_s: float = 0.0
     closed_early: int = 0
+    sick: dict[str, str] = field(default_factory=dict)  # models of upstreams → why their offers are left out
 
     @contextmanager
     def books(self) -> Iterator[Connection]:
         with self.engine.connect() as connection:
             yield connection
+
+    def left_out(self, offer: Offer) -> str:
+        return self.sick.get(offer.upstream_model, "")
 
     async def play(self, order: PlayOrder) -> AsyncGenerator[PlayEvent, None]:
         """Answers ANSWER word by word. The message "broke" finds an empty wallet, "break" an upstream that dies."""

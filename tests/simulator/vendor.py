@@ -84,8 +84,10 @@ def check(connection: Connection, oracle: "Oracle", rows: Iterable[UsageRow], ta
         if booked != due:
             oracle.fault(f"{name} costs {booked}, its vendor said {due}")
         told, said = sum(billed.values()), oracle.said.most(row.request_id)
-        # One call is heard as it speaks, and may take one token back; of several some is not taken up any more.
-        heard = row.sequences == 1 and row.end in ("client_gone", "upstream_error", "drained")
+        # One call is heard as it speaks, and may take one token back; of several some is not taken up any more, nor of
+        # one that is cut at its cap.
+        alone = row.sequences == 1 and row.request_id not in oracle.above_cap
+        heard = alone and row.end in ("client_gone", "upstream_error", "drained")
         if not (said - 1 if heard else 0) <= told <= said and not oracle.requests[row.request_id].vague:
             oracle.fault(f"{name} is billed {billed}, its vendor said {said} tokens")
         if row.end not in ("complete", "money_ended", "refused") and not row.cost_estimated:

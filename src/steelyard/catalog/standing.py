@@ -40,6 +40,7 @@ class Standing(Record, frozen=True):
     source: str
     rows: tuple[PriceRow, ...]
     next_ns: int | None
+    marginal: bool = False  # a band prices only the tokens inside it, not the whole request
 
     @property
     def now(self) -> PriceRow:
@@ -81,6 +82,7 @@ def _standing(book: str, tariff: Tariff, at_ns: int, newer_ns: int | None) -> St
         source=tariff.source,
         rows=tuple(rows),
         next_ns=min((one for one in (newer_ns, turn_ns) if one is not None), default=None),
+        marginal=tariff.marginal,
     )
 
 

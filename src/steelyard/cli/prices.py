@@ -132,7 +132,8 @@ def prices_show(desk: Desk, show: Show, model: str, at: str | None) -> None:
     show.rows(price_rows(found), PRICE_COLUMNS, f"{model} has no price and no cost at that time.")
     for one in found:
         name = "price" if one.book == PRICE else f"cost at {one.subject}"
-        show.line(f"{name}: version {one.version}, from {iso_from_ns(one.effective_from_ns)}, {one.source}")
+        bands = ", each band only the tokens inside it" if one.marginal else ""
+        show.line(f"{name}: version {one.version}, from {iso_from_ns(one.effective_from_ns)}{bands}, {one.source}")
 
 
 @prices.command(

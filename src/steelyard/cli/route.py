@@ -6,6 +6,7 @@ import click
 
 from steelyard.cli.desk import Desk
 from steelyard.cli.epilog import examples
+from steelyard.cli.explain import route_explain
 from steelyard.cli.options import at_desk
 from steelyard.cli.show import Column, Row, Show, count, words
 from steelyard.kernel import limits
@@ -53,6 +54,7 @@ _OFFERS = (
         "steelyard route offer deepseek-flash deepseek --concurrency 200 --tpm 1000000",
         "steelyard route alias gpt-4o-mini deepseek-flash",
         "steelyard route retry zhipu",
+        "steelyard route explain deepseek-flash --prompt ./long.txt",
     )
 )
 def route() -> None:
@@ -152,3 +154,6 @@ def route_alias(desk: Desk, show: Show, name: str, model: str | None, drop: bool
 def route_retry(desk: Desk, show: Show, upstream: str) -> None:
     """Have UPSTREAM asked again at once: its account is paid, its key is right, its breaker is closed."""
     show.say(f"{upstream} is asked again.", desk.command("route.retry", {"upstream": upstream}))
+
+
+route.add_command(route_explain)

@@ -6,6 +6,7 @@ Keys are sealed here, before they go anywhere: neither the books nor their socke
 import asyncio
 import os
 import sys
+from pathlib import Path
 from typing import Any
 
 import click
@@ -21,6 +22,7 @@ from steelyard.cli.epilog import examples
 from steelyard.cli.options import at_desk
 from steelyard.cli.price_rows import PRICE_COLUMNS, price_rows
 from steelyard.cli.show import Show, count, words
+from steelyard.config import load_settings
 from steelyard.kernel.errors import CallerError, StartError
 from steelyard.kernel.offers import Offer
 from steelyard.upstream.sealed import Master, key_variable, shown_of
@@ -91,7 +93,7 @@ def vendor_add(desk: Desk, show: Show, /, name: str, asked: tuple[str, ...], key
         f"{made['unchanged']} unchanged.",
         made,
     )
-    _say_what_is_missing(desk, show, upstream, made["models"])
+    _say_what_is_missing(desk, show, (name, upstream), made["models"])
 
 
 @vendor.command("list")
@@ -177,7 +179,7 @@ def vendor_balance(desk: Desk, show: Show, name: str) -> None:
             key = Master(desk.data.master).open(token)
         except StartError as error:
             raise StartError(f"{name} has a key that {error}.") from None
-    told = asyncio.run(_balance(offers[0], key))
+    told = asyncio.run(_balance(offers[0], key, load_settings(data=desk.data.root).ca_file))
     if told is None:
         show.say(f"{name} cannot be asked what is left: its kind ({offers[0].kind}) has no place for it.", None)
         return
@@ -212,11 +214,12 @@ def read_key(name: str, variable: str | None = None) -> str:
     return sys.stdin.readline().strip()
 
 
-async def _balance(offer: Offer, key: str) -> Any:
+async def _balance(offer: Offer, key: str, ca_file: Path | None) -> Any:
     from steelyard.upstream.kinds import ByKind
     from steelyard.upstream.pool import Pool
+    from steelyard.upstream.trust import Trust
 
-    pool = Pool()
+    pool = Pool(Trust.of(ca_file))
     try:
         return await ByKind(offer.upstream, pool, key).balance(offer)
     finally:
@@ -232,12 +235,18 @@ def _unknown(name: str) -> CallerError:
     return CallerError(404, "unknown_vendor", f"Nothing is offered at {name!r}. Add it: steelyard vendor add {name}")
 
 
-def _say_what_is_missing(desk: Desk, show: Show, upstream: str, names: list[str]) -> None:
+def _say_what_is_missing(desk: Desk, show: Show, called: tuple[str, str], names: list[str]) -> None:
+    """`called`: by its book, and by us."""
+    book, upstream = called
     with desk.read() as connection:
         priced = tariffs_by_subject(connection, "price")
         key = credentials(connection).get(upstream)
     if key is None and not os.environ.get(key_variable(upstream)):
-        show.line(f"It has no key yet: steelyard vendor key {upstream} (or {key_variable(upstream)}).")
+        line = f"It has no key yet: steelyard vendor key {upstream} (or {key_variable(upstream)})."
+        usual = vendor_book(book).vendor.key_variable
+        if os.environ.get(usual):
+            line += f" There is one in {usual}: add --from-env {usual} to keep it."
+        show.line(line)
     if without := [name for name in names if name not in priced]:
         show.line(f"Without a price, so not sold yet: {', '.join(without)}. Load some, or add --markup PERCENT.")
 

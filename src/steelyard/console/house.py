@@ -8,6 +8,7 @@ from sqlalchemy import Connection
 
 from steelyard.console.play import PlayEvent, PlayOrder
 from steelyard.kernel.clock import Clock
+from steelyard.kernel.offers import Offer
 from steelyard.kernel.records import Snapshot
 
 
@@ -26,6 +27,10 @@ class ConsoleHouse(Protocol):
     def snapshot(self) -> Snapshot: ...
 
     def books(self) -> AbstractContextManager[Connection]: ...
+
+    def left_out(self, offer: Offer) -> str:
+        """Why this worker asks nothing of the offer now: `open`, `probing` or a Fault; empty when it would."""
+        ...
 
     def play(self, order: PlayOrder) -> AsyncGenerator[PlayEvent, None]:
         """An async generator; closing it hangs up, and what had been handed over is settled."""

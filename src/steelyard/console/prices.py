@@ -33,7 +33,7 @@ def show(visit: Visit) -> Response:
     view = {
         "at": _moment(now_ns),
         "models": [_model(words, snapshot, snapshot.models[name], now_ns) for name in sorted(snapshot.models)],
-        "vendors": _vendors(words, snapshot, kept),
+        "vendors": _vendors(visit, snapshot, kept),
         "command": "steelyard vendor",
     }
     return visit.page("prices.html", view=view)
@@ -66,6 +66,7 @@ def _block(words: Words, one: Standing, title: str) -> dict[str, object]:
         "version": one.version,
         "since": _moment(one.effective_from_ns),
         "next": _moment(one.next_ns) if one.next_ns else "",
+        "marginal": one.marginal,
         "source": one.source,
         "link": one.source.split(" ")[0].rstrip(",") if one.source.startswith("https://") else "",
         "heads": [words(f"meter.{meter}") for meter in meters],
@@ -112,7 +113,8 @@ def _clock(minutes: int) -> str:
     return f"{minutes // 60:02}:{minutes % 60:02}"
 
 
-def _vendors(words: Words, snapshot: Snapshot, kept: dict[str, Kept]) -> list[dict[str, object]]:
+def _vendors(visit: Visit, snapshot: Snapshot, kept: dict[str, Kept]) -> list[dict[str, object]]:
+    words = visit.words
     offers: dict[str, list[Offer]] = {}
     for model in snapshot.models.values():
         for offer in model.offers:
@@ -124,6 +126,7 @@ def _vendors(words: Words, snapshot: Snapshot, kept: dict[str, Kept]) -> list[di
             "models": figures.count(len(offers.get(name, ()))),
             "currency": ", ".join(sorted({one.currency for one in snapshot.costs.get(name, ())})) or figures.NONE,
             "key": _key(words, name, kept.get(name)),
+            "health": _health(words, [visit.desk.house.left_out(one) for one in offers.get(name, ())]),
         }
         for name in sorted({*offers, *kept})
     ]
@@ -140,3 +143,12 @@ def _key(words: Words, upstream: str, kept: Kept | None) -> str:
 
 def _moment(ns: int) -> str:
     return f"{iso_from_ns(ns)[:16].replace('T', ' ')} UTC"
+
+
+def _health(words: Words, reasons: list[str]) -> str:
+    """Of an upstream's offers: whether they are asked, or how many are left alone and why."""
+    why = list(dict.fromkeys(reason for reason in reasons if reason))
+    if not why:
+        return words("prices.health_well" if reasons else "prices.health_none")
+    said = ", ".join(words.either(f"fault.{reason}", reason) for reason in why)
+    return words("prices.health_some", left=sum(map(bool, reasons)), count=len(reasons), why=said)

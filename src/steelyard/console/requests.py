@@ -142,6 +142,7 @@ def _exchanged(found: RequestDetail) -> list[dict[str, object]]:
     return [
         {
             "meter": str(line.meter),
+            "variant": "",
             "estimated": False,
             "quantity": figures.amount(line.quantity, bought, 9).text,
             "price": f"{line.text} {paid} / {bought}",

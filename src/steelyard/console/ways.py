@@ -13,11 +13,13 @@ def view_of(visit: Visit, found: RequestDetail) -> dict[str, object] | None:
     if way is None:
         return None
     tried = {one.upstream: one.fault for one in way.tried}
+    best = way.offers[0].score if way.offers else 0
     serving = (found.row.model, found.row.upstream)
     return {
         "sentence": _sentence(visit, way, found.row.upstream),
         "rows": [
-            _row(visit, one, tried, found.row.currency, won=(one.model, one.upstream) == serving) for one in way.offers
+            _row(visit, one, found.row.currency) | {"note": _note(visit, one, tried, best, won=won), "won": won}
+            for one, won in ((one, (one.model, one.upstream) == serving) for one in way.offers)
         ],
         "tried": [visit.words("why.tried", upstream=one.upstream, fault=_fault(visit, one.fault)) for one in way.tried],
     }
@@ -31,14 +33,18 @@ def _sentence(visit: Visit, way: RequestWay, served_by: str) -> str:
     return told if first == served_by else f"{told} {visit.words('why.moved', upstream=served_by)}"
 
 
-def _row(visit: Visit, one: Considered, tried: dict[str, str], currency: str, *, won: bool) -> dict[str, object]:
-    note = ""
+def _note(visit: Visit, one: Considered, tried: dict[str, str], best: int, *, won: bool) -> str:
+    """What became of it; for one that was not asked though its score was the better, why it stood behind."""
     if one.upstream in tried:
-        note = visit.words("why.failed", fault=_fault(visit, tried[one.upstream]))
-    elif won:
-        note = visit.words("why.served")
-    elif not one.rank:
-        note = visit.words("why.left_out", reason=_fault(visit, one.left_out))
+        return visit.words("why.failed", fault=_fault(visit, tried[one.upstream]))
+    if won:
+        return visit.words("why.served")
+    if one.left_out:
+        return visit.words("why.left_out", reason=_fault(visit, one.left_out))
+    return visit.words("why.behind") if one.score < best else ""
+
+
+def _row(visit: Visit, one: Considered, currency: str) -> dict[str, object]:
     return {
         "rank": one.rank or figures.NONE,
         "upstream": one.upstream,
@@ -48,8 +54,6 @@ def _row(visit: Visit, one: Considered, tried: dict[str, str], currency: str, *,
         "first": figures.duration(one.first_token_ms * NS_PER_MS) if one.first_token_ms else figures.NONE,
         "held": f"{(one.held_permille + 5) // 10} %",
         "strain": figures.count(one.strain),
-        "note": note,
-        "won": won,
     }
 
 

@@ -60,6 +60,8 @@ class Gemini(Chat):
         if body.get("reasoning_effort") not in {None, *_EFFORTS}:
             raise self.refuse("reasoning_effort")
         for turn in body["messages"]:
+            for name in turn.keys() - {"role", "content", "name", "tool_calls", "tool_call_id"}:
+                raise self.refuse(f'Invalid JSON payload received. Unknown name "{name}": Cannot find field.')
             if calls := turn.get("tool_calls"):
                 signature = (calls[0].get("extra_content") or {}).get("google", {}).get("thought_signature")
                 if not signature:

@@ -20,6 +20,7 @@ from steelyard.kernel.errors import CallerError
 from steelyard.kernel.ids import id_from_text
 from steelyard.reports.accounts import accounts, entries, trial_balance
 from steelyard.reports.margin import margin
+from steelyard.reports.payables import payables
 from steelyard.reports.requests import RequestFilter, detail, latest
 from steelyard.reports.statement import statement
 from steelyard.reports.sums import By, Report
@@ -134,6 +135,10 @@ def margin_report(connection: Connection, call: Call, now_ns: int) -> Any:
     return _sums(margin(connection, By(call.query.by), *_period(call, now_ns)))
 
 
+def payable_list(connection: Connection, call: Call, now_ns: int) -> Any:
+    return payables(connection)
+
+
 def statement_report(connection: Connection, call: Call, now_ns: int) -> Any:
     return statement(connection, call.place.tenant, *_period(call, now_ns))
 
@@ -221,6 +226,7 @@ OPERATIONS: tuple[Operation, ...] = (
         reported(margin_report),
         query=ByModelTenantOrDay,
     ),
+    Operation("GET", f"{PREFIX}/payables", "payables", "What vendors are owed", reported(payable_list)),
     Operation(
         "GET",
         f"{PREFIX}/statements/{{tenant}}",

@@ -1,7 +1,8 @@
 """From an Authorization header to a caller, without I/O.
 
-A credential carries 184 random bits, so its SHA-256 is looked up directly; the digest found is then compared in
-constant time. Which of "no key", "unknown" and "revoked" it was is never told.
+A credential carries 184 random bits (one that was brought over: those of its 32 characters or more), so its SHA-256 is
+looked up directly; operators' digests are compared in constant time. Which of "no key", "unknown" and "revoked" it was
+is never told.
 """
 
 import hmac

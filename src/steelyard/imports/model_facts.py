@@ -18,7 +18,7 @@ _BY_NAME = (
     ("rerank", re.compile(r"rerank", re.IGNORECASE)),
     ("moderation", re.compile(r"moderation", re.IGNORECASE)),
 )
-_DEFAULT_ANSWER = 512  # of an answer for which the customer names no bound, as `models offer` has it
+_DEFAULT_ANSWER = 4096  # of an answer for which the customer names no bound, as `vendor add` has it
 
 
 class Assumed(NamedTuple):

@@ -21,16 +21,24 @@ class Costs:
         self._found: dict[tuple[str, str], PriceEntry] = {}
         self._without: dict[str, int] = {}
         self._shipped: dict[str, tuple[Vendor, list[str]]] = {}
+        self._elsewhere: dict[str, str] = {}
 
     def of(self, offer: Step, vendor: Vendor, left: list[Left], told: PriceEntry | None = None) -> PriceEntry | None:
-        """The cost of an offer, or None when nothing says it."""
+        """The cost of an offer, or None when nothing says it.
+
+        Who sells a vendor's models at an address of his own may ask for something else: our book of the vendor says
+        nothing of him, and a table is taken with a remark.
+        """
         upstream, model = offer.payload["upstream"], offer.payload["upstream_model"]
         try:
             entry = told or self._facts.cost(vendor, upstream, model, self._since, self._rounding)
         except Unfit as why:
             left.append(Left(f"cost of {model} at {upstream}", f"{why}."))
             return None
-        book = self._facts.shipped(vendor)
+        at_vendor = vendor.is_at(offer.payload["address"])
+        book = self._facts.shipped(vendor) if at_vendor else None
+        if entry is not None and told is None and not at_vendor:
+            self._elsewhere[upstream] = vendor.name
         if entry is None and book is not None and model in book.priced:
             self._shipped.setdefault(upstream, (vendor, []))[1].append(model)
         elif entry is None:
@@ -53,6 +61,10 @@ class Costs:
         for upstream, count in self._without.items():
             why = f"Nothing says what {count} of its models cost there. Load a cost book before they sell."
             left.append(Left(f"costs of {upstream}", why))
+        for upstream, name in self._elsewhere.items():
+            left.append(
+                Left(f"costs of {upstream}", f"They are what {name} asks, but its address is another's. Check them.")
+            )
         yield from self._books(left)
         yield from price_step(self._found.values(), COST)
 

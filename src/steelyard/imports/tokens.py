@@ -78,8 +78,10 @@ def _key(user: Row, token: Row, tenancy: Tenancy, ratios: Ratios, left: list[Lef
     text = str(token.get("key") or "").strip()
     secret = text if text.startswith(KEY_PREFIX) else f"{KEY_PREFIX}{text}"
     what = f"key {begun(secret)} ({token.get('name') or token['id']}) of {user['username']}"
-    bounds = list(_bounds(token, ratios))
-    if token.get("status") != _ENABLED:
+    bounds = list(_bounds(token))
+    quota_nano = nano_of_quota(int(token.get("remain_quota") or 0), ratios.per_unit)
+    limited = not token.get("unlimited_quota")
+    if token.get("status") != _ENABLED or (limited and quota_nano <= 0):
         left.append(Left(what, "It is switched off, ended or used up."))
     elif len(text) < KEY_CHARACTERS_MIN:
         left.append(Left(what, f"It has fewer than {KEY_CHARACTERS_MIN} characters and could be guessed."))
@@ -97,15 +99,20 @@ def _key(user: Row, token: Row, tenancy: Tenancy, ratios: Ratios, left: list[Lef
             "shown": begun(secret),
         }
         yield Step("key", payload, what)
+        if limited:
+            budget = {"budget": text_from_nano(quota_nano), "every": "month"}
+            told = f"{budget['budget']} {_CURRENCY}"
+            yield Step(
+                "limits", {"tenant": payload["tenant"], "key": payload["id"]} | budget, f"{what}: {told} a month"
+            )
+            left.append(Left(what, f"It may spend {told} more in all; here it may spend as much a month."))
 
 
-def _bounds(token: Row, ratios: Ratios) -> Iterator[str]:
+def _bounds(token: Row) -> Iterator[str]:
     """What a token is bound to that a key of ours is not."""
     ends = int(token.get("expired_time") or _FOR_EVER)
     if ends != _FOR_EVER:
         yield f"it ends on {datetime.fromtimestamp(ends, UTC):%Y-%m-%d}"
-    if not token.get("unlimited_quota"):
-        yield f"it may spend {_dollars(token.get('remain_quota'), ratios)} more"
     models = token.get("models") or (token.get("model_limits") if token.get("model_limits_enabled") else "")
     if models:
         yield "it is for some models only"

@@ -15,6 +15,10 @@ class Vendor(NamedTuple):
     base: str
     path: str = ""
 
+    def is_at(self, address: str) -> bool:
+        """Whether the vendor himself listens there."""
+        return bool(self.base) and address.startswith(self.base)
+
     def address(self, base: str | None = None) -> str:
         """The address of an upstream whose `base` somebody configured, or the vendor's own."""
         told = (base or "").strip().rstrip("/")

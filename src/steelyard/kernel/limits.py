@@ -32,6 +32,7 @@ VENDOR_KEY_CHARACTERS_MAX = 4096
 VENDOR_TOKEN_CHARACTERS_MAX = 8192  # the same key, sealed
 SHOWN_CHARACTERS_MAX = 8  # of a key of a vendor, with its ellipsis
 MASTER_CHARACTERS_MIN = 32
+TOKENS_TOLD_MAX = 50_000_000  # of one kind and answer; an upstream that tells of more has lost count
 UPSTREAM_CONNECT_S = 5
 UPSTREAM_FIRST_BYTE_S = 600
 UPSTREAM_READ_BYTES = 256 * 1024  # unread answer bytes of one connection before its upstream has to wait

@@ -26,14 +26,14 @@ from steelyard.kernel.routes import Routes
 from steelyard.ledger.posting import open_wallet
 from steelyard.ledger.purse import Purse
 from steelyard.ledger.sublimits import Seed
-from steelyard.processes.limiting import limit_list, limit_set
+from steelyard.processes.limiting import limit_set
 from steelyard.processes.outcome import Outcome
 from steelyard.processes.payload import Payload, text_of
 from steelyard.processes.routing import ROUTING
 from steelyard.processes.snapshot import new_snapshot
 
 CREATED, CHANGED, UNCHANGED, REFUSED = "created", "changed", "unchanged", "refused"
-TENANT, KEY, BALANCE = "tenant", "key", "balance"
+TENANT, KEY, BALANCE, LIMITS = "tenant", "key", "balance", "limits"
 _HASH_DIGITS = 64
 _OF_THE_FILE = frozenset({"book", "effective_from_ns", "source"})
 
@@ -132,31 +132,22 @@ class Importing:
         return CREATED
 
     def _limits(self, run: "_Import", payload: Payload) -> str:
-        """Budgets and rates of a tenant, or of a key of his; those that stand as they are stay."""
-        tenant = self._tenant_of(run, payload)
+        """Budgets and rates of a tenant, or of a key of his; once, so that what an operator changes later stays."""
+        tenant, key = self._tenant_of(run, payload), payload.get("key")
         whose: Payload = {"tenant": tenant.name}
-        if payload.get("key") is not None:
-            key_id = became(run.connection, Origin(run.source, KEY, text_of(payload, "key")))
-            if key_id is None:
+        if key is not None:
+            whose["key"] = became(run.connection, Origin(run.source, KEY, text_of(payload, "key")))
+            if whose["key"] is None:
                 raise bad_request("Its key was not brought over.", "key")
-            whose["key"] = key_id
-        standing = {
-            (row["kind"], row.get("every", ""), row.get("amount_nano", row.get("amount")))
-            for row in limit_list(run.connection, {"tenant": tenant.name}, self._clock).reply
-            if row["subject_id"] == whose.get("key", tenant.id) and (row["scope"] == "key") == ("key" in whose)
-        }
+        whom = f"key {key}" if key is not None else f"tenant {payload['tenant']}"
+        origin = Origin(run.source, LIMITS, whom)
+        if became(run.connection, origin) is not None:
+            return UNCHANGED
         wanted = {name: payload[name] for name in ("budget", "every", "rpm", "tpm", "concurrency") if name in payload}
         asked = whose | wanted | {"reason": f"brought over from {run.source}", "actor": run.actor}
-        with run.connection.begin_nested() as trial:
-            limited = limit_set(run.connection, asked, self._clock)
-            set_now = {
-                (row["kind"], row.get("every", ""), row.get("amount_nano", row.get("amount"))) for row in limited.reply
-            }
-            if set_now <= standing:
-                trial.rollback()
-                return UNCHANGED
-        run.seeds.extend(limited.seeds)
-        return CHANGED if standing else CREATED
+        run.seeds.extend(limit_set(run.connection, asked, self._clock).seeds)
+        remember(run.connection, origin, whose.get("key", tenant.id), self._clock)
+        return CREATED
 
     def _tenant_of(self, run: "_Import", payload: Payload) -> identity.Tenant:
         tenant_id = became(run.connection, Origin(run.source, TENANT, text_of(payload, "tenant")))

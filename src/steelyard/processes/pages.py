@@ -18,6 +18,7 @@ from steelyard.kernel.clock import Clock
 from steelyard.kernel.directory import DataDir
 from steelyard.kernel.errors import SteelyardError, unavailable
 from steelyard.kernel.ids import Ids
+from steelyard.kernel.offers import Offer
 from steelyard.kernel.records import Snapshot
 from steelyard.ledger.teller_client import TellerClient
 from steelyard.processes.playground import play
@@ -88,6 +89,9 @@ class PageHouse:
             yield connection
 
     read = books
+
+    def left_out(self, offer: Offer) -> str:
+        return self._house.router.left_out(offer, self.clock.monotonic_ns())
 
     async def command(self, op: str, payload: dict[str, Any]) -> Any:
         return await self._teller.command(op, payload)

@@ -17,6 +17,7 @@ from steelyard.kernel import limits
 from steelyard.kernel.clock import Clock
 from steelyard.kernel.errors import CallerError, bad_request
 from steelyard.kernel.routes import Guard, Policy, Route, RouteScope
+from steelyard.processes.errands import no_worker
 from steelyard.processes.outcome import Outcome
 from steelyard.processes.payload import Payload, text_of
 from steelyard.processes.snapshot import new_snapshot
@@ -121,6 +122,11 @@ def route_retry(connection: Connection, payload: Payload, clock: Clock) -> Outco
     return Outcome({"upstream": rule.subject}, snapshot=new_snapshot(connection))
 
 
+def route_explain(connection: Connection, payload: Payload, clock: Clock) -> Outcome:
+    """Books that serve pass this on to a worker; without any nobody can tell."""
+    raise no_worker()
+
+
 ROUTING: Mapping[str, Act] = {
     "route.set": route_set,
     "route.clear": route_clear,
@@ -129,6 +135,7 @@ ROUTING: Mapping[str, Act] = {
     "route.offer": route_offer,
     "route.alias": route_alias,
     "route.retry": route_retry,
+    "route.explain": route_explain,
 }
 
 _A = TypeVar("_A")

@@ -12,6 +12,7 @@ import signal
 import socket
 import sys
 import threading
+from itertools import chain
 from pathlib import Path
 from typing import NamedTuple
 
@@ -19,6 +20,7 @@ import structlog
 import uvicorn
 import uvloop
 
+from steelyard.catalog.conditions import make_calendars
 from steelyard.flow import House
 from steelyard.gateway.app import PublicApp
 from steelyard.gateway.batch_lines import BatchGate
@@ -38,6 +40,7 @@ from steelyard.metering.journal import Journal
 from steelyard.metering.meter import Meter
 from steelyard.metering.slots import Slots
 from steelyard.processes.engine import EMBEDDING_UPSTREAM, KEY_VARIABLE, LOCAL_UPSTREAM
+from steelyard.processes.explaining import Explaining
 from steelyard.processes.pages import Pages
 from steelyard.processes.upstreams import Upstreams
 from steelyard.upstream.pool import Pool
@@ -74,6 +77,7 @@ async def run(data: DataDir, listener: socket.socket, options: Options) -> None:
     own = {LOCAL_UPSTREAM: key, EMBEDDING_UPSTREAM: key}
     upstreams = Upstreams(pool, own, teller, Master(data.master))
     house = House(teller, meter, upstreams, clock, options.strict)
+    teller.errands["route.explain"] = Explaining(house)
     pages = Pages(house, teller, data, ids)
     content, lines = Content(data.files), asyncio.Semaphore(options.batch_lines)
     jobs = Runner(JobHouse(teller, BatchGate(house), content, clock, ids.next, lines, options.batch_lines))
@@ -86,6 +90,7 @@ async def run(data: DataDir, listener: socket.socket, options: Options) -> None:
         watches = [
             asyncio.ensure_future(_stop_when_fenced(teller, running)),
             asyncio.ensure_future(_stop_when_failed(meter, running)),
+            asyncio.ensure_future(_have_calendars(teller, clock)),
         ]
         await running.serve(sockets=[listener])
         for task in (working, *watches):
@@ -120,6 +125,18 @@ async def _stop_when_failed(meter: Meter, running: uvicorn.Server) -> None:
         await asyncio.sleep(limits.HEALTH_INTERVAL_S)
     log.error("journal_failed")
     running.should_exit = True
+
+
+async def _have_calendars(teller: TellerClient, clock: SystemClock) -> None:
+    """Make what conditions of tariffs need beside the requests: the first calendar takes a third of a second."""
+    known = None
+    while True:
+        snapshot = teller.snapshot
+        if snapshot is not known:
+            known = snapshot
+            versions = chain.from_iterable((*snapshot.prices.values(), *snapshot.costs.values()))
+            await asyncio.to_thread(make_calendars, versions, clock.now_ns())
+        await asyncio.sleep(limits.HEALTH_INTERVAL_S)
 
 
 def main() -> int:

@@ -6,6 +6,7 @@ variant that it rules out does not count, and each band only where the bounds of
 
 from collections.abc import Iterator, Sequence
 from fractions import Fraction
+from functools import lru_cache
 from typing import NamedTuple
 
 import msgspec
@@ -17,13 +18,16 @@ from steelyard.kernel.quantities import Meter
 from steelyard.kernel.records import Caller, Granted, HoldAsk, Order, Terms
 from steelyard.kernel.tariff import Tariff, TariffLine
 from steelyard.rating.sheet import PRICE_METERS, find_line, line_of, reduced, refuse_negative
-from steelyard.rating.varied import BASE, plain, stretches
+from steelyard.rating.varied import BASE, lines_of, stretches
+
+_PROMPT, _PROMPT_ONLY, _ANSWER = "prompt", "prompt only", "answer"
+"""What of a request is bounded. A prompt that is all there is needs no price of cached tokens."""
 
 
 class _Reach(NamedTuple):
     """Lines that can price a whole request: with at most so many prompt tokens, and output tokens within the band."""
 
-    tariff: Tariff
+    lines: tuple[TariffLine, ...]
     input_up_to: int = INT64_MAX
     output_over: int = -1  # without any, too
     output_up_to: int = INT64_MAX
@@ -36,14 +40,15 @@ def worst_case_nano(price: Tariff, prompt_tokens_max: int, max_tokens: int, sequ
     What has no output tokens needs no price of them, and none of cached ones: without it no token is counted there.
     """
     prompt, output = _totals(prompt_tokens_max, max_tokens, sequences)
-    reads_only = max_tokens == 0
+    prompt_side = _PROMPT_ONLY if max_tokens == 0 else _PROMPT
     if not price.variants:
-        return _worst_prompt_nano(price, prompt, reads_only=reads_only) + _worst_output_nano(price, output)
+        prompt_nano = _worst_nano(_dearest(price, price.lines, prompt_side), prompt)
+        return prompt_nano + (_worst_nano(_dearest(price, price.lines, _ANSWER), output) if output else 0)
     if price.marginal:
-        return _worst_marginal_nano(price, prompt, output, reads_only=reads_only)
+        return _worst_side_nano(price, prompt, prompt_side) + _worst_side_nano(price, output, _ANSWER)
     return max(
-        _worst_prompt_nano(one.tariff, min(prompt, one.input_up_to), reads_only=reads_only)
-        + _worst_output_nano(one.tariff, min(output, one.output_up_to))
+        _worst_nano(_dearest(price, one.lines, prompt_side), min(prompt, one.input_up_to))
+        + (_worst_nano(_dearest(price, one.lines, _ANSWER), min(output, one.output_up_to)) if output else 0)
         for one in _reachable(price, prompt)
         if output > one.output_over
     )
@@ -56,10 +61,10 @@ def affordable_tokens(price: Tariff, prompt_tokens_max: int, sequences: int, mon
     """
     prompt, _ = _totals(prompt_tokens_max, 0, sequences)
     if not price.variants:
-        return _affordable(_Reach(price), prompt, sequences, money_nano)
+        return _affordable(price, _Reach(price.lines), prompt, sequences, money_nano)
     if price.marginal:
         return _affordable_marginal(price, prompt, sequences, money_nano)
-    return min(_affordable(one, prompt, sequences, money_nano) for one in _reachable(price, prompt))
+    return min(_affordable(price, one, prompt, sequences, money_nano) for one in _reachable(price, prompt))
 
 
 def hold_ask(price: Tariff, order: Order, caller: Caller, bounds: tuple[int, int], opened_ns: int) -> HoldAsk:
@@ -127,25 +132,24 @@ def _reachable(price: Tariff, prompt: int) -> Iterator[_Reach]:
         output_up_to = INT64_MAX if when.output_up_to is None else when.output_up_to
         over = max(shadow, -1 if when.output_over is None else when.output_over)
         if over < output_up_to:
-            yield _Reach(plain(price, index), up_to, over, output_up_to)
+            yield _Reach(lines_of(price, index), up_to, over, output_up_to)
         if when.input_over is None and when.output_over is None and prompt <= up_to:
             shadow = max(shadow, output_up_to)
         if shadow == INT64_MAX:
             return
-    yield _Reach(plain(price, BASE), output_over=shadow)
+    yield _Reach(lines_of(price, BASE), output_over=shadow)
 
 
-def _affordable(reach: _Reach, prompt: int, sequences: int, money_nano: int) -> int:
+def _affordable(price: Tariff, reach: _Reach, prompt: int, sequences: int, money_nano: int) -> int:
     """Output tokens per sequence that these lines allow: at least those with which they do not count."""
     free = -1 if reach.output_over < 0 else reach.output_over // sequences
-    left_nano = money_nano - _worst_prompt_nano(reach.tariff, min(prompt, reach.input_up_to))
+    left_nano = money_nano - _worst_nano(_dearest(price, reach.lines, _PROMPT), min(prompt, reach.input_up_to))
     if left_nano < 0:
         return free
-    lines = [line for _, line in _output_lines(reach.tariff)]
-    numerator, denominator, broken = _dearest(lines)
+    dearest = numerator, denominator, broken = _dearest(price, reach.lines, _ANSWER)
     if numerator == 0:
         return INT64_MAX
-    if reach.output_up_to < INT64_MAX and _worst_nano(lines, reach.output_up_to) <= left_nano:
+    if reach.output_up_to < INT64_MAX and _worst_nano(dearest, reach.output_up_to) <= left_nano:
         return INT64_MAX
     # The most tokens whose `_worst_nano` is not above what is left.
     return max(free, 0, ((2 * (left_nano + 1) - broken) * denominator - 1) // (2 * numerator * sequences))
@@ -153,75 +157,77 @@ def _affordable(reach: _Reach, prompt: int, sequences: int, money_nano: int) -> 
 
 def _affordable_marginal(price: Tariff, prompt: int, sequences: int, money_nano: int) -> int:
     """By halving: every further token costs something or nothing, never less than nothing."""
-    left_nano = money_nano - _worst_side_nano(price, prompt, output=False)
+    left_nano = money_nano - _worst_side_nano(price, prompt, _PROMPT)
     if left_nano < 0:
         return -1
     low, high = 0, INT64_MAX
     while low < high:
         middle = (low + high + 1) // 2
-        if _worst_side_nano(price, middle * sequences, output=True) <= left_nano:
+        if _worst_side_nano(price, middle * sequences, _ANSWER) <= left_nano:
             low = middle
         else:
             high = middle - 1
     return low
 
 
-def _worst_marginal_nano(price: Tariff, prompt: int, output: int, *, reads_only: bool) -> int:
-    prompt_nano = _worst_side_nano(price, prompt, output=False, reads_only=reads_only)
-    return prompt_nano + _worst_side_nano(price, output, output=True)
-
-
-def _worst_side_nano(price: Tariff, tokens: int, *, output: bool, reads_only: bool = False) -> int:
-    """What the tokens of a prompt or an answer come to at most: in each stretch all at the dearest of its prices."""
+def _worst_side_nano(price: Tariff, tokens: int, side: str) -> int:
+    """What the tokens of a prompt or an answer come to at most by marginal bands: in each stretch all at the dearest of
+    its prices."""
     total = Fraction(0)
     broken: set[tuple[Meter, TariffLine]] = set()
-    for variant, over, up_to in stretches(price, price.met, tokens, output=output):
-        tariff = plain(price, variant)
-        lines = _output_lines(tariff) if output else _prompt_lines(tariff, reads_only=reads_only)
-        numerator, denominator, _ = _dearest([line for _, line in lines])
+    for variant, over, up_to in stretches(price, price.met, tokens, output=side == _ANSWER):
+        lines = lines_of(price, variant)
+        numerator, denominator, _ = _dearest(price, lines, side)
         total += Fraction((up_to - over) * numerator, denominator)
-        broken.update(one for one in lines if reduced(one[1])[1] != 1)
+        broken.update(one for one in _lines_for(lines, side) if reduced(one[1])[1] != 1)
     return int((2 * total + len(broken)) // 2)
 
 
-def _worst_prompt_nano(price: Tariff, tokens: int, *, reads_only: bool = False) -> int:
-    return _worst_nano([line for _, line in _prompt_lines(price, reads_only=reads_only)], tokens)
-
-
-def _worst_output_nano(price: Tariff, tokens: int) -> int:
-    return _worst_nano([line for _, line in _output_lines(price)], tokens) if tokens else 0
-
-
-def _prompt_lines(price: Tariff, *, reads_only: bool) -> list[tuple[Meter, TariffLine]]:
-    """The line of each meter a prompt may be counted by."""
-    lines = [(Meter.INPUT, line_of(price, Meter.INPUT, PRICE_METERS))]
-    if not reads_only:
-        lines.append((Meter.CACHED_INPUT, line_of(price, Meter.CACHED_INPUT, PRICE_METERS)))
-    elif (cached := find_line(price, Meter.CACHED_INPUT, PRICE_METERS)) is not None:
-        lines.append((Meter.CACHED_INPUT, cached))
-    return [*lines, (Meter.CACHE_WRITE, line_of(price, Meter.CACHE_WRITE, PRICE_METERS))]
-
-
-def _output_lines(price: Tariff) -> list[tuple[Meter, TariffLine]]:
-    return [(meter, line_of(price, meter, PRICE_METERS)) for meter in (Meter.OUTPUT, Meter.REASONING)]
-
-
-def _worst_nano(lines: Sequence[TariffLine], tokens: int) -> int:
+def _worst_nano(dearest: tuple[int, int, int], tokens: int) -> int:
     """What so many tokens come to at most, however they are split between the lines.
 
     Each line may be rounded up by a half: 1.5 + 1.5 makes 2 + 2. With whole nanos per token nothing is rounded.
     """
     if tokens == 0:
         return 0
-    numerator, denominator, broken = _dearest(lines)
+    numerator, denominator, broken = dearest
     return (2 * tokens * numerator + broken * denominator) // (2 * denominator)
 
 
-def _dearest(lines: Sequence[TariffLine]) -> tuple[int, int, int]:
-    """Nano per token by the dearest line, as a fraction, and how many of the lines can be rounded."""
-    prices = [reduced(line) for line in lines]
+def _dearest(price: Tariff, lines: tuple[TariffLine, ...], side: str) -> tuple[int, int, int]:
+    """Nano per token by the dearest line of this side, as a fraction, and how many of the lines can be rounded.
+
+    Raises BooksError that names the tariff when one of them is missing or broken.
+    """
+    try:
+        return _dearest_of(lines, side)
+    except BooksError:
+        _meter_lines(msgspec.structs.replace(price, lines=lines), side)
+        raise
+
+
+@lru_cache(maxsize=4096)
+def _dearest_of(lines: tuple[TariffLine, ...], side: str) -> tuple[int, int, int]:
+    """Kept, because every hold asks for the same again: finding out takes ten times as long as remembering."""
+    prices = [reduced(line) for _, line in _lines_for(lines, side)]
     dearest = prices[0]
     for one in prices:
         if one[0] * dearest[1] > dearest[0] * one[1]:
             dearest = one
     return (*dearest, sum(denominator != 1 for _, denominator in prices))
+
+
+def _lines_for(lines: tuple[TariffLine, ...], side: str) -> list[tuple[Meter, TariffLine]]:
+    return _meter_lines(Tariff(0, "", "", 0, lines), side)
+
+
+def _meter_lines(price: Tariff, side: str) -> list[tuple[Meter, TariffLine]]:
+    """The line of each meter that a prompt or an answer may be counted by."""
+    if side == _ANSWER:
+        return [(meter, line_of(price, meter, PRICE_METERS)) for meter in (Meter.OUTPUT, Meter.REASONING)]
+    lines = [(Meter.INPUT, line_of(price, Meter.INPUT, PRICE_METERS))]
+    if side == _PROMPT:
+        lines.append((Meter.CACHED_INPUT, line_of(price, Meter.CACHED_INPUT, PRICE_METERS)))
+    elif (cached := find_line(price, Meter.CACHED_INPUT, PRICE_METERS)) is not None:
+        lines.append((Meter.CACHED_INPUT, cached))
+    return [*lines, (Meter.CACHE_WRITE, line_of(price, Meter.CACHE_WRITE, PRICE_METERS))]

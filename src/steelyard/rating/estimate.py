@@ -82,6 +82,11 @@ class Estimator:
                 found.append(ready.nano(load.usage(place)))
         return found
 
+    def nano(self, tariff: Tariff, usage: Usage) -> int:
+        """What this usage comes to."""
+        load = Load(usage.prompt, usage.generated, [usage.cached_input], [usage.cpu_ns], [usage.energy_uj])
+        return self.amounts([(tariff, None)], load)[0]
+
     def _make_ready(self, tariff: Tariff, rate: Tariff | None) -> _Plain | _Varied:
         if len(self._ready) >= limits.TARIFFS_READY_MAX:
             self._ready.clear()

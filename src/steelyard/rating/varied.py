@@ -5,15 +5,16 @@ depends on the counts is decided here, so that rating again gives the same (I9).
 """
 
 from collections.abc import Iterator, Sequence
+from functools import lru_cache
 from itertools import pairwise
 from typing import NamedTuple
 
 import msgspec
 
 from steelyard.kernel.money import INT64_MAX
-from steelyard.kernel.quantities import INPUT_METERS, OUTPUT_METERS, Meter, Usage
+from steelyard.kernel.quantities import INPUT_METERS, OUTPUT_METERS, Meter, Usage, counter
 from steelyard.kernel.records import AmountLine
-from steelyard.kernel.tariff import Condition, Tariff
+from steelyard.kernel.tariff import Condition, Tariff, TariffLine
 from steelyard.rating.sheet import Sheet, price_of, refuse_negative
 
 BASE = -1
@@ -31,16 +32,20 @@ class Stretch(NamedTuple):
 class Varied:
     """A tariff with variants made ready to rate many requests."""
 
-    __slots__ = ("_meters", "_own", "_sheets", "_tariff")
+    __slots__ = ("_counts", "_meters", "_own", "_sheets", "_tariff")
 
     def __init__(self, tariff: Tariff, meters: Sequence[Meter]) -> None:
         self._tariff = tariff
         self._meters = meters
+        self._counts = counter(meters)
         self._sheets = [Sheet(plain(tariff, index), meters) for index in range(BASE, len(tariff.variants))]
         self._own = [_own_meters(tariff, index, meters) for index in range(BASE, len(tariff.variants))]
 
     def amounts(self, usage: Usage, met: int) -> list[int]:
         """What each meter comes to, in nano, in the order of the meters."""
+        if not self._tariff.marginal:
+            index = variant_of(self._tariff, met, usage.prompt, usage.generated)
+            return self._sheets[index + 1].amounts(self._counts(usage))
         total = [0] * len(self._meters)
         for index, quantities in self._parts(usage, met):
             for place, amount in enumerate(self._sheets[index + 1].amounts(quantities)):
@@ -57,11 +62,11 @@ class Varied:
                 lines.append(msgspec.structs.replace(line, variant=name))
         return tuple(sorted(lines, key=lambda line: self._meters.index(line.meter)))
 
-    def _parts(self, usage: Usage, met: int) -> list[tuple[int, list[int]]]:
+    def _parts(self, usage: Usage, met: int) -> list[tuple[int, Sequence[int]]]:
         """Which variant prices how much of each meter. The base comes first, then variants in the file's order."""
         if not self._tariff.marginal:
             index = variant_of(self._tariff, met, usage.prompt, usage.generated)
-            return [(index, [usage.of(meter) for meter in self._meters])]
+            return [(index, self._counts(usage))]
         parts: dict[int, list[int]] = {}
         for index, meter, quantity in _split(self._tariff, met, usage):
             # What has no price of its own there is one line with the base's, rounded once.
@@ -77,13 +82,19 @@ def standing(tariff: Tariff, met: int) -> Tariff:
 
 
 def plain(tariff: Tariff, index: int) -> Tariff:
-    """The tariff as it is while only this variant counts: its lines, and the base's for meters that it has none of."""
-    if index == BASE:
-        return msgspec.structs.replace(tariff, variants=())
-    own = tariff.variants[index].lines
+    """The tariff as it is while only this variant counts."""
+    return msgspec.structs.replace(tariff, lines=lines_of(tariff, index), variants=())
+
+
+def lines_of(tariff: Tariff, index: int) -> tuple[TariffLine, ...]:
+    """The lines of a variant, and the base's for meters that it has none of."""
+    return tariff.lines if index == BASE else _merged(tariff.lines, tariff.variants[index].lines)
+
+
+@lru_cache(maxsize=4096)
+def _merged(base: tuple[TariffLine, ...], own: tuple[TariffLine, ...]) -> tuple[TariffLine, ...]:
     priced = {line.meter for line in own}
-    lines = (*own, *(line for line in tariff.lines if line.meter not in priced))
-    return msgspec.structs.replace(tariff, lines=lines, variants=())
+    return (*own, *(line for line in base if line.meter not in priced))
 
 
 def variant_of(tariff: Tariff, met: int, prompt: int, generated: int) -> int:

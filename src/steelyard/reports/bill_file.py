@@ -36,6 +36,7 @@ _ANY = {
 COLUMNS: dict[str, dict[str, str]] = {
     "deepseek": {"prompt_cache_miss_tokens": "input", "prompt_cache_hit_tokens": "cached"},
     "dashscope": {"input_tokens": "prompt", "output_tokens": "output"},
+    "dashscope_native": {"input_tokens": "prompt", "output_tokens": "output"},
     "openai": {"input_tokens": "prompt", "output_tokens": "output", "input_cached_tokens": "cached"},
     "anthropic": {
         "input_tokens": "input",

@@ -69,13 +69,12 @@ class Router:
             "" if free and not (state.why or state.bounded) else self._left_out(made, place, state, now_ns)
             for place, state in enumerate(states)
         ]
+        ranked: list[int] = []
         try:
-            made.ranked = self._ranked(made, states, now_ns)
+            ranked = self._ranked(made, states, now_ns)
         finally:
-            self._made[wanted.order.request_id] = made
-            if len(self._made) > limits.CHOICES_KEPT:
-                self._made.popitem(last=False)
-        return [candidates[place] for place in made.ranked]
+            self._keep(made, ranked)
+        return [candidates[place] for place in ranked]
 
     def _seen(
         self, wanted: Wanted, rules: Rules, candidates: Sequence[Candidate], weigh: Weigh, now_ns: int
@@ -151,11 +150,12 @@ class Router:
             raise _busy(NS_PER_S)
 
     def left_out(self, offer: Offer, now_ns: int) -> str:
-        """Why it is not to be asked now; empty when it is."""
+        """Why it is not to be asked now; empty when it is. Changes nothing: any thread may look."""
         closed = self._closed.get(offer.upstream)
         if closed is not None and now_ns < closed[0]:
             return closed[1]
-        return self.state(offer).left_out(now_ns)
+        state = self._states.get(offer.id)
+        return state.left_out(now_ns) if state is not None else ""
 
     def _back_ns(self, offer: Offer) -> int:
         return max(self.state(offer).back_ns(), self._closed.get(offer.upstream, (0, ""))[0])
@@ -222,10 +222,26 @@ class Router:
 
     # --- why ----------------------------------------------------------------------------------------------------
 
+    def _keep(self, made: Made, ranked: Sequence[int]) -> None:
+        """Of several models that may answer, the choice among the offers of the first that has any counts."""
+        made.ranked = ranked
+        request_id = made.wanted.order.request_id
+        if (before := self._made.get(request_id)) is None or not before.ranked:
+            self._made[request_id] = made
+        if len(self._made) > limits.CHOICES_KEPT:
+            self._made.popitem(last=False)
+
     def in_short(self, request_id: bytes) -> bytes:
         """Why it was routed so, for the journal; empty where there was nothing to choose."""
         made = self._made.get(request_id)
         return b"" if made is None else bytes_from_why(made.why([self.state(one.offer) for one in made.candidates]))
+
+    def forget(self, request_id: bytes) -> None:
+        """It was only thought of: nothing of it stays, and it is no request that was served at a loss."""
+        made = self._made.pop(request_id, None)
+        self.affinity.ended(request_id)
+        if made is not None and made.ranked:
+            self.flagged -= made.loses(made.ranked[0])
 
     def why(self, request_id: bytes) -> Choice | None:
         """How a request was routed, while this worker remembers it; None also where there was nothing to choose."""

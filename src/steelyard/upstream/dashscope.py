@@ -65,7 +65,7 @@ def bounds_of(asked: Asked) -> dict[str, Any]:
     wanted = thinking_of(asked.upstream, asked.params)
     on = True if wanted.auto else wanted.on  # it has no word for leaving it to the model
     fields: dict[str, Any] = {} if on is None else {"enable_thinking": on}
-    budget = wanted.budget_tokens or None
+    budget = (wanted.budget_tokens or None) if on is not False else None
     if wanted.effort is not None and _EFFORTS.match(asked.model):
         fields["reasoning_effort"] = wanted.effort
     if _BOUNDS_BOTH.match(asked.model):

@@ -10,6 +10,7 @@ from contextlib import aclosing
 
 from msgspec import Raw
 
+from steelyard.kernel import limits
 from steelyard.kernel.errors import UpstreamError
 from steelyard.kernel.offers import Capability, Offer
 from steelyard.kernel.quantities import Usage
@@ -25,14 +26,14 @@ async def call(
 ) -> AsyncGenerator[tuple[int, Event, Usage], None]:
     """Yield (sequence, its event, usage of all sequences so far). Raises UpstreamError as the upstream does."""
     if order.capability is not Capability.TEXT:
-        read = await upstream.read(offer, order.capability, order.params)
+        read = believed(await upstream.read(offer, order.capability, order.params), offer)
         yield 0, read, read.usage
         return
     if order.sequences == 1:
         told = _NOTHING
         async with aclosing(upstream.stream(offer, order.params, max_tokens, order.request_id)) as events:
             async for event in events:
-                if event.usage.generated > max_tokens and is_too_much(event, told):
+                if believed(event, offer).usage.generated > max_tokens and is_too_much(event, told):
                     last = cut(event, told)
                     yield 0, last, last.usage
                     return
@@ -71,7 +72,7 @@ async def _merged(
         async with aclosing(upstream.stream(offer, params, max_tokens, order.request_id)) as events:
             told = _NOTHING
             async for event in events:
-                if event.usage.generated > max_tokens and is_too_much(event, told):
+                if believed(event, offer).usage.generated > max_tokens and is_too_much(event, told):
                     await queue.put((sequence, cut(event, told)))
                     break
                 told = event.usage
@@ -100,6 +101,23 @@ async def _merged(
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
+
+
+def believed(event: Event, offer: Offer) -> Event:
+    """The event, unless nobody can have used what it counts: no account could hold what that came to.
+
+    Raises UpstreamError. What was counted before it stands, so the customer pays no more than that.
+    """
+    counts, most = event.usage, limits.TOKENS_TOLD_MAX
+    if (
+        0 <= counts.input <= most
+        and 0 <= counts.output <= most
+        and 0 <= counts.cached_input <= most
+        and 0 <= counts.reasoning <= most
+        and 0 <= counts.cache_write <= most
+    ):
+        return event
+    raise UpstreamError(offer.upstream, f"the upstream counts what cannot be: {counts}")
 
 
 def is_too_much(event: Event, told: Usage) -> bool:

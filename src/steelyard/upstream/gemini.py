@@ -9,11 +9,12 @@ documents for those made elsewhere (ai.google.dev: OpenAI compatibility, thought
 from typing import Any
 
 import msgspec
-from msgspec import Raw
 
 from steelyard.kernel.faults import Fault
 from steelyard.upstream.fault_table import FaultTable
 from steelyard.upstream.openai_fault import STATUSES
+from steelyard.upstream.proofs import without_proofs
+from steelyard.upstream.replay import without_reasoning
 from steelyard.upstream.thinking import WORDS, effort_for, thinking_of
 from steelyard.upstream.vendor import Asked, Vendor, fields_of
 
@@ -40,9 +41,9 @@ _turns = msgspec.json.Decoder(list[dict[str, Any]])
 def _fields(asked: Asked) -> dict[str, Any]:
     wanted = thinking_of(asked.upstream, asked.params)
     fields = {name: value for name, value in fields_of(asked).items() if name not in WORDS}
-    turns = asked.params.get("messages", Raw(b"[]"))
-    if b'"tool_calls"' in bytes(turns):
-        fields["messages"] = [_signed(turn) for turn in _turns.decode(turns)]
+    turns = without_reasoning(asked.params["messages"])
+    signed = b'"tool_calls"' in bytes(turns)
+    fields["messages"] = [_signed(turn) for turn in _turns.decode(turns)] if signed else without_proofs(turns)
     if wanted.on is False:
         fields["reasoning_effort"] = "none"
     elif (effort := effort_for(wanted, _EFFORTS)) is not None:

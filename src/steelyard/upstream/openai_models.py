@@ -10,6 +10,7 @@ from typing import Any
 from steelyard.kernel.faults import Fault
 from steelyard.upstream.fault_table import FaultTable
 from steelyard.upstream.openai_fault import ANY
+from steelyard.upstream.replay import without_reasoning
 from steelyard.upstream.thinking import WORDS, effort_for, thinking_of
 from steelyard.upstream.vendor import Asked, Vendor, fields_of
 
@@ -26,6 +27,9 @@ FAULTS = FaultTable(
     ANY,
 )
 
+_OWN = re.compile(r"o\d|gpt-\d|chatgpt-", re.IGNORECASE)
+"""Beginnings of names of its models: none of them takes reasoning back."""
+
 _REASONS = re.compile(r"(o\d|gpt-[5-9])(?!.*-chat)", re.IGNORECASE)
 """Beginnings of names of models that reason: they refuse `max_tokens`."""
 
@@ -37,6 +41,8 @@ _EFFORTS = {**{word: word for word in ("minimal", "low", "medium", "high", "xhig
 
 def _fields(asked: Asked) -> dict[str, Any]:
     fields = fields_of(asked)
+    if "messages" in fields and _OWN.match(asked.model):
+        fields["messages"] = without_reasoning(fields["messages"])
     if "prompt" in asked.params or not _REASONS.match(asked.model):
         return fields
     fields = {name: value for name, value in fields.items() if name not in WORDS}

@@ -1,4 +1,4 @@
-"""Turns of an assistant handed back with the reasoning they were made with, for vendors that want to see it. Pure."""
+"""Turns of an assistant handed back with the reasoning they were made with, or without it, as a vendor wants. Pure."""
 
 from typing import Any
 
@@ -22,3 +22,11 @@ def with_reasoning(messages: Raw) -> Raw:
         if turn.get("role") == "assistant" and turn.get("reasoning_content") is None:
             turn["reasoning_content"] = ""
     return Raw(msgspec.json.encode(turns))
+
+
+def without_reasoning(messages: Raw) -> Raw:
+    """For vendors that refuse a field they do not know."""
+    if b'"reasoning_content"' not in bytes(messages):
+        return messages
+    turns = _turns.decode(messages)
+    return Raw(msgspec.json.encode([{n: v for n, v in turn.items() if n != "reasoning_content"} for turn in turns]))

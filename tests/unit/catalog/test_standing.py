@@ -64,3 +64,11 @@ def test_a_newer_version_is_a_change_too() -> None:
 def test_before_the_first_version_nothing_stands() -> None:
     versions = [draft.tariff(1) for draft in parse_price_file(TEXT).tariffs]
     assert standing_at("price", versions, 10**18) == ()
+
+
+def test_whether_bands_price_the_whole_request_or_what_is_inside_them() -> None:
+    banded = (
+        TEXT.partition("  [[price.when]]")[0]
+        + "marginal = true\n[[price.when]]\nname = 'x'\ninput_over = 9\ninput = '3'\n"
+    )
+    assert at("2026-02-01T00:00:00+00:00", banded).marginal and not at("2026-02-01T00:00:00+00:00").marginal

@@ -4,14 +4,19 @@ import re
 from datetime import datetime
 
 import pytest
+from msgspec.structs import replace
 
+from steelyard.catalog.conditions import met
 from steelyard.catalog.price_file import COST, parse_price_file
 from steelyard.catalog.price_text import price_text
 from steelyard.catalog.standing import Standing, standing_at
-from steelyard.catalog.tariffs import complete, price_needs
+from steelyard.catalog.tariffs import complete, in_force, price_needs
 from steelyard.catalog.vendor_books import VendorBook, vendor_book, vendor_names
 from steelyard.kernel.errors import CallerError
-from steelyard.kernel.tariff import Tariff
+from steelyard.kernel.money import text_from_nano
+from steelyard.kernel.quantities import Usage
+from steelyard.kernel.tariff import Tariff, Thinking
+from steelyard.rating.rate import PRICE_METERS, cost_of
 
 CHINESE = {"deepseek", "ark", "dashscope", "zhipu", "stepfun", "moonshot", "minimax"}
 OTHERS = {"zai", "openai", "anthropic", "gemini"}
@@ -29,6 +34,14 @@ def of_model(name: str, model: str) -> tuple[Tariff, ...]:
     """Its versions, as if they had been loaded in the order of the file."""
     costs = (cost.tariff(number) for number, cost in enumerate(vendor_book(name).costs, 1))
     return tuple(one for one in costs if one.model == model)
+
+
+def rated(name: str, model: str, moment: str, usage: Usage, thinking: Thinking = Thinking.UNSAID) -> tuple[str, str]:
+    """What a request that was opened at the moment comes to, and the variant that priced its answer."""
+    version = in_force(of_model(name, model), ns(moment + BEIJING))
+    assert version is not None
+    lines = cost_of(usage, replace(version, met=met(version, ns(moment + BEIJING), thinking)))
+    return text_from_nano(sum(line.amount_nano for line in lines)), lines[-1].variant
 
 
 def at(name: str, model: str, moment: str) -> Standing:
@@ -73,6 +86,16 @@ def test_every_model_has_a_whole_cost_now(book: VendorBook) -> None:
                 assert complete(version, price_needs(capability))
             for variant in version.variants:
                 assert {line.meter for line in variant.lines} == {line.meter for line in version.lines}
+
+
+def test_no_count_of_a_vendor_is_rated_at_nothing_unless_its_list_says_so(book: VendorBook) -> None:
+    """Whatever buckets a vendor counts in, each has a price of its own or that of what it is a part of."""
+    everything = Usage(7000, 7000, 7000, cache_write=7000, reasoning=7000)
+    for number, cost in enumerate(book.costs, 1):
+        lines = cost_of(everything, cost.tariff(number))
+        assert [line.meter for line in lines] == list(PRICE_METERS), cost.model
+        for line in lines:
+            assert (line.amount_nano == 0) == (line.text == "0"), (cost.model, line)
 
 
 def test_a_book_reads_back_from_what_is_written_of_it(book: VendorBook) -> None:
@@ -146,3 +169,36 @@ def test_a_promotion_ends_when_it_said() -> None:
     assert prices("zhipu", "glm-5.3-flash", "2026-09-09T23:59:59+08:00") == ("0.4", "0.115", "1.4")
     assert prices("zhipu", "glm-5.3-flash", "2026-09-10T00:00:00+08:00") == ("0.8", "0.23", "2.8")
     assert prices("gemini", "gemini-4-argon", "2026-12-01T00:00:00+00:00")[0] == "4"
+
+
+@pytest.mark.parametrize(
+    ("moment", "expected"),
+    [
+        ("2026-11-26T10:00:00", ("10.04", "peak")),
+        ("2026-11-26T12:30:00", ("5.02", "")),
+        ("2026-11-28T10:00:00", ("5.02", "")),  # Saturday
+        ("2026-10-01T10:00:00", ("5.02", "")),  # National Day
+        ("2026-10-10T10:00:00", ("5.02", "")),  # a Saturday on which China works
+    ],
+)
+def test_deepseek_flash_is_rated_by_the_moment_of_opening(moment: str, expected: tuple[str, str]) -> None:
+    assert rated("deepseek", "deepseek-flash", moment, Usage(10**6, 10**6, 10**6)) == expected
+
+
+def test_bands_and_thinking_price_the_whole_request() -> None:
+    now = "2026-11-26T10:00:00"
+    answer = Usage(100_000, 0, 10_000, reasoning=10_000)
+    assert rated("dashscope", "qwen-plus", now, answer, Thinking.ON) == ("0.24", "thinking, ≤ 128k")
+    assert rated("dashscope", "qwen-plus", now, answer, Thinking.OFF) == ("0.12", "≤ 128k")
+    assert rated("dashscope", "qwen-plus", now, replace(answer, input=200_000), Thinking.ON)[0] == "0.96"
+    seed = "doubao-seed-2-0-pro-260215"
+    assert rated("ark", seed, now, Usage(32_000, 0, 1000)) == ("0.1184", "≤ 32k")
+    assert rated("ark", seed, now, Usage(32_001, 0, 1000)) == ("0.1776048", "≤ 128k")
+    assert rated("ark", seed, now, Usage(200_000, 0, 1000)) == ("1.968", "")
+
+
+def test_flat_lists_are_rated_to_the_nano() -> None:
+    now = "2026-11-26T10:00:00"
+    assert rated("zhipu", "glm-4-plus", now, Usage(10**6)) == ("5.00", "")
+    assert rated("ark", "doubao-pro-32k", now, Usage(1000)) == ("0.0008", "")
+    assert rated("zhipu", "glm-4.7-flash", now, Usage(10**6, 10**6, 10**6)) == ("0.00", "")

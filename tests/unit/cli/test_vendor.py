@@ -87,7 +87,11 @@ def test_what_is_missing_after_adding_is_said(terminal: Terminal, monkeypatch: p
     monkeypatch.delenv("STEELYARD_UPSTREAM_KEY_STEPFUN", raising=False)
     said = terminal("vendor", "add", "stepfun").out
     assert "steelyard vendor key stepfun (or STEELYARD_UPSTREAM_KEY_STEPFUN)" in said
-    assert "not sold yet: step-3.5-flash" in said
+    assert "not sold yet: step-3.5-flash" in said and "--from-env" not in said
+    monkeypatch.setenv("ARK_API_KEY", "sk-where-other-clients-look")
+    said = terminal("vendor", "add", "ark", "--as", "doubao").out
+    assert "steelyard vendor key doubao (or STEELYARD_UPSTREAM_KEY_DOUBAO)" in said
+    assert "add --from-env ARK_API_KEY" in said and "sk-where" not in said
 
 
 def test_a_shipped_book_can_be_read_before_it_is_added(terminal: Terminal) -> None:

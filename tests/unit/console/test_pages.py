@@ -385,8 +385,8 @@ def test_a_request_that_had_a_choice_says_why_it_went_there(operator: TestClient
     assert "Why this offer" not in operator.get(f"{address}?lang=en").text
     offers = (
         Weighed(1, 1, score=1000, cost_nano=2_000, held_permille=756),
-        Weighed(2, 2, score=1500),
-        Weighed(3, 0, "open"),
+        Weighed(3, 2, score=900),
+        Weighed(4, 0, "open"),
     )
     way = bytes_from_way(bytes_from_why(Why("balanced", "default", offers)), (Tried("local", "rate_limited"),))
     with house.engine.begin() as connection:
@@ -394,6 +394,7 @@ def test_a_request_that_had_a_choice_says_why_it_went_there(operator: TestClient
     page = html.unescape(operator.get(f"{address}?lang=en").text)
     for said in ("Why this offer", "76 %", "hold most of the prompt", "left out: its circuit breaker is open"):
         assert said in page
+    assert "stood behind: its last call failed" in page  # its score is the better one
     assert "was asked in vain: it was busy." in page
     page = html.unescape(operator.get(f"{address}?lang=zh").text)
     for said in ("为何选择此供应", "未参选：熔断器已断开", "未果：上游繁忙"):

@@ -3,10 +3,12 @@
 import re
 
 import pytest
+from msgspec.structs import replace
 from sqlalchemy import insert
 from starlette.testclient import TestClient
 from tests.fakes.console import FakeHouse
 
+from steelyard.kernel.tariff import Condition, Variant
 from steelyard.storage import tables
 from steelyard.upstream.sealed import key_variable
 
@@ -30,6 +32,15 @@ def test_what_counts_now_is_marked_with_its_next_change_and_its_source(operator:
     assert "Without a price this model is not sold." in shown
 
 
+def test_marginal_bands_are_told_from_those_of_a_whole_request(operator: TestClient, house: FakeHouse) -> None:
+    assert "each band prices only the tokens inside it" not in operator.get("/console/prices?lang=en").text
+    name, (price, *_) = next(iter(house.snapshot.prices.items()))
+    banded = Variant("long", Condition(input_over=32_000), price.lines[:1])
+    house.snapshot.prices[name] = (replace(price, variants=(banded,), marginal=True),)
+    shown = text_of(operator.get("/console/prices?lang=en").text)
+    assert shown.count("each band prices only the tokens inside it") == 1 and "prompt &gt; 32,000 tokens" in shown
+
+
 def test_of_a_key_only_its_end_is_shown(
     operator: TestClient, house: FakeHouse, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -42,3 +53,15 @@ def test_of_a_key_only_its_end_is_shown(
     monkeypatch.setenv(key_variable("deepseek"), "sk-from-the-environment")
     page = operator.get("/console/prices?lang=zh").text
     assert "来自环境变量" in page and "sk-from-the-environment" not in page
+
+
+def test_offers_that_are_left_alone_are_counted_and_the_reason_is_said(operator: TestClient, house: FakeHouse) -> None:
+    page = text_of(operator.get("/console/prices?lang=en").text)
+    assert "asked" in page and "left alone:" not in page
+    house.sick["deepseek-flash"] = "no_money"
+    page = text_of(operator.get("/console/prices?lang=en").text)
+    assert "1 of 1 left alone: our account there is empty" in page
+    house.sick["deepseek-flash"] = "something_new"
+    assert "1 of 1 left alone: something_new" in text_of(operator.get("/console/prices?lang=en").text)
+    house.sick["deepseek-flash"] = "open"
+    assert "1 个中 1 个暂停使用：熔断器已断开" in text_of(operator.get("/console/prices?lang=zh").text)

@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 
 from sqlalchemy import Connection
 
+from steelyard.catalog.conditions import met
 from steelyard.catalog.demo import demo_price_text
 from steelyard.catalog.price_file import parse_price_file
 from steelyard.catalog.store import load_price_file
@@ -12,9 +13,10 @@ from steelyard.identity import store as identity
 from steelyard.kernel.clock import NS_PER_HOUR, NS_PER_S, ManualClock, day_of
 from steelyard.kernel.quantities import Usage
 from steelyard.kernel.records import Closed, End, Opened, Rated, Settlement
-from steelyard.kernel.tariff import Tariff
+from steelyard.kernel.tariff import Tariff, Thinking
 from steelyard.ledger.posting import open_wallet, post, post_topup
 from steelyard.rating.rate import charge_of, rate
+from steelyard.rating.varied import standing
 
 DAY_NS = 24 * NS_PER_HOUR
 NOON_NS = day_of(1_790_000_000 * NS_PER_S) + 12 * NS_PER_HOUR
@@ -95,16 +97,18 @@ class Shop:
         estimated: bool = False,
         vendor: str | None = None,
         heard: Usage | None = None,
+        thinking: Thinking = Thinking.UNSAID,
     ) -> Rated:
         """A request that closes now; not posted yet."""
         who, project, key = self.keys[tenant]
+        now = self.clock.now_ns()
         price, cost = self.prices[model]
+        price = standing(price, met(price, now - NS_PER_S, thinking))
         cost = self.vendors[vendor] if vendor else cost
         worth = self.rates.get((cost.currency, who.currency))
         self.sold += 1
         request_id = self.sold.to_bytes(16, "big")
         charge = sum(line.amount_nano for line in charge_of(usage, price))
-        now = self.clock.now_ns()
         opened = Opened(
             request_id=request_id,
             opened_ns=now - NS_PER_S,
@@ -122,6 +126,8 @@ class Shop:
             sequences=1,
             stream=self.sold % 2 == 0,
             rate_id=worth.id if worth else 0,
+            price_when=price.met,
+            thinking=thinking,
         )
         closed = Closed(request_id, now, usage, end, NS_PER_S // 10, NS_PER_S, estimated=estimated, heard=heard)
         return rate(Settlement(opened, closed), price, cost, worth)

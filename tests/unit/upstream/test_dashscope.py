@@ -4,10 +4,15 @@ from typing import Any
 
 import msgspec
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from msgspec import Raw
 from tests.unit.upstream.asking import TURNS, body
 
 from steelyard.kernel.errors import UpstreamError
 from steelyard.kernel.faults import Fault
+from steelyard.kernel.tariff import Thinking
+from steelyard.kernel.thinking import thinking_of
 from steelyard.upstream.dashscope import DASHSCOPE, FAULTS
 from steelyard.upstream.openai_fault import refusal
 
@@ -64,6 +69,28 @@ def test_answer_and_thinking_together_stay_within_what_may_be_spent(
     model: str, wanted: dict[str, Any], sent: dict[str, Any]
 ) -> None:
     assert bounds(model, **wanted) == sent
+
+
+_SAID = st.fixed_dictionaries(
+    {},
+    optional={
+        "thinking": st.sampled_from([{"type": word} for word in ("enabled", "disabled", "auto", "adaptive")]),
+        "enable_thinking": st.booleans(),
+        "reasoning_effort": st.sampled_from(["none", "minimal", "high"]),
+        "thinking_budget": st.sampled_from([0, 5, 2000]),
+    },
+)
+
+
+@settings(max_examples=60)
+@given(_SAID, st.sampled_from(["qwen-plus", "qwen3.7-max"]))
+def test_the_vendor_is_told_what_the_price_goes_by(said: dict[str, Any], model: str) -> None:
+    """It bills thinking apart: what our tariffs take for thinking is what it is asked for."""
+    told = bounds(model, **said)
+    billed = thinking_of({name: Raw(msgspec.json.encode(value)) for name, value in said.items()})
+    assert told.get("enable_thinking") is {Thinking.ON: True, Thinking.OFF: False, Thinking.UNSAID: None}[billed]
+    assert "thinking_budget" not in told or told["enable_thinking"]
+    assert told.get("max_completion_tokens", told.get("max_tokens", 0) + told.get("thinking_budget", 0)) == 1000
 
 
 def test_what_has_a_price_of_its_own_is_not_passed_on() -> None:

@@ -7,7 +7,7 @@ from msgspec import Raw
 from tests.fakes.parties import OFFER
 
 from steelyard.kernel.errors import UpstreamError
-from steelyard.kernel.offers import Offer
+from steelyard.kernel.offers import Capability, Offer
 from steelyard.kernel.quantities import Usage
 from steelyard.kernel.records import Event, Order
 from steelyard.upstream.fanout import call, own_seed
@@ -73,3 +73,40 @@ async def test_what_a_sequence_said_before_it_failed_comes_first() -> None:
             async for _, event, _ in events:
                 seen.append(event)
     assert seen and all(event.text == "word" for event in seen)
+
+
+class OneThatLostCount(TwoThatFail):
+    """A word, and then a count."""
+
+    def __init__(self, counted: Usage) -> None:
+        super().__init__()
+        self._counted = counted
+
+    async def stream(
+        self, offer: Offer, params: dict[str, Raw], max_tokens: int, request_id: bytes
+    ) -> AsyncGenerator[Event, None]:
+        yield Event("word", Usage(1, 0, 1))
+        yield Event("", self._counted, "stop")
+
+    async def read(self, offer: Offer, capability: Capability, params: dict[str, Raw]) -> Event:
+        return Event("", self._counted, "stop")
+
+
+@pytest.mark.parametrize("counted", [Usage(10**18, 0, 1), Usage(1, 0, -1), Usage(1, 50_000_001, 1)])
+@pytest.mark.parametrize("sequences", [1, 2])
+async def test_a_count_that_cannot_be_ends_the_answer_at_what_was_told_before(counted: Usage, sequences: int) -> None:
+    """Posted, it would come to more than an account can hold, and stop the posting of everybody's requests."""
+    seen: list[Event] = []
+    asked = Order(bytes(16), "m", {}, 10, 10, sequences, True)
+    with pytest.raises(UpstreamError, match="counts what cannot be"):
+        async with aclosing(call(OneThatLostCount(counted), OFFER, asked, 10)) as events:
+            async for _, event, _ in events:
+                seen.append(event)
+    assert seen and all(event.usage == Usage(1, 0, 1) for event in seen)
+
+
+async def test_what_is_read_is_counted_within_the_same_bounds() -> None:
+    asked = Order(bytes(16), "m", {}, 10, 0, 1, False, capability=Capability.EMBEDDING)
+    with pytest.raises(UpstreamError, match="counts what cannot be"):
+        async with aclosing(call(OneThatLostCount(Usage(-1)), OFFER, asked, 0)) as events:
+            await anext(events)

@@ -18,6 +18,12 @@ def test_a_model_that_does_not_reason_is_asked_as_any_other(model: str) -> None:
     assert "max_completion_tokens" not in sent
 
 
+@pytest.mark.parametrize(("model", "kept"), [("gpt-4o", False), ("o3", False), ("gpt-oss-120b", True), ("kimi", True)])
+def test_reasoning_goes_back_to_whom_it_may_help(model: str, kept: bool) -> None:
+    turns = [{"role": "user", "content": "hi"}, {"role": "assistant", "content": "ho", "reasoning_content": "hm"}]
+    assert ("reasoning_content" in body(OPENAI, model, messages=turns)["messages"][1]) == kept
+
+
 @pytest.mark.parametrize(
     ("model", "wanted", "effort"),
     [
