@@ -38,9 +38,9 @@ def band(draw: Random) -> tuple[int | None, int | None]:
     return over, up_to
 
 
-def variant(draw: Random, label: str, marginal: bool) -> Variant:
+def variant(draw: Random, label: str, marginal: bool, has_call: bool) -> Variant:
     on_input, on_output = band(draw), band(draw)
-    may = [*PROMPT, *ANSWER]
+    may = [*PROMPT, *ANSWER, *([Meter.CALL] if has_call else [])]
     if marginal:
         side = draw.choice(["input", "output", "neither"])
         on_input = on_input if side == "input" else (None, None)
@@ -54,7 +54,9 @@ def variant(draw: Random, label: str, marginal: bool) -> Variant:
 def tariff(draw: Random) -> Tariff:
     marginal = draw.random() < 0.5
     base = lines(draw, ALWAYS + draw.choice([[], list(LIKE), [Meter.CACHE_WRITE], [Meter.REASONING]]), "")
-    varied = tuple(variant(draw, f"v{number}", marginal) for number in range(draw.randint(1, 4)))
+    has_call = draw.random() < 0.3
+    base += lines(draw, [Meter.CALL], "") if has_call else ()
+    varied = tuple(variant(draw, f"v{number}", marginal, has_call) for number in range(draw.randint(1, 4)))
     return Tariff(1, "m", "CNY", 0, base, variants=varied, marginal=marginal, met=draw.randrange(2 ** len(varied)))
 
 
@@ -100,7 +102,22 @@ def naive(price: Tariff, usage: Usage) -> Counter[tuple[Meter, TariffLine]]:
                     chosen = one
                     break
             found[meter, line_for(price, chosen, meter)] += 1
+    if usage.total and any(line.meter is Meter.CALL for line in price.lines):
+        found[Meter.CALL, line_for(price, variant_for_call(in_force, price, usage), Meter.CALL)] += 1
     return found
+
+
+def variant_for_call(in_force: list[Variant], price: Tariff, usage: Usage) -> Variant | None:
+    """A fee is for the whole request: where bands price tokens only, they say nothing of it."""
+    for one in in_force:
+        w = one.when
+        banded = w.bands_input or w.bands_output
+        fits = within(usage.prompt, w.input_over, w.input_up_to) and within(
+            usage.generated, w.output_over, w.output_up_to
+        )
+        if not banded if price.marginal else fits:
+            return one
+    return None
 
 
 def exact(count: int, line: TariffLine) -> Fraction:

@@ -9,12 +9,12 @@ from collections.abc import Callable, Collection
 from typing import Any
 
 from steelyard.catalog.calendars import is_calendar
-from steelyard.catalog.entry import Wrong, flag_in, text_in
+from steelyard.catalog.entry import CALL, Wrong, flag_in, text_in
 from steelyard.kernel import limits
 from steelyard.kernel.calendar import zone_of
 from steelyard.kernel.errors import CallerError
 from steelyard.kernel.money import INT64_MAX
-from steelyard.kernel.quantities import INPUT_METERS, OUTPUT_METERS
+from steelyard.kernel.quantities import INPUT_METERS, OUTPUT_METERS, Meter
 from steelyard.kernel.tariff import DAY_KINDS, DAYS, Condition, TariffLine, Variant
 
 _CLOCK = ("zone", "days", "hours", "calendar", "not_on_holidays")
@@ -44,6 +44,8 @@ def variants_in(
             variant = _variant(table, book, prices, read_lines)
             if variant.name in {one.name for one in variants}:
                 raise Wrong("name", "is that of another variant of this entry. Give each its own")
+            if CALL in table and CALL not in entry:
+                raise Wrong(CALL, f'is priced here only. Write {CALL} = "0" in the entry if it is free otherwise')
             if marginal:
                 _check_marginal(variant)
         except Wrong as wrong:
@@ -165,8 +167,8 @@ def _check_marginal(variant: Variant) -> None:
     if variant.when.bands_input and variant.when.bands_output:
         raise Wrong("output_over", "and a band of the input cannot both be marginal. Write two variants")
     for banded, others, side in (
-        (variant.when.bands_input, OUTPUT_METERS, "input"),
-        (variant.when.bands_output, INPUT_METERS, "output"),
+        (variant.when.bands_input, (*OUTPUT_METERS, Meter.CALL), "input"),
+        (variant.when.bands_output, (*INPUT_METERS, Meter.CALL), "output"),
     ):
         for line in variant.lines if banded else ():
             if line.meter in others:

@@ -21,6 +21,9 @@ TOKEN_METERS = {
     str(meter): meter for meter in (Meter.INPUT, Meter.CACHED_INPUT, Meter.CACHE_WRITE, Meter.OUTPUT, Meter.REASONING)
 }
 
+CALL = str(Meter.CALL)
+"""The field of a fee per request, whatever `per` the tokens have."""
+
 _DECIMAL = re.compile(r"[0-9]+(\.[0-9]+)?")
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
@@ -109,8 +112,16 @@ def per_in(entry: dict[str, Any]) -> int:
 
 
 def token_lines(entry: dict[str, Any], per: int) -> tuple[TariffLine, ...]:
-    """A line for each token meter that the entry has a price of."""
-    return tuple(_token_line(entry, field, meter, per) for field, meter in TOKEN_METERS.items() if field in entry)
+    """A line for each token meter that the entry has a price of, and for a fee per call."""
+    lines = [_token_line(entry, field, meter, per) for field, meter in TOKEN_METERS.items() if field in entry]
+    return (*lines, _call_line(entry)) if CALL in entry else tuple(lines)
+
+
+def _call_line(entry: dict[str, Any]) -> TariffLine:
+    text, pico = decimal_in(entry, CALL)
+    if pico > limits.PRICE_PER_CALL_MAX * PICO_PER_UNIT:
+        raise Wrong(CALL, f"is more than {limits.PRICE_PER_CALL_MAX} for one request. Check it")
+    return TariffLine(Meter.CALL, text, pico, 1)
 
 
 def _token_line(entry: dict[str, Any], field: str, meter: Meter, per: int) -> TariffLine:

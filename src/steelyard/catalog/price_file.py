@@ -10,6 +10,7 @@ from typing import Any
 
 from steelyard.catalog.condition_file import ReadLines, variants_in
 from steelyard.catalog.entry import (
+    CALL,
     TOKEN_METERS,
     Wrong,
     currency_in,
@@ -45,17 +46,17 @@ _FIELDS = {
 _OF_TEXT = frozenset({"cached_input", "output"})
 """A model that only reads (embeddings, ranks, judges) uses neither: both may be left out together."""
 _MAY_HAVE = {
-    PRICE: ("tier", "cache_write", "reasoning", "marginal", "when"),
+    PRICE: ("tier", "cache_write", "reasoning", CALL, "marginal", "when"),
     COST: ("when",),
-    _VENDOR: ("model", "cache_write", "reasoning", "marginal", "when"),
+    _VENDOR: ("model", "cache_write", "reasoning", CALL, "marginal", "when"),
     RATE: (),
 }
 """Tokens without a price of their own have that of `input` and of `output`, see rating.rate."""
 _ENGINE_METERS = {"cpu_hour": (Meter.CPU, NS_PER_HOUR), "kwh": (Meter.ENERGY, MICROJOULES_PER_KWH)}
-_VARIES = {PRICE: tuple(TOKEN_METERS), COST: tuple(_ENGINE_METERS), _VENDOR: tuple(TOKEN_METERS)}
+_VARIES = {PRICE: (*TOKEN_METERS, CALL), COST: tuple(_ENGINE_METERS), _VENDOR: (*TOKEN_METERS, CALL)}
 """Fields that a variant may have other prices of."""
 _NUMBERS = frozenset((*TOKEN_METERS, "cpu_hour", "watts_per_busy_core", "kwh"))
-_OF_VENDORS = frozenset((*TOKEN_METERS, "model", "per"))
+_OF_VENDORS = frozenset((*TOKEN_METERS, CALL, "model", "per"))
 
 
 class TariffDraft(Record, frozen=True):

@@ -241,6 +241,7 @@ WORDS = {
     "meter.cache_write": "Prompt, written to cache",
     "meter.output": "Output",
     "meter.reasoning": "Reasoning",
+    "meter.call": "Request",
     "meter.cpu": "CPU time",
     "meter.energy": "Energy",
     "meter.money": "In the customer's currency",

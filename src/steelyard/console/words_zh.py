@@ -234,6 +234,7 @@ WORDS = {
     "meter.cache_write": "输入（写入缓存）",
     "meter.output": "输出",
     "meter.reasoning": "推理",
+    "meter.call": "请求次数",
     "meter.cpu": "CPU 时间",
     "meter.energy": "电能",
     "meter.money": "折合客户币种",

@@ -230,6 +230,7 @@ PRICE_FILE_BYTES_MAX = 4 * 1024 * 1024
 PRICE_FILE_COMPLAINTS_MAX = 20
 VARIANTS_MAX = 32  # of one entry: a bit each of an int64
 HOURS_MAX = 16  # windows a day of one variant
+PRICE_PER_CALL_MAX = 10_000  # currency units
 PRICE_PER_TOKEN_MAX = 100  # currency units; a mistaken `per` shows, and a worst case fits int64
 WATTS_PER_CORE_MAX = 1000
 RATE_MAX = 1_000_000  # units of a currency for one of another

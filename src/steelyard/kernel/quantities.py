@@ -20,6 +20,7 @@ class Meter(StrEnum):
     CACHE_WRITE = "cache_write"  # prompt tokens computed afresh and written to a vendor's cache
     OUTPUT = "output"  # tokens generated, reasoning apart
     REASONING = "reasoning"  # tokens generated that were reasoning
+    CALL = "call"  # a request of which something was delivered
     CPU = "cpu"  # nanoseconds of engine CPU time
     ENERGY = "energy"  # microjoules
     MONEY = "money"  # nano-units of another currency
@@ -56,6 +57,11 @@ class Usage(msgspec.Struct, frozen=True, array_like=True, gc=False):
     def total(self) -> int:
         return self.prompt + self.generated
 
+    @property
+    def call(self) -> int:
+        """What a fee per request counts: 1 when something was delivered."""
+        return 1 if self.total else 0
+
     def __add__(self, other: "Usage") -> "Usage":
         return Usage(
             self.input + other.input,
@@ -80,6 +86,8 @@ class Usage(msgspec.Struct, frozen=True, array_like=True, gc=False):
                 return self.output
             case Meter.REASONING:
                 return self.reasoning
+            case Meter.CALL:
+                return self.call
             case Meter.CPU:
                 return self.cpu_ns
             case Meter.ENERGY:

@@ -13,12 +13,12 @@ import msgspec
 
 from steelyard.kernel.choice import Sold
 from steelyard.kernel.errors import BooksError
-from steelyard.kernel.money import INT64_MAX
+from steelyard.kernel.money import INT64_MAX, divide_half_even
 from steelyard.kernel.quantities import Meter
 from steelyard.kernel.records import Caller, Granted, HoldAsk, Order, Terms
 from steelyard.kernel.tariff import Tariff, TariffLine
-from steelyard.rating.sheet import PRICE_METERS, find_line, line_of, reduced, refuse_negative
-from steelyard.rating.varied import BASE, lines_of, stretches
+from steelyard.rating.sheet import CALL_METERS, find_line, line_of, reduced, refuse_negative
+from steelyard.rating.varied import BASE, bandless, lines_of, stretches
 
 _PROMPT, _PROMPT_ONLY, _ANSWER = "prompt", "prompt only", "answer"
 """What of a request is bounded. A prompt that is all there is needs no price of cached tokens."""
@@ -42,12 +42,14 @@ def worst_case_nano(price: Tariff, prompt_tokens_max: int, max_tokens: int, sequ
     prompt, output = _totals(prompt_tokens_max, max_tokens, sequences)
     prompt_side = _PROMPT_ONLY if max_tokens == 0 else _PROMPT
     if not price.variants:
-        prompt_nano = _worst_nano(_dearest(price, price.lines, prompt_side), prompt)
+        prompt_nano = _worst_nano(_dearest(price, price.lines, prompt_side), prompt) + _fee_nano(price.lines)
         return prompt_nano + (_worst_nano(_dearest(price, price.lines, _ANSWER), output) if output else 0)
     if price.marginal:
-        return _worst_side_nano(price, prompt, prompt_side) + _worst_side_nano(price, output, _ANSWER)
+        fee_nano = _fee_nano(lines_of(price, bandless(price, price.met)))
+        return fee_nano + _worst_side_nano(price, prompt, prompt_side) + _worst_side_nano(price, output, _ANSWER)
     return max(
-        _worst_nano(_dearest(price, one.lines, prompt_side), min(prompt, one.input_up_to))
+        _fee_nano(one.lines)
+        + _worst_nano(_dearest(price, one.lines, prompt_side), min(prompt, one.input_up_to))
         + (_worst_nano(_dearest(price, one.lines, _ANSWER), min(output, one.output_up_to)) if output else 0)
         for one in _reachable(price, prompt)
         if output > one.output_over
@@ -143,7 +145,8 @@ def _reachable(price: Tariff, prompt: int) -> Iterator[_Reach]:
 def _affordable(price: Tariff, reach: _Reach, prompt: int, sequences: int, money_nano: int) -> int:
     """Output tokens per sequence that these lines allow: at least those with which they do not count."""
     free = -1 if reach.output_over < 0 else reach.output_over // sequences
-    left_nano = money_nano - _worst_nano(_dearest(price, reach.lines, _PROMPT), min(prompt, reach.input_up_to))
+    prompt_nano = _worst_nano(_dearest(price, reach.lines, _PROMPT), min(prompt, reach.input_up_to))
+    left_nano = money_nano - prompt_nano - _fee_nano(reach.lines)
     if left_nano < 0:
         return free
     dearest = numerator, denominator, broken = _dearest(price, reach.lines, _ANSWER)
@@ -157,7 +160,8 @@ def _affordable(price: Tariff, reach: _Reach, prompt: int, sequences: int, money
 
 def _affordable_marginal(price: Tariff, prompt: int, sequences: int, money_nano: int) -> int:
     """By halving: every further token costs something or nothing, never less than nothing."""
-    left_nano = money_nano - _worst_side_nano(price, prompt, _PROMPT)
+    fee_nano = _fee_nano(lines_of(price, bandless(price, price.met)))
+    left_nano = money_nano - fee_nano - _worst_side_nano(price, prompt, _PROMPT)
     if left_nano < 0:
         return -1
     low, high = 0, INT64_MAX
@@ -194,6 +198,13 @@ def _worst_nano(dearest: tuple[int, int, int], tokens: int) -> int:
     return (2 * tokens * numerator + broken * denominator) // (2 * denominator)
 
 
+@lru_cache(maxsize=4096)
+def _fee_nano(lines: tuple[TariffLine, ...]) -> int:
+    """What one request costs beside its tokens, rounded as its line will be."""
+    fees = [reduced(line) for line in lines if line.meter is Meter.CALL]
+    return divide_half_even(*fees[0]) if fees else 0
+
+
 def _dearest(price: Tariff, lines: tuple[TariffLine, ...], side: str) -> tuple[int, int, int]:
     """Nano per token by the dearest line of this side, as a fraction, and how many of the lines can be rounded.
 
@@ -224,10 +235,10 @@ def _lines_for(lines: tuple[TariffLine, ...], side: str) -> list[tuple[Meter, Ta
 def _meter_lines(price: Tariff, side: str) -> list[tuple[Meter, TariffLine]]:
     """The line of each meter that a prompt or an answer may be counted by."""
     if side == _ANSWER:
-        return [(meter, line_of(price, meter, PRICE_METERS)) for meter in (Meter.OUTPUT, Meter.REASONING)]
-    lines = [(Meter.INPUT, line_of(price, Meter.INPUT, PRICE_METERS))]
+        return [(meter, line_of(price, meter, CALL_METERS)) for meter in (Meter.OUTPUT, Meter.REASONING)]
+    lines = [(Meter.INPUT, line_of(price, Meter.INPUT, CALL_METERS))]
     if side == _PROMPT:
-        lines.append((Meter.CACHED_INPUT, line_of(price, Meter.CACHED_INPUT, PRICE_METERS)))
-    elif (cached := find_line(price, Meter.CACHED_INPUT, PRICE_METERS)) is not None:
+        lines.append((Meter.CACHED_INPUT, line_of(price, Meter.CACHED_INPUT, CALL_METERS)))
+    elif (cached := find_line(price, Meter.CACHED_INPUT, CALL_METERS)) is not None:
         lines.append((Meter.CACHED_INPUT, cached))
-    return [*lines, (Meter.CACHE_WRITE, line_of(price, Meter.CACHE_WRITE, PRICE_METERS))]
+    return [*lines, (Meter.CACHE_WRITE, line_of(price, Meter.CACHE_WRITE, CALL_METERS))]

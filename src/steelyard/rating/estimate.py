@@ -13,8 +13,8 @@ from steelyard.kernel.choice import Candidate, Load
 from steelyard.kernel.money import PICO_PER_NANO
 from steelyard.kernel.quantities import Meter, Usage
 from steelyard.kernel.tariff import Tariff, TariffLine
-from steelyard.rating.rate import VendorSheet
-from steelyard.rating.sheet import COST_METERS, PRICE_METERS
+from steelyard.rating.rate import VendorSheet, has_call
+from steelyard.rating.sheet import CALL_METERS, COST_METERS, PRICE_METERS
 from steelyard.rating.varied import Varied
 
 _Key = tuple[int, int, int]
@@ -96,7 +96,7 @@ class Estimator:
 
 
 def _made_ready(tariff: Tariff, rate: Tariff | None) -> _Plain | _Varied:
-    if tariff.variants:
+    if tariff.variants or has_call(tariff):
         sheet = VendorSheet(tariff, rate) if rate is not None else Varied(tariff, _meters(tariff))
         return _Varied(sheet, tariff.met)
     lines = {line.meter: line for line in tariff.lines}
@@ -113,4 +113,6 @@ def _made_ready(tariff: Tariff, rate: Tariff | None) -> _Plain | _Varied:
 
 
 def _meters(tariff: Tariff) -> Sequence[Meter]:
+    if has_call(tariff):
+        return CALL_METERS
     return PRICE_METERS if tariff.of_vendor else COST_METERS

@@ -10,7 +10,7 @@ from steelyard.kernel.errors import BooksError
 from steelyard.kernel.quantities import Meter, Usage
 from steelyard.kernel.records import AmountLine, Opened, Rated, Settlement
 from steelyard.kernel.tariff import Tariff
-from steelyard.rating.sheet import COST_METERS, PRICE_METERS, RATE_METERS, Sheet
+from steelyard.rating.sheet import CALL_METERS, COST_METERS, PRICE_METERS, RATE_METERS, Sheet
 from steelyard.rating.varied import Varied
 
 
@@ -80,7 +80,14 @@ def _sheets(opened: Opened, tariffs: Mapping[int, Tariff]) -> tuple[Sheet | Vari
 
 
 def _sheet(tariff: Tariff, meters: Sequence[Meter]) -> Sheet | Varied:
+    if meters is PRICE_METERS and has_call(tariff):
+        return Varied(tariff, CALL_METERS)
     return Varied(tariff, meters) if tariff.variants else Sheet(tariff, meters)
+
+
+def has_call(tariff: Tariff) -> bool:
+    """Whether a fee per request is among its prices."""
+    return any(line.meter is Meter.CALL for line in tariff.lines)
 
 
 def charge_of(usage: Usage, price: Tariff) -> tuple[AmountLine, ...]:
@@ -105,6 +112,7 @@ def exchange_of(payable_nano: int, exchange: Tariff) -> tuple[AmountLine, ...]:
 
 
 def _lines(usage: Usage, tariff: Tariff, meters: Sequence[Meter]) -> tuple[AmountLine, ...]:
-    if tariff.variants:
-        return Varied(tariff, meters).lines(usage, tariff.met)
-    return Sheet(tariff, meters).lines([usage.of(meter) for meter in meters])
+    sheet = _sheet(tariff, meters)
+    if isinstance(sheet, Varied):
+        return sheet.lines(usage, tariff.met)
+    return sheet.lines([usage.of(meter) for meter in meters])

@@ -15,6 +15,8 @@ from steelyard.kernel.tariff import Tariff, TariffLine
 
 PRICE_METERS = (Meter.INPUT, Meter.CACHED_INPUT, Meter.OUTPUT, Meter.CACHE_WRITE, Meter.REASONING)
 """What a price book charges customers for: what most requests have first."""
+CALL_METERS = (*PRICE_METERS, Meter.CALL)
+"""The same of a tariff that has a fee per request: there is none where no line says so."""
 _PRICED_LIKE = {Meter.CACHE_WRITE: Meter.INPUT, Meter.REASONING: Meter.OUTPUT}
 """What has no line of its own has the price of what it is a part of elsewhere; it stays a line of its own meter."""
 COST_METERS = (Meter.CPU, Meter.ENERGY)

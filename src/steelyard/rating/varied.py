@@ -134,6 +134,14 @@ def stretches(tariff: Tariff, met: int, count: int, *, output: bool) -> Iterator
         yield Stretch(index, over, up_to)
 
 
+def bandless(tariff: Tariff, met: int) -> int:
+    """The variant of a marginal tariff that prices what is no token: the first that holds and has no band."""
+    for index, variant in enumerate(tariff.variants):
+        if met >> index & 1 and not (variant.when.bands_input or variant.when.bands_output):
+            return index
+    return BASE
+
+
 def _split(tariff: Tariff, met: int, usage: Usage) -> Iterator[tuple[int, Meter, int]]:
     """Each meter's count by variant, the tokens in the order of a prompt and of an answer."""
     for meters, output in ((INPUT_METERS, False), (OUTPUT_METERS, True)):
@@ -148,6 +156,8 @@ def _split(tariff: Tariff, met: int, usage: Usage) -> Iterator[tuple[int, Meter,
                 if inside > 0:
                     yield cut.variant, meter, inside
             start = end
+    if usage.call and any(line.meter is Meter.CALL for line in tariff.lines):
+        yield bandless(tariff, met), Meter.CALL, 1
 
 
 def _own_meters(tariff: Tariff, index: int, meters: Sequence[Meter]) -> frozenset[Meter]:

@@ -134,6 +134,7 @@ def test_a_complaint_names_entry_table_and_field(old: str, new: str, field: str,
 @pytest.mark.parametrize(
     ("table", "field", "says"),
     [
+        ('name = "x"\nthinking = true\ncall = "1"', "call", "priced here only"),
         ('name = "x"\nthinking = true', "name", "without a price"),
         ('name = "x"\ninput = "1"', "name", "no condition"),
         ('name = "x"\nzone = "UTC"\nthinking = true\ninput = "1"', "zone", "is not used"),

@@ -176,3 +176,25 @@ def test_an_engines_energy_may_cost_less_at_night() -> None:
         ("cpu", "", 100_000_000),
         ("energy", "night", 300_000_000),
     ]
+
+
+def test_a_fee_per_request_is_charged_once_when_something_was_delivered() -> None:
+    (draft,) = parse_price_file(HEAD + 'call = "0.01"\n').tariffs
+    tariff = draft.tariff(1)
+    assert told(Usage(10, 0, 5), tariff) == [
+        ("input", "", 10, "0.8", 8_000),
+        ("output", "", 5, "2", 10_000),
+        ("call", "", 1, "0.01", 10_000_000),
+    ]
+    assert told(Usage(), tariff) == []
+    assert worst_case_nano(tariff, 10, 5, 1) == 10_018_000
+    assert worst_case_nano(tariff, 10, 5, 3) == 10_054_000, "one request, however many sequences"
+    assert affordable_tokens(tariff, 10, 1, 10_018_000) == 5
+    assert affordable_tokens(tariff, 10, 1, 10_007_999) == -1
+
+
+def test_a_variant_may_have_another_fee() -> None:
+    text = 'call = "0.01"\n[[price.when]]\nname = "thinking"\nthinking = true\ncall = "0.02"\n'
+    assert told(Usage(10), price(text, 1))[1] == ("call", "thinking", 1, "0.02", 20_000_000)
+    assert worst_case_nano(price(text, 1), 10, 0, 1) == 20_008_000
+    assert worst_case_nano(price(text, 0), 10, 0, 1) == 10_008_000

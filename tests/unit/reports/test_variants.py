@@ -134,3 +134,13 @@ def test_rating_again_goes_by_the_moment_of_opening_and_what_was_said(shop: Shop
     assert difference(PRICE + THINKING + LONG) == -(50_000 + 40_000)
     later = PEAK.replace("14:00-20:01", "20:30-22:00")
     assert difference(PRICE + later + THINKING + LONG) == -90_000 + (50_000 + 30_000) + (40_000 - 150_000)
+
+
+def test_a_fee_per_request_is_posted_and_proved(shop: Shop) -> None:
+    text = PRICE.replace('output = "4"', 'output = "4"\ncall = "0.01"').replace("2026-02-01", "2026-02-02")
+    (price,) = load_price_file(shop.books, parse_price_file(text).tariffs, 0).inserted
+    shop.prices[SMOL] = (price, shop.prices[SMOL][1])
+    shop.sell(shop.request("acme", Usage(50, 0, 10)), shop.request("acme", Usage()))
+    assert [one.charge_nano for one in shop.rated] == [50_000 + 40_000 + 10_000_000, 0]
+    assert [one for one in verify(shop.books, rate, tariffs_by_id(shop.books)) if not one.ok] == []
+    assert check(list(export(shop.books, Wanted()))).ok
