@@ -51,6 +51,14 @@ def test_what_begins_otherwise_shares_no_block(other: Order) -> None:
     assert not set(prompt_of(other, CALLER).chain) & set(prompt_of(order(NEXT), CALLER).chain)
 
 
+def test_what_ends_a_list_of_turns_is_in_no_block() -> None:
+    def blocks(length: int) -> int:
+        spent = len(msgspec.json.encode([turn("user", "")]))
+        return len(prompt_of(order([turn("user", "a" * (length - spent))]), CALLER).chain)
+
+    assert [blocks(512), blocks(513)] == [1, 2]
+
+
 def test_a_short_prompt_and_what_only_reads_have_no_chain() -> None:
     assert prompt_of(order([turn("user", "Hello?")]), CALLER).chain == ()
     assert prompt_of(order(NEXT, capability=Capability.EMBEDDING), CALLER).chain == ()

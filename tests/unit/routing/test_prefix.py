@@ -98,6 +98,17 @@ def test_a_reported_miss_forgets_what_was_not_used_for_longer() -> None:
     assert index.blocks == 5
 
 
+def test_a_reported_miss_forgets_the_older_half_of_the_cache_whole() -> None:
+    index = PrefixIndex(8)
+    index.use(chain(5, 6, 7), 11, 0)
+    index.use(chain(1, 2), 11, 0)  # now five blocks are the older half
+    use = index.use(chain(1, 2, 3), 11, 0)
+    assert index.hit(chain(5, 6, 7), 11) == 1.0
+    index.learn(use, 0.0)
+    assert index.hit(chain(5, 6, 7), 11) == 0.0
+    assert index.blocks == 3
+
+
 def test_a_report_that_is_about_right_forgets_nothing() -> None:
     index = PrefixIndex()
     index.use(chain(5, 6), 11, 0)
@@ -129,6 +140,9 @@ def test_the_index_keeps_its_bounds(monkeypatch: pytest.MonkeyPatch) -> None:
         assert index.blocks == sum(cache.kept for cache in index._caches.values()) <= 500
         assert len(index._caches) <= 8
         assert len(index._sessions) <= 50
+    for serial in range(400):
+        index.use(chain(*range(serial * 100, serial * 100 + 7)), serial % 4, serial)
+        assert index.blocks == sum(cache.kept for cache in index._caches.values()) <= 500
     index.forget(list(index._caches))
     assert index.blocks == 0
 
