@@ -260,3 +260,23 @@ def test_pauses_grow_and_differ_between_requests() -> None:
     drawn: Callable[[int], set[float]] = lambda moves: {pause_s(ids.next(), moves) for _ in range(50)}  # noqa: E731
     assert len(drawn(2)) > 10
     assert max(drawn(2)) <= limits.RETRY_PAUSE_MS / 1000 < max(drawn(3))
+
+
+async def test_who_failed_stands_behind_for_a_while_and_is_asked_again(scene: Scene) -> None:
+    scene.upstream("first", BROKEN)
+    assert (await scene.ask())[1] == "second"
+    scene.upstream("first")
+    assert (await scene.ask())[1] == "second"
+    clock.advance(6 * limits.ERRORS_HALVE_S * NS_PER_S)  # one error of sixteen calls no longer counts
+    assert (await scene.ask())[1] == "first"
+
+
+async def test_a_breaker_that_has_been_open_long_enough_is_tried_though_others_work(scene: Scene) -> None:
+    scene.upstream("first", BROKEN)
+    offer = scene.house.teller.snapshot.models["m"].offers[0]
+    while scene.house.router.state(offer).why != "open":
+        assert (await scene.ask())[1] == "second"
+        clock.advance(6 * limits.ERRORS_HALVE_S * NS_PER_S)
+    scene.upstream("first")
+    assert (await scene.ask())[1] == "first"
+    assert scene.house.router.state(offer).why == ""

@@ -138,6 +138,7 @@ class OfferState:
     __slots__ = (
         "_back_ns",
         "_busy",
+        "_failed_ns",
         "_open_s",
         "_requests",
         "_tokens",
@@ -164,7 +165,7 @@ class OfferState:
         self.probing = False  # the one call that a half-open breaker lets through is under way
         self.why = ""  # it is left alone, or was until it is asked again: "open" for its breaker, or a Fault
         self.told = False  # it said itself for how long
-        self._back_ns = 0
+        self._back_ns = self._failed_ns = 0
         self._open_s = 0
         self._busy = 0  # refusals for being busy, in a row
         self._requests, self._tokens = Bucket(), Bucket()
@@ -196,6 +197,14 @@ class OfferState:
         """When it may be asked again."""
         return self._back_ns if self.why else 0
 
+    def behind(self, now_ns: int) -> bool:
+        """Whether it stands behind those that work. Not for ever: who is asked no more cannot show that he works."""
+        return self.failures > 0 and now_ns < self._failed_ns + limits.FAILED_BEHIND_S * NS_PER_S
+
+    def errors(self, now_ns: int) -> int:
+        """Of 1024 calls lately, those that failed; half as many with each while since the last that did."""
+        return self.error_parts >> min(10, (now_ns - self._failed_ns) // (limits.ERRORS_HALVE_S * NS_PER_S))
+
     def breaker(self, now_ns: int) -> str:
         """closed, open or half-open."""
         return "closed" if not self.why else "open" if now_ns < self._back_ns else "half-open"
@@ -213,7 +222,8 @@ class OfferState:
             self.worked()
             return
         self.failures += 1
-        self.error_parts += (_PARTS - self.error_parts) // 16
+        errors = self.errors(now_ns)
+        self.error_parts, self._failed_ns = errors + (_PARTS - errors) // 16, now_ns
         self.told = wait_ns is not None
         if fault in {Fault.RATE_LIMITED, Fault.QUOTA}:
             self._busy = min(self._busy + 1, 6)

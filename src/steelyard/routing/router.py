@@ -96,7 +96,7 @@ class Router:
             load.energy_uj,
             [state.in_flight for state in states],
             [offer.concurrency for offer in offers],
-            [state.error_parts for state in states],
+            [state.error_parts and state.errors(now_ns) for state in states],
             [offer.weight for offer in offers],
             [int(PARTS * min(cache.strain, 4)) for cache in likely] if known else [0] * len(offers),
         )
@@ -108,7 +108,7 @@ class Router:
         fit, behind = [], []
         for place, (score, reason, state) in enumerate(zip(made.scores, made.left_out, states, strict=True)):
             if not reason:
-                fit.append((later and made.loses(place), state.failures > 0, score, place))
+                fit.append((later and made.loses(place), state.behind(now_ns), score, place))
             elif reason in {"open", "probing"} or not (reason in _FIRM or state.told):
                 behind.append((self._back_ns(made.candidates[place].offer), place))
         ranked = [one[-1] for one in sorted(fit)] + [one[-1] for one in sorted(behind)]
