@@ -54,7 +54,7 @@ def worker_service(settings: Settings, number: int, keys: Mapping[str, str]) -> 
     """`keys`: the credentials of upstreams that this start knows, as variables of the environment."""
     command = [sys.executable, "-m", "steelyard.processes.worker", "--data", str(settings.data)]
     command += ["--host", settings.host, "--port", str(settings.port)]
-    command += ["--worker", str(number), "--drain", str(settings.drain_s)]
+    command += ["--worker", str(number), "--workers", str(settings.workers), "--drain", str(settings.drain_s)]
     command += ["--batch-lines", str(settings.batch_lines)]
     command += ["--strict"] if settings.durability == "strict" else []
     command += [] if settings.store_days else ["--no-store"]

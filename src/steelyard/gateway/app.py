@@ -44,6 +44,7 @@ from steelyard.kernel.errors import CallerError, unavailable, unknown_key, unkno
 from steelyard.kernel.ids import Ids, id_from_text
 from steelyard.kernel.offers import Model
 from steelyard.routing.choose import sold_names
+from steelyard.routing.figures import text_of
 
 log = structlog.get_logger()
 CHAT_PATH = "/v1/chat/completions"
@@ -131,7 +132,9 @@ class Endpoints:
             secret = bearer(request.headers.get("authorization"))
             if not is_operator(self._house.teller.snapshot, secret):
                 raise unknown_key()
-        text = await self._office.command("metrics", {})
+        house = self._house
+        told = text_of(house.router, house.teller.snapshot.models.values(), house.clock.monotonic_ns())
+        text = await self._office.command("metrics", {}) + told
         return Response(text, media_type="text/plain; version=0.0.4")
 
     def routes(self) -> list[BaseRoute]:

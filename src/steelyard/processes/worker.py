@@ -43,6 +43,7 @@ from steelyard.processes.engine import EMBEDDING_UPSTREAM, KEY_VARIABLE, LOCAL_U
 from steelyard.processes.explaining import Explaining
 from steelyard.processes.pages import Pages
 from steelyard.processes.upstreams import Upstreams
+from steelyard.routing.router import Router
 from steelyard.upstream.pool import Pool
 from steelyard.upstream.sealed import Master
 from steelyard.upstream.trust import Trust
@@ -60,6 +61,7 @@ class Options(NamedTuple):
     batch_lines: int
     ca_file: Path | None
     stores: bool  # whether responses are stored
+    workers: int  # how many share what an offer may be asked for
 
 
 async def run(data: DataDir, listener: socket.socket, options: Options) -> None:
@@ -76,7 +78,8 @@ async def run(data: DataDir, listener: socket.socket, options: Options) -> None:
     key = os.environ.get(KEY_VARIABLE, "")
     own = {LOCAL_UPSTREAM: key, EMBEDDING_UPSTREAM: key}
     upstreams = Upstreams(pool, own, teller, Master(data.master))
-    house = House(teller, meter, upstreams, clock, options.strict)
+    router = Router(options.workers, options.worker)
+    house = House(teller, meter, upstreams, clock, options.strict, router)
     teller.errands["route.explain"] = Explaining(house)
     pages = Pages(house, teller, data, ids)
     content, lines = Content(data.files), asyncio.Semaphore(options.batch_lines)
@@ -145,6 +148,7 @@ def main() -> int:
     parser.add_argument("--host", default="127.0.0.1")
     parser.add_argument("--port", type=int, default=8780)
     parser.add_argument("--worker", type=int, default=0)
+    parser.add_argument("--workers", type=int, default=1, help="how many there are in all")
     parser.add_argument("--drain", type=int, default=limits.DRAIN_S)
     parser.add_argument("--cors-origins", default="", help="web pages that may ask, comma-separated")
     parser.add_argument("--ca-file", type=Path, help="CAs that upstreams may have beside the system's")
@@ -165,7 +169,7 @@ def main() -> int:
     try:
         data = DataDir.of_child(arguments.data)
         told = (arguments.worker, arguments.drain, arguments.strict, arguments.cors_origins, arguments.batch_lines)
-        uvloop.run(run(data, listener, Options(*told, arguments.ca_file, not arguments.no_store)))
+        uvloop.run(run(data, listener, Options(*told, arguments.ca_file, not arguments.no_store, arguments.workers)))
     except SteelyardError as error:
         print(error, file=sys.stderr)
         return 1

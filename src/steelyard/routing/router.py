@@ -37,7 +37,8 @@ class Weigh(Protocol):
 class Router:
     """The states of the offers as this worker has met them. `workers`: how many share the bounds of an offer."""
 
-    def __init__(self, workers: int = 1) -> None:
+    def __init__(self, workers: int = 1, worker: int = 0) -> None:
+        self.worker = worker
         self._workers = workers
         self._states: dict[int, OfferState] = {}
         self._closed: dict[str, tuple[int, str]] = {}  # upstream → until when its account is of no use, and why
@@ -170,6 +171,10 @@ class Router:
         if state.offer is not offer:
             state.offer, state.bounded = offer, offer.is_bounded
         return state
+
+    def known(self, offer: Offer) -> OfferState | None:
+        """The same, if it was met; makes none. Any thread may look."""
+        return self._states.get(offer.id)
 
     def _ask_again(self, routes: Routes) -> None:
         """An operator has mended something: what is held against the upstream is forgotten."""
