@@ -73,3 +73,21 @@ def test_every_model_answers_and_the_books_are_right(demo: Platform) -> None:
             assert "".join(chunk.choices[0].delta.content or "" for chunk in stream if chunk.choices)
     wait_for(lambda: demo.wallet("demo")["held_nano"] == 0, "the last hold to end")
     assert demo.run("verify")["ok"] is True
+
+
+def test_what_was_chosen_is_told_and_what_would_be(demo: Platform) -> None:
+    prompt = "Name the rivers of Asia. " * 200
+    client = openai.OpenAI(base_url=f"{demo.url}/v1", api_key=demo.api_key, max_retries=0)
+    messages: Any = [{"role": "user", "content": prompt}]
+    raw = client.chat.completions.with_raw_response.create(model=SHARED_MODEL, messages=messages)
+    request_id = raw.headers["x-request-id"]
+    demo.posted_receipt(request_id)
+    found = demo.get(f"/admin/v1/requests/{request_id}", demo.operator_key)
+    way, upstream = found["way"], found["row"]["upstream"]
+    assert len(way["offers"]) == len(VENDORS) and way["reason"] and way["policy"] == "balanced"
+    if not way["tried"]:
+        assert (way["offers"][0]["upstream"], way["offers"][0]["rank"]) == (upstream, 1)
+    told = demo.run("route", "explain", SHARED_MODEL, "--prompt", prompt)
+    assert told["winner"] in UPSTREAMS and told["price_nano"] > 0
+    asked = {upstream, *(one["upstream"] for one in way["tried"])}
+    assert {one["upstream"] for one in told["offers"] if one["affinity"] > 700} == asked
