@@ -21,6 +21,19 @@ TOKEN_METERS = {
     str(meter): meter for meter in (Meter.INPUT, Meter.CACHED_INPUT, Meter.CACHE_WRITE, Meter.OUTPUT, Meter.REASONING)
 }
 
+WORK_PER = {
+    "1M characters": (Meter.CHARACTER, 1_000_000),
+    "10K characters": (Meter.CHARACTER, 10_000),
+    "1K characters": (Meter.CHARACTER, 1_000),
+    "1 second": (Meter.SECOND, 1_000),
+    "1 minute": (Meter.SECOND, 60_000),
+    "1 hour": (Meter.SECOND, 3_600_000),
+    "1 image": (Meter.IMAGE, 1),
+    "1 page": (Meter.PAGE, 1),
+    "1K pages": (Meter.PAGE, 1_000),
+    "1 GB-day": (Meter.GB_DAY, 24_000),
+}
+"""Units of work that is not text: the meter that is counted, and how many of it the price buys."""
 CALL = str(Meter.CALL)
 """The field of a fee per request, whatever `per` the tokens have."""
 
@@ -107,7 +120,7 @@ def per_in(entry: dict[str, Any]) -> int:
     """How many tokens the prices of the entry are for."""
     per = PER.get(text_in(entry, "per"))
     if per is None:
-        raise Wrong("per", f"{entry['per']!r} is not known. Write one of {', '.join(map(repr, PER))}")
+        raise Wrong("per", f"{entry['per']!r} is not known. Write one of {', '.join(map(repr, (*PER, *WORK_PER)))}")
     return per
 
 
@@ -122,6 +135,15 @@ def _call_line(entry: dict[str, Any]) -> TariffLine:
     if pico > limits.PRICE_PER_CALL_MAX * PICO_PER_UNIT:
         raise Wrong(CALL, f"is more than {limits.PRICE_PER_CALL_MAX} for one request. Check it")
     return TariffLine(Meter.CALL, text, pico, 1)
+
+
+def work_line(entry: dict[str, Any]) -> TariffLine:
+    """The line of an entry whose `per` is in WORK_PER: its field has the name of the meter."""
+    meter, per = WORK_PER[entry["per"]]
+    text, pico = decimal_in(entry, str(meter))
+    if pico > limits.PRICE_PER_CALL_MAX * PICO_PER_UNIT:
+        raise Wrong(str(meter), f"is more than {limits.PRICE_PER_CALL_MAX} for {entry['per']}. Check it")
+    return TariffLine(meter, text, pico, per)
 
 
 def _token_line(entry: dict[str, Any], field: str, meter: Meter, per: int) -> TariffLine:

@@ -5,13 +5,14 @@ entry and field. How a field is read stands in catalog.entry, the tables of cond
 """
 
 import tomllib
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from typing import Any
 
 from steelyard.catalog.condition_file import ReadLines, variants_in
 from steelyard.catalog.entry import (
     CALL,
     TOKEN_METERS,
+    WORK_PER,
     Wrong,
     currency_in,
     decimal_in,
@@ -22,6 +23,7 @@ from steelyard.catalog.entry import (
     text_in,
     tier_in,
     token_lines,
+    work_line,
 )
 from steelyard.kernel import limits
 from steelyard.kernel.clock import NS_PER_HOUR
@@ -155,12 +157,12 @@ def _entries(document: dict[str, Any], complaints: list[str]) -> Iterator[tuple[
 
 
 def _draft(book: str, entry: dict[str, Any]) -> TariffDraft:
+    per = entry.get("per")
+    if book != RATE and isinstance(per, str) and per in WORK_PER:
+        return _work(book, entry)
     sort = _VENDOR if book == COST and not _OF_VENDORS.isdisjoint(entry) else book
-    may_have = (*_FIELDS[sort], *_MAY_HAVE[sort])
-    for field in entry:
-        if field not in may_have:
-            of = f"[[{book}]]{' of tokens' if sort == _VENDOR else ''}"
-            raise Wrong(field, f"is not known. A {of} has {', '.join(may_have)}")
+    of = f"[[{book}]]{' of tokens' if sort == _VENDOR else ''}"
+    _refuse_unknown(entry, of, (*_FIELDS[sort], *_MAY_HAVE[sort]))
     reads_only = _OF_TEXT.isdisjoint(entry)
     for field in _FIELDS[sort]:
         if field not in entry and not (reads_only and field in _OF_TEXT):
@@ -181,6 +183,32 @@ def _draft(book: str, entry: dict[str, Any]) -> TariffDraft:
         variants_in(entry, book, _VARIES[sort], read_lines),
         flag_in(entry, "marginal"),
         subject_in(entry, "model") if sort == _VENDOR and "model" in entry else "",
+    )
+
+
+def _refuse_unknown(entry: dict[str, Any], of: str, known: Collection[str]) -> None:
+    for field in entry:
+        if field not in known:
+            raise Wrong(field, f"is not known. A {of} has {', '.join(known)}")
+
+
+def _work(book: str, entry: dict[str, Any]) -> TariffDraft:
+    """Of work that is not text: one price per entry, without variants."""
+    line_field = str(WORK_PER[entry["per"]][0])
+    fields = (SUBJECT_FIELD[book], "currency", "effective_from", "per", line_field, "source")
+    _refuse_unknown(entry, f"[[{book}]] per {entry['per']}", (*fields, "tier" if book == PRICE else "model"))
+    for field in fields:
+        if field not in entry:
+            raise Wrong(field, "is missing. Add it")
+    return TariffDraft(
+        book,
+        subject_in(entry, SUBJECT_FIELD[book]),
+        currency_in(entry),
+        effective_from_in(entry),
+        (work_line(entry),),
+        text_in(entry, "source"),
+        tier=tier_in(entry),
+        model=subject_in(entry, "model") if book == COST and "model" in entry else "",
     )
 
 

@@ -6,12 +6,13 @@ Owns the order of fields and the quoting. Knows no database.
 import json
 from collections.abc import Iterable
 
-from steelyard.catalog.entry import PER
+from steelyard.catalog.entry import PER, WORK_PER
 from steelyard.catalog.price_file import SUBJECT_FIELD, TariffDraft
 from steelyard.kernel.clock import iso_from_ns
 from steelyard.kernel.tariff import DAY_KINDS, Condition, TariffLine
 
 _PER_TEXT = {per: text for text, per in PER.items()}
+_WORK_TEXT = {unit: text for text, unit in WORK_PER.items()}
 
 
 def price_text(drafts: Iterable[TariffDraft], heading: str = "") -> str:
@@ -31,7 +32,7 @@ def _entry(draft: TariffDraft) -> Iterable[str]:
         yield f"tier = {_quoted(draft.tier)}"
     yield f"currency = {_quoted(draft.currency)}"
     yield f"effective_from = {iso_from_ns(draft.effective_from_ns)}"
-    yield f"per = {_quoted(_PER_TEXT[draft.lines[0].per])}"
+    yield f"per = {_quoted(_per(draft.lines[0]))}"
     yield from _prices(draft.lines)
     if draft.marginal:
         yield "marginal = true"
@@ -61,6 +62,10 @@ def condition_lines(when: Condition) -> Iterable[str]:
         tokens = getattr(when, field)
         if tokens is not None:
             yield f"{field} = {tokens}"
+
+
+def _per(line: TariffLine) -> str:
+    return _WORK_TEXT.get((line.meter, line.per)) or _PER_TEXT[line.per]
 
 
 def _prices(lines: Iterable[TariffLine]) -> Iterable[str]:

@@ -7,11 +7,13 @@ same settlement and tariffs always give the same amounts). What has no price is 
 from collections.abc import Iterable, Mapping, Sequence
 
 from steelyard.kernel.errors import BooksError
-from steelyard.kernel.quantities import Meter, Usage
+from steelyard.kernel.quantities import WORK_METERS, Meter, Usage, Work, counter
 from steelyard.kernel.records import AmountLine, Opened, Rated, Settlement
 from steelyard.kernel.tariff import Tariff
 from steelyard.rating.sheet import CALL_METERS, COST_METERS, PRICE_METERS, RATE_METERS, Sheet
 from steelyard.rating.varied import Varied
+
+_work_counts = counter(WORK_METERS)
 
 
 def rate(settlement: Settlement, price: Tariff, cost: Tariff, exchange: Tariff | None = None) -> Rated:
@@ -104,6 +106,11 @@ def cost_of(usage: Usage, cost: Tariff) -> tuple[AmountLine, ...]:
     In the tariff's currency; of what a vendor served, `usage` is what he bills (`Closed.billed`).
     """
     return _lines(usage, cost, PRICE_METERS if cost.of_vendor else COST_METERS)
+
+
+def work_of(work: Work, tariff: Tariff) -> tuple[AmountLine, ...]:
+    """What work that is not text comes to: one line per meter with a count. Raises BooksError for what has no price."""
+    return Sheet(tariff, WORK_METERS).lines(_work_counts(work))
 
 
 def exchange_of(payable_nano: int, exchange: Tariff) -> tuple[AmountLine, ...]:
