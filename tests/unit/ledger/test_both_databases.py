@@ -15,6 +15,7 @@ from steelyard.kernel.clock import NS_PER_HOUR
 from steelyard.kernel.directory import DatabaseUrl
 from steelyard.kernel.quantities import Usage
 from steelyard.kernel.records import Position, Settlement
+from steelyard.kernel.why import Tried, Weighed, Why, bytes_from_why
 from steelyard.ledger.corrections import Correction, Period, post_correction
 from steelyard.ledger.posting import post_topup
 from steelyard.ledger.salt import ensure_secret
@@ -62,7 +63,9 @@ def act(engine: Engine, seed: int) -> None:
 def serve(requests: Requests, dice: Random) -> Settlement:
     """Some above their hold, some of nothing, some very large."""
     opened = requests.opened(1 + dice.randrange(len(TENANTS)), hold_nano=dice.choice([0, 50_000, 10**7]))
-    opened = msgspec.structs.replace(opened, request_id=dice.randbytes(16))
+    why = dice.choice([b"", b"", bytes_from_why(Why("balanced", "default", (Weighed(1, 1), Weighed(2, 0, "open"))))])
+    tried = dice.choice([(), (), (Tried("far", "server"),)])
+    opened = msgspec.structs.replace(opened, request_id=dice.randbytes(16), why=why, tried=tried)
     some = Usage(
         dice.randrange(4000),
         dice.randrange(500),
