@@ -6,6 +6,8 @@ served; the books verify.
 
 import asyncio
 import json
+import urllib.error
+import urllib.request
 from collections import Counter
 from collections.abc import Iterator
 
@@ -24,6 +26,7 @@ from steelyard.storage.database import open_database
 WAVES, CUSTOMERS, EACH = 5, 50, 8
 PRICE_EACH_NANO = 8 * 200 + 32 * 2000 + 3 * 8000  # 8 cached and 32 fresh prompt tokens, 3 of the answer
 CUSTOMER = "failover"
+UPSTREAMS: list[str] = []  # offered by these tests
 
 
 class Wave:
@@ -35,6 +38,7 @@ class Wave:
         with Line(DataDir(platform.data).socket) as line:
             for place, port in enumerate(ports):
                 upstream = f"{self.model}-{place}"
+                UPSTREAMS.append(upstream)
                 line.command("prices.load", {"text": PRICES.format(model=self.model, upstream=upstream)})
                 names = {"name": self.model, "upstream": upstream, "upstream_model": "their-m", "kind": "openai"}
                 line.command("model.register", {**names, **counts, "address": f"127.0.0.1:{port}"})
@@ -49,9 +53,12 @@ class Wave:
 
 
 @pytest.fixture(scope="module")
-def servers() -> Iterator[tuple[FailingServer, FailingServer]]:
+def servers(platform: Platform) -> Iterator[tuple[FailingServer, FailingServer]]:
     with FailingServer() as failing, FailingServer(()) as healthy:
         yield failing, healthy
+    with Line(DataDir(platform.data).socket) as line:
+        for upstream in UPSTREAMS:
+            line.command("model.withdraw", {"upstream": upstream})
 
 
 def test_two_thousand_requests_while_two_of_three_upstreams_fail_in_every_way(
@@ -118,3 +125,39 @@ def _rows(platform: Platform) -> dict[str, tuple[str, int, str]]:
             return {text_from_id(row[0]): (row[1], row[2], row[3]) for row in connection.execute(query)}
     finally:
         engine.dispose()
+
+
+def test_another_model_answers_by_header_and_a_model_by_its_alias(
+    platform: Platform, servers: tuple[FailingServer, FailingServer]
+) -> None:
+    _, healthy = servers
+    key = platform.new_customer("fallbacks")
+    away, there = Wave(platform, 90, [free_port()]), Wave(platform, 91, [healthy.port])
+    with Line(DataDir(platform.data).socket) as line:
+        line.command("route.alias", {"name": "failover-alias", "model": there.model})
+
+    def ask_for(model: str, fallbacks: str = "") -> tuple[int, str | None, str]:
+        """The status, which model the answer names, and the request's id."""
+        body = json.dumps({"model": model, "messages": [{"role": "user", "content": "Hello"}]}).encode()
+        request = urllib.request.Request(f"{platform.url}/v1/chat/completions", body)
+        request.add_header("authorization", f"Bearer {key}")
+        if fallbacks:
+            request.add_header("x-steelyard-fallbacks", fallbacks)
+        try:
+            with urllib.request.urlopen(request, timeout=20) as answer:
+                return answer.status, answer.headers["x-steelyard-model"], answer.headers["x-request-id"]
+        except urllib.error.HTTPError as error:
+            with error:
+                return error.code, None, ""
+
+    assert ask_for(away.model)[0] == 503
+    for model, fallbacks in ((away.model, f"{away.model}, {there.model}"), ("failover-alias", "")):
+        status, served, request_id = ask_for(model, fallbacks)
+        assert (status, served) == (200, there.model)
+        assert platform.posted_receipt(request_id, key)["model"] == there.model
+    assert "failover-alias" in [one["id"] for one in platform.get("/v1/models", key)["data"]]
+    assert ask_for(there.model, "a,b,c,d,e")[0] == 400
+    assert ask_for(there.model, "nobody")[0] == 404
+    assert platform.run("verify")["ok"]
+    with Line(DataDir(platform.data).socket) as line:
+        line.command("route.alias", {"name": "failover-alias"})
