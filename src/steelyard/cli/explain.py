@@ -122,6 +122,6 @@ def _lines(told: Row) -> list[str]:
         lines.append(
             f"Expected: {fresh:,} prompt tokens, {cached:,} from cache, {output:,} output; the customer pays {price}."
         )
-    seen = f"worker {told['worker']}" + (f", one of {told['workers']}" if told["workers"] > 1 else "")
+    seen = f"worker {told['worker']}" + (f", one of {told['workers']}," if told["workers"] > 1 else "")
     lines.append(f"As {seen} sees it, at the prices of {short_moment(told['at_ns'] // NS_PER_MS * NS_PER_MS)}.")
     return lines
