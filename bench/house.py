@@ -16,7 +16,8 @@ from steelyard.kernel.directory import DatabaseUrl, DataDir
 from steelyard.kernel.errors import StartError
 from steelyard.kernel.ids import Ids
 from steelyard.kernel.quantities import Usage
-from steelyard.kernel.records import Caller, Closed, End, HoldAsk, Opened
+from steelyard.kernel.records import Caller, HoldAsk
+from steelyard.kernel.settled import Closed, End, Opened
 from steelyard.ledger.teller_client import TellerClient
 from steelyard.processes import scripted
 

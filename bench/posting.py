@@ -24,7 +24,7 @@ from steelyard import flow
 from steelyard.kernel.clock import NS_PER_MS, ManualClock
 from steelyard.kernel.directory import DatabaseUrl
 from steelyard.kernel.quantities import Usage
-from steelyard.kernel.records import Position, Settlement
+from steelyard.kernel.settled import Position, Settlement
 from steelyard.processes.collector import look_less_often
 
 REQUESTS = 20_000

@@ -18,8 +18,9 @@ from steelyard.identity.keys import authenticate
 from steelyard.kernel.clock import Clock
 from steelyard.kernel.errors import ClientGone, UpstreamError, money_held, wallet_empty
 from steelyard.kernel.quantities import Usage
-from steelyard.kernel.records import Caller, End, Order, Position, Quote, Rated, Settlement, Terms
+from steelyard.kernel.records import Caller, Order, Quote, Terms
 from steelyard.kernel.roles import Answer, Ask, Teller
+from steelyard.kernel.settled import End, Position, Rated, Settlement
 from steelyard.kernel.tariff import Tariff
 from steelyard.metering.meter import Meter, Reading
 from steelyard.rating.bounds import covered, dearest, hold_ask

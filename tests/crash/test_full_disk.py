@@ -17,7 +17,7 @@ from tests.fakes.metering import closed, opened, request_id
 
 from steelyard.kernel.errors import BooksError
 from steelyard.kernel.quantities import Usage
-from steelyard.kernel.records import Position
+from steelyard.kernel.settled import Position
 from steelyard.metering.journal import Journal
 from steelyard.metering.reader import read
 from steelyard.metering.slots import Slots

@@ -19,7 +19,7 @@ from tests.fakes.metering import order, quote
 
 from steelyard.kernel.clock import ManualClock, SystemClock
 from steelyard.kernel.quantities import Usage
-from steelyard.kernel.records import Closed, End, Opened, Position
+from steelyard.kernel.settled import Closed, End, Opened, Position
 from steelyard.metering.energy import EnergyClocks
 from steelyard.metering.journal import Journal
 from steelyard.metering.lock import is_held, synced

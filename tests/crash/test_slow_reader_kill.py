@@ -15,7 +15,7 @@ from tests.crash.serve_flood import WORD
 from tests.fakes.parties import KEY
 
 from steelyard.kernel.clock import SystemClock
-from steelyard.kernel.records import Closed, Opened, Position
+from steelyard.kernel.settled import Closed, Opened, Position
 from steelyard.metering.reader import read
 from steelyard.metering.recovery import recover
 from steelyard.metering.slots import Slots

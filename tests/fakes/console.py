@@ -19,7 +19,8 @@ from steelyard.kernel.ids import Ids, secret_hash, text_from_id
 from steelyard.kernel.money import pico_from_text, text_from_nano
 from steelyard.kernel.offers import Model, Offer
 from steelyard.kernel.quantities import Meter, Usage
-from steelyard.kernel.records import Caller, Closed, End, Opened, Position, Receipt, Settlement, Snapshot
+from steelyard.kernel.records import Caller, Snapshot
+from steelyard.kernel.settled import Closed, End, Opened, Position, Receipt, Settlement
 from steelyard.kernel.tariff import Tariff, TariffLine
 from steelyard.ledger.posting import open_wallet, post, post_topup
 from steelyard.rating.rate import charge_of, rate

@@ -11,7 +11,7 @@ from steelyard.kernel.clock import NS_PER_HOUR, ManualClock
 from steelyard.kernel.directory import DatabaseUrl
 from steelyard.kernel.ids import Ids
 from steelyard.kernel.quantities import Meter, Usage
-from steelyard.kernel.records import Closed, End, Opened, Rated, Settlement
+from steelyard.kernel.settled import Closed, End, Opened, Rated, Settlement
 from steelyard.kernel.tariff import Tariff, TariffLine
 from steelyard.ledger.posting import open_wallet, post_topup
 from steelyard.rating.rate import rate

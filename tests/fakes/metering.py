@@ -8,7 +8,8 @@ from collections.abc import Callable
 from steelyard.kernel.clock import NS_PER_S
 from steelyard.kernel.offers import Offer
 from steelyard.kernel.quantities import Usage
-from steelyard.kernel.records import Caller, Closed, End, Moved, Opened, Order, Quote
+from steelyard.kernel.records import Caller, Order, Quote
+from steelyard.kernel.settled import Closed, End, Moved, Opened
 from steelyard.kernel.tariff import Tariff
 from steelyard.metering.disk import Disk
 

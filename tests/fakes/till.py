@@ -20,7 +20,8 @@ from steelyard.kernel.clock import SystemClock
 from steelyard.kernel.ids import Ids
 from steelyard.kernel.offers import Capability, Model, Offer
 from steelyard.kernel.quantities import Usage
-from steelyard.kernel.records import Closed, Event, Granted, HoldAsk, Opened, Position, Settlement, Snapshot
+from steelyard.kernel.records import Event, Granted, HoldAsk, Snapshot
+from steelyard.kernel.settled import Closed, Opened, Position, Settlement
 from steelyard.ledger.sublimits import used_of
 from steelyard.ledger.teller import Teller
 from steelyard.metering.energy import EnergyClocks

@@ -15,7 +15,7 @@ from steelyard.kernel.clock import NS_PER_S, ManualClock
 from steelyard.kernel.errors import CallerError
 from steelyard.kernel.money import text_from_nano
 from steelyard.kernel.quantities import Usage
-from steelyard.kernel.records import Opened, Settlement
+from steelyard.kernel.settled import Opened, Settlement
 from steelyard.ledger.posting import post
 from steelyard.ledger.purses import read_purses
 from steelyard.ledger.teller import Teller

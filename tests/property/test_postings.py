@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from tests.fakes.ledger import TARIFFS, TOPUP_NANO, Requests, books
 
 from steelyard.kernel.quantities import Usage
-from steelyard.kernel.records import Rated
+from steelyard.kernel.settled import Rated
 from steelyard.ledger.posting import post
 from steelyard.ledger.purses import wallet_balances
 from steelyard.ledger.teller import Teller

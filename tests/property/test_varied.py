@@ -11,7 +11,7 @@ import pytest
 
 from steelyard.kernel.money import INT64_MAX
 from steelyard.kernel.quantities import Meter, Usage
-from steelyard.kernel.records import Closed, End, Opened, Settlement
+from steelyard.kernel.settled import Closed, End, Opened, Settlement
 from steelyard.kernel.tariff import Condition, Tariff, TariffLine, Variant
 from steelyard.rating.bounds import affordable_tokens, worst_case_nano
 from steelyard.rating.rate import charge_of, rate

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from steelyard.kernel.money import NANO_PER_UNIT, PICO_PER_UNIT
 from steelyard.kernel.quantities import Meter, Usage
-from steelyard.kernel.records import Closed, Opened, Settlement
+from steelyard.kernel.settled import Closed, Opened, Settlement
 from steelyard.kernel.tariff import Tariff, TariffLine
 from steelyard.rating.rate import cost_of, exchange_of, rate
 

@@ -23,7 +23,8 @@ from steelyard.kernel.clock import NS_PER_MS
 from steelyard.kernel.directory import DataDir
 from steelyard.kernel.errors import SteelyardError
 from steelyard.kernel.ids import Ids
-from steelyard.kernel.records import Order, Position
+from steelyard.kernel.records import Order
+from steelyard.kernel.settled import Position
 from steelyard.ledger.teller_client import TellerClient
 from steelyard.metering.energy import EnergyClocks
 from steelyard.metering.frames import segment_path

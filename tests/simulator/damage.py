@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from steelyard.kernel.clock import NS_PER_MS
-from steelyard.kernel.records import Position
+from steelyard.kernel.settled import Position
 from steelyard.metering import lock
 from steelyard.metering.frames import HEADER_BYTES, segment_path
 

@@ -15,7 +15,7 @@ from tests.simulator.money import OPERATIONS
 from tests.simulator.world import Process
 
 from steelyard.kernel.clock import NS_PER_MS, NS_PER_S
-from steelyard.kernel.records import Closed
+from steelyard.kernel.settled import Closed
 from steelyard.metering import reader
 
 if TYPE_CHECKING:

@@ -9,7 +9,8 @@ from typing import Any
 
 from steelyard.kernel.errors import BooksError
 from steelyard.kernel.quantities import Usage
-from steelyard.kernel.records import Position, Use
+from steelyard.kernel.records import Use
+from steelyard.kernel.settled import Position
 from steelyard.ledger.leases import Leases
 from steelyard.ledger.purse import Drawn, Purse
 from steelyard.ledger.teller import Teller

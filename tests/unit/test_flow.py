@@ -14,7 +14,8 @@ from steelyard.kernel.clock import NS_PER_MS, ManualClock
 from steelyard.kernel.errors import CallerError, UpstreamError
 from steelyard.kernel.ids import Ids
 from steelyard.kernel.quantities import Usage
-from steelyard.kernel.records import Closed, End, Granted, HoldAsk, Opened, Order, Position
+from steelyard.kernel.records import Granted, HoldAsk, Order
+from steelyard.kernel.settled import Closed, End, Opened, Position
 from steelyard.metering.energy import EnergyClocks
 from steelyard.metering.journal import Journal
 from steelyard.metering.meter import Meter

@@ -15,7 +15,8 @@ from steelyard.kernel.errors import CallerError, UpstreamError
 from steelyard.kernel.money import NANO_PER_UNIT
 from steelyard.kernel.offers import Model
 from steelyard.kernel.quantities import Meter, Usage
-from steelyard.kernel.records import Closed, End, Event, Moved, Opened, Settlement
+from steelyard.kernel.records import Event
+from steelyard.kernel.settled import Closed, End, Moved, Opened, Settlement
 from steelyard.kernel.tariff import Tariff, TariffLine
 
 FREE = tuple(TariffLine(meter, "0", 0, 1) for meter in (Meter.INPUT, Meter.CACHED_INPUT, Meter.OUTPUT))

@@ -13,7 +13,8 @@ from steelyard.kernel.clock import ManualClock
 from steelyard.kernel.errors import CallerError, ClientGone, UpstreamError
 from steelyard.kernel.ids import Ids
 from steelyard.kernel.quantities import Usage
-from steelyard.kernel.records import Closed, End, Event, Order, Position
+from steelyard.kernel.records import Event, Order
+from steelyard.kernel.settled import Closed, End, Position
 from steelyard.metering.energy import EnergyClocks
 from steelyard.metering.journal import Journal
 from steelyard.metering.meter import Meter

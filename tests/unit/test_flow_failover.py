@@ -16,7 +16,8 @@ from steelyard.kernel.faults import Fault
 from steelyard.kernel.ids import Ids
 from steelyard.kernel.offers import Model
 from steelyard.kernel.quantities import Usage
-from steelyard.kernel.records import Closed, End, Entry, Event, Moved, Opened, Order, Position
+from steelyard.kernel.records import Event, Order
+from steelyard.kernel.settled import Closed, End, Entry, Moved, Opened, Position
 from steelyard.kernel.why import Tried
 from steelyard.metering.energy import EnergyClocks
 from steelyard.metering.journal import Journal

@@ -12,7 +12,8 @@ from steelyard.flow import paid_request
 from steelyard.kernel.errors import CallerError, UpstreamError
 from steelyard.kernel.offers import Capability, Model, Offer
 from steelyard.kernel.quantities import Usage
-from steelyard.kernel.records import End, Event, Opened, Order, Snapshot
+from steelyard.kernel.records import Event, Order, Snapshot
+from steelyard.kernel.settled import End, Opened
 from steelyard.rating.rate import charge_of
 
 INPUT_ONLY = msgspec.structs.replace(PRICE, lines=PRICE.lines[:1])  # 2 per token

@@ -14,8 +14,9 @@ from steelyard.kernel.faults import Fault
 from steelyard.kernel.ids import Ids
 from steelyard.kernel.offers import Model
 from steelyard.kernel.quantities import Meter as M
-from steelyard.kernel.records import Order, Settlement
+from steelyard.kernel.records import Order
 from steelyard.kernel.routes import Guard, Policy, Route, Routes, RouteScope
+from steelyard.kernel.settled import Settlement
 from steelyard.kernel.tariff import Tariff, TariffLine
 from steelyard.kernel.why import reason, why_from_bytes
 from steelyard.metering.energy import EnergyClocks

@@ -21,7 +21,7 @@ from steelyard.kernel.errors import BooksError
 from steelyard.kernel.ids import id_from_text
 from steelyard.kernel.money import money_from_nano
 from steelyard.kernel.quantities import Meter
-from steelyard.kernel.records import AmountLine
+from steelyard.kernel.settled import AmountLine
 from steelyard.reports.requests import RequestDetail, detail
 
 DEMO_TENANT = "demo"

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from steelyard.kernel.clock import NS_PER_HOUR, NS_PER_MS, NS_PER_S
 from steelyard.kernel.money import CURRENCIES, NANO_PER_UNIT, divide_half_even, money_from_nano
 from steelyard.kernel.quantities import Meter
-from steelyard.kernel.records import AmountLine
+from steelyard.kernel.settled import AmountLine
 
 NONE = "–"
 _OF_TOKENS = (Meter.INPUT, Meter.CACHED_INPUT, Meter.CACHE_WRITE, Meter.OUTPUT, Meter.REASONING)

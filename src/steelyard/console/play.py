@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from steelyard.kernel.errors import CallerError
 from steelyard.kernel.frozen import Record
 from steelyard.kernel.quantities import Usage
-from steelyard.kernel.records import AmountLine, End, Receipt
+from steelyard.kernel.settled import AmountLine, End, Receipt
 
 
 class Message(Record, frozen=True):

@@ -19,7 +19,8 @@ from steelyard.console.visits import ROOT, Visit, message
 from steelyard.kernel import limits
 from steelyard.kernel.errors import CallerError
 from steelyard.kernel.quantities import Meter
-from steelyard.kernel.records import AmountLine, Caller, Snapshot
+from steelyard.kernel.records import Caller, Snapshot
+from steelyard.kernel.settled import AmountLine
 
 _ROLES = {"user", "assistant"}
 _DECIMAL = re.compile(r"(0|[1-9]\d?)(\.\d{1,6})?", re.ASCII)  # a JSON number

@@ -16,7 +16,7 @@ from steelyard.console.visits import ROOT, Visit
 from steelyard.kernel.clock import NS_PER_S, iso_from_ns
 from steelyard.kernel.errors import CallerError
 from steelyard.kernel.ids import id_from_text
-from steelyard.kernel.records import End
+from steelyard.kernel.settled import End
 from steelyard.reports.requests import RequestDetail, RequestFilter, RequestRow, filter_choices, latest
 from steelyard.reports.requests import detail as detail_of
 

@@ -19,8 +19,9 @@ from steelyard.gateway.wire import Headers, Wire
 from steelyard.identity.keys import authenticate
 from steelyard.kernel import limits
 from steelyard.kernel.errors import CallerError, bad_request
-from steelyard.kernel.records import Caller, End, Order, Settlement
+from steelyard.kernel.records import Caller, Order
 from steelyard.kernel.roles import Answer, Ask
+from steelyard.kernel.settled import End, Settlement
 from steelyard.ledger.wire import Claim, Kept
 
 log = structlog.get_logger()

@@ -14,7 +14,7 @@ from sqlalchemy import Connection, Row, delete, func, insert, or_, select, updat
 from steelyard.jobs.records import BATCH_PURPOSE, Job, JobState, Page, StoredFile
 from steelyard.kernel import limits
 from steelyard.kernel.errors import CallerError, bad_request, overloaded
-from steelyard.kernel.records import End
+from steelyard.kernel.settled import End
 from steelyard.storage import tables
 
 _files, _jobs = tables.files.c, tables.jobs.c

@@ -16,7 +16,7 @@ from sqlalchemy import Connection, func, insert, select
 from steelyard.kernel.clock import Clock, day_of, hour_of
 from steelyard.kernel.errors import BooksError
 from steelyard.kernel.money import INT64_MAX
-from steelyard.kernel.records import End, Position, Rated
+from steelyard.kernel.settled import End, Position, Rated
 from steelyard.kernel.why import bytes_from_way
 from steelyard.ledger.accounts import PAIRS, WALLET, BatchKind, Fact, account_name, kind_of
 from steelyard.ledger.chain import GENESIS, EntryRow, UsageRow, content_of, heard_text, link

@@ -16,7 +16,8 @@ from steelyard.kernel.clock import NS_PER_S
 from steelyard.kernel.errors import CallerError
 from steelyard.kernel.left import Left, Rate
 from steelyard.kernel.money import INT64_MAX, money_from_nano
-from steelyard.kernel.records import HoldAsk, Limit, LimitKind, Opened, Scope, Settlement, Use
+from steelyard.kernel.records import HoldAsk, Limit, LimitKind, Scope, Use
+from steelyard.kernel.settled import Opened, Settlement
 
 WINDOW_NS = limits.RATE_WINDOW_S * NS_PER_S
 Subject = tuple[str, int]

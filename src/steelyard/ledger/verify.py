@@ -14,7 +14,7 @@ from steelyard.kernel.clock import NS_PER_HOUR
 from steelyard.kernel.errors import BooksError
 from steelyard.kernel.frozen import Record
 from steelyard.kernel.quantities import Usage
-from steelyard.kernel.records import Closed, Opened, Rated, Settlement
+from steelyard.kernel.settled import Closed, Opened, Rated, Settlement
 from steelyard.kernel.tariff import Tariff
 from steelyard.ledger.accounts import FACTS, GRANT, PAIRS, WALLET, BatchKind, Fact
 from steelyard.ledger.chain import GENESIS, EntryRow, UsageRow, content_of, hash_unsealed, heard_from_text, link

@@ -13,7 +13,7 @@ from pathlib import Path
 import msgspec
 
 from steelyard.kernel import limits
-from steelyard.kernel.records import Entry, Position
+from steelyard.kernel.settled import Entry, Position
 
 FORMAT_VERSION = 1
 HEADER_BYTES = 128

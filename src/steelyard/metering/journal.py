@@ -14,7 +14,7 @@ from pathlib import Path
 
 from steelyard.kernel import limits
 from steelyard.kernel.errors import BooksError
-from steelyard.kernel.records import Closed, Entry, Opened, Position
+from steelyard.kernel.settled import Closed, Entry, Opened, Position
 from steelyard.metering.disk import Disk
 from steelyard.metering.frames import HEADER_BYTES, frame_from, segment_header, segment_path, segments
 from steelyard.metering.lock import LOCK_NAME, SeriesLock

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from steelyard.kernel import limits
 from steelyard.kernel.errors import BooksError
-from steelyard.kernel.records import Position
+from steelyard.kernel.settled import Position
 from steelyard.metering.frames import position_from_word, word_from_position
 
 LOCK_NAME = "lock"

@@ -9,8 +9,9 @@ import asyncio
 from steelyard.kernel.clock import Clock
 from steelyard.kernel.errors import BooksError, overloaded, unavailable
 from steelyard.kernel.quantities import Usage
-from steelyard.kernel.records import Closed, End, Moved, Opened, Order, Quote
+from steelyard.kernel.records import Order, Quote
 from steelyard.kernel.roles import Answer
+from steelyard.kernel.settled import Closed, End, Moved, Opened
 from steelyard.kernel.thinking import thinking_of
 from steelyard.metering.energy import EnergyClocks, EnergyGauge, energy_uj
 from steelyard.metering.journal import Journal

@@ -10,7 +10,7 @@ from pathlib import Path
 from steelyard.kernel import limits
 from steelyard.kernel.errors import BooksError
 from steelyard.kernel.frozen import Record
-from steelyard.kernel.records import Entry, Position
+from steelyard.kernel.settled import Entry, Position
 from steelyard.metering.frames import (
     HEADER_BYTES,
     PREFIX,

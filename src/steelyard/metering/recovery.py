@@ -12,7 +12,7 @@ from pathlib import Path
 from steelyard.kernel.clock import Clock
 from steelyard.kernel.errors import BooksError
 from steelyard.kernel.quantities import Usage
-from steelyard.kernel.records import Closed, End, Opened
+from steelyard.kernel.settled import Closed, End, Opened
 from steelyard.metering.disk import Disk
 from steelyard.metering.lock import is_held
 from steelyard.metering.meter import beyond, settled_usage

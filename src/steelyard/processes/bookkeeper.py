@@ -16,7 +16,7 @@ from steelyard.catalog.store import tariffs_by_id
 from steelyard.kernel import limits
 from steelyard.kernel.clock import Clock
 from steelyard.kernel.errors import BooksError
-from steelyard.kernel.records import Closed, Moved, Opened, Position, Rated, Settlement
+from steelyard.kernel.settled import Closed, Moved, Opened, Position, Rated, Settlement
 from steelyard.kernel.tariff import Tariff
 from steelyard.ledger.posting import posted_ids, read_watermarks
 from steelyard.metering.journal import Journal

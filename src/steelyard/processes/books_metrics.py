@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from prometheus_client import CollectorRegistry, Counter, Gauge, disable_created_metrics, generate_latest
 
 from steelyard.kernel.clock import NS_PER_S
-from steelyard.kernel.records import Rated
+from steelyard.kernel.settled import Rated
 from steelyard.ledger.teller import Teller
 
 

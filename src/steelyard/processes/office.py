@@ -21,7 +21,7 @@ from steelyard.jobs import store as jobs
 from steelyard.kernel import limits
 from steelyard.kernel.clock import Clock, iso_from_ns
 from steelyard.kernel.errors import CallerError, bad_request, unavailable
-from steelyard.kernel.records import Opened
+from steelyard.kernel.settled import Opened
 from steelyard.ledger.posting import open_wallet
 from steelyard.ledger.purse import Purse
 from steelyard.ledger.sublimits import Seed

@@ -17,7 +17,8 @@ from steelyard.gateway.errors import from_upstream, internal_error
 from steelyard.kernel.errors import CallerError, ClientGone, SteelyardError, UpstreamError, bad_request
 from steelyard.kernel.ids import text_from_id
 from steelyard.kernel.quantities import Usage
-from steelyard.kernel.records import Caller, End, Event, Order, Quote, Receipt, Snapshot
+from steelyard.kernel.records import Caller, Event, Order, Quote, Snapshot
+from steelyard.kernel.settled import End, Receipt
 from steelyard.rating.rate import charge_of
 
 

@@ -3,7 +3,7 @@
 from steelyard.kernel.clock import iso_from_ns
 from steelyard.kernel.ids import text_from_id
 from steelyard.kernel.money import text_from_nano
-from steelyard.kernel.records import Opened, Receipt
+from steelyard.kernel.settled import Opened, Receipt
 
 
 def open_receipt(opened: Opened, tenant_id: int | None) -> Receipt | None:

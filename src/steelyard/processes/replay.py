@@ -18,7 +18,7 @@ from steelyard.catalog.store import tariffs_by_id
 from steelyard.kernel.clock import ManualClock
 from steelyard.kernel.errors import BooksError
 from steelyard.kernel.quantities import Usage
-from steelyard.kernel.records import End, Settlement
+from steelyard.kernel.settled import End, Settlement
 from steelyard.ledger.accounts import WALLET, BatchKind
 from steelyard.ledger.chain import UsageRow
 from steelyard.ledger.posting import read_watermarks

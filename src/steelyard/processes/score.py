@@ -10,7 +10,7 @@ from sqlalchemy import Connection, func, select
 
 from steelyard.kernel.frozen import Record
 from steelyard.kernel.ids import text_from_id
-from steelyard.kernel.records import End
+from steelyard.kernel.settled import End
 from steelyard.ledger.accounts import GRANT, WALLET
 from steelyard.processes.customers import Arrival
 from steelyard.storage import tables

@@ -12,7 +12,7 @@ import msgspec
 from sqlalchemy import Connection
 
 from steelyard.kernel.errors import BooksError
-from steelyard.kernel.records import Closed, Moved, Opened, Position, Settlement
+from steelyard.kernel.settled import Closed, Moved, Opened, Position, Settlement
 from steelyard.metering.frames import segments
 from steelyard.metering.reader import is_held, read, series, synced
 

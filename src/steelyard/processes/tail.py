@@ -8,7 +8,7 @@ skipped by their id (ledger.posting). So nothing is lost and nothing counts twic
 import os
 from pathlib import Path
 
-from steelyard.kernel.records import Closed, Position
+from steelyard.kernel.settled import Closed, Position
 from steelyard.metering import reader
 from steelyard.metering.frames import segment_path
 

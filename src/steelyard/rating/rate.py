@@ -8,7 +8,7 @@ from collections.abc import Iterable, Mapping, Sequence
 
 from steelyard.kernel.errors import BooksError
 from steelyard.kernel.quantities import WORK_METERS, Meter, Usage, Work, counter
-from steelyard.kernel.records import AmountLine, Opened, Rated, Settlement
+from steelyard.kernel.settled import AmountLine, Opened, Rated, Settlement
 from steelyard.kernel.tariff import Tariff
 from steelyard.rating.sheet import CALL_METERS, COST_METERS, PRICE_METERS, RATE_METERS, Sheet
 from steelyard.rating.varied import Varied

@@ -10,7 +10,7 @@ from math import gcd
 from steelyard.kernel.errors import BooksError
 from steelyard.kernel.money import INT64_MAX, PICO_PER_NANO, divide_half_even
 from steelyard.kernel.quantities import Meter
-from steelyard.kernel.records import AmountLine
+from steelyard.kernel.settled import AmountLine
 from steelyard.kernel.tariff import Tariff, TariffLine
 
 PRICE_METERS = (Meter.INPUT, Meter.CACHED_INPUT, Meter.OUTPUT, Meter.CACHE_WRITE, Meter.REASONING)

@@ -13,7 +13,7 @@ import msgspec
 
 from steelyard.kernel.money import INT64_MAX
 from steelyard.kernel.quantities import INPUT_METERS, OUTPUT_METERS, Meter, Usage, counter
-from steelyard.kernel.records import AmountLine
+from steelyard.kernel.settled import AmountLine
 from steelyard.kernel.tariff import Condition, Tariff, TariffLine
 from steelyard.rating.sheet import Sheet, price_of, refuse_negative
 

@@ -15,7 +15,7 @@ from steelyard.kernel.frozen import Record
 from steelyard.kernel.ids import text_from_id
 from steelyard.kernel.money import text_from_nano
 from steelyard.kernel.quantities import Usage
-from steelyard.kernel.records import Receipt
+from steelyard.kernel.settled import Receipt
 from steelyard.kernel.tariff import Tariff
 from steelyard.ledger.chain import LATER, PUBLIC, SealedRow, content_digest, link, row_digest
 from steelyard.rating.rate import charge_of

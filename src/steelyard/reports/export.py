@@ -17,7 +17,7 @@ from sqlalchemy import ColumnElement, Connection, Row, and_, select, true
 
 from steelyard.catalog.store import tariffs_by_id
 from steelyard.kernel.frozen import Record
-from steelyard.kernel.records import Receipt
+from steelyard.kernel.settled import Receipt
 from steelyard.kernel.tariff import Tariff
 from steelyard.ledger.chain import EntryRow, UsageRow, entries_digest, header_bytes, row_digest, seal_row
 from steelyard.reports.receipts import Rerated, receipt_of

@@ -12,7 +12,7 @@ from steelyard.kernel.clock import iso_from_ns
 from steelyard.kernel.errors import BooksError
 from steelyard.kernel.ids import text_from_id
 from steelyard.kernel.money import text_from_nano
-from steelyard.kernel.records import AmountLine, Receipt
+from steelyard.kernel.settled import AmountLine, Receipt
 from steelyard.kernel.tariff import Tariff
 from steelyard.ledger.chain import UsageRow
 from steelyard.ledger.verify import amounts_of, settlement_of

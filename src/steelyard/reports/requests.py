@@ -9,7 +9,7 @@ from steelyard.kernel import limits
 from steelyard.kernel.errors import bad_request
 from steelyard.kernel.frozen import Record
 from steelyard.kernel.ids import id_from_text, text_from_id
-from steelyard.kernel.records import AmountLine, Receipt
+from steelyard.kernel.settled import AmountLine, Receipt
 from steelyard.kernel.tariff import Tariff
 from steelyard.ledger.accounts import Fact
 from steelyard.reports.receipts import receipt_of, rerate
@@ -51,7 +51,7 @@ class RequestRow(Record, frozen=True):
     margin_nano: int  # charge − cost − overrun
     price_id: int
     cost_id: int
-    end: str  # a kernel.records.End
+    end: str  # a kernel.settled.End
     first_token_ns: int  # from open to the first delivered byte; 0 when nothing was delivered
     duration_ns: int
     short_by_one_read: bool

@@ -9,7 +9,7 @@ from tests.unit.ledger.test_vendor_costs import NEAR, PAYABLE, sold
 
 from steelyard.kernel.clock import iso_from_ns
 from steelyard.kernel.ids import text_from_id
-from steelyard.kernel.records import End
+from steelyard.kernel.settled import End
 from steelyard.ledger.posting import post
 from steelyard.storage.database import open_database
 

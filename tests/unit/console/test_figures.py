@@ -4,7 +4,7 @@ import pytest
 
 from steelyard.console import figures
 from steelyard.kernel.quantities import Meter
-from steelyard.kernel.records import AmountLine
+from steelyard.kernel.settled import AmountLine
 
 
 @pytest.mark.parametrize(

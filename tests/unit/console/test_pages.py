@@ -20,7 +20,7 @@ from steelyard.kernel import limits
 from steelyard.kernel.clock import NS_PER_S
 from steelyard.kernel.ids import id_from_text, text_from_id
 from steelyard.kernel.money import money_from_nano
-from steelyard.kernel.records import End, Settlement
+from steelyard.kernel.settled import End, Settlement
 from steelyard.kernel.why import Tried, Weighed, Why, bytes_from_way, bytes_from_why
 from steelyard.ledger.posting import post
 from steelyard.rating.rate import rate

@@ -14,7 +14,7 @@ from steelyard.gateway.batch_lines import BatchGate
 from steelyard.jobs.run import LineAsk
 from steelyard.kernel.errors import UpstreamError
 from steelyard.kernel.ids import secret_hash
-from steelyard.kernel.records import Opened, Position
+from steelyard.kernel.settled import Opened, Position
 from steelyard.metering.reader import read
 
 BATCH_PRICE = msgspec.structs.replace(PRICE, id=77, tier=BATCH_TIER)

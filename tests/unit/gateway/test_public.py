@@ -21,7 +21,8 @@ from steelyard.kernel.clock import SystemClock
 from steelyard.kernel.errors import UpstreamError
 from steelyard.kernel.ids import Ids
 from steelyard.kernel.quantities import Usage
-from steelyard.kernel.records import Closed, Event, Position
+from steelyard.kernel.records import Event
+from steelyard.kernel.settled import Closed, Position
 from steelyard.metering.energy import EnergyClocks
 from steelyard.metering.journal import Journal
 from steelyard.metering.meter import Meter

@@ -8,7 +8,7 @@ from tests.fakes.ledger import COST, PRICE, Requests, books
 
 from steelyard.jobs import store
 from steelyard.kernel.quantities import Usage
-from steelyard.kernel.records import End, Rated, Settlement
+from steelyard.kernel.settled import End, Rated, Settlement
 from steelyard.ledger.posting import post
 from steelyard.rating.rate import rate
 

@@ -14,7 +14,7 @@ from steelyard import flow
 from steelyard.kernel.clock import NS_PER_HOUR
 from steelyard.kernel.directory import DatabaseUrl
 from steelyard.kernel.quantities import Usage
-from steelyard.kernel.records import Position, Settlement
+from steelyard.kernel.settled import Position, Settlement
 from steelyard.kernel.why import Tried, Weighed, Why, bytes_from_why
 from steelyard.ledger.corrections import Correction, Period, post_correction
 from steelyard.ledger.posting import post_topup

@@ -13,7 +13,8 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 from tests.fakes.ledger import Requests
 
 from steelyard.kernel import limits
-from steelyard.kernel.records import Granted, HoldAsk, Kind, Limit, LimitKind, Opened, Scope, Use
+from steelyard.kernel.records import Granted, HoldAsk, Limit, LimitKind, Scope, Use
+from steelyard.kernel.settled import Kind, Opened
 from steelyard.ledger.leases import Leases, Pools
 from steelyard.ledger.sublimits import Seed, use_of
 from steelyard.ledger.teller import Teller

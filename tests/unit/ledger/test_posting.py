@@ -11,7 +11,7 @@ from tests.fakes.ledger import COST, PRICE, TOPUP_NANO, Requests, books
 from steelyard.kernel.directory import DatabaseUrl
 from steelyard.kernel.errors import BooksError
 from steelyard.kernel.quantities import Usage
-from steelyard.kernel.records import Closed, Position, Settlement
+from steelyard.kernel.settled import Closed, Position, Settlement
 from steelyard.ledger.posting import post, post_topup, posted_ids, read_watermarks
 from steelyard.ledger.purses import wallet_balances
 from steelyard.rating.rate import rate

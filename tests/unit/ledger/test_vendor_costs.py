@@ -12,7 +12,7 @@ from tests.unit.ledger.test_verify import _rechain
 from steelyard.kernel.directory import DatabaseUrl
 from steelyard.kernel.money import NANO_PER_UNIT
 from steelyard.kernel.quantities import Meter, Usage
-from steelyard.kernel.records import End, Rated, Settlement
+from steelyard.kernel.settled import End, Rated, Settlement
 from steelyard.kernel.tariff import Tariff, TariffLine
 from steelyard.ledger.chain import UsageRow, heard_from_text, heard_text
 from steelyard.ledger.posting import post

@@ -13,7 +13,7 @@ from tests.fakes.ledger import TARIFFS, Requests, books, outside
 
 from steelyard.kernel.directory import DatabaseUrl
 from steelyard.kernel.quantities import Meter
-from steelyard.kernel.records import Rated, Settlement
+from steelyard.kernel.settled import Rated, Settlement
 from steelyard.kernel.tariff import Tariff, TariffLine
 from steelyard.ledger.chain import GENESIS, EntryRow, UsageRow, content_of, hash_unsealed, link
 from steelyard.ledger.posting import post

@@ -12,7 +12,7 @@ from tests.fakes.metering import FaultyDisk, closed, moved, opened, wait_for
 
 from steelyard.kernel import limits
 from steelyard.kernel.errors import BooksError
-from steelyard.kernel.records import Moved, Position
+from steelyard.kernel.settled import Moved, Position
 from steelyard.metering.frames import HEADER_BYTES, frame_from, segment_path, segments
 from steelyard.metering.journal import Journal
 from steelyard.metering.lock import is_held, synced

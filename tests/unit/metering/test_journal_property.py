@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 from tests.fakes.metering import FaultyDisk, closed, opened
 
 from steelyard.kernel.errors import BooksError
-from steelyard.kernel.records import Closed, Opened, Position
+from steelyard.kernel.settled import Closed, Opened, Position
 from steelyard.metering.journal import Journal
 from steelyard.metering.reader import read
 

@@ -11,7 +11,7 @@ from tests.fakes.metering import FaultyDisk, order, quote, request_id
 from steelyard.kernel.clock import NS_PER_S, ManualClock
 from steelyard.kernel.errors import CallerError
 from steelyard.kernel.quantities import Usage
-from steelyard.kernel.records import Closed, End, Moved, Opened, Position
+from steelyard.kernel.settled import Closed, End, Moved, Opened, Position
 from steelyard.kernel.tariff import Tariff
 from steelyard.metering.energy import CpuClock, EnergyClocks, clock_path
 from steelyard.metering.journal import Journal

@@ -30,7 +30,7 @@ from tests.fakes.metering import FaultyDisk, closed, opened
 
 from steelyard.kernel.clock import ManualClock
 from steelyard.kernel.errors import BooksError
-from steelyard.kernel.records import Position
+from steelyard.kernel.settled import Position
 from steelyard.metering.frames import HEADER_BYTES, segment_path, segments
 from steelyard.metering.journal import Journal
 from steelyard.metering.lock import is_held

@@ -12,7 +12,7 @@ from tests.fakes.metering import FaultyDisk, closed, opened
 
 from steelyard.kernel.errors import BooksError
 from steelyard.kernel.frozen import JournalRecord
-from steelyard.kernel.records import Position
+from steelyard.kernel.settled import Position
 from steelyard.metering.frames import HEADER_BYTES, PREFIX, frame_from, segment_header, segment_path, segments
 from steelyard.metering.journal import Journal
 from steelyard.metering.reader import read, series
@@ -130,12 +130,15 @@ def test_the_segments_behind_a_torn_one_are_read(tmp_path: Path) -> None:
     assert batch.torn
 
 
+WITHIN = HEADER_BYTES + 40  # the first frame of a segment
+
+
 def _flipped(path: Path, content: bytes) -> None:
-    path.write_bytes(content[:300] + bytes([content[300] ^ 16]) + content[301:])
+    path.write_bytes(content[:WITHIN] + bytes([content[WITHIN] ^ 16]) + content[WITHIN + 1 :])
 
 
 def _zeroed(path: Path, content: bytes) -> None:
-    path.write_bytes(content[:300] + bytes(len(content) - 300))
+    path.write_bytes(content[:WITHIN] + bytes(len(content) - WITHIN))
 
 
 def _cut(path: Path, content: bytes) -> None:

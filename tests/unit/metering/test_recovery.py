@@ -10,7 +10,7 @@ from tests.unit.metering.test_slots import version_1
 from steelyard.kernel.clock import ManualClock
 from steelyard.kernel.errors import BooksError
 from steelyard.kernel.quantities import Usage
-from steelyard.kernel.records import Closed, End, Opened, Position
+from steelyard.kernel.settled import Closed, End, Opened, Position
 from steelyard.metering.energy import CpuClock, EnergyClocks, clock_path
 from steelyard.metering.journal import Journal
 from steelyard.metering.meter import Meter

@@ -15,7 +15,8 @@ from steelyard.kernel.directory import DatabaseUrl, DataDir
 from steelyard.kernel.errors import CallerError
 from steelyard.kernel.ids import secret_hash
 from steelyard.kernel.quantities import Usage
-from steelyard.kernel.records import Granted, HoldAsk, Opened
+from steelyard.kernel.records import Granted, HoldAsk
+from steelyard.kernel.settled import Opened
 from steelyard.ledger.teller_client import TellerClient
 from steelyard.metering.journal import Journal
 from steelyard.processes.books import Books

@@ -17,7 +17,8 @@ from tests.fakes.ledger import Requests, outside, put_tariffs
 
 from steelyard.kernel.directory import DatabaseUrl, DataDir
 from steelyard.kernel.errors import CallerError
-from steelyard.kernel.records import HoldAsk, Opened
+from steelyard.kernel.records import HoldAsk
+from steelyard.kernel.settled import Opened
 from steelyard.ledger.teller_client import TellerClient
 from steelyard.metering.journal import Journal
 

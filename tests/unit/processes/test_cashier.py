@@ -16,7 +16,8 @@ from steelyard.kernel.errors import CallerError
 from steelyard.kernel.ids import text_from_id
 from steelyard.kernel.money import INT64_MAX
 from steelyard.kernel.quantities import Usage
-from steelyard.kernel.records import Rated, Settlement, Use
+from steelyard.kernel.records import Use
+from steelyard.kernel.settled import Rated, Settlement
 from steelyard.ledger.posting import open_wallet, post
 from steelyard.ledger.purse import Purse
 from steelyard.ledger.teller import Teller

@@ -14,7 +14,8 @@ from steelyard.kernel.clock import NS_PER_S
 from steelyard.kernel.directory import DatabaseUrl
 from steelyard.kernel.errors import CallerError
 from steelyard.kernel.quantities import Usage
-from steelyard.kernel.records import HoldAsk, Opened
+from steelyard.kernel.records import HoldAsk
+from steelyard.kernel.settled import Opened
 from steelyard.ledger import answers
 from steelyard.ledger.teller_client import TellerClient
 from steelyard.ledger.wire import Claim, Kept

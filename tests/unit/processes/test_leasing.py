@@ -9,7 +9,8 @@ import pytest
 from tests.unit.processes.test_books import House, bare, clean, house, until, wallet
 
 from steelyard.kernel import limits
-from steelyard.kernel.records import Granted, HoldAsk, Opened
+from steelyard.kernel.records import Granted, HoldAsk
+from steelyard.kernel.settled import Opened
 from steelyard.ledger.teller_client import TellerClient
 from steelyard.metering.journal import Journal
 

@@ -15,7 +15,8 @@ from steelyard.kernel.clock import NS_PER_S, ManualClock, SystemClock
 from steelyard.kernel.directory import DatabaseUrl
 from steelyard.kernel.errors import CallerError
 from steelyard.kernel.quantities import Usage
-from steelyard.kernel.records import Granted, HoldAsk, Opened, Settlement
+from steelyard.kernel.records import Granted, HoldAsk
+from steelyard.kernel.settled import Opened, Settlement
 from steelyard.ledger.posting import post
 from steelyard.ledger.teller_client import TellerClient
 from steelyard.metering.journal import Journal

@@ -15,7 +15,7 @@ from steelyard.kernel.clock import ManualClock
 from steelyard.kernel.directory import DatabaseUrl
 from steelyard.kernel.errors import BooksError
 from steelyard.kernel.quantities import Usage
-from steelyard.kernel.records import Closed, End, Moved, Opened
+from steelyard.kernel.settled import Closed, End, Moved, Opened
 from steelyard.metering.energy import EnergyClocks
 from steelyard.metering.frames import segments
 from steelyard.metering.journal import Journal
@@ -351,7 +351,7 @@ def test_what_earlier_books_recovered_and_posted_is_not_recovered_again(shop: Sh
 
 def forge(shop: Shop, change: Callable[[list], None]) -> None:
     """Rewrite the books' recovered close, in the journal and in the database alike."""
-    from steelyard.kernel.records import Position
+    from steelyard.kernel.settled import Position
     from steelyard.metering.reader import read
 
     shop.bookkeeper.close()

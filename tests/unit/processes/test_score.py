@@ -10,7 +10,7 @@ from tests.fakes.ledger import COST, PRICE, Requests, books
 from steelyard.kernel.clock import ManualClock
 from steelyard.kernel.ids import text_from_id
 from steelyard.kernel.quantities import Usage
-from steelyard.kernel.records import Closed, End, Settlement
+from steelyard.kernel.settled import Closed, End, Settlement
 from steelyard.ledger.posting import post
 from steelyard.processes.customers import Arrival
 from steelyard.processes.score import Score, score

@@ -6,7 +6,7 @@ import pytest
 from steelyard.kernel.errors import BooksError
 from steelyard.kernel.money import INT64_MAX
 from steelyard.kernel.quantities import Meter, Usage
-from steelyard.kernel.records import Closed, End, Opened, Settlement
+from steelyard.kernel.settled import Closed, End, Opened, Settlement
 from steelyard.kernel.tariff import Tariff, TariffLine
 from steelyard.rating.bounds import affordable_tokens, worst_case_nano
 from steelyard.rating.rate import charge_of, cost_of, rate

@@ -12,7 +12,7 @@ from steelyard.catalog.store import load_price_file
 from steelyard.identity import store as identity
 from steelyard.kernel.clock import NS_PER_HOUR, NS_PER_S, ManualClock, day_of
 from steelyard.kernel.quantities import Usage
-from steelyard.kernel.records import Closed, End, Opened, Rated, Settlement
+from steelyard.kernel.settled import Closed, End, Opened, Rated, Settlement
 from steelyard.kernel.tariff import Tariff, Thinking
 from steelyard.ledger.posting import open_wallet, post, post_topup
 from steelyard.rating.rate import charge_of, rate

@@ -15,7 +15,7 @@ from steelyard.kernel.errors import CallerError
 from steelyard.kernel.ids import text_from_id
 from steelyard.kernel.money import text_from_nano
 from steelyard.kernel.quantities import Usage
-from steelyard.kernel.records import End, Rated
+from steelyard.kernel.settled import End, Rated
 from steelyard.ledger.operations import Why
 from steelyard.ledger.reconciliation import Adjustment, Posted, post_adjustment
 from steelyard.ledger.verify import verify

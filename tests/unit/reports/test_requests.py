@@ -9,7 +9,7 @@ from tests.unit.reports.shop import DAY_NS, FAR, SMOL, Shop
 from steelyard.kernel.errors import BooksError, CallerError
 from steelyard.kernel.ids import text_from_id
 from steelyard.kernel.quantities import Usage
-from steelyard.kernel.records import End
+from steelyard.kernel.settled import End
 from steelyard.ledger.grants import Given, post_grants
 from steelyard.ledger.operations import Why
 from steelyard.reports.accounts import entries

@@ -9,7 +9,7 @@ from tests.unit.reports.shop import DAY_NS, FAR, NOON_NS, SMOL, Shop
 from steelyard.kernel.clock import NS_PER_HOUR, NS_PER_S, day_of, iso_from_ns
 from steelyard.kernel.errors import CallerError
 from steelyard.kernel.quantities import Usage
-from steelyard.kernel.records import Rated
+from steelyard.kernel.settled import Rated
 from steelyard.reports.accounts import accounts
 from steelyard.reports.margin import margin
 from steelyard.reports.sums import By, Totals, add_up

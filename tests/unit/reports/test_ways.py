@@ -6,7 +6,7 @@ from sqlalchemy import func, insert, select, update
 from tests.unit.reports.shop import SMOL, Shop
 
 from steelyard.kernel.quantities import Usage
-from steelyard.kernel.records import Rated
+from steelyard.kernel.settled import Rated
 from steelyard.kernel.why import Tried, Weighed, Why, bytes_from_why
 from steelyard.ledger.verify import verify
 from steelyard.rating.rate import rate
