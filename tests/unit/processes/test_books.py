@@ -241,6 +241,25 @@ async def test_a_worker_outlives_a_restart_of_the_books(house: House) -> None:
     await clean(client)
 
 
+async def test_books_that_restart_know_what_an_earlier_credit_limit_still_covers(house: House) -> None:
+    """Found by the simulator: the new teller drew under the lower limit alone, and had more than the accounts."""
+    office = house.clients[0]
+    await office.command("wallet.limit", {"tenant": "acme", "amount": "10"})
+    client, journal = await house.worker()
+    running = await house.held(client, want=12_000_000_000)
+    journal.append(running)
+    await office.command("wallet.limit", {"tenant": "acme", "amount": "0"})
+    await house.close_books()
+    await until(lambda: not client.connected, "the loss to be noticed")
+    await house.open_books()
+    await until(lambda: client.connected, "the reconnect")
+    journal.append(house.requests.closed(running, Usage(output=4_000_000)))  # 6 of the wallet's 5
+    client.closed()
+    await until(lambda: client.open_holds == 0, "the request to be settled")
+    await clean(client)
+    assert await wallet(client) == (-1_000_000_000, 0)
+
+
 async def test_a_dead_worker_is_recovered_and_its_holds_are_released(house: House) -> None:
     office = house.clients[0]
     client, journal = await house.worker()
