@@ -5,6 +5,7 @@ import os
 import shutil
 import subprocess
 import sys
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ HERE = Path(__file__).parent
 ROOT = HERE.parents[1]
 PREFIX = ROOT / ".venv-clients"
 MODULES = HERE / "node" / "node_modules"
+ANSWER_S = 120
 REQUIRED = "STEELYARD_CLIENTS"
 """Set to `required` where a client that is not installed is a failure, not a reason to skip."""
 
@@ -58,11 +60,14 @@ class Driver:
             )
 
     def ask(self, job: dict[str, Any]) -> dict[str, Any]:
-        """What the client saw. Fails when the process dies."""
+        """What the client saw. Fails when the process dies, or says nothing for too long."""
         assert self._process.stdin is not None and self._process.stdout is not None
+        patience = threading.Timer(ANSWER_S, self._process.kill)
+        patience.start()
         print(json.dumps(job), file=self._process.stdin, flush=True)
         line = self._process.stdout.readline()
-        assert line, f"the driver ended:\n{self.log.read_text()[-4000:]}"
+        patience.cancel()
+        assert line, f"the driver ended at {job.get("client")} {job.get("way")}, or was ended after {ANSWER_S} s:\n{self.log.read_text()[-4000:]}"
         said: dict[str, Any] = json.loads(line)
         return said
 

@@ -5,6 +5,7 @@ module with a function `cell`; it is imported by the first job that asks for it.
 and it finds nothing to read.
 """
 
+import gc
 import importlib
 import importlib.metadata
 import json
@@ -72,6 +73,7 @@ def main() -> None:
     jobs, answers = os.fdopen(os.dup(0)), os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)
     os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
+    gc.disable()  # litellm leaves streams open: collected while its pool of connections is locked, one closes never
     for line in jobs:
         job = Job(**json.loads(line))
         said: dict[str, Any] = {}
@@ -81,6 +83,7 @@ def main() -> None:
         except Exception as error:  # whatever a library raises is what its user sees
             traceback.print_exc()
             said["error"] = told(error)
+        gc.collect()
         print(json.dumps(said), file=answers, flush=True)
 
 
