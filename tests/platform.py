@@ -27,6 +27,7 @@ START_S = 90
 STOP_S = 40
 VENDOR_KEYS = {
     "STEELYARD_UPSTREAM_KEY_CLAUDE": "sk-ant-emulated",
+    "STEELYARD_UPSTREAM_KEY_CLAUDE_BUSY": "sk-ant-emulated",
     **{f"STEELYARD_UPSTREAM_KEY_V_{kind.upper()}": KEY for kind in EMULATORS},
 }
 """Credentials of the emulated vendors that want one (tests/emulators)."""

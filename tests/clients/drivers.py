@@ -67,7 +67,8 @@ class Driver:
         print(json.dumps(job), file=self._process.stdin, flush=True)
         line = self._process.stdout.readline()
         patience.cancel()
-        assert line, f"the driver ended at {job.get("client")} {job.get("way")}, or was ended after {ANSWER_S} s:\n{self.log.read_text()[-4000:]}"
+        where = f"{job.get('client')} {job.get('way')}"
+        assert line, f"no answer at {where}, or none within {ANSWER_S} s:\n{self.log.read_text()[-4000:]}"
         said: dict[str, Any] = json.loads(line)
         return said
 

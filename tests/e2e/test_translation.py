@@ -12,7 +12,7 @@ import anthropic
 import openai
 import pytest
 from tests.e2e.test_messages import receipt_of
-from tests.e2e.vendor import CLAUDE_MODEL, MODEL, claude_sold, sold
+from tests.e2e.vendor import BUSY, BUSY_MODEL, CLAUDE_MODEL, MODEL, claude_address, claude_sold, offered, sold
 from tests.platform import Platform, wait_for
 
 CUSTOMER = "translator"
@@ -55,7 +55,12 @@ class Books:
 
 @pytest.fixture(scope="module")
 def books(platform: Platform) -> Iterator[Books]:
-    with sold(platform), claude_sold(platform) as claude:
+    tls = platform.authority
+    with (
+        sold(platform),
+        claude_sold(platform) as claude,
+        offered(platform, claude_address(claude, tls), model=BUSY_MODEL, upstream=BUSY, kind="anthropic"),
+    ):
         yield Books(platform.new_customer(CUSTOMER), claude.heads)
 
 
@@ -356,9 +361,10 @@ def test_a_refusal_of_the_upstreams_names_the_field_as_it_was_sent(platform: Pla
 @pytest.mark.parametrize(("scene", "status"), [("busy", 429), ("overloaded", 429), ("forbidden", 502), ("unpaid", 502)])
 def test_whose_turn_it_is(platform: Platform, books: Books, scene: str, status: int) -> None:
     """What is ours to mend is no fault of the customer's, and he reads nothing of it."""
+    model = BUSY_MODEL if scene == "busy" else CLAUDE_MODEL
     with openai.OpenAI(base_url=f"{platform.url}/v1", api_key=books.key, max_retries=0) as client:
         with pytest.raises(openai.APIStatusError) as caught:
-            client.chat.completions.create(model=CLAUDE_MODEL, messages=[user(scene)])
+            client.chat.completions.create(model=model, messages=[user(scene)])
         assert caught.value.status_code == status
         assert caught.value.response.headers.get("retry-after") == {"busy": "7", "overloaded": "1"}.get(scene)
         assert "API key" not in str(caught.value) and "Payment" not in str(caught.value)

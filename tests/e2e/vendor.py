@@ -13,6 +13,8 @@ from steelyard.kernel.directory import DataDir
 
 MODEL, UPSTREAM = "vendor-m", "vendor"
 CLAUDE_MODEL, CLAUDE = "claude-m", "claude"
+BUSY_MODEL, BUSY = "claude-busy", "claude-busy"
+"""The same server by another name: an upstream that says for how long it is busy is left alone for so long."""
 READERS = {"vendor-embed": "embedding", "vendor-rank": "rerank", "vendor-judge": "moderation"}
 PRICES = """
 [[price]]
@@ -67,10 +69,15 @@ def sold(platform: Platform) -> Iterator[OpenAIServer]:
 def claude_sold(platform: Platform) -> Iterator[AnthropicServer]:
     """Over TLS where a certificate can be made, and below a path as vendors have it."""
     tls = platform.authority and platform.authority.server()
-    with AnthropicServer(tls) as server:
-        address = f"http{'s' if tls else ''}://127.0.0.1:{server.port}/anthropic"
-        with offered(platform, address, model=CLAUDE_MODEL, upstream=CLAUDE, kind="anthropic"):
-            yield server
+    with (
+        AnthropicServer(tls) as server,
+        offered(platform, claude_address(server, tls), model=CLAUDE_MODEL, upstream=CLAUDE, kind="anthropic"),
+    ):
+        yield server
+
+
+def claude_address(server: AnthropicServer, tls: object) -> str:
+    return f"http{'s' if tls else ''}://127.0.0.1:{server.port}/anthropic"
 
 
 @contextmanager

@@ -61,7 +61,7 @@ class FakeHouse:
     async def play(self, order: PlayOrder) -> AsyncGenerator[PlayEvent, None]:
         """Answers ANSWER word by word. The message "broke" finds an empty wallet, "break" an upstream that dies."""
         asked = order.messages[-1].content
-        if order.model not in self.snapshot.models or asked == "broke":
+        if order.model not in self.snapshot.prices or asked == "broke":
             yield Failed(unknown_model(order.model) if asked != "broke" else wallet_empty())
             return
         price = self.snapshot.prices[order.model][0]

@@ -128,7 +128,8 @@ def _choices(snapshot: Snapshot) -> _Page:
         {"id": caller.project_id, "text": f"{caller.tenant} / {caller.project} · {caller.currency}"}
         for caller in payers(snapshot)
     ]
-    return _Page(sorted(name for name, model in snapshot.models.items() if model.writes_text), projects)
+    asked = sorted(name for name, model in snapshot.models.items() if model.writes_text and name in snapshot.prices)
+    return _Page(asked, projects)
 
 
 def _typed(view: _Page, fields: dict[str, str]) -> _Page:

@@ -45,9 +45,11 @@ def sold_names(snapshot: Snapshot) -> dict[str, Model]:
 def sought(snapshot: Snapshot, caller: Caller, order: Order) -> list[Model]:
     """The model that is asked for, and those that may answer in its place, best first.
 
-    The customer's own word goes before what his key allows; what he names must exist (CallerError 404).
+    The customer's own word goes before what his key allows; what he names must exist (CallerError 404), and what he
+    asks for must be served for this (400).
     """
     found = [find_model(snapshot, order.model)]
+    choose(found[0], order.capability)
     rule = snapshot.routes.keys.get(caller.key_id)
     if order.fallbacks:
         found += [find_model(snapshot, name) for name in order.fallbacks]
