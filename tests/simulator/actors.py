@@ -23,13 +23,13 @@ from steelyard.kernel.clock import NS_PER_MS
 from steelyard.kernel.directory import DataDir
 from steelyard.kernel.errors import SteelyardError
 from steelyard.kernel.ids import Ids
-from steelyard.kernel.records import Order
+from steelyard.kernel.records import Order, Quote
 from steelyard.kernel.settled import Position
 from steelyard.ledger.teller_client import TellerClient
 from steelyard.metering.energy import EnergyClocks
 from steelyard.metering.frames import segment_path
 from steelyard.metering.journal import Journal
-from steelyard.metering.meter import Meter
+from steelyard.metering.meter import Meter, Reading
 from steelyard.metering.slots import Slots
 from steelyard.processes.books import Books
 from steelyard.rating.bounds import worst_case_nano
@@ -102,6 +102,17 @@ class Fused:
         self._words.release()
 
 
+class Counter(Meter):
+    """Tells the oracle of a request when it is opened: an upstream may still fail before it has said anything."""
+
+    oracle: Oracle
+
+    def open(self, order: Order, quote: Quote, why: bytes = b"") -> Reading:
+        reading = super().open(order, quote, why)
+        self.oracle.promised(order.request_id, quote)
+        return reading
+
+
 class Worker:
     """A worker process: the real client, journal, slots, meter and conductor."""
 
@@ -139,7 +150,8 @@ class Worker:
             self.world.say(f"{self.process.name} cannot start: {error}")
             self.process.exit()
             return
-        self.meter = Meter(self.journal, self.slots, self.house.clock, EnergyClocks(self.house.data.energy))
+        self.meter = Counter(self.journal, self.slots, self.house.clock, EnergyClocks(self.house.data.energy))
+        self.meter.oracle = self.house.oracle
         self.conductor = flow.House(self.teller, self.meter, {UPSTREAM: Upstream(self)}, self.house.clock)
         self.once = Once(self.conductor, self.teller)
         self.world.say(f"{self.process.name} opens {self.teller.series}")

@@ -135,7 +135,6 @@ class Customer:
 
     def begin(self, order: Order, quote: Quote) -> None:
         self._opened = True
-        self.oracle.promised(order.request_id, quote)
 
     def render(self, sequence: int, event: Event) -> bytes:
         self._told[sequence] = event.usage
