@@ -1,4 +1,4 @@
-"""`steelyard up --demo-vendors`: five vendors of the market, emulated, with their real price lists, behind one key.
+"""`steelyard up --demo-vendors`: five emulated vendors, at the costs of the shipped books, behind one key.
 
 Owns what is sold there and the table a newcomer sees: a question to each, what it earned and what it cost, and one more
 that a vendor fails and another answers. The figures are those of posted requests.
@@ -112,7 +112,7 @@ class DemoVendors:
         made.add_row(f"{found.row.upstream.removeprefix('demo-')}, for {vendor} failed", SHARED_MODEL, *_cells(found))
         out.print(made)
         out.print()
-        out.print("Costs are the vendors' own lists of today, charges 20 % more; demo-chat has all five behind it.")
+        out.print("Costs are those of the shipped books of this hour, charges 20 % more; demo-chat has all behind it.")
         out.print(
             Text(
                 f"Make one fail: curl http://{urlsplit(self._addresses[vendor]).netloc}/_mood -d "
