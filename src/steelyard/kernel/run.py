@@ -1,0 +1,171 @@
+"""A coroutine without a task: begun at once, and gone on with in the very call that brings what it waits for.
+
+Owns how a coroutine is resumed. `Run` drives one; `Signal` is what it waits for when somebody of ours will bring it.
+Futures, time-outs and cancellation of asyncio work inside a `Run` as inside a task: it takes part in
+`asyncio.current_task` as a task of a third party may ("Extending" in asyncio's documentation). Under a task a `Signal`
+is a future. Knows no network and no flow.
+"""
+
+import asyncio
+from asyncio.tasks import _enter_task, _leave_task, current_task
+from collections.abc import Callable, Coroutine, Generator
+from typing import Any, Generic, TypeVar
+
+T = TypeVar("T")
+
+
+class Run:
+    """One coroutine on its way. `done(run)` is called once, when it has returned or raised; see `error`.
+
+    What the coroutine raises is never raised into whoever resumes it.
+    """
+
+    __slots__ = ("_asked", "_coroutine", "_done", "_loop", "_must_cancel", "_waits_for", "error", "over", "result")
+
+    def __init__(
+        self, coroutine: Coroutine[Any, Any, Any], loop: asyncio.AbstractEventLoop, done: Callable[["Run"], None]
+    ) -> None:
+        self.over = False
+        self.result: Any = None
+        self.error: BaseException | None = None
+        self._coroutine = coroutine
+        self._loop = loop
+        self._done = done
+        self._asked = 0  # how often it was asked to end
+        self._must_cancel = False
+        self._waits_for: asyncio.Future[Any] | Signal[Any] | None = None
+
+    def start(self) -> None:
+        """Run until it waits for the first time, or to its end."""
+        self._go_on()
+
+    def cancel(self, msg: object = None) -> bool:
+        """Raise CancelledError where it waits, in the loop's next turn; False when it is over. As Task.cancel."""
+        if self.over:
+            return False
+        self._asked += 1
+        self._must_cancel = True
+        waits_for = self._waits_for
+        if isinstance(waits_for, Signal):
+            waits_for.resume = None
+            self._end_soon()
+        elif waits_for is not None and waits_for.cancel():
+            self._must_cancel = False  # the future brings it
+        return True
+
+    def cancelling(self) -> int:
+        """How many requests to end were not taken back; as Task.cancelling."""
+        return self._asked
+
+    def uncancel(self) -> int:
+        """Take one back; as Task.uncancel, which asyncio.timeout calls."""
+        self._asked = max(0, self._asked - 1)
+        return self._asked
+
+    def done(self) -> bool:
+        """As Future.done: what asks a current task for it finds an answer."""
+        return self.over
+
+    def _wake(self, future: "asyncio.Future[Any]") -> None:
+        self._go_on()
+
+    def _go_on(self) -> None:
+        """Resume it until it waits again. Whoever calls may be inside a task or another run: that one stands aside."""
+        loop = self._loop
+        outer = current_task(loop)
+        if outer is not None:
+            _leave_task(loop, outer)
+        _enter_task(loop, self)  # type: ignore[arg-type]
+        self._waits_for = None
+        try:
+            if self._must_cancel:
+                self._must_cancel = False
+                waits_for = self._coroutine.throw(asyncio.CancelledError())
+            else:
+                waits_for = self._coroutine.send(None)
+        except StopIteration as end:
+            self.over, self.result = True, end.value
+        except BaseException as error:  # noqa: BLE001 - told to whoever waits for the end, as a task does
+            self.over, self.error = True, error
+        else:
+            self._wait(waits_for)
+        finally:
+            _leave_task(loop, self)  # type: ignore[arg-type]
+            if outer is not None:
+                _enter_task(loop, outer)
+        if self.over:
+            self._done(self)
+
+    def _end_soon(self) -> None:
+        self._waits_for = None
+        self._loop.call_soon(self._go_on)
+
+    def _wait(self, waits_for: Any) -> None:
+        self._waits_for = waits_for
+        if isinstance(waits_for, Signal):
+            if self._must_cancel:
+                self._end_soon()
+            else:
+                waits_for.resume = self._go_on
+        elif waits_for is None:  # asyncio.sleep(0)
+            self._loop.call_soon(self._go_on)
+        else:
+            waits_for._asyncio_future_blocking = False
+            waits_for.add_done_callback(self._wake)
+            if self._must_cancel and waits_for.cancel():
+                self._must_cancel = False
+
+
+class Signal(Generic[T]):
+    """Something that will be brought once: `give(value)` or `fail(error)`, and one `await`.
+
+    Under a `Run`, the awaiting coroutine goes on inside `give`: call it last, when everything is in order. What was
+    brought before the await is there without waiting. `wanted` tells whether somebody waits.
+    """
+
+    __slots__ = ("_brought", "_error", "_future", "_value", "resume")
+
+    def __init__(self) -> None:
+        self.resume: Callable[[], None] | None = None
+        self._future: asyncio.Future[None] | None = None
+        self._brought = False
+        self._value: T | None = None
+        self._error: BaseException | None = None
+
+    @property
+    def wanted(self) -> bool:
+        return self.resume is not None or self._future is not None
+
+    def give(self, value: T) -> None:
+        """Bring it; of several the first counts."""
+        if not self._brought:
+            self._brought, self._value = True, value
+            self._bring()
+
+    def fail(self, error: BaseException) -> None:
+        """Bring an error: the await raises it."""
+        if not self._brought:
+            self._brought, self._error = True, error
+            self._bring()
+
+    def _bring(self) -> None:
+        resume, self.resume = self.resume, None
+        if resume is not None:
+            resume()
+        elif self._future is not None and not self._future.done():
+            self._future.set_result(None)
+
+    def __await__(self) -> Generator[Any, None, T]:
+        if not self._brought:
+            loop = asyncio.get_running_loop()
+            if isinstance(current_task(loop), Run):
+                yield self
+            else:
+                self._future = loop.create_future()
+                try:
+                    yield from self._future
+                finally:
+                    self._future = None
+        if self._error is not None:
+            raise self._error
+        return self._value  # type: ignore[return-value]

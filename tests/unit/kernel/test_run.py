@@ -1,0 +1,181 @@
+"""A coroutine without a task begins at once, goes on in the call that brings what it waits for, and ends as told."""
+
+import asyncio
+from collections.abc import Coroutine
+from typing import Any
+
+import pytest
+
+from steelyard.kernel.run import Run, Signal
+
+
+class Ends:
+    """What a run ended with."""
+
+    def __init__(self) -> None:
+        self.runs: list[Run] = []
+
+    def begin(self, coroutine: Coroutine[Any, Any, Any]) -> Run:
+        run = Run(coroutine, asyncio.get_running_loop(), self.runs.append)
+        run.start()
+        return run
+
+
+@pytest.fixture
+def ends() -> Ends:
+    return Ends()
+
+
+async def heard(signal: Signal[str], said: list[str]) -> str:
+    said.append("begun")
+    word = await signal
+    said.append(word)
+    return word
+
+
+async def test_it_begins_and_goes_on_inside_the_calls_that_move_it(ends: Ends) -> None:
+    signal, said = Signal[str](), []
+    run = ends.begin(heard(signal, said))
+    assert said == ["begun"] and signal.wanted and not run.over
+    signal.give("word")
+    assert said == ["begun", "word"] and run.over and run.result == "word" and ends.runs == [run]
+
+
+async def test_what_was_brought_before_is_not_waited_for(ends: Ends) -> None:
+    signal = Signal[str]()
+    signal.give("early")
+    signal.give("late")
+    assert ends.begin(heard(signal, [])).result == "early"
+
+
+async def test_an_error_is_raised_at_the_await_and_told_at_the_end(ends: Ends) -> None:
+    signal = Signal[str]()
+    run = ends.begin(heard(signal, []))
+    signal.fail(LookupError("gone"))
+    assert isinstance(run.error, LookupError) and ends.runs == [run]
+
+
+async def test_under_a_task_a_signal_is_a_future() -> None:
+    signal = Signal[str]()
+    task = asyncio.ensure_future(heard(signal, []))
+    await asyncio.sleep(0)
+    assert signal.wanted
+    signal.give("word")
+    assert await task == "word"
+
+
+async def test_a_cancelled_task_no_longer_wants_its_signal() -> None:
+    signal = Signal[str]()
+    task = asyncio.ensure_future(heard(signal, []))
+    await asyncio.sleep(0)
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    assert not signal.wanted
+    signal.give("to nobody")
+
+
+async def test_cancel_ends_it_where_it_waits_and_what_is_brought_later_comes_to_nobody(ends: Ends) -> None:
+    signal, said = Signal[str](), []
+    run = ends.begin(heard(signal, said))
+    assert run.cancel() and run.cancel()
+    assert not signal.wanted
+    signal.give("late")
+    await asyncio.sleep(0)
+    assert run.over and isinstance(run.error, asyncio.CancelledError)
+    assert said == ["begun"] and not run.cancel() and ends.runs == [run]
+
+
+async def test_cancel_reaches_one_that_waits_for_a_future(ends: Ends) -> None:
+    future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+
+    async def wait() -> None:
+        await future
+
+    run = ends.begin(wait())
+    run.cancel()
+    assert future.cancelled()
+    while not run.over:
+        await asyncio.sleep(0)
+    assert isinstance(run.error, asyncio.CancelledError)
+
+
+async def test_a_run_that_asks_for_its_own_end_ends_at_its_next_wait(ends: Ends) -> None:
+    runs: list[Run] = []
+
+    async def cancels_itself() -> None:
+        await asyncio.sleep(0)
+        runs[0].cancel()
+        await asyncio.get_running_loop().create_future()
+
+    runs.append(ends.begin(cancels_itself()))
+    while not runs[0].over:
+        await asyncio.sleep(0)
+    assert isinstance(runs[0].error, asyncio.CancelledError)
+
+
+async def test_one_that_asks_for_its_own_end_does_not_wait_for_a_signal(ends: Ends) -> None:
+    runs: list[Run] = []
+
+    async def cancels_itself() -> None:
+        await asyncio.sleep(0)
+        runs[0].cancel()
+        await Signal[None]()
+
+    runs.append(ends.begin(cancels_itself()))
+    for _ in range(5):
+        await asyncio.sleep(0)
+    assert runs[0].over and isinstance(runs[0].error, asyncio.CancelledError)
+
+
+async def test_time_outs_of_asyncio_hold_inside(ends: Ends) -> None:
+    async def patient() -> str:
+        try:
+            async with asyncio.timeout(0.001):
+                await Signal[None]()
+        except TimeoutError:
+            return "late"
+        return "in time"
+
+    run = ends.begin(patient())
+    while not run.over:
+        await asyncio.sleep(0.001)
+    assert run.result == "late" and run.cancelling() == 0
+
+
+async def test_a_task_that_resumes_one_is_still_the_current_one_afterwards(ends: Ends) -> None:
+    signal, seen = Signal[str](), []
+
+    async def look() -> None:
+        await signal
+        seen.append(asyncio.current_task())
+
+    run = ends.begin(look())
+    me = asyncio.current_task()
+    signal.give("on")
+    assert seen == [run] and asyncio.current_task() is me
+
+
+async def test_one_run_may_move_another(ends: Ends) -> None:
+    first, second = Signal[str](), Signal[str]()
+    said: list[str] = []
+
+    async def passes_on() -> None:
+        second.give(await first)
+        said.append("passed on")
+
+    ends.begin(heard(second, said))
+    ends.begin(passes_on())
+    first.give("word")
+    assert said == ["begun", "word", "passed on"]
+
+
+async def test_ordinary_futures_and_pauses_are_waited_for(ends: Ends) -> None:
+    async def waits() -> int:
+        await asyncio.sleep(0)
+        return await asyncio.to_thread(lambda: 7)
+
+    run = ends.begin(waits())
+    while not run.over:
+        await asyncio.sleep(0.001)
+    assert run.result == 7
