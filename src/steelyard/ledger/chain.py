@@ -86,9 +86,10 @@ LATER_PRIVATE = (
 )  # fmt: skip
 """The same among the columns that are our own affair. Both only grow at their end."""
 PUBLIC = tuple(name for name in UsageRow._fields if name not in (*PRIVATE, *LATER, *LATER_PRIVATE))
-_EARLIER = len(UsageRow._fields) - len(LATER) - len(LATER_PRIVATE)
+EARLIER = len(UsageRow._fields) - len(LATER) - len(LATER_PRIVATE)
 """All that came later stands behind the rest in a row."""
-_NOTHING_LATER = (*UsageRow._field_defaults.values(),)
+NOTHING_LATER = (*UsageRow._field_defaults.values(),)
+"""What stands there in a row in which none of it says anything; the database writes it by itself."""
 
 
 def _getter(names: Sequence[str]) -> Callable[[UsageRow], tuple[Any, ...]]:
@@ -170,7 +171,7 @@ def content_of(
     rows = []
     for row in usage:  # row_digest(seal_row(row, salt))
         private, public = private_of(row), public_of(row)
-        if row[_EARLIER:] != _NOTHING_LATER:
+        if row[EARLIER:] != NOTHING_LATER:
             private += _told(_later_private_of(row))
             public += _told(_later_public_of(row))
         private_digest = sha256(salt + row[0] + encode(private)).digest()
@@ -192,5 +193,5 @@ def hash_unsealed(
         digest.update(_encode(entry))
     for row in usage:
         later = _told(_later_public_of(row)) + _told(_later_private_of(row))
-        digest.update(_encode(row[:_EARLIER] + later))
+        digest.update(_encode(row[:EARLIER] + later))
     return digest.digest()

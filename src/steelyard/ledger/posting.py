@@ -19,7 +19,7 @@ from steelyard.kernel.money import INT64_MAX
 from steelyard.kernel.settled import End, Position, Rated
 from steelyard.kernel.why import bytes_from_way
 from steelyard.ledger.accounts import PAIRS, WALLET, BatchKind, Fact, account_name, kind_of
-from steelyard.ledger.chain import GENESIS, EntryRow, UsageRow, content_of, heard_text, link
+from steelyard.ledger.chain import EARLIER, GENESIS, NOTHING_LATER, EntryRow, UsageRow, content_of, heard_text, link
 from steelyard.ledger.purse import Purse
 from steelyard.ledger.purses import limits_since, live_grants
 from steelyard.ledger.salt import salt_for
@@ -27,6 +27,7 @@ from steelyard.storage import tables
 from steelyard.storage.bulk import bulk
 
 _USAGE = ("batch_id", *UsageRow._fields)
+_EARLIER_USAGE = _USAGE[: 1 + EARLIER]
 _ROLLUP = (
     "grain", "start_ns", "tenant_id", "model", "currency",
     "requests", "input", "cached_input", "output", "cpu_ns", "energy_uj", "cache_write", "reasoning",
@@ -271,9 +272,23 @@ def write_batch(
         bulk(connection).insert(connection, tables.entries, _ENTRY, rows)
         _add_totals(connection, entries, accounts)
     if ordered:
-        bulk(connection).insert(connection, tables.usage, _USAGE, ((batch_id, *row) for row in ordered))
+        _insert_usage(connection, batch_id, ordered)
         bulk(connection).add(connection, tables.rollups, _ROLLUP, _rollup_rows(ordered))
     return int(batch_id)
+
+
+def _insert_usage(connection: Connection, batch_id: int, usage: Iterable[UsageRow]) -> None:
+    """A third of the columns say nothing in most rows: their defaults need not be sent (4 of 16 µs a row in SQLite)."""
+    short: list[tuple[object, ...]] = []
+    whole: list[tuple[object, ...]] = []
+    for row in usage:
+        if row[EARLIER:] == NOTHING_LATER:
+            short.append((batch_id, *row[:EARLIER]))
+        else:
+            whole.append((batch_id, *row))
+    for columns, rows in ((_EARLIER_USAGE, short), (_USAGE, whole)):
+        if rows:
+            bulk(connection).insert(connection, tables.usage, columns, rows)
 
 
 def _add_totals(
