@@ -17,7 +17,8 @@ from pathlib import Path
 
 from bench.report import RUNS_MIN, Report
 from steelyard.kernel.clock import NS_PER_MS
-from steelyard.routing.prefix import PrefixIndex, Prompt
+from steelyard.kernel.prefix import Prompt
+from steelyard.routing.prefix import PrefixIndex
 
 TRACE = Path(__file__).parents[2] / "shared" / "data" / "mooncake_synthetic_trace.jsonl"
 REPLICAS = 16

@@ -94,6 +94,17 @@ PREFIX_HALF_LIFE_S = 1800  # what was done so long ago counts half
 WEIGHED_KEPT_MAX = 8  # offers of one choice that the journal keeps
 PREFIX_HOME_SHARE = 0.5  # of a prompt no offer is known for, that another worker may have sent to its home
 
+# the line in front of an engine
+WISHES_WAITING_MAX = 1024  # of each lane; more answer 429
+WISHES_PER_TENANT_MAX = 512  # of each lane
+WISH_WAIT_S_MAX = 60  # one who would wait longer, by the pace of late, is told so at once
+PACE_KEPT_S = 30  # what ended longer ago than twice that says nothing of the pace
+LEADER_AWAITED_MS = 10_000  # for the first token of another one that begins alike
+LEADER_GAIN_BLOCKS_MIN = 2  # of 256 bytes, that are saved by waiting for a leader; less is computed sooner
+BATCH_URGENT_S = 600  # before its deadline a line of a batch is no batch any more
+SLOT_LIKENESS_PARTS = 4  # a slot is taken for a prompt that it holds a quarter of, or else the one unused for longest
+TENANTS_SERVED_KEPT_MAX = 4096
+
 # the journal
 SEGMENT_BYTES = 64 * 1024 * 1024
 FRAME_BYTES_MAX = 64 * 1024

@@ -9,10 +9,11 @@ from collections.abc import Sequence
 from steelyard.kernel import limits
 from steelyard.kernel.frozen import Record
 from steelyard.kernel.offers import Offer
+from steelyard.kernel.prefix import Prompt
 from steelyard.kernel.quantities import Usage
 from steelyard.kernel.records import Caller, Order
 from steelyard.routing.chain import prompt_of
-from steelyard.routing.prefix import PrefixIndex, Prompt, Use
+from steelyard.routing.prefix import PrefixIndex, Use
 
 
 class Likely(Record, frozen=True, gc=False):

@@ -1,6 +1,6 @@
 """Which offer is likely to hold the beginning of a prompt in its cache, and whose turn it is among equal ones.
 
-A prompt is a chain of block hashes, each over all before it (see `chain.py`). For every offer the index keeps the
+A prompt is a chain of block hashes, each over all before it (see `kernel.prefix`). For every offer the index keeps the
 blocks it was sent lately, as the upstream's own cache does. Pure and bounded: no I/O, no dice, and the time is an
 argument. Knows no prices; it is a worker's guess, and what upstreams report corrects it.
 """
@@ -11,28 +11,11 @@ from collections.abc import Iterable, Sequence
 from steelyard.kernel import limits
 from steelyard.kernel.clock import NS_PER_S
 from steelyard.kernel.frozen import Record
+from steelyard.kernel.prefix import Prompt, reached
 
 _HALF_LIFE_NS = limits.PREFIX_HALF_LIFE_S * NS_PER_S
 _FAITH_FADES = 0.9  # by each report: what an upstream said 20 answers ago counts an eighth
 _BORNE_OUT = 0.5  # of what was expected: less is a miss, more is the upstream's rounding
-
-
-class Prompt(Record, frozen=True):
-    """What is known of a prompt: its blocks, and what it has in common with others beside them."""
-
-    chain: tuple[int, ...] = ()
-    ends: Sequence[int] = ()  # where each block ends, in units of length; empty: each is one unit long
-    length: int = 0  # in units, with what comes after the last whole block
-    session: int = 0  # the customer's word for what belongs together; 0: none
-    home: int = 0  # the same in every worker for prompts that begin alike; 0: none
-
-    @property
-    def size(self) -> int:
-        return self.length or len(self.chain) or 1
-
-    def reach(self, blocks: int) -> int:
-        """The length of so many blocks at its beginning."""
-        return self.ends[blocks - 1] if blocks and self.ends else blocks
 
 
 class Use(Record, frozen=True, gc=False):
@@ -64,18 +47,8 @@ class _Cache:
         return min(1.0, self.reported / self.expected)
 
     def held(self, chain: Sequence[int]) -> int:
-        """How many blocks at the beginning of the chain it has. Whoever has one has had all before it."""
-        young, old = self.young, self.old
-        if not chain or (chain[0] not in young and chain[0] not in old):
-            return 0
-        low, high = 1, len(chain)
-        while low < high:
-            middle = (low + high + 1) // 2
-            if chain[middle - 1] in young or chain[middle - 1] in old:
-                low = middle
-            else:
-                high = middle - 1
-        return low
+        """How many blocks at the beginning of the chain it has."""
+        return reached(chain, self.young, self.old)
 
 
 _EMPTY = _Cache()

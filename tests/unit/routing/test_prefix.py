@@ -5,7 +5,8 @@ from bench.routing import Arrival, conversations, indexed, infinite, longest_pre
 
 from steelyard.kernel import limits
 from steelyard.kernel.clock import NS_PER_S
-from steelyard.routing.prefix import PrefixIndex, Prompt
+from steelyard.kernel.prefix import Prompt
+from steelyard.routing.prefix import PrefixIndex
 
 OFFERS = (11, 12, 13)
 

@@ -1,0 +1,218 @@
+"""Who may start at one engine, and when: fair lanes, a leader for each new beginning, bounds of context and queues.
+
+Pure: comings, first tokens, ends and the time are calls, the answer is who starts. What it promises: nobody starts
+beyond the engine's capacity; who waits for a leader waits `limits.LEADER_AWAITED_MS` at most; what nobody waits for
+starts only when nobody waits, and leaves a quarter of the places to those who do; every wish starts or is withdrawn.
+"""
+
+from collections.abc import Iterator
+from typing import NamedTuple
+
+from steelyard.kernel import limits
+from steelyard.kernel.clock import NS_PER_MS, NS_PER_S
+from steelyard.scheduling.fair import FairQueue, Waiting, due_ns
+from steelyard.scheduling.prefixes import PerSlot, Shared
+from steelyard.scheduling.wish import Capacity, Lane, QueueFull, Start, Wish
+
+_AWAITED_NS = limits.LEADER_AWAITED_MS * NS_PER_MS
+_URGENT_NS = limits.BATCH_URGENT_S * NS_PER_S
+_PACE_NS = limits.PACE_KEPT_S * NS_PER_S
+
+
+class _Running(NamedTuple):
+    wish: Wish
+    lane: Lane
+    slot: int
+    leads: bool
+
+
+class Scheduler:
+    """One per engine, or per worker and engine. `now_ns` is any clock that never steps back."""
+
+    def __init__(self, capacity: Capacity) -> None:
+        self._capacity = capacity
+        self._interactive = FairQueue()
+        self._batch = FairQueue(by_deadline=True)
+        self._waiting: dict[int, tuple[Waiting, FairQueue]] = {}
+        self._running: dict[int, _Running] = {}
+        self._held: dict[int, Waiting] = {}
+        self._shared = Shared() if capacity.leader_first and not capacity.slots else None
+        self._slots = PerSlot(capacity.sequences) if capacity.slots else None
+        self._batch_running = 0
+        self._pace = _Pace()
+        self._number = 0
+        self.tokens = 0  # promised to what runs
+
+    @property
+    def running(self) -> int:
+        return len(self._running)
+
+    @property
+    def waiting(self) -> int:
+        return len(self._waiting)
+
+    @property
+    def presses(self) -> bool:
+        """Whether somebody waits: an engine that can let batch sequences rest does so."""
+        return self._interactive.count > 0
+
+    def arrive(self, wish: Wish, now_ns: int) -> int:
+        """The number by which it is known from here on. Raises QueueFull at once rather than late."""
+        lane = self._batch if wish.within_s else self._interactive
+        if lane.count >= limits.WISHES_WAITING_MAX or lane.waits_of(wish.tenant_id) >= limits.WISHES_PER_TENANT_MAX:
+            raise QueueFull(self._wait_s(lane, now_ns))
+        if lane is self._interactive and lane.count:
+            wait_s = self._wait_s(lane, now_ns)
+            if wait_s > limits.WISH_WAIT_S_MAX:
+                raise QueueFull(wait_s)
+        self._number += 1
+        one = Waiting(self._number, wish, now_ns)
+        self._put(one, lane)
+        return one.number
+
+    def starts(self, now_ns: int) -> list[Start]:
+        """Those that may start now, in this order; they run from here on."""
+        started: list[Start] = []
+        if self._held:
+            self._release(now_ns)
+        if self._batch.count:
+            self._hurry(now_ns)
+        while len(self._running) < self._capacity.sequences and self._waiting:
+            one = self._next()
+            if one is None:
+                break
+            started.append(self._start(one))
+        return started
+
+    def spoke(self, number: int) -> None:
+        """Its first token is there."""
+        running = self._running.get(number)
+        if running is not None and running.leads and self._shared is not None:
+            self._shared.done(running.wish.prompt)
+            self._running[number] = running._replace(leads=False)
+            self._let_go()
+
+    def ended(self, number: int, used_tokens: int | None, now_ns: int) -> None:
+        """It has ended, failed or gone, running or not. `used_tokens` of context, where known. Once is enough."""
+        if (found := self._waiting.get(number)) is not None:
+            self._take(*found, served=False)
+            return
+        running = self._running.pop(number, None)
+        if running is None:
+            return
+        wish = running.wish
+        self.tokens -= wish.tokens
+        self._batch_running -= running.lane is Lane.BATCH
+        self._pace.ended(wish.tokens, now_ns)
+        if used_tokens is not None and used_tokens < wish.tokens:
+            lane = self._batch if running.lane is Lane.BATCH else self._interactive
+            lane.give_back(wish.tenant_id, wish.tokens - used_tokens)
+        if self._slots is not None:
+            self._slots.free(running.slot)
+        if running.leads and self._shared is not None:
+            self._shared.lost(wish.prompt)
+            self._let_go()
+
+    def wakes_ns(self) -> int | None:
+        """When `starts` may have another answer although nothing has happened."""
+        return next(iter(self._held.values())).since_ns + _AWAITED_NS if self._held else None
+
+    # --- inside -------------------------------------------------------------------------------------------------
+
+    def _next(self) -> Waiting | None:
+        """Whose turn it is. One whose context is not free yet is waited for: nobody smaller goes before it for ever."""
+        for one in self._candidates():
+            if self._waits_for_leader(one):
+                continue
+            return one if self._fits(one.wish) else None
+        return None
+
+    def _candidates(self) -> Iterator[Waiting]:
+        for one in self._interactive.in_turn():
+            if not one.held:
+                yield one
+        if not self._interactive.count and self._batch_running < self._capacity.batch:
+            for one in self._batch.in_turn():
+                if not one.held:
+                    yield one
+
+    def _fits(self, wish: Wish) -> bool:
+        most = self._capacity.tokens
+        return not most or not self._running or self.tokens + wish.tokens <= most
+
+    def _waits_for_leader(self, one: Waiting) -> bool:
+        if self._shared is None or not self._shared.leaders or one.overdue:
+            return False
+        if self._shared.gain(one.wish.prompt) < limits.LEADER_GAIN_BLOCKS_MIN:
+            return False
+        one.held = True
+        self._held[one.number] = one
+        return True
+
+    def _start(self, one: Waiting) -> Start:
+        found, lane = self._waiting[one.number]
+        self._take(found, lane, served=True)
+        wish = one.wish
+        kind = Lane.BATCH if lane is self._batch else Lane.INTERACTIVE
+        slot = self._slots.take(wish.prompt) if self._slots is not None else -1
+        leads = self._shared.lead(wish.prompt) if self._shared is not None else False
+        self._running[one.number] = _Running(wish, kind, slot, leads)
+        self._batch_running += kind is Lane.BATCH
+        self.tokens += wish.tokens
+        return Start(one.number, slot)
+
+    def _put(self, one: Waiting, lane: FairQueue) -> None:
+        lane.put(one)
+        self._waiting[one.number] = one, lane
+
+    def _take(self, one: Waiting, lane: FairQueue, *, served: bool) -> None:
+        lane.take(one, served=served)
+        del self._waiting[one.number]
+        self._held.pop(one.number, None)
+
+    def _let_go(self) -> None:
+        """What leaders compute has changed: everybody is looked at again."""
+        for one in self._held.values():
+            one.held = False
+        self._held.clear()
+
+    def _release(self, now_ns: int) -> None:
+        for one in [one for one in self._held.values() if one.since_ns + _AWAITED_NS <= now_ns]:
+            one.held, one.overdue = False, True
+            del self._held[one.number]
+
+    def _hurry(self, now_ns: int) -> None:
+        """What has waited until its deadline is near is waited for now."""
+        for one in [one for one in self._batch.all() if due_ns(one) - now_ns <= _URGENT_NS]:
+            self._take(one, self._batch, served=False)
+            one.held = False
+            self._put(one, self._interactive)
+
+    def _wait_s(self, lane: FairQueue, now_ns: int) -> int:
+        """How long one who comes now is likely to wait, in whole seconds; 1 when nothing is known yet."""
+        per_s = self._pace.per_s(now_ns)
+        return max(1, lane.tokens // per_s) if per_s else 1
+
+
+class _Pace:
+    """How much context came free lately, in tokens."""
+
+    def __init__(self) -> None:
+        self._since_ns = 0
+        self._tokens = self._before = 0
+
+    def ended(self, tokens: int, now_ns: int) -> None:
+        self._turn(now_ns)
+        self._tokens += tokens
+
+    def per_s(self, now_ns: int) -> int:
+        self._turn(now_ns)
+        passed_ns = now_ns - self._since_ns + (_PACE_NS if self._before else 0)
+        return (self._tokens + self._before) * NS_PER_S // max(passed_ns, NS_PER_S)
+
+    def _turn(self, now_ns: int) -> None:
+        parts = (now_ns - self._since_ns) // _PACE_NS
+        if parts:
+            self._before = self._tokens if parts == 1 else 0
+            self._tokens = 0
+            self._since_ns += parts * _PACE_NS

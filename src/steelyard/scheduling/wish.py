@@ -1,0 +1,56 @@
+"""What wants to start at an engine, and what an engine can take, as records."""
+
+from enum import IntEnum
+from typing import NamedTuple
+
+from steelyard.kernel.frozen import Record
+from steelyard.kernel.prefix import Prompt
+
+
+class Lane(IntEnum):
+    """Who waits for the answer."""
+
+    INTERACTIVE = 0  # somebody does
+    BATCH = 1  # nobody does before its deadline: it fills what is idle
+
+
+class Wish(Record, frozen=True):
+    """One sequence that wants to start."""
+
+    tenant_id: int = 0
+    prompt: Prompt = Prompt()
+    tokens: int = 1  # of context that are promised to it: its prompt and the most it may answer
+    within_s: int = 0  # of what nobody waits for: how soon it must have ended all the same; 0: somebody waits
+
+
+class Capacity(Record, frozen=True):
+    """What one engine can take.
+
+    `leader_first`: sequences that run together share what one of them has computed, but only once it has. Where each
+    slot has a cache of its own (`slots`), nothing is shared and a sequence goes where its beginning is.
+    """
+
+    sequences: int  # at the same time
+    tokens: int = 0  # of context promised to all that run; 0: as many as they like
+    batch_sequences: int = 0  # of them, that nobody waits for; 0: three quarters
+    leader_first: bool = True
+    slots: bool = False
+
+    @property
+    def batch(self) -> int:
+        return self.batch_sequences or max(1, self.sequences * 3 // 4)
+
+
+class Start(NamedTuple):
+    """The wish of this number may start now; `slot` is where, or -1 where the engine has no slots of its own."""
+
+    number: int
+    slot: int
+
+
+class QueueFull(Exception):
+    """Nothing more may wait here; it may be asked again after so many seconds."""
+
+    def __init__(self, retry_after_s: int) -> None:
+        super().__init__(f"nothing more may wait here for {retry_after_s} s")
+        self.retry_after_s = retry_after_s
