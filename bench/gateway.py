@@ -1,81 +1,189 @@
-"""`make bench-gateway`: what a request through the gateway costs, all accounting included.
+"""`make bench-gateway`: what a request through the gateway costs, beside the gateways of others in one run.
 
 A private platform, its worker alone on one core; upstream, load and books on the others. CPU is the process time of
-the worker, of all its threads, divided by the answers (T500: by the events); it can be trusted within 10 % where the
-clock cannot. The books, which post behind the path, are a row of their own.
+the subject, of all its threads and children, divided by the answers (T500: by the events); it can be trusted within
+10 % where the clock cannot. The books, which post behind the path, are a row of their own. At the end `verify` must be
+clean and every whole answer must have its usage row, or there is no result.
 
-    python -m bench.gateway                                       all shapes, three runs, written to results/
-    python -m bench.gateway --only J32,S32 --seconds 3 --runs 1   for one who changes the path; written nowhere
-    python -m bench.gateway --only J32 --profile /tmp/j32.pstats  the same under cProfile (then its figures are void)
+    python -m bench.gateway                                    all of it: some minutes, written to results/
+    python -m bench.gateway --only J32,S32 --seconds 3 --runs 1      ours alone, for one who changes it; not written
+    python -m bench.gateway --only J32 --peers nginx,vllm-router     ... and two of the others beside it
+    python -m bench.gateway --only J32 --profile /tmp/j32.pstats     under cProfile (then its figures are void)
+    python -m bench.gateway --keep FILE                              goes on with the trials that FILE has
 """
 
 import argparse
-import statistics
+import json
+import os
+import signal
 import sys
 import tempfile
-from dataclasses import replace
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import asdict, replace
 from pathlib import Path
 
-from bench.lab.platform import Platform, mock
-from bench.lab.trial import SHAPES, Trial, trial
+from bench.lab import platform
+from bench.lab.child import Child, free_port, mock, until_answered
+from bench.lab.load import Load
+from bench.lab.peers import PEERS, Missing, Peer, Place
+from bench.lab.platform import Platform
+from bench.lab.told import told
+from bench.lab.trial import SHAPES, Subject, Trial, ids_in, trial
 from bench.lab.weigh import Cores
-from bench.report import RUNS_MIN, Report, plain
+from bench.report import RUNS_MIN, plain
 
-_WORKER = ("-m", "steelyard.processes.worker")
+OURS = {"steelyard": platform.WORKER, "steelyard, accounting off": platform.UNACCOUNTED}
+DIRECT = "no gateway"
+_SLOW_SHAPES = frozenset({"J32", "S32", "C1"})
+_SLOW_CONNECTIONS, _SLOW_S = 8, 4.0  # a gateway that needs 20 ms for an answer has some to show then
 
 
 def asked(arguments: list[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--only", default=",".join(SHAPES), help="shapes, comma-separated: " + ", ".join(SHAPES))
-    parser.add_argument("--seconds", type=float, default=3.0, help="of each trial, after its warm-up")
+    parser.add_argument("--only", help="shapes, comma-separated: " + ", ".join(SHAPES))
+    parser.add_argument("--peers", help="whom to measure beside: parts of their names, or none; all unless --only")
+    parser.add_argument("--off", action="store_true", help="ours with accounting off too; always in a whole run")
+    parser.add_argument("--seconds", type=float, help="of each trial, after its warm-up")
     parser.add_argument("--runs", type=int, default=RUNS_MIN)
+    parser.add_argument("--keep", type=Path, metavar="FILE", help="keep each trial there, and do none twice")
     parser.add_argument("--profile", metavar="FILE", help="run the worker under cProfile and leave its figures there")
-    return parser.parse_args(arguments)
+    options = parser.parse_args(arguments)
+    options.whole = options.only is None and options.peers is None and options.runs >= RUNS_MIN
+    options.off = options.off or options.whole
+    options.shapes = options.only.split(",") if options.only else list(SHAPES)
+    options.peers = options.peers.split(",") if options.peers else ["none"] if options.only or options.profile else [""]
+    if unknown := [shape for shape in options.shapes if shape not in SHAPES]:
+        parser.error(f"there is no {', '.join(unknown)}; choose among {', '.join(SHAPES)}")
+    return options
+
+
+class Bench:
+    """Subjects, and what was found of each."""
+
+    def __init__(self, options: argparse.Namespace, folder: Path, stack: ExitStack) -> None:
+        self.options, self.folder, self.stack = options, folder, stack
+        self.cores = Cores.here()
+        self.upstream = stack.enter_context(mock(self.cores, folder / "mock.log"))
+        self.platform = Platform(folder / "data", self.upstream, self.cores)
+        stack.callback(self.platform.stop)
+        self.subjects: list[Subject] = []
+        self.skipped: dict[str, str] = {}
+        self.versions: dict[str, str] = {}
+        self.found: dict[tuple[str, str], list[Trial]] = {}
+        self.answered: set[bytes] = set()
+
+    def start(self) -> None:
+        self.subjects.append(Subject(DIRECT, 0, self.upstream, shapes=frozenset({"C1"})))
+        for peer in PEERS:
+            if any(part in peer.label for part in self.options.peers):
+                self._start_peer(peer)
+        for number, (label, launch) in enumerate(OURS.items()):
+            if number and (self.options.profile or not self.options.off):
+                break
+            wrapped = ("-m", "cProfile", "-o", self.options.profile, *launch) if self.options.profile else launch
+            child, port = self.stack.enter_context(self.platform.worker(number, wrapped))
+            key, books = self.platform.key, self.platform.books.pid
+            accounted = launch is platform.WORKER
+            started_s = until_answered(child, port, Load("127.0.0.1", port, 1, 0, key=key).request())
+            one = Subject(label, child.pid, port, key, books if accounted else 0, self.platform.settled, started_s)
+            self.subjects.append(one)
+
+    def _start_peer(self, peer: Peer) -> None:
+        try:
+            version = peer.version()
+            folder = self.folder / peer.label.partition(" ")[0].strip(",")
+            folder.mkdir()
+            place = Place(free_port(), self.upstream, folder)
+            command = peer.command(place)
+            child = Child(command, self.cores.subject, folder / "log", peer.environment, says_ready=False)
+            self.stack.callback(child.stop, 5)
+            request = Load("127.0.0.1", place.port, 1, 0, key=peer.key).request()
+            started_s = until_answered(child, place.port, request)
+        except (Missing, SystemExit) as error:
+            self.skipped[peer.label] = str(error)
+            print(f"*** SKIPPED {peer.label}: {error}", file=sys.stderr, flush=True)
+            return
+        if version:
+            self.versions[peer.label] = version
+        shapes = _SLOW_SHAPES if peer.slow else frozenset(SHAPES)
+        self.subjects.append(Subject(peer.label, child.pid, place.port, peer.key, started_s=started_s, shapes=shapes))
+
+    def run(self) -> None:
+        """Every subject in every shape, in turn, as often as asked."""
+        for turn in range(self.options.runs):
+            for shape in self.options.shapes:
+                for subject in self.subjects:
+                    done = self.found.setdefault((subject.label, shape), [])
+                    if shape in subject.shapes and len(done) <= turn:
+                        done += self._trial(shape, subject)
+
+    def _trial(self, shape: str, subject: Subject) -> list[Trial]:
+        """One, or none when somebody else's gateway does not stand it. Raises SystemExit when ours does not."""
+        load, ids = SHAPES[shape], self.folder / "ids"
+        if self.options.seconds:
+            load = replace(load, seconds=self.options.seconds)
+        if subject.shapes == _SLOW_SHAPES:
+            load = replace(load, connections=min(load.connections, _SLOW_CONNECTIONS), seconds=_SLOW_S)
+        if subject.beside and not load.pace_ms:
+            load = replace(load, ids=str(ids))
+        try:
+            one = trial(shape, load, subject, self.cores)
+        except SystemExit as error:
+            if subject.label in OURS:
+                raise
+            self.skipped[f"{subject.label}, {shape}"] = str(error)
+            print(f"*** SKIPPED {error}", file=sys.stderr, flush=True)
+            return []
+        print(said(subject.label, one), file=sys.stderr, flush=True)
+        if load.ids:
+            self.answered |= ids_in(ids)
+        if self.options.keep:
+            with self.options.keep.open("a") as file:
+                file.write(json.dumps({"label": subject.label} | asdict(one)) + "\n")
+        return [one]
+
+    def recall(self) -> None:
+        """The trials an earlier run kept."""
+        if self.options.keep and self.options.keep.exists():
+            for line in self.options.keep.read_text().splitlines():
+                kept = json.loads(line)
+                label = kept.pop("label")
+                self.found.setdefault((label, kept["shape"]), []).append(Trial(**kept))
+
+
+def said(label: str, one: Trial) -> str:
+    """A trial as one line."""
+    times = "gap_" if SHAPES[one.shape].pace_ms else ""
+    p50, p99 = (one.seen[f"{times}p{percent}_us"] / 1000 for percent in (50, 99))
+    beside = f"   books {plain(one.beside_us)} µs" if one.beside_us else ""
+    return (
+        f"{label:26} {one.shape:5}  {plain(one.cpu_us):>6} µs CPU  {one.per_s:>8,.0f} /s"
+        f"   p50 {p50:6.2f} ms   p99 {p99:6.2f} ms   RSS {one.rss_mb:4.0f} MB   core {one.busy:4.0%}{beside}"
+    )
+
+
+@contextmanager
+def bench(options: argparse.Namespace) -> Iterator[Bench]:
+    with tempfile.TemporaryDirectory(prefix="bench-") as name, ExitStack() as stack:
+        yield Bench(options, Path(name), stack)
 
 
 def main() -> int:
     options = asked()
-    shapes = options.only.split(",")
-    if unknown := [shape for shape in shapes if shape not in SHAPES]:
-        raise SystemExit(f"There is no {', '.join(unknown)}; choose among {', '.join(SHAPES)}.")
-    launch = ("-m", "cProfile", "-o", options.profile, *_WORKER) if options.profile else _WORKER
-    cores = Cores.here()
-    found: dict[str, list[Trial]] = {shape: [] for shape in shapes}
-    with tempfile.TemporaryDirectory(prefix="bench-") as name, mock(cores, Path(name) / "mock.log") as port:
-        platform = Platform(Path(name) / "data", port, cores)
-        try:
-            with platform.worker(launch) as worker:
-                for _ in range(options.runs):
-                    for shape in shapes:
-                        load = replace(SHAPES[shape], port=worker.port, key=worker.key, seconds=options.seconds)
-                        one = trial(shape, load, worker.pid, cores, platform.books.pid)
-                        found[shape].append(one)
-                        print(said(one), file=sys.stderr, flush=True)
-        finally:
-            platform.stop()
-    if options.profile or options.runs < RUNS_MIN or set(shapes) != set(SHAPES):
-        return 0
-    report = Report("gateway", "CPU µs per request")
-    for shape, trials in found.items():
-        report.add(f"steelyard, {shape}", [one.cpu_us for one in trials])
-        report.add(f"its books, {shape}", [one.beside_us for one in trials])
-        report.add(f"steelyard, {shape}, per second", [one.per_s for one in trials])
-        for place in ("p50_us", "p99_us"):
-            report.add(f"steelyard, {shape}, {place[:3]}, ms", [one.seen[place] / 1000 for one in trials])
-    report.add("steelyard, RSS, MB", statistics.median(trials[-1].rss_mb for trials in found.values()))
-    report.finish()
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # else what was started would go on
+    with bench(options) as lab:
+        lab.recall()
+        lab.start()
+        lab.run()
+        if wrong := lab.platform.lost(lab.answered):
+            raise SystemExit(f"The books of this run are wrong, so there is no result: {wrong}.")
+        print(f"The books are right: {len(lab.answered):,} answers, each with its usage row; verify is clean.")
+        told(lab.found, lab.subjects, lab.skipped, lab.versions, written=options.whole and not options.profile)
     return 0
 
 
-def said(one: Trial) -> str:
-    """A trial as one line."""
-    times = "gap_" if SHAPES[one.shape].pace_ms else ""
-    p50, p99 = (one.seen[f"{times}p{percent}_us"] / 1000 for percent in (50, 99))
-    return (
-        f"{one.shape:5}  {plain(one.cpu_us):>6} µs CPU   books {plain(one.beside_us):>5} µs   {one.per_s:>8,.0f} /s"
-        f"   p50 {p50:6.2f} ms   p99 {p99:6.2f} ms   RSS {one.rss_mb:4.0f} MB   core {one.busy:4.0%}"
-    )
-
-
 if __name__ == "__main__":
+    if not hasattr(os, "sched_setaffinity"):
+        raise SystemExit("This measurement needs Linux: it puts what it weighs on a core of its own.")
     sys.exit(main())

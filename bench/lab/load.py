@@ -1,4 +1,4 @@
-"""`python -m bench.lab.load …`: N connections, each with one request at a time; what came back, told as one line of JSON.
+"""`python -m bench.lab.load JSON`: connections with one request at a time each; what came back, as one line of JSON.
 
 Plain sockets and epoll, so that it costs less than whatever it measures. Every answer is looked at: status 200, a whole
 body, and its counts or its [DONE]; anything else is a failure and is counted as one. Says `begin` when the warm-up is
@@ -14,12 +14,14 @@ import time
 from array import array
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 
 from bench.lab.mock import PACED
 
 _READ_BYTES = 262_144
 _TAIL_BYTES = 80
 _SILENCE_S = 30
+_AT_REST = -2  # bytes left of a connection that asks nothing any more
 _SAMPLES_MAX = 2_000_000
 SMALL = "Say a short greeting to a friend who has just come home from a long journey, please."
 
@@ -40,7 +42,8 @@ class Load:
     pace_ms: int = 0
     pieces: int = 250
     prompt_bytes: int = 0
-    headers: Sequence[str] = ()
+    ids: str = ""
+    """A file for the request ids of all whole answers, those of the warm-up too; then the last ones are waited for."""
 
     def request(self) -> bytes:
         """Head and body."""
@@ -63,7 +66,6 @@ class Load:
             "Content-Type: application/json",
             "Accept: */*",
             f"Content-Length: {len(text)}",
-            *self.headers,
         ]
         return "\r\n".join(lines).encode() + b"\r\n\r\n" + text
 
@@ -78,6 +80,7 @@ class Tally:
     bytes: int = 0
     events: int = 0
     reads: int = 0
+    over: bool = False  # nobody asks any more
     first_failure: str = ""
     took_us: array = field(default_factory=lambda: array("I"))  # type: ignore[type-arg]
     gaps_us: array = field(default_factory=lambda: array("I"))  # type: ignore[type-arg]
@@ -86,13 +89,16 @@ class Tally:
 class Client:
     """One connection."""
 
-    __slots__ = ("asked_ns", "chunked", "epoll", "left", "load", "last_ns", "request", "socket", "tail", "tally")
+    __slots__ = (
+        *("asked_ns", "chunked", "epoll", "id", "ids", "last_ns", "left", "load", "request", "socket", "tail", "tally"),
+    )
 
-    def __init__(self, load: Load, request: bytes, epoll: select.epoll, tally: Tally) -> None:
+    def __init__(self, load: Load, request: bytes, epoll: select.epoll, tally: Tally, ids: list[bytes] | None) -> None:
         self.load = load
         self.request = request
         self.epoll = epoll
         self.tally = tally
+        self.ids, self.id = ids, b""
         self.left = -1  # bytes of the body that are to come; -1: the head is not here yet
         self.chunked = False
         self.tail = b""
@@ -138,6 +144,9 @@ class Client:
                 self._over(data[:600].decode(errors="replace"))
                 return
             head = data[:end].lower()
+            if self.ids is not None:
+                place = head.find(b"x-request-id: ")
+                self.id = head[place + 14 :].split(b"\r\n", 1)[0]
             place = head.find(b"\r\ncontent-length:")
             self.chunked = place < 0
             self.left = 0 if self.chunked else int(head[place + 17 :].split(b"\r\n", 1)[0])
@@ -155,7 +164,12 @@ class Client:
             tally.requests += 1
             if len(tally.took_us) < _SAMPLES_MAX:
                 tally.took_us.append((time.perf_counter_ns() - self.asked_ns) // 1000)
-            self.ask()
+            if self.ids is not None:
+                self.ids.append(self.id)
+            if not tally.over:
+                self.ask()
+            else:
+                self.left = _AT_REST
         else:
             self._over("an answer without its end: " + tail[-200:].decode(errors="replace"))
 
@@ -175,15 +189,16 @@ class Client:
 _CLIENTS: dict[int, Client] = {}
 
 
-def run(load: Load) -> dict[str, object]:
-    """Warm up, say `begin`, measure. Raises OSError when nobody listens."""
+def run(load: Load) -> None:
+    """Warm up, say `begin`, measure, say what was seen. Raises OSError when nobody listens."""
     epoll = select.epoll()
     tally = Tally()
+    ids: list[bytes] | None = [] if load.ids else None
     request = load.request()
     clients = _CLIENTS
     spread_s = load.pace_ms / 1000 / load.connections
     for _ in range(load.connections):
-        client = Client(load, request, epoll, tally)
+        client = Client(load, request, epoll, tally, ids)
         clients[client.socket.fileno()] = client
         client.ask()
         if spread_s:
@@ -193,12 +208,17 @@ def run(load: Load) -> dict[str, object]:
     for client in clients.values():
         client.tally = fresh
     print("begin", flush=True)
-    started = time.perf_counter()
-    cpu = time.process_time()
+    started, cpu_s = time.perf_counter(), time.process_time()
     _serve(epoll, started + load.seconds)
-    seconds = time.perf_counter() - started
-    cpu = time.process_time() - cpu
-    return told(fresh, seconds, cpu)
+    seconds, cpu_s = time.perf_counter() - started, time.process_time() - cpu_s
+    found = told(fresh, seconds, cpu_s)
+    print(json.dumps(found), flush=True)
+    if ids is not None:
+        fresh.over = True
+        patience = time.perf_counter() + _SILENCE_S
+        while any(client.left != _AT_REST for client in clients.values()) and time.perf_counter() < patience:
+            _serve(epoll, time.perf_counter() + 0.01)
+        Path(load.ids).write_bytes(b"\n".join(ids))
 
 
 def _serve(epoll: select.epoll, until: float) -> None:
@@ -246,7 +266,7 @@ def at(ordered: Sequence[int], percent: int) -> int:
 
 def main() -> int:
     given = json.loads(sys.argv[1]) if len(sys.argv) == 2 else argparse.ArgumentParser(description=__doc__).parse_args()
-    print(json.dumps(run(Load(**given))), flush=True)  # type: ignore[arg-type]
+    run(Load(**given))
     return 0
 
 

@@ -9,6 +9,7 @@ import argparse
 import asyncio
 import re
 import sys
+from typing import ClassVar
 
 import uvloop
 
@@ -67,7 +68,7 @@ class Wheel:
 
     def __init__(self) -> None:
         self._loop = asyncio.get_running_loop()
-        self._places: dict[int, list[set["Connection"]]] = {}
+        self._places: dict[int, list[set[Connection]]] = {}
         self._tick = 0
         self._start = self._loop.time()
         self._loop.call_later(_TICK_MS / 1000, self._turn)
@@ -93,8 +94,8 @@ class Connection(asyncio.Protocol):
     """One keep-alive connection; requests come one after the other."""
 
     wheel: Wheel
-    _plain: dict[int, bytes] = {}
-    _bursts: dict[tuple[int, bool], bytes] = {}
+    plains: ClassVar[dict[int, bytes]] = {}
+    bursts: ClassVar[dict[tuple[int, bool], bytes]] = {}
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport: asyncio.Transport = transport  # type: ignore[assignment]
@@ -137,9 +138,9 @@ class Connection(asyncio.Protocol):
     def _answer(self, body: bytes, size: int) -> None:
         tokens = max(1, size // 4)
         if _STREAM.search(body) is None:
-            plain = self._plain.get(tokens)
+            plain = self.plains.get(tokens)
             if plain is None:
-                plain = self._plain[tokens] = _plain(tokens)
+                plain = self.plains[tokens] = _plain(tokens)
             self._write(plain)
             return
         counted = _COUNTED.search(body) is not None
@@ -152,9 +153,9 @@ class Connection(asyncio.Protocol):
             self._left -= 1
             self._place = self.wheel.add(int(paced[1]), self)
             return
-        burst = self._bursts.get((tokens, counted))
+        burst = self.bursts.get((tokens, counted))
         if burst is None:
-            burst = self._bursts[tokens, counted] = _burst(tokens, counted)
+            burst = self.bursts[tokens, counted] = _burst(tokens, counted)
         self._write(burst)
 
     def tick(self) -> None:

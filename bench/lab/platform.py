@@ -1,23 +1,27 @@
-"""A private Steelyard that sells one model, served by the mock: books, one worker, a rich tenant with a key.
+"""A private Steelyard that sells one model, served by the mock: books, a worker, a rich tenant with a key.
 
-The worker runs on the measured core, the books with the rest. Started from the tree this file is in.
+The worker runs on the measured core, the books with the rest. Knows how to tell that nothing of a run was lost.
 """
 
-import os
-import socket
-import subprocess
+import sqlite3
 import sys
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+import time
+from collections.abc import Collection, Iterator, Sequence
+from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any
 
-from bench.lab.weigh import Cores, pinned
+from bench.lab.child import Child, free_port
+from bench.lab.weigh import Cores, cpu_s
 from steelyard.cli.desk import Line
 from steelyard.kernel.directory import DataDir
 
 MODEL, UPSTREAM, TENANT = "mock", "mock", "acme"
+WORKER = ("-m", "steelyard.processes.worker")
+UNACCOUNTED = ("-m", "bench.lab.unaccounted")
 _MONEY = "9000000"
+_SETTLE_S = 120
+_IDLE = 0.02  # of a core
 _PRICES = f"""
 [[price]]
 model = "{MODEL}"
@@ -41,39 +45,6 @@ source = "an upstream for measurements"
 """
 
 
-class Started:
-    """A child that said `ready`; its input is open as long as it may live. Raises SystemExit when it does not start."""
-
-    def __init__(self, command: Sequence[str], cores: frozenset[int], log: Path, **environment: str) -> None:
-        with log.open("ab") as errors:
-            self._process = subprocess.Popen(
-                command,
-                stdin=subprocess.PIPE,
-                stdout=subprocess.PIPE,
-                stderr=errors,
-                env={**os.environ, **environment},
-                preexec_fn=pinned(cores),
-            )
-        said = b""
-        while not said.startswith(b"ready"):
-            said = self._process.stdout.readline() if self._process.stdout else b""
-            if not said:
-                self._process.wait()
-                raise SystemExit(f"{' '.join(command)} did not start:\n{log.read_text()[-2000:]}")
-
-    @property
-    def pid(self) -> int:
-        return self._process.pid
-
-    def stop(self, patience_s: float = 60) -> None:
-        self._process.terminate()
-        try:
-            self._process.communicate(timeout=patience_s)
-        except subprocess.TimeoutExpired:
-            self._process.kill()
-            self._process.communicate()
-
-
 class Platform:
     """A running installation in a directory of its own."""
 
@@ -81,9 +52,10 @@ class Platform:
         self.data = DataDir(root)
         self.data.prepare()
         self._cores = cores
-        log = self.data.logs / "bench.log"
-        books = [sys.executable, "-m", "steelyard.processes.books", "--data", str(root)]
-        self.books = Started(books, cores.rest, log)
+        self._log = self.data.logs / "bench.log"
+        self.books = Child(
+            [sys.executable, "-m", "steelyard.processes.books", "--data", str(root)], cores.rest, self._log
+        )
         self.command("prices.load", {"text": _PRICES})
         self.command("tenant.add", {"name": TENANT})
         self.command("wallet.topup", {"tenant": TENANT, "amount": _MONEY})
@@ -97,39 +69,39 @@ class Platform:
             return line.command(op, payload)
 
     @contextmanager
-    def worker(self, launch: Sequence[str] = ("-m", "steelyard.processes.worker"), *more: str) -> Iterator["Worker"]:
-        """One worker on the measured core; drained at the end."""
+    def worker(
+        self, number: int = 0, launch: Sequence[str] = WORKER, more: Sequence[str] = ()
+    ) -> Iterator[tuple[Child, int]]:
+        """A worker on the measured core and its port; drained at the end."""
         port = free_port()
-        command = [sys.executable, *launch, "--data", str(self.data.root), "--port", str(port), *more]
-        started = Started(command, self._cores.subject, self.data.logs / "bench.log")
+        command = [sys.executable, *launch, "--data", str(self.data.root), "--port", str(port), "--worker", str(number)]
+        child = Child([*command, *more], self._cores.subject, self._log)
         try:
-            yield Worker(started.pid, port, self.key)
+            yield child, port
         finally:
-            started.stop()
+            child.stop()
+
+    def settled(self) -> None:
+        """Return when the books have nothing to do. Raises SystemExit when they do not get on."""
+        deadline = time.monotonic() + _SETTLE_S
+        while time.monotonic() < deadline:
+            before = cpu_s(self.books.pid)
+            time.sleep(0.25)
+            if cpu_s(self.books.pid) - before <= _IDLE and not self.command("status", {})["holds"]:
+                return
+        raise SystemExit(f"The books do not settle: {self.command('status', {})}")
+
+    def lost(self, answered: Collection[bytes]) -> str:
+        """What is wrong with the books of a run, empty when all is well: `verify` is clean, and each answer that a
+        customer got whole has its usage row, priced and not guessed."""
+        self.settled()
+        with closing(sqlite3.connect(f"file:{self.data.database}?mode=ro", uri=True)) as database:
+            query = "SELECT request_id FROM usage WHERE end = 'complete' AND charge_nano > 0 AND NOT estimated"
+            posted = {row[0] for row in database.execute(query)}
+        if missing := set(answered) - posted:
+            return f"{len(missing):,} of {len(answered):,} answers have no usage row as they should"
+        found = self.command("verify", {})
+        return "" if found["ok"] else f"verify is not clean: {found}"
 
     def stop(self) -> None:
         self.books.stop()
-
-
-class Worker:
-    """Where it listens, and who it is."""
-
-    def __init__(self, pid: int, port: int, key: str) -> None:
-        self.pid, self.port, self.key = pid, port, key
-
-
-@contextmanager
-def mock(cores: Cores, log: Path) -> Iterator[int]:
-    """The known upstream; its port."""
-    port = free_port()
-    started = Started([sys.executable, "-m", "bench.lab.mock", "--port", str(port)], cores.rest, log)
-    try:
-        yield port
-    finally:
-        started.stop()
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])

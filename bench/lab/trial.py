@@ -7,21 +7,36 @@ connections), T500 (500 held streams of an event per 20 ms), P100K (a prompt of 
 import json
 import subprocess
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, replace
+from pathlib import Path
 from typing import Any
 
 from bench.lab.load import Load
-from bench.lab.weigh import Cores, cpu_s, pinned, rss_mb
+from bench.lab.weigh import Cores, cpu_s, on, rss_mb
 
-_NOBODY = Load("127.0.0.1", 0, 32, 3.0)
+_NOBODY = Load("127.0.0.1", 0, 32, 1.5, 0.5)
 SHAPES: Mapping[str, Load] = {
     "J32": _NOBODY,
     "S32": replace(_NOBODY, stream=True),
-    "T500": replace(_NOBODY, connections=500, stream=True, pace_ms=20, warm_s=2.0),
+    "T500": replace(_NOBODY, connections=500, stream=True, pace_ms=20),
     "P100K": replace(_NOBODY, connections=8, prompt_bytes=100_000),
     "C1": replace(_NOBODY, connections=1),
 }
+
+
+@dataclass(frozen=True, slots=True)
+class Subject:
+    """Who is asked, and the process whose tree is weighed; `beside`: one that works behind it, or 0."""
+
+    label: str
+    pid: int
+    port: int
+    key: str = "none"
+    beside: int = 0
+    settle: Callable[[], None] = lambda: None
+    started_s: float = 0
+    shapes: frozenset[str] = frozenset(SHAPES)
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,35 +48,40 @@ class Trial:
     beside_us: float
     rss_mb: float
     busy: float  # the share of its core the subject took
+    per_s: float
     seen: dict[str, Any]
 
-    @property
-    def units(self) -> int:
-        return int(self.seen["events" if self.shape.startswith("T") else "requests"])
 
-    @property
-    def per_s(self) -> float:
-        return self.units / self.seen["seconds"]
-
-
-def trial(shape: str, load: Load, pid: int, cores: Cores, beside: int = 0) -> Trial:
-    """Load the port. `pid`: the subject, its threads and children; `beside`: one that works behind it, or 0.
-
-    Raises SystemExit when an answer was not what it must be: a figure of failures is none.
-    """
-    command = [sys.executable, "-m", "bench.lab.load", json.dumps(asdict(load))]
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, preexec_fn=pinned(cores.rest))
+def trial(shape: str, load: Load, subject: Subject, cores: Cores) -> Trial:
+    """Raises SystemExit when an answer was not what it must be: a figure of failures is none."""
+    load = replace(load, port=subject.port, key=subject.key)
+    subject.settle()
+    with on(cores.rest):
+        command = [sys.executable, "-m", "bench.lab.load", json.dumps(asdict(load))]
+        process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
     with process:
         if process.stdout is None or process.stdout.readline() != "begin\n":
-            raise SystemExit(f"The load {shape} did not begin.")
-        before, beside_before = cpu_s(pid), cpu_s(beside) if beside else 0.0
+            raise SystemExit(f"{subject.label}: the load {shape} did not begin.")
+        before, beside_before = _weights(subject)
         line = process.stdout.readline()
-        spent_s, beside_s = cpu_s(pid) - before, cpu_s(beside) - beside_before if beside else 0.0
-        rss = rss_mb(pid)
+        after, beside_after = _weights(subject)
+        rss = rss_mb(subject.pid)
     if not line:
-        raise SystemExit(f"The load {shape} ended without a word.")
+        raise SystemExit(f"{subject.label}: the load {shape} ended without a word.")
     seen = json.loads(line)
     units = seen["events" if load.pace_ms else "requests"]
     if seen["failures"] or not units:
-        raise SystemExit(f"{shape}: {seen['failures']} of {units} answers failed: {seen['first_failure']}")
-    return Trial(shape, spent_s / units * 1e6, beside_s / units * 1e6, rss, spent_s / seen["seconds"], seen)
+        said = seen["first_failure"]
+        raise SystemExit(f"{subject.label}, {shape}: {seen['failures']} of {units} answers failed: {said}")
+    spent, beside = after - before, beside_after - beside_before
+    rate = units / seen["seconds"]
+    return Trial(shape, spent / units * 1e6, beside / units * 1e6, rss, spent / seen["seconds"], rate, seen)
+
+
+def _weights(subject: Subject) -> tuple[float, float]:
+    return cpu_s(subject.pid), cpu_s(subject.beside) if subject.beside else 0.0
+
+
+def ids_in(file: Path) -> set[bytes]:
+    """Request ids of whole answers, as the books have them."""
+    return {bytes.fromhex(line.removeprefix("req_")) for line in file.read_text().split()} if file.exists() else set()

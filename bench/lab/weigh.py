@@ -5,7 +5,8 @@ what is measured and another for the rest; on a machine with one core both are t
 """
 
 import os
-from collections.abc import Callable
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import psutil
@@ -24,9 +25,15 @@ class Cores:
         return cls(frozenset(own[:1]), frozenset(own[1:] or own))
 
 
-def pinned(cores: frozenset[int]) -> Callable[[], None]:
-    """For a child before it runs; its threads and children inherit it."""
-    return lambda: os.sched_setaffinity(0, cores)
+@contextmanager
+def on(cores: frozenset[int]) -> Iterator[None]:
+    """Children started here run there, with their threads and children."""
+    own = os.sched_getaffinity(0)
+    os.sched_setaffinity(0, cores)
+    try:
+        yield
+    finally:
+        os.sched_setaffinity(0, own)
 
 
 def tree(pid: int) -> list[psutil.Process]:

@@ -1,0 +1,77 @@
+"""`python -m bench.lab.unaccounted`: the worker with nothing set aside, nothing written down and nothing counted.
+
+The same code but for two parties: a teller that grants everything by itself and a meter that keeps nothing. It shows
+what the accounting costs, and is nothing to be served with.
+"""
+
+import sys
+from typing import Any
+
+from steelyard.kernel.records import Granted, HoldAsk, Order, Quote
+from steelyard.kernel.settled import Closed, End
+from steelyard.ledger.teller_client import TellerClient
+from steelyard.metering.meter import Meter, Reading
+from steelyard.processes import worker
+
+
+class NullTeller(TellerClient):
+    async def hold(self, ask: HoldAsk) -> Granted:
+        return Granted(ask.want_nano, ask.max_tokens)
+
+    def release(self, request_id: bytes) -> None: ...
+    def closed(self) -> None: ...
+
+
+class _Nowhere:
+    """A journal and slots that take everything and keep nothing."""
+
+    failed = False
+    count = 1_000_000
+
+    def __init__(self, kept: Any) -> None:
+        self._kept = kept
+
+    def claim(self, *_: object) -> int:
+        return 0
+
+    def append(self, *_: object) -> None: ...
+    def free(self, *_: object) -> None: ...
+    def intend(self, *_: object) -> None: ...
+    def commit(self, *_: object) -> None: ...
+    def first_token(self, *_: object) -> None: ...
+    def power(self, *_: object) -> None: ...
+
+    async def wait_synced(self) -> None: ...
+
+    def close(self) -> None:
+        self._kept.close()
+
+
+class NullMeter(Meter):
+    def __init__(self, journal: Any, slots: Any, *rest: Any) -> None:
+        super().__init__(_Nowhere(journal), _Nowhere(slots), *rest)  # type: ignore[arg-type]
+
+    def open(self, order: Order, quote: Quote, why: bytes = b"") -> Reading:
+        reading = super().open(order, quote, why)
+        reading.__class__ = NullReading
+        return reading
+
+
+class NullReading(Reading):
+    __slots__ = ()
+
+    def hear(self, *_: object) -> None: ...
+    def intend(self, *_: object) -> None:
+        self.started = True
+
+    def commit(self, *_: object) -> None: ...
+    def close(self, end: End) -> Closed:
+        return _NEVER
+
+
+_NEVER: Closed = None  # type: ignore[assignment]
+
+if __name__ == "__main__":
+    worker.TellerClient = NullTeller  # type: ignore[misc]
+    worker.Meter = NullMeter  # type: ignore[misc]
+    sys.exit(worker.main())
