@@ -5,7 +5,7 @@ admin API come as one application, which is handed what lies under /console and 
 """
 
 import ipaddress
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import Any, Protocol
 
@@ -24,9 +24,9 @@ from steelyard.gateway.chat_dialect import Chat
 from steelyard.gateway.completion_dialect import Completions
 from steelyard.gateway.embedding_dialect import Embeddings
 from steelyard.gateway.errors import error_body, error_headers, internal_error
-from steelyard.gateway.exchange import endpoint, id_headers, refuse
+from steelyard.gateway.exchange import Hot, HotUrl, id_headers, refuse
 from steelyard.gateway.files import Files
-from steelyard.gateway.messages_count import count_endpoint
+from steelyard.gateway.messages_count import CountUrl
 from steelyard.gateway.messages_dialect import BASES, Messages, is_messages_path
 from steelyard.gateway.models import anthropic_list, anthropic_model, openai_list, openai_model
 from steelyard.gateway.moderation_dialect import Moderations
@@ -37,7 +37,7 @@ from steelyard.gateway.responses_dialect import Responses
 from steelyard.gateway.responses_exchange import ResponsesExchange
 from steelyard.gateway.responses_places import ResponsePlaces
 from steelyard.gateway.responses_store import Store
-from steelyard.gateway.wire import Receive, Scope, Send, Wire
+from steelyard.gateway.wire import AsgiWire, Receive, Scope, Send
 from steelyard.identity.keys import authenticate, bearer, is_operator
 from steelyard.jobs.content import Content
 from steelyard.kernel.errors import CallerError, unavailable, unknown_key, unknown_model
@@ -97,7 +97,7 @@ class Endpoints:
     def _models(self, request: Request) -> dict[str, Model]:
         """What a caller may ask for. Raises CallerError 401."""
         snapshot = self._house.teller.snapshot
-        authenticate(snapshot, Messages().authorization(request.scope))
+        authenticate(snapshot, Messages().authorization(dict(request.headers.raw)))
         return sold_names(snapshot)
 
     async def receipt(self, request: Request) -> Response:
@@ -202,19 +202,18 @@ class PublicApp:
         stores: bool = True,
     ) -> None:
         once, store = Once(house, office), Store(office, is_open=stores)
-        messages = endpoint(Messages(), house, ids.next, once)
-        count = count_endpoint(Messages(), house, ids.next)
-        self._hot: dict[str, Callable[[Scope, Receive, Send], Awaitable[None]]] = {
-            CHAT_PATH: endpoint(Chat(), house, ids.next, once),
-            COMPLETIONS_PATH: endpoint(Completions(), house, ids.next, once),
-            RESPONSES_PATH: endpoint(Responses(), house, ids.next, once, partial(ResponsesExchange, house, store)),
-            EMBEDDINGS_PATH: endpoint(Embeddings(), house, ids.next, once),
-            RERANK_PATH: endpoint(Rerank(), house, ids.next, once),
-            MODERATIONS_PATH: endpoint(Moderations(), house, ids.next, once),
+        messages = HotUrl(Messages(), house, ids.next, once)
+        count = CountUrl(Messages(), house, ids.next)
+        self.hot: Mapping[str, Hot] = {
+            CHAT_PATH: HotUrl(Chat(), house, ids.next, once),
+            COMPLETIONS_PATH: HotUrl(Completions(), house, ids.next, once),
+            RESPONSES_PATH: HotUrl(Responses(), house, ids.next, once, partial(ResponsesExchange, house, store)),
+            EMBEDDINGS_PATH: HotUrl(Embeddings(), house, ids.next, once),
+            RERANK_PATH: HotUrl(Rerank(), house, ids.next, once),
+            MODERATIONS_PATH: HotUrl(Moderations(), house, ids.next, once),
             **{f"{base}/messages": messages for base in BASES},
             **{f"{base}/messages/count_tokens": count for base in BASES},
         }
-        self.sells = self._hot.keys()
         self._ids = ids
         self._pages = pages
         stored = ResponsePlaces(house, store).routes()
@@ -224,13 +223,13 @@ class PublicApp:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "http" and scope["method"] == "POST":
-            hot = self._hot.get(scope["path"])
+            hot = self.hot.get(scope["path"])
             if hot is not None:
                 await hot(scope, receive, send)
                 return
         if scope["type"] == "http" and is_messages_path(scope["path"]):
-            wrong = nothing_there(scope["method"], scope["path"], scope["path"] in self._hot)
-            await refuse(Messages(), Wire(scope, receive, send), wrong, self._ids.next())
+            wrong = nothing_there(scope["method"], scope["path"], scope["path"] in self.hot)
+            await refuse(Messages(), AsgiWire(scope, receive, send), wrong, self._ids.next())
             return
         extra = id_headers(self._ids.next())
 

@@ -5,7 +5,6 @@ Owns what differs: the caller is the batch's key as it stands now, and an answer
 
 import asyncio
 from collections.abc import Mapping
-from typing import Any
 
 from msgspec.structs import replace
 
@@ -17,7 +16,7 @@ from steelyard.gateway.dialect import Dialect
 from steelyard.gateway.embedding_dialect import Embeddings
 from steelyard.gateway.exchange import Exchange, at_the_border
 from steelyard.gateway.responses_dialect import Responses
-from steelyard.gateway.wire import Headers, Wire
+from steelyard.gateway.wire import Headers
 from steelyard.jobs.run import LineAsk, Said
 from steelyard.kernel.errors import ClientGone, UpstreamError, unknown_key
 from steelyard.kernel.records import Caller, Order, Snapshot
@@ -31,12 +30,12 @@ ENDPOINTS: Mapping[str, Dialect] = {
 """What a batch may ask."""
 
 
-class LineWire(Wire):
+class LineWire:
     """Carries one line in, and its answer to where it is kept."""
 
     def __init__(self, line: LineAsk) -> None:
-        super().__init__({"headers": []}, _never, _nowhere)
         self._line = line
+        self.started = self.gone = False
         self.status = 0
         self.answer = b""
         self.retry_after_s: int | None = None
@@ -48,12 +47,15 @@ class LineWire(Wire):
     def watch(self) -> None:
         return None
 
-    async def start(self, status: int, headers: Headers) -> None:
+    def unwatch(self) -> None:
+        return None
+
+    def start(self, status: int, headers: Headers) -> None:
         self.started, self.status = True, status
         found = dict(headers).get(b"retry-after")
         self.retry_after_s = int(found) if found is not None else None
 
-    async def send(self, piece: bytes) -> None:
+    async def send(self, piece: bytes, *, last: bool = False) -> None:
         """Once an answer is being kept it is kept and counted, whatever stops meanwhile."""
         self.answer = piece
         if self.status != 200:
@@ -100,8 +102,7 @@ class BatchGate:
     async def serve(self, line: LineAsk) -> Said:
         dialect = ENDPOINTS[line.endpoint]
         wire = LineWire(line)
-        scope: dict[str, Any] = {"type": "http", "method": "POST", "path": line.endpoint, "headers": []}
-        exchange = LineExchange(dialect, wire, scope, line.request_id, self._house.clock.now_ns)
+        exchange = LineExchange(dialect, wire, {}, line.request_id, self._house.clock.now_ns)
         await at_the_border(dialect, wire, line.request_id, self._paid(line, exchange))
         if wire.trouble is not None:
             raise wire.trouble
@@ -129,11 +130,3 @@ class BatchGate:
 
 def _by_key(snapshot: Snapshot) -> dict[int, Caller]:
     return {caller.key_id: caller for caller in snapshot.callers.values()}
-
-
-async def _never() -> Any:
-    raise AssertionError("a line is not read from a connection")
-
-
-async def _nowhere(message: Any) -> None:
-    raise AssertionError("a line is not written to a connection")

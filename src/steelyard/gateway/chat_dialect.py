@@ -5,7 +5,7 @@ from steelyard.gateway.chat_request import parse_chat
 from steelyard.gateway.dialect import Asked
 from steelyard.gateway.errors import error_body, error_headers
 from steelyard.gateway.left import openai_rates
-from steelyard.gateway.wire import Headers, Scope, header
+from steelyard.gateway.wire import Headers, Heads, text_of
 from steelyard.kernel.errors import CallerError
 from steelyard.kernel.left import Left
 
@@ -14,10 +14,10 @@ class Chat:
     name = b"chat"
     stream_end = DONE
 
-    def authorization(self, scope: Scope) -> str | None:
-        return header(scope, b"authorization")
+    def authorization(self, heads: Heads) -> str | None:
+        return text_of(heads, b"authorization")
 
-    def read(self, body: bytes, scope: Scope, request_id: bytes, created_ns: int) -> Asked:
+    def read(self, body: bytes, heads: Heads, request_id: bytes, created_ns: int) -> Asked:
         parsed = parse_chat(body, request_id)
         order = parsed.order
         if order.stream:

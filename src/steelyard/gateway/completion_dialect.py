@@ -4,13 +4,13 @@ from steelyard.gateway.chat_dialect import Chat
 from steelyard.gateway.completion_answer import CompletionBody, CompletionStream
 from steelyard.gateway.completion_request import parse_completion
 from steelyard.gateway.dialect import Asked
-from steelyard.gateway.wire import Scope
+from steelyard.gateway.wire import Heads
 
 
 class Completions(Chat):
     name = b"completions"
 
-    def read(self, body: bytes, scope: Scope, request_id: bytes, created_ns: int) -> Asked:
+    def read(self, body: bytes, heads: Heads, request_id: bytes, created_ns: int) -> Asked:
         parsed = parse_completion(body, request_id)
         order = parsed.order
         if order.stream:

@@ -1,9 +1,12 @@
-"""One paid exchange over ASGI: binds the wire, a dialect and the flow. Decides nothing, knows no dialect's fields."""
+"""One paid exchange: binds a wire, a dialect and the flow. Decides nothing, knows no dialect's fields.
+
+A `HotUrl` serves on whatever wire: over ASGI it is the application's callable, `fast.py` calls `serve` itself.
+"""
 
 import asyncio
-from collections.abc import Awaitable, Callable, Coroutine
+from collections.abc import Callable, Coroutine
 from functools import partial
-from typing import Any
+from typing import Any, Protocol
 
 import structlog
 
@@ -12,10 +15,11 @@ from steelyard.gateway.chat_answer import Bill
 from steelyard.gateway.dialect import FALLBACKS, Asked, Dialect
 from steelyard.gateway.errors import from_upstream, internal_error
 from steelyard.gateway.left import balance_header
-from steelyard.gateway.once import HEADER, Once, RecordingWire
-from steelyard.gateway.wire import Headers, Receive, Scope, Send, Wire
+from steelyard.gateway.once import HEADER as KEY_HEADER
+from steelyard.gateway.once import Once, RecordingWire
+from steelyard.gateway.wire import AsgiWire, Headers, Heads, Receive, Scope, Send, Wire
 from steelyard.kernel.clock import NS_PER_MS
-from steelyard.kernel.errors import CallerError, ClientGone, UpstreamError
+from steelyard.kernel.errors import CallerError, ClientGone, UpstreamError, unavailable
 from steelyard.kernel.ids import text_from_id
 from steelyard.kernel.money import text_from_nano
 from steelyard.kernel.quantities import Usage
@@ -38,14 +42,15 @@ class Exchange:
     fallbacks = b""
     _bill: Callable[[Usage], Bill]
     _quote: Quote
+    _final: bytes | None = None  # the piece after which nothing follows
 
     def __init__(
-        self, dialect: Dialect, wire: Wire, scope: Scope, request_id: bytes, now_ns: Callable[[], int]
+        self, dialect: Dialect, wire: Wire, heads: Heads, request_id: bytes, now_ns: Callable[[], int]
     ) -> None:
         self._dialect = dialect
         self._wire = wire
-        self._scope = scope
-        self.authorization = dialect.authorization(scope)
+        self._heads = heads
+        self.authorization = dialect.authorization(heads)
         self._request_id = request_id
         self._now_ns = now_ns
         self._created_ns = now_ns()
@@ -64,7 +69,7 @@ class Exchange:
         return self.asked.order
 
     async def _read(self, body: bytes) -> Asked:
-        return self._dialect.read(body, self._scope, self._request_id, self._created_ns)
+        return self._dialect.read(body, self._heads, self._request_id, self._created_ns)
 
     @property
     def gone(self) -> bool:
@@ -96,16 +101,21 @@ class Exchange:
                 self._headers.append(balance_header(quote.left.available_nano + quote.hold_nano - charge_nano))
         closing = self._form.closing(usage)
         self._body_bytes = len(closing)
+        self._final = closing
         return closing
 
     def parted(self, closing: bytes) -> tuple[bytes, bytes]:
-        return self._form.parted(closing)
+        closing, last = self._form.parted(closing)
+        self._final = last or closing
+        return closing, last
 
     def failing(self, error: UpstreamError) -> bytes:
-        return self._form.failing(error)
+        self._final = said = self._form.failing(error)
+        return said
 
     async def send(self, piece: bytes) -> None:
-        if not self._wire.started:
+        wire = self._wire
+        if not wire.started:
             headers = [(b"content-type", self._form.content_type), *id_headers(self._request_id), *self._headers]
             took_ms = max(0, self._now_ns() - self._created_ns) // NS_PER_MS  # a wall clock may step back
             headers.append((b"openai-processing-ms", b"%d" % took_ms))
@@ -113,8 +123,8 @@ class Exchange:
                 headers += [(b"cache-control", b"no-cache"), (b"x-accel-buffering", b"no")]
             else:
                 headers.append((b"content-length", str(self._body_bytes).encode()))
-            await self._wire.start(200, headers)
-        await self._wire.send(piece)
+            wire.start(200, headers)
+        await wire.send(piece, last=piece is self._final)
 
 
 def bill_of(price: Tariff, usage: Usage) -> Bill:
@@ -133,39 +143,58 @@ def id_headers(request_id: bytes) -> Headers:
     return [(b"x-request-id", text), (b"request-id", text)]
 
 
-def endpoint(
-    dialect: Dialect,
-    house: House,
-    next_id: Callable[[], bytes],
-    once: Once | None = None,
-    make: Callable[..., Exchange] = Exchange,
-) -> Callable[[Scope, Receive, Send], Awaitable[None]]:
-    """The ASGI callable of a hot URL. Without `once` an Idempotency-Key means nothing."""
+class Hot(Protocol):
+    """A hot URL, for whoever has a wire."""
 
-    async def serve(scope: Scope, receive: Receive, send: Send) -> None:
-        headers = dict(scope["headers"])  # 0.7 µs; header() takes 2 to find nothing
-        key = None if once is None else headers.get(HEADER)
-        wire = Wire(scope, receive, send) if key is None else RecordingWire(dialect, scope, receive, send)
-        request_id = next_id()
-        exchange = make(dialect, wire, scope, request_id, house.clock.now_ns)
-        exchange.session = headers.get(SESSION_HEADER, b"")
-        exchange.fallbacks = headers.get(FALLBACKS_HEADER, b"")
+    async def serve(self, wire: Wire, heads: Heads) -> None:
+        """One exchange, to its end. Raises nothing but what cancels it."""
 
-        async def serve_paid() -> None:
-            try:
-                if once is not None and key is not None and isinstance(wire, RecordingWire):
-                    await once.paid_request(wire, exchange, str(key, "latin-1"))
-                else:
-                    await paid_request(house, exchange, exchange)
-            except UpstreamError as error:
-                raise exchange.asked.in_own_words(error) from error
-            wire.unwatch()
-            if not wire.gone:
-                await wire.end()
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None: ...
 
-        await at_the_border(dialect, wire, request_id, serve_paid())
 
-    return serve
+class HotUrl:
+    """A URL that sells. Without `once` an Idempotency-Key means nothing; with it, it needs a wire that records."""
+
+    def __init__(
+        self,
+        dialect: Dialect,
+        house: House,
+        next_id: Callable[[], bytes],
+        once: Once | None = None,
+        make: Callable[..., Exchange] = Exchange,
+    ) -> None:
+        self._dialect = dialect
+        self._house = house
+        self._next_id = next_id
+        self._once = once
+        self._make = make
+        self._now_ns = house.clock.now_ns
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        heads = dict(scope["headers"])
+        records = self._once is not None and KEY_HEADER in heads
+        wire = RecordingWire(self._dialect, scope, receive, send) if records else AsgiWire(scope, receive, send)
+        await self.serve(wire, heads)
+
+    async def serve(self, wire: Wire, heads: Heads) -> None:
+        """See `Hot`."""
+        request_id = self._next_id()
+        exchange = self._make(self._dialect, wire, heads, request_id, self._now_ns)
+        exchange.session = heads.get(SESSION_HEADER, b"")
+        exchange.fallbacks = heads.get(FALLBACKS_HEADER, b"")
+        await at_the_border(self._dialect, wire, request_id, self._paid(wire, heads, exchange))
+
+    async def _paid(self, wire: Wire, heads: Heads, exchange: Exchange) -> None:
+        try:
+            if self._once is not None and isinstance(wire, RecordingWire):
+                await self._once.paid_request(wire, exchange, str(heads[KEY_HEADER], "latin-1"))
+            else:
+                await paid_request(self._house, exchange, exchange)
+        except UpstreamError as error:
+            raise exchange.asked.in_own_words(error) from error
+        wire.unwatch()
+        if not wire.gone:
+            await wire.end()
 
 
 async def at_the_border(dialect: Dialect, wire: Wire, request_id: bytes, work: Coroutine[Any, Any, None]) -> None:
@@ -181,6 +210,7 @@ async def at_the_border(dialect: Dialect, wire: Wire, request_id: bytes, work: C
         return
     except asyncio.CancelledError:
         if not wire.gone:
+            await refuse(dialect, wire, unavailable("draining", "This worker is stopping."), request_id)
             raise
     except Exception:
         log.exception("request_failed", request=text_from_id(request_id))
@@ -196,6 +226,6 @@ async def refuse(dialect: Dialect, wire: Wire, error: CallerError, request_id: b
         return
     status, headers, body = dialect.refusal(error, request_id)
     length = (b"content-length", str(len(body)).encode())
-    await wire.start(status, [*headers, *id_headers(request_id), length])
-    await wire.send(body)
+    wire.start(status, [*headers, *id_headers(request_id), length])
+    await wire.send(body, last=True)
     await wire.end()

@@ -9,7 +9,7 @@ from steelyard.gateway.errors import error_headers
 from steelyard.gateway.left import anthropic_rates
 from steelyard.gateway.messages_answer import STREAM_END, MessageBody, MessageStream
 from steelyard.gateway.messages_request import parse_messages
-from steelyard.gateway.wire import Headers, Scope, header
+from steelyard.gateway.wire import Headers, Heads, text_of
 from steelyard.kernel.errors import CallerError
 from steelyard.kernel.ids import text_from_id
 from steelyard.kernel.left import Left
@@ -47,13 +47,13 @@ class Messages:
     name = b"messages"
     stream_end = STREAM_END
 
-    def authorization(self, scope: Scope) -> str | None:
+    def authorization(self, heads: Heads) -> str | None:
         """The header x-api-key, or else a Bearer."""
-        key = header(scope, b"x-api-key")
-        return f"Bearer {key}" if key else header(scope, b"authorization")
+        key = text_of(heads, b"x-api-key")
+        return f"Bearer {key}" if key else text_of(heads, b"authorization")
 
-    def read(self, body: bytes, scope: Scope, request_id: bytes, created_ns: int) -> Asked:
-        parsed = parse_messages(body, request_id, header(scope, b"anthropic-beta"))
+    def read(self, body: bytes, heads: Heads, request_id: bytes, created_ns: int) -> Asked:
+        parsed = parse_messages(body, request_id, text_of(heads, b"anthropic-beta"))
         form = MessageStream if parsed.order.stream else MessageBody
         return Asked(parsed.order, form(parsed.order, parsed.is_thinking_shown), parsed.unknown, parsed.places, NAMES)
 

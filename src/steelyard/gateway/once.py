@@ -15,7 +15,7 @@ import structlog
 from steelyard.flow import House, paid_request
 from steelyard.gateway.dialect import Dialect
 from steelyard.gateway.left import OF_THE_MOMENT
-from steelyard.gateway.wire import Headers, Wire
+from steelyard.gateway.wire import AsgiWire, Headers
 from steelyard.identity.keys import authenticate
 from steelyard.kernel import limits
 from steelyard.kernel.errors import CallerError, bad_request
@@ -43,7 +43,7 @@ class Exchange(Ask, Answer, Protocol):
     caller: Caller | None
 
 
-class RecordingWire(Wire):
+class RecordingWire(AsgiWire):
     """A wire that remembers the request's body, and the answer up to the bound."""
 
     body_hash = b""
@@ -61,18 +61,18 @@ class RecordingWire(Wire):
         self.body_hash = hashlib.sha256(self._dialect.name + b"\0" + read).digest()
         return read
 
-    async def start(self, status: int, headers: Headers) -> None:
+    def start(self, status: int, headers: Headers) -> None:
         self.headers = [header for header in headers if not header[0].startswith(OF_THE_MOMENT)]
-        await super().start(status, headers)
+        super().start(status, headers)
 
-    async def send(self, piece: bytes) -> None:
+    async def send(self, piece: bytes, *, last: bool = False) -> None:
         self._size += len(piece)
         if self._size > limits.ANSWER_BYTES_MAX:
             self.too_long = True
             self._pieces[:] = [piece]  # the last one tells a whole stream from a cut one
         else:
             self._pieces.append(piece)
-        await super().send(piece)
+        await super().send(piece, last=last)
 
     @property
     def recorded(self) -> bytes | None:
@@ -85,9 +85,9 @@ class RecordingWire(Wire):
 
     async def replay(self, headers: Headers, body: bytes) -> None:
         """Send a kept answer."""
-        await self.start(200, [*headers, (b"idempotent-replayed", b"true")])
+        self.start(200, [*headers, (b"idempotent-replayed", b"true")])
         for at in range(0, len(body), limits.ANSWER_PIECE_BYTES):
-            await Wire.send(self, body[at : at + limits.ANSWER_PIECE_BYTES])
+            await AsgiWire.send(self, body[at : at + limits.ANSWER_PIECE_BYTES])
 
 
 class Ordered:

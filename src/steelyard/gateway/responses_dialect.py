@@ -7,7 +7,7 @@ from steelyard.gateway.errors import error_body, error_headers
 from steelyard.gateway.left import openai_rates
 from steelyard.gateway.responses_answer import STREAM_END, ResponseBody, ResponseStream
 from steelyard.gateway.responses_request import order_of, read_responses
-from steelyard.gateway.wire import Headers, Scope, header
+from steelyard.gateway.wire import Headers, Heads, text_of
 from steelyard.kernel.errors import CallerError, bad_request
 from steelyard.kernel.left import Left
 
@@ -24,10 +24,10 @@ class Responses:
     name = b"responses"
     stream_end = STREAM_END
 
-    def authorization(self, scope: Scope) -> str | None:
-        return header(scope, b"authorization")
+    def authorization(self, heads: Heads) -> str | None:
+        return text_of(heads, b"authorization")
 
-    def read(self, body: bytes, scope: Scope, request_id: bytes, created_ns: int) -> Asked:
+    def read(self, body: bytes, heads: Heads, request_id: bytes, created_ns: int) -> Asked:
         """A request that refers to nothing stored, whose answer is not stored either."""
         understood = read_responses(body)
         if understood.refers:

@@ -1,11 +1,12 @@
-"""The customer's side of one HTTP exchange over ASGI: read the body, send pieces, notice a hang-up.
+"""The customer's side of one HTTP exchange: read the body, send pieces, notice a hang-up.
 
-Owns framing limits and the moment a piece counts as sent (when it has left user space). Knows no dialect.
+Owns framing limits and the moment a piece counts as sent (when it has left user space). `Wire` is what an exchange
+needs, `AsgiWire` has it from any ASGI server; `fast.py` from the connection itself. Knows no dialect.
 """
 
 import asyncio
-from collections.abc import Awaitable, Callable, MutableMapping
-from typing import Any
+from collections.abc import Awaitable, Callable, Mapping, MutableMapping
+from typing import Any, Protocol
 
 from steelyard.kernel import limits
 from steelyard.kernel.errors import CallerError, ClientGone, bad_request
@@ -14,6 +15,8 @@ Scope = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
 Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
 Headers = list[tuple[bytes, bytes]]
+Heads = Mapping[bytes, bytes]
+"""The headers of a request by lower-case name. Of one that stands there twice the last counts."""
 
 LEFT = "steelyard.left"
 """Scope key under which our server leaves a coroutine function: it returns when every byte written has left user space
@@ -28,8 +31,42 @@ def header(scope: Scope, name: bytes) -> str | None:
     return None
 
 
-class Wire:
-    """One exchange. `gone` turns true when the client hangs up; the task that called `watch` is then cancelled."""
+def text_of(heads: Heads, name: bytes) -> str | None:
+    """The value of a request header (lower-case name), or None."""
+    value = heads.get(name)
+    return None if value is None else str(value, "latin-1")
+
+
+class Wire(Protocol):
+    """One exchange, whatever carries it. When the client hangs up `gone` turns true, and whoever serves is cancelled."""
+
+    started: bool  # the head of the answer is fixed
+    gone: bool
+
+    async def body(self) -> bytes:
+        """The whole request body. Raises CallerError 413 beyond the bound, 400 when the client leaves half-way."""
+        ...
+
+    def watch(self) -> None:
+        """From now on a hang-up cancels whoever serves. Call it once the body is read."""
+
+    def start(self, status: int, headers: Headers) -> None:
+        """Fix the head of the answer. It leaves with the first piece, or at the end."""
+
+    async def send(self, piece: bytes, *, last: bool = False) -> None:
+        """Send one piece of the body; returns when it has left user space. Raises ClientGone when it may not have.
+
+        `last`: nothing will follow but `end`.
+        """
+
+    async def end(self) -> None:
+        """End the body. Safe to call when the client is gone."""
+
+    def unwatch(self) -> None: ...
+
+
+class AsgiWire:
+    """A `Wire` over ASGI. On a server without LEFT a piece counts as sent once the server has taken it."""
 
     def __init__(self, scope: Scope, receive: Receive, send: Send) -> None:
         self._receive = receive
@@ -37,13 +74,13 @@ class Wire:
         self._left: Callable[[], Awaitable[None]] | None = scope.get(LEFT)
         self._watcher: asyncio.Task[None] | None = None
         self._declared = header(scope, b"content-length")
+        self._head: MutableMapping[str, Any] | None = None
         self.started = False
         self.gone = False
 
     async def body(self) -> bytes:
-        """The whole request body. Raises CallerError 413 beyond the bound, 400 when the client leaves half-way."""
-        if self._declared is not None and self._declared.isdigit() and int(self._declared) > limits.BODY_BYTES_MAX:
-            raise _too_large()
+        if self._declared is not None and is_too_large(self._declared):
+            raise too_large()
         pieces: list[bytes] = []
         size = 0
         while True:
@@ -54,13 +91,12 @@ class Wire:
             piece = message.get("body", b"")
             size += len(piece)
             if size > limits.BODY_BYTES_MAX:
-                raise _too_large()
+                raise too_large()
             pieces.append(piece)
             if not message.get("more_body", False):
                 return b"".join(pieces)
 
     def watch(self) -> None:
-        """From now on a hang-up cancels the current task. Call it once the body is read."""
         self._watcher = asyncio.ensure_future(self._await_hang_up(asyncio.current_task()))
 
     async def _await_hang_up(self, task: "asyncio.Task[Any] | None") -> None:
@@ -70,15 +106,12 @@ class Wire:
         if task is not None:
             task.cancel()
 
-    async def start(self, status: int, headers: Headers) -> None:
+    def start(self, status: int, headers: Headers) -> None:
         self.started = True
-        await self._send({"type": "http.response.start", "status": status, "headers": headers})
+        self._head = {"type": "http.response.start", "status": status, "headers": headers}
 
-    async def send(self, piece: bytes) -> None:
-        """Send one piece of the body; returns when it has left user space. Raises ClientGone when it may not have.
-
-        On a server without the LEFT extension a piece counts as sent once the server has taken it.
-        """
+    async def send(self, piece: bytes, *, last: bool = False) -> None:
+        await self._begin()
         await self._send({"type": "http.response.body", "body": piece, "more_body": True})
         try:
             if self._left is not None:
@@ -90,9 +123,14 @@ class Wire:
             raise
 
     async def end(self) -> None:
-        """End the body. Safe to call when the client is gone."""
         self.unwatch()
+        await self._begin()
         await self._send({"type": "http.response.body", "body": b"", "more_body": False})
+
+    async def _begin(self) -> None:
+        head, self._head = self._head, None
+        if head is not None:
+            await self._send(head)
 
     def unwatch(self) -> None:
         if self._watcher is not None:
@@ -100,6 +138,11 @@ class Wire:
             self._watcher = None
 
 
-def _too_large() -> CallerError:
+def is_too_large(declared: str) -> bool:
+    """Whether a body of this Content-Length is refused unread."""
+    return declared.isdigit() and int(declared) > limits.BODY_BYTES_MAX
+
+
+def too_large() -> CallerError:
     size_mb = limits.BODY_BYTES_MAX // (1024 * 1024)
     return CallerError(413, "body_too_large", f"The body is larger than {size_mb} MB. Send a shorter prompt.")

@@ -159,7 +159,7 @@ def test_what_is_no_json_object_is_refused(judge: Judge, path: str, what: str) -
 
 def test_no_place_that_sells_is_left_out(judge: Judge, till: Till) -> None:
     """The other names of `/v1/messages` are asked these."""
-    others = till.app.sells - ASKED.keys()
+    others = till.app.hot.keys() - ASKED.keys()
     assert all(is_messages_path(path) for path in others), f"{others}: a new place needs a good request in `ASKED`"
     for path in others:
         for what, body in BROKEN.items():

@@ -113,6 +113,7 @@ async def test_a_kept_answer_is_replayed_without_what_was_true_then() -> None:
         sent.append(message)
 
     wire = RecordingWire(Chat(), {"headers": []}, send, send)  # type: ignore[arg-type]
-    await wire.start(200, [balance_header(5), (b"x-ratelimit-limit-tokens", b"1"), (b"x-steelyard-charge", b"1.00")])
+    wire.start(200, [balance_header(5), (b"x-ratelimit-limit-tokens", b"1"), (b"x-steelyard-charge", b"1.00")])
+    await wire.send(b"{}")
     assert len(sent[0]["headers"]) == 3
     assert wire.headers == [(b"x-steelyard-charge", b"1.00")]

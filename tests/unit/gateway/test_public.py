@@ -409,7 +409,7 @@ async def test_an_answer_says_when_it_began_and_what_it_costs(tmp_path: Path) ->
 async def test_the_document_has_every_endpoint_that_sells(tmp_path: Path) -> None:
     """It needs no key: a program that is made from it has none yet."""
     site = Site(tmp_path, ScriptedUpstream(words("Hi")))
-    sold = PublicApp(site.house, FakeOffice(), Ids(site.clock)).sells
+    sold = PublicApp(site.house, FakeOffice(), Ids(site.clock)).hot
     places = {path.removeprefix("/v1").removeprefix("/v1") for path in sold}
     async with site.open():
         document = body_of(await site.ask(b"GET /v1/openapi.json HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n"))
