@@ -44,7 +44,7 @@ async def main(folder: Path) -> None:
     teller = FakeTeller(snapshot_=snapshot(models={"m": Model(1, "m", 0, 100, (offer,))}))
     house = House(teller, meter, {"fake": Flood([])}, clock)
     app = PublicApp(house, None, Ids(clock))  # type: ignore[arg-type]
-    server = public_server(app, 1, lambda: print(listener.getsockname()[1], flush=True))
+    server = public_server(app, app.hot, 1, lambda: print(listener.getsockname()[1], flush=True))
     await server.serve([listener])
 
 

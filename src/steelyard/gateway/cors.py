@@ -9,6 +9,7 @@ from typing import Any
 
 from steelyard.gateway.wire import Headers, Receive, Scope, Send, header
 
+ORIGIN = b"origin"
 _CLOSED = ("/console", "/admin")
 _PREFLIGHT_KEPT_S = 600
 
@@ -27,7 +28,7 @@ class _Cors:
         self._allowed = allowed
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        origin = header(scope, b"origin") if scope["type"] == "http" else None
+        origin = header(scope, ORIGIN) if scope["type"] == "http" else None
         if origin is None or not self._opens(origin, scope["path"]):
             await self._app(scope, receive, send)
             return

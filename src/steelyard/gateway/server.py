@@ -1,67 +1,22 @@
-"""uvicorn, set up so that a byte counted as sent has left user space.
+"""The public port: uvicorn as we run it, with one of two fronts.
 
-Owns the one thing stock uvicorn does not tell: when its write buffer is empty and whether the connection still stands.
-Without it up to 64 KiB of an answer would be billed and die with the process. Hangs up on clients that have fallen
-silent: each would keep a connection, a hold and a model's time for good.
+The fast front serves hot URLs from the connection (`fast.py`), the other one everything over ASGI (`exact.py`). Hangs
+up on clients that have fallen silent, and drains what runs before it stops.
 """
 
-import asyncio
 import logging
 import socket
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import uvicorn
-from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
-from steelyard.gateway.wire import LEFT
+from steelyard.gateway.exact import ExactProtocol
+from steelyard.gateway.exchange import Hot
+from steelyard.gateway.fast import FastFront, FastProtocol
 from steelyard.kernel import limits
-from steelyard.kernel.errors import ClientGone
 
 _TICKS_PER_S = 10  # of uvicorn's main loop
-
-
-class ExactProtocol(HttpToolsProtocol):
-    """uvicorn's protocol with no write buffer of its own; leaves `LEFT` in every scope."""
-
-    _heard = True  # something came since the last sweep
-    _owes = True  # no request has come whole yet, or the next one has begun
-
-    def connection_made(self, transport: Any) -> None:
-        transport.set_write_buffer_limits(high=0)
-        super().connection_made(transport)
-
-    def data_received(self, data: bytes) -> None:
-        self._heard = True
-        super().data_received(data)
-
-    def on_message_begin(self) -> None:
-        super().on_message_begin()
-        self._owes = True
-        self.scope[LEFT] = self._left  # type: ignore[literal-required]
-
-    def on_message_complete(self) -> None:
-        super().on_message_complete()
-        self._owes = False
-
-    def sweep(self) -> None:
-        """Called at intervals: hang up if the rest of a request has not moved since the last time."""
-        if self._owes and not self._heard:
-            self.transport.abort()
-        self._heard = False
-
-    async def _left(self) -> None:
-        while self.flow.write_paused:
-            unsent = self.transport.get_write_buffer_size()
-            try:
-                async with asyncio.timeout(limits.CLIENT_SILENCE_S):
-                    await self.flow.drain()
-            except TimeoutError:
-                if self.transport.get_write_buffer_size() >= unsent:
-                    self.transport.abort()
-                    raise ClientGone("the client takes nothing any more") from None
-        if self.transport.is_closing():
-            raise ClientGone("the connection is closed")
 
 
 def public_socket(host: str, port: int) -> socket.socket:
@@ -95,20 +50,30 @@ class PublicServer(uvicorn.Server):
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         self.on_drain()
         await super().shutdown(sockets)
+        for connection in list(self.server_state.connections):
+            if isinstance(connection, FastProtocol):
+                connection.cut()  # uvicorn knows its own tasks only
 
     async def on_tick(self, counter: int) -> bool:
-        if counter % max(1, int(limits.CLIENT_SILENCE_S * _TICKS_PER_S)) == 0:
+        every = max(1, int(min(limits.CLIENT_SWEEP_S, limits.CLIENT_SILENCE_S, limits.KEEP_ALIVE_S) * _TICKS_PER_S))
+        if counter % every == 0:
             for connection in list(self.server_state.connections):
                 if isinstance(connection, ExactProtocol):
-                    connection.sweep()
+                    connection.sweep(every / _TICKS_PER_S)
         return await super().on_tick(counter)
 
 
-def public_server(app: Any, drain_s: int, on_ready: Callable[[], None]) -> PublicServer:
-    """A server that logs nothing per request and drains running answers for `drain_s` seconds."""
+def public_server(
+    app: Any, hot: Mapping[str, Hot], drain_s: int, on_ready: Callable[[], None], front: str = "auto"
+) -> PublicServer:
+    """A server that logs nothing per request and drains running answers for `drain_s` seconds.
+
+    `front`: "fast", "asgi", or "auto" for the fast one where uvicorn is as expected.
+    """
+    protocol: Any = ExactProtocol if front == "asgi" else FastFront(hot)
     config = uvicorn.Config(
         app,
-        http=ExactProtocol,
+        http=protocol,
         ws="none",
         loop="uvloop",
         lifespan="off",

@@ -38,7 +38,7 @@ def text_of(heads: Heads, name: bytes) -> str | None:
 
 
 class Wire(Protocol):
-    """One exchange, whatever carries it. When the client hangs up `gone` turns true, and whoever serves is cancelled."""
+    """One exchange, whatever carries it. `gone` turns true when the client hangs up; who serves is then cancelled."""
 
     started: bool  # the head of the answer is fixed
     gone: bool

@@ -85,8 +85,9 @@ async def run(data: DataDir, listener: socket.socket, options: Options) -> None:
     content, lines = Content(data.files), asyncio.Semaphore(options.batch_lines)
     jobs = Runner(JobHouse(teller, BatchGate(house), content, clock, ids.next, lines, options.batch_lines))
     try:
-        app = with_cors(PublicApp(house, teller, ids, pages, content, stores=options.stores), options.cors_origins)
-        running = public_server(app, options.drain_s, on_ready=lambda: print("ready", flush=True))
+        public = PublicApp(house, teller, ids, pages, content, stores=options.stores)
+        app = with_cors(public, options.cors_origins)
+        running = public_server(app, public.hot, options.drain_s, lambda: print("ready", flush=True))
         stop_with_parent(running)
         working = asyncio.ensure_future(jobs.run())
         running.on_drain = working.cancel

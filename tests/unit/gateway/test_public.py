@@ -52,6 +52,7 @@ class Site:
         self.folder = folder / "w0-1"
         self.office = FakeOffice()
         self.stores = True
+        self.front = "auto"
         self.port = 0
 
     @asynccontextmanager
@@ -59,7 +60,8 @@ class Site:
         listener = public_socket("127.0.0.1", 0)
         self.port = listener.getsockname()[1]
         ready = asyncio.Event()
-        server = public_server(PublicApp(self.house, self.office, Ids(self.clock), stores=self.stores), 2, ready.set)
+        app = PublicApp(self.house, self.office, Ids(self.clock), stores=self.stores)
+        server = public_server(app, app.hot, 2, ready.set, self.front)
         task = asyncio.ensure_future(server._serve([listener]))
         await ready.wait()
         try:

@@ -1,0 +1,256 @@
+"""The fast front: hot URLs are served from the connection itself, without ASGI, task or future.
+
+Owns the wire of such an exchange: its body, the framing of its answer, its turn on the connection. Whatever is unusual
+about a request (another place, a key that makes it happen once, a web page that asks) goes uvicorn's ordinary way.
+Knows no dialect: what is served is a `Hot`.
+"""
+
+from collections.abc import Mapping
+from typing import Any
+
+from uvicorn.protocols.http.httptools_impl import STATUS_LINE
+
+from steelyard.gateway.cors import ORIGIN
+from steelyard.gateway.exact import NOTHING, ExactProtocol, Turn
+from steelyard.gateway.exchange import Hot
+from steelyard.gateway.once import HEADER as ONCE
+from steelyard.gateway.wire import Headers, Heads, is_too_large, too_large
+from steelyard.kernel import limits
+from steelyard.kernel.errors import ClientGone
+from steelyard.kernel.run import Run, Signal
+
+_ORDINARY = frozenset({ONCE, ORIGIN})
+"""Headers of requests that the ordinary way serves."""
+_CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
+_END = b"0\r\n\r\n"
+
+
+class FastFront:
+    """Makes a protocol for each connection, as uvicorn asks for it. One per server."""
+
+    def __init__(self, hot: Mapping[str, Hot]) -> None:
+        self.hot = {path.encode(): place for path, place in hot.items()}
+        self._headers: Headers = []
+        self._block = b""
+
+    def __call__(self, **given: Any) -> "FastProtocol":
+        return FastProtocol(self, **given)
+
+    def block(self, headers: Headers) -> bytes:
+        """The server's own headers, as lines. uvicorn makes them anew every second."""
+        if headers is not self._headers:
+            self._block = b"".join(b"%b: %b\r\n" % pair for pair in headers)
+            self._headers = headers
+        return self._block
+
+
+class FastProtocol(ExactProtocol):
+    """One connection. Exchanges of its own and uvicorn's take their turns in one queue."""
+
+    def __init__(self, front: FastFront, **given: Any) -> None:
+        super().__init__(**given)
+        self.front = front
+        self._active: FastWire | None = None  # the one of ours whose turn it is
+
+    def data_received(self, data: bytes) -> None:
+        super().data_received(data)
+        wire = self._active
+        if wire is not None and not wire.begun and not self.transport.is_closing():
+            wire.begin()  # the rest of its body is to come: who has no key is refused before
+
+    def request(self, fields: Headers) -> None:
+        parser = self.parser
+        url = self._url
+        hot = self.front.hot.get(url) or self.front.hot.get(url.partition(b"?")[0])
+        heads = {name.lower(): value for name, value in fields}
+        if hot is None or parser.get_method() != b"POST" or not heads.keys().isdisjoint(_ORDINARY):
+            super().request(fields)
+            return
+        is_new = parser.get_http_version() == "1.1"
+        wire = FastWire(self, hot, heads, is_new)
+        wire.keep_alive = is_new and parser.should_keep_alive()
+        if self._answering:
+            self.flow.pause_reading()
+            self.pipeline.appendleft((wire, self.app))  # type: ignore[arg-type]
+        else:
+            self._active = wire
+        self.cycle = wire  # type: ignore[assignment]
+
+    def on_body(self, body: bytes) -> None:
+        wire = self.cycle
+        if isinstance(wire, FastWire):
+            self._moved = True
+            wire.take(body)
+        else:
+            super().on_body(body)
+
+    def on_message_complete(self) -> None:
+        wire = self.cycle
+        if isinstance(wire, FastWire) and not self._upgrades:
+            self._owes = NOTHING
+            wire.complete()
+        else:
+            super().on_message_complete()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        super().connection_lost(exc)
+        if self._active is not None:
+            self._active.hang_up()
+
+    def turn_of(self, wire: "FastWire") -> None:
+        """It waited behind another one."""
+        self._active = wire
+
+    def is_turn_of(self, wire: "FastWire") -> bool:
+        return self._active is wire
+
+    def answered(self, wire: "FastWire") -> None:
+        """The answer is whole: the next request, if one waits."""
+        if not wire.keep_alive:
+            self.transport.close()
+        if self.pipeline or self.flow.read_paused:
+            self.on_response_complete()
+        else:
+            self.server_state.total_requests += 1
+
+    def over(self, wire: "FastWire") -> None:
+        """Whoever served it has ended; an answer that is not whole ends visibly, with the connection."""
+        if self._active is wire:
+            self._active = None
+        if not wire.response_complete:
+            self.transport.close()
+
+    def cut(self) -> None:
+        """The server has waited long enough for the exchange that runs."""
+        if self._active is not None:
+            self._active.cancel()
+
+    async def left(self) -> None:
+        """See `LEFT`."""
+        await self._left()
+
+
+class FastWire(Turn):
+    """A `Wire` without ASGI. Also the `Turn` that uvicorn's protocol sees."""
+
+    def __init__(self, protocol: FastProtocol, hot: Hot, heads: Heads, is_new: bool) -> None:
+        self._protocol = protocol
+        self._transport = protocol.transport
+        self._hot = hot
+        self._heads = heads
+        self._is_new = is_new  # HTTP/1.1: it knows chunks, and what 100 means
+        self._run: Run | None = None
+        self._pieces: list[bytes] = []
+        self._size = 0
+        self._arrival: Signal[None] | None = None  # of the whole body, or of too much of it
+        self._head = b""  # of the answer, until it leaves
+        self._chunked = self._ended = False
+        self.begun = self.started = self.gone = False
+
+    # --- what the protocol tells ------------------------------------------------------------------------------------
+
+    def take(self, body: bytes) -> None:
+        """A piece of the body. Beyond the bound, and when the answer is whole already, it is thrown away."""
+        if self.response_complete or self._size > limits.BODY_BYTES_MAX:
+            return
+        self._size += len(body)
+        if self._size <= limits.BODY_BYTES_MAX:
+            self._pieces.append(body)
+            return
+        self._pieces.clear()
+        if self._arrival is not None:
+            self._arrival.give(None)
+
+    def complete(self) -> None:
+        """The request is whole."""
+        self.more_body = False
+        if self._arrival is not None:
+            self._arrival.give(None)
+        elif not self.begun and self._protocol.is_turn_of(self):
+            self.begin()
+
+    def begin(self) -> None:
+        """Serve it, here and now."""
+        self.begun = True
+        self._run = Run(self._hot.serve(self, self._heads), self._protocol.loop, self._over)
+        self._run.start()
+
+    async def run_asgi(self, app: object) -> None:
+        self._protocol.turn_of(self)
+        self.begin()
+
+    def hang_up(self) -> None:
+        """The client has gone."""
+        self.gone = True
+        self.cancel()
+
+    def cancel(self) -> None:
+        if self._run is not None:
+            self._run.cancel()
+
+    def _over(self, run: Run) -> None:
+        self._run = None
+        self._protocol.over(self)
+
+    # --- what the exchange asks (see Wire) --------------------------------------------------------------------------
+
+    async def body(self) -> bytes:
+        if self.more_body and self._size <= limits.BODY_BYTES_MAX:
+            if is_too_large(str(self._heads.get(b"content-length", b""), "latin-1")):
+                raise too_large()
+            if self._is_new and not self._pieces and self._heads.get(b"expect", b"").lower() == b"100-continue":
+                self._transport.write(_CONTINUE)
+            self._arrival = Signal()
+            await self._arrival
+        if self._size > limits.BODY_BYTES_MAX:
+            raise too_large()
+        pieces, self._pieces = self._pieces, []
+        return pieces[0] if len(pieces) == 1 else b"".join(pieces)
+
+    def watch(self) -> None:
+        """The protocol does, all the time."""
+
+    def unwatch(self) -> None:
+        return None
+
+    def start(self, status: int, headers: Headers) -> None:
+        self.started = self.response_started = True
+        protocol = self._protocol
+        lines = [STATUS_LINE[status], protocol.front.block(protocol.server_state.default_headers)]
+        lines += [b"%b: %b\r\n" % pair for pair in headers]
+        if not self.keep_alive:
+            lines.append(b"connection: close\r\n")
+        if self._is_new and not any(name == b"content-length" for name, _ in headers):
+            self._chunked = True
+            lines.append(b"transfer-encoding: chunked\r\n")
+        lines.append(b"\r\n")
+        self._head = b"".join(lines)
+
+    async def send(self, piece: bytes, *, last: bool = False) -> None:
+        transport, protocol = self._transport, self._protocol
+        if not transport.is_closing():
+            head, self._head = self._head, b""
+            if self._chunked:
+                piece = b"%b%x\r\n%b\r\n" % (head, len(piece), piece) if piece else head
+                if last:
+                    self._ended = True
+                    piece += _END
+            elif head:
+                piece = head + piece
+            transport.write(piece)
+            if not protocol.flow.write_paused and not transport.is_closing():
+                return
+        try:
+            await protocol.left()
+        except ClientGone:
+            self.gone = True
+            raise
+
+    async def end(self) -> None:
+        rest, self._head = self._head, b""
+        if self._chunked and not self._ended:
+            rest += _END
+        if rest and not self._transport.is_closing():
+            self._transport.write(rest)
+        self.response_complete = True
+        self._protocol.answered(self)
