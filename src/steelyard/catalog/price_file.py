@@ -39,9 +39,12 @@ MICROJOULES_PER_KWH = 3_600_000_000_000
 
 _VENDOR = "cost of tokens"
 """What a [[cost]] is that prices tokens, as a vendor's does, in the place of an engine's work."""
+_GPUS = "cost of GPUs"
+"""What a [[cost]] is of an engine whose time is that of GPUs."""
 _FIELDS = {
     PRICE: ("model", "currency", "effective_from", "per", "input", "cached_input", "output", "source"),
     COST: ("upstream", "currency", "effective_from", "cpu_hour", "watts_per_busy_core", "kwh", "source"),
+    _GPUS: ("upstream", "currency", "effective_from", "gpu_hour", "watts_per_busy_gpu", "kwh", "source"),
     _VENDOR: ("upstream", "currency", "effective_from", "per", "input", "cached_input", "output", "source"),
     RATE: ("from", "to", "rate", "effective_from", "source"),
 }
@@ -50,15 +53,30 @@ _OF_TEXT = frozenset({"cached_input", "output"})
 _MAY_HAVE = {
     PRICE: ("tier", "cache_write", "reasoning", CALL, "marginal", "when"),
     COST: ("when",),
+    _GPUS: ("when",),
     _VENDOR: ("model", "cache_write", "reasoning", CALL, "marginal", "when"),
     RATE: (),
 }
 """Tokens without a price of their own have that of `input` and of `output`, see rating.rate."""
-_ENGINE_METERS = {"cpu_hour": (Meter.CPU, NS_PER_HOUR), "kwh": (Meter.ENERGY, MICROJOULES_PER_KWH)}
-_VARIES = {PRICE: (*TOKEN_METERS, CALL), COST: tuple(_ENGINE_METERS), _VENDOR: (*TOKEN_METERS, CALL)}
+_ENGINE_METERS = {
+    "cpu_hour": (Meter.CPU, NS_PER_HOUR),
+    "gpu_hour": (Meter.GPU, NS_PER_HOUR),
+    "kwh": (Meter.ENERGY, MICROJOULES_PER_KWH),
+}
+_VARIES = {
+    PRICE: (*TOKEN_METERS, CALL),
+    COST: ("cpu_hour", "kwh"),
+    _GPUS: ("gpu_hour", "kwh"),
+    _VENDOR: (*TOKEN_METERS, CALL),
+}
 """Fields that a variant may have other prices of."""
-_NUMBERS = frozenset((*TOKEN_METERS, "cpu_hour", "watts_per_busy_core", "kwh"))
+_WATTS = {
+    COST: ("watts_per_busy_core", limits.WATTS_PER_CORE_MAX, "core"),
+    _GPUS: ("watts_per_busy_gpu", limits.WATTS_PER_GPU_MAX, "GPU"),
+}
+_NUMBERS = frozenset((*TOKEN_METERS, *_ENGINE_METERS, *(field for field, _, _ in _WATTS.values())))
 _OF_VENDORS = frozenset((*TOKEN_METERS, CALL, "model", "per"))
+_OF_GPUS = frozenset({"gpu_hour", "watts_per_busy_gpu"})
 
 
 class TariffDraft(Record, frozen=True):
@@ -160,8 +178,8 @@ def _draft(book: str, entry: dict[str, Any]) -> TariffDraft:
     per = entry.get("per")
     if book != RATE and isinstance(per, str) and per in WORK_PER:
         return _work(book, entry)
-    sort = _VENDOR if book == COST and not _OF_VENDORS.isdisjoint(entry) else book
-    of = f"[[{book}]]{' of tokens' if sort == _VENDOR else ''}"
+    sort = _sort_of(book, entry)
+    of = f"[[{book}]]{sort.removeprefix(book)}"
     _refuse_unknown(entry, of, (*_FIELDS[sort], *_MAY_HAVE[sort]))
     reads_only = _OF_TEXT.isdisjoint(entry)
     for field in _FIELDS[sort]:
@@ -170,7 +188,7 @@ def _draft(book: str, entry: dict[str, Any]) -> TariffDraft:
             raise Wrong(field, f"is missing. Add it{free}")
     if book == RATE:
         return _rate(entry)
-    read_lines = _cost_lines if sort == COST else _price_lines(entry)
+    read_lines = _cost_lines if sort in _WATTS else _price_lines(entry)
     return TariffDraft(
         book,
         subject_in(entry, SUBJECT_FIELD[book]),
@@ -178,12 +196,19 @@ def _draft(book: str, entry: dict[str, Any]) -> TariffDraft:
         effective_from_in(entry),
         read_lines(entry),
         text_in(entry, "source"),
-        _watts_milli(entry) if sort == COST else 0,
+        _watts_milli(entry, sort) if sort in _WATTS else 0,
         tier_in(entry),
         variants_in(entry, book, _VARIES[sort], read_lines),
         flag_in(entry, "marginal"),
         subject_in(entry, "model") if sort == _VENDOR and "model" in entry else "",
     )
+
+
+def _sort_of(book: str, entry: dict[str, Any]) -> str:
+    """What sort of entry its fields make it."""
+    if book == COST and not _OF_VENDORS.isdisjoint(entry):
+        return _VENDOR
+    return _GPUS if book == COST and not _OF_GPUS.isdisjoint(entry) else book
 
 
 def _refuse_unknown(entry: dict[str, Any], of: str, known: Collection[str]) -> None:
@@ -238,11 +263,12 @@ def _cost_lines(table: dict[str, Any]) -> tuple[TariffLine, ...]:
     )
 
 
-def _watts_milli(entry: dict[str, Any]) -> int:
-    text, pico = decimal_in(entry, "watts_per_busy_core")
+def _watts_milli(entry: dict[str, Any], sort: str) -> int:
+    field, watts_max, of = _WATTS[sort]
+    text, pico = decimal_in(entry, field)
     milli, rest = divmod(pico * 1000, PICO_PER_UNIT)
     if rest:
-        raise Wrong("watts_per_busy_core", f"{text} has more than three decimals. Write fewer")
-    if milli > limits.WATTS_PER_CORE_MAX * 1000:
-        raise Wrong("watts_per_busy_core", f"is more than {limits.WATTS_PER_CORE_MAX} watts for one core. Check it")
+        raise Wrong(field, f"{text} has more than three decimals. Write fewer")
+    if milli > watts_max * 1000:
+        raise Wrong(field, f"is more than {watts_max} watts for one {of}. Check it")
     return milli

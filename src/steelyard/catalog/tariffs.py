@@ -13,7 +13,7 @@ from steelyard.kernel.errors import CallerError, cost_missing, price_missing, ra
 from steelyard.kernel.offers import Capability, Model, Offer
 from steelyard.kernel.quantities import Meter
 from steelyard.kernel.records import Order, Snapshot
-from steelyard.kernel.tariff import ENGINE_METERS, Tariff
+from steelyard.kernel.tariff import Tariff
 from steelyard.kernel.thinking import thinking_of
 
 PRICE_NEEDS = frozenset({Meter.INPUT, Meter.CACHED_INPUT, Meter.OUTPUT})
@@ -23,8 +23,10 @@ READING_NEEDS = frozenset({Meter.INPUT})
 BATCH_TIER = "batch"
 """The tier of a batch's lines: they may wait, and often cost less."""
 TIERS = (BATCH_TIER,)
-COST_NEEDS = ENGINE_METERS
+COST_NEEDS = frozenset({Meter.CPU, Meter.ENERGY})
 """What an engine's cost tariff prices; a vendor's prices what a price book must."""
+GPU_NEEDS = frozenset({Meter.GPU, Meter.ENERGY})
+"""The same of an engine on GPUs."""
 
 
 def in_force(versions: Iterable[Tariff], at_ns: int, tier: str = "") -> Tariff | None:
@@ -88,16 +90,19 @@ def _candidate(snapshot: Snapshot, offer: Offer, order: Order, at_ns: int, curre
     found = in_force((one for one in versions if one.model == offer.upstream_model), at_ns) or in_force(
         (one for one in versions if not one.model), at_ns
     )
-    vendor = found is not None and found.of_vendor
-    if found is None or not complete(found, price_needs(order.capability) if vendor else COST_NEEDS):
+    if found is None or not complete(found, _cost_needs(found, order.capability)):
         raise cost_missing(offer.model)
     if found.currency == currency:
         return Candidate(offer, at_open(found, order, at_ns))
-    rates = snapshot.rates.get(found.currency, ()) if vendor else ()
+    rates = snapshot.rates.get(found.currency, ()) if found.of_vendor else ()
     rate = in_force((one for one in rates if one.currency == currency), at_ns)
     if rate is None:
         raise rate_missing(offer.model, found.currency, currency)
     return Candidate(offer, at_open(found, order, at_ns), rate=rate)
+
+
+def _cost_needs(cost: Tariff, capability: Capability) -> frozenset[Meter]:
+    return price_needs(capability) if cost.of_vendor else GPU_NEEDS if cost.of_gpus else COST_NEEDS
 
 
 def at_open(tariff: Tariff, order: Order, at_ns: int) -> Tariff:

@@ -9,7 +9,7 @@ from steelyard.catalog.standing import Standing
 from steelyard.cli.show import Column, Row, moment, short_moment, words
 
 _UNITS = {1: "token", 1000: "1K tokens", 1_000_000: "1M tokens"}
-_METERS = ("input", "cached_input", "cache_write", "output", "reasoning", "cpu", "energy")
+_METERS = ("input", "cached_input", "cache_write", "output", "reasoning", "cpu", "gpu", "energy")
 
 
 def _price(title: str, meter: str) -> Column:

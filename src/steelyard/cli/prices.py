@@ -182,8 +182,10 @@ def _readable(row: Row) -> Row:
     parts = [f"{line['meter'].replace('_', ' ')} {line['text']}" for line in row["lines"]]
     if row["book"] == "rate":
         return {**row, "lines": f"1 {row['subject']} is {row['lines'][0]['text']} {row['currency']}"}
-    if row["lines"][0]["meter"] in {"cpu", "energy"}:
-        ending = f"per CPU-hour and kWh, {row['watts_milli'] / 1000:g} W per busy core"
+    if row["lines"][0]["meter"] in {"cpu", "gpu", "energy"}:
+        of = "GPU" if any(line["meter"] == "gpu" for line in row["lines"]) else "CPU"
+        each = "core" if of == "CPU" else of
+        ending = f"per {of}-hour and kWh, {row['watts_milli'] / 1000:g} W per busy {each}"
     else:
         per = row["lines"][0]["per"]
         ending = f"per {_UNITS.get(per, f'{per:,} tokens')}"

@@ -21,6 +21,7 @@ from steelyard.cli.demo_vendors import KEYS, UPSTREAMS, DemoVendors
 from steelyard.cli.demo_vendors import NAME as DEMO_VENDORS
 from steelyard.cli.desk import Desk, Line
 from steelyard.cli.directory import directory_lock
+from steelyard.cli.engine_room import KEEPER, EngineRoom
 from steelyard.cli.epilog import examples
 from steelyard.cli.options import data_option, refuse_password
 from steelyard.cli.progress import Steps
@@ -113,6 +114,7 @@ class Platform:
         self._engine_key = secrets.token_urlsafe(32)
         self._engine_address = self._embedder_address = ""
         self._model: str | None = None
+        self._engine_room: asyncio.Task[None] | None = None
 
     async def run(self) -> None:
         """Until Ctrl-C. Raises StartError when the platform cannot start."""
@@ -141,6 +143,8 @@ class Platform:
         with self._steps:
             await _together(self._start_engine(), self._start_public_side())
         self._watch(url_host)
+        room = EngineRoom(self._data, self._clock, self._supervisor, self._command, self._steps.print)
+        self._engine_room = asyncio.ensure_future(room.run())
         keys = await asyncio.to_thread(welcome.first_keys, self._command)
         welcome.greet(url, keys, self._model)
         if self._model is not None:
@@ -302,9 +306,13 @@ class Platform:
         """Workers first, so that streams finish while engine and books still run; then the others."""
         if self._stop.is_set() and self._supervisor.pids:
             self._steps.print("Stopping: running answers get a moment. Ctrl-C again forces it.")
+        if self._engine_room is not None:
+            self._engine_room.cancel()
+            await asyncio.wait([self._engine_room])
         patience_s = self._settings.drain_s + limits.STOP_MARGIN_S
         engines = [(name, limits.STOP_MARGIN_S) for name in (ENGINE, EMBEDDER, DEMO_VENDORS)]
-        order = [(WORKER, patience_s), *engines, (BOOKS, patience_s)]
+        keepers = (KEEPER, limits.ENGINE_STOP_S + limits.STOP_MARGIN_S)
+        order = [(WORKER, patience_s), keepers, *engines, (BOOKS, patience_s)]
         graceful = asyncio.ensure_future(self._supervisor.stop(order))
         forced = asyncio.ensure_future(self._force.wait())
         await asyncio.wait([graceful, forced], return_when=asyncio.FIRST_COMPLETED)

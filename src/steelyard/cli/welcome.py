@@ -167,9 +167,10 @@ _QUANTITIES: dict[Meter, tuple[str, Callable[[int], str]]] = {
     Meter.REASONING: ("reasoning tokens", str),
     Meter.CALL: ("requests", str),
     Meter.CPU: ("cost: engine CPU", lambda ns: f"{ns / NS_PER_S:.3f} s"),
+    Meter.GPU: ("cost: engine GPU", lambda ns: f"{ns / NS_PER_S:.3f} s"),
     Meter.ENERGY: ("cost: energy (estimated)", energy_text),
 }
-_PER = {Meter.CALL: "request", Meter.CPU: "CPU-hour", Meter.ENERGY: "kWh"}
+_PER = {Meter.CALL: "request", Meter.CPU: "CPU-hour", Meter.GPU: "GPU-hour", Meter.ENERGY: "kWh"}
 
 
 def bill(found: RequestDetail) -> Table:

@@ -16,6 +16,7 @@ _PER = {
     **{(meter, 10**6): "1M" for meter in _OF_TOKENS},
     **{(meter, 1000): "1K" for meter in _OF_TOKENS},
     (Meter.CPU, NS_PER_HOUR): "h",
+    (Meter.GPU, NS_PER_HOUR): "h",
     (Meter.ENERGY, 3_600_000_000_000): "kWh",
 }
 _MINUS = "−"
@@ -113,7 +114,7 @@ def energy_per_token(microjoules: int, tokens: int) -> str:
 def quantity(meter: Meter, value: int) -> str:
     """The count a receipt line prices, in the unit people use for it."""
     match meter:
-        case Meter.CPU:
+        case Meter.CPU | Meter.GPU:
             return duration(value)
         case Meter.ENERGY:
             return energy(value)

@@ -195,7 +195,7 @@ def show_lines(lines: tuple[AmountLine, ...], currency: str) -> list[dict[str, o
         {
             "meter": str(line.meter),
             "variant": line.variant,
-            "estimated": line.meter in {Meter.CPU, Meter.ENERGY},
+            "estimated": line.meter in {Meter.CPU, Meter.GPU, Meter.ENERGY},
             "quantity": figures.quantity(line.meter, line.quantity),
             "price": figures.price(line, currency),
             "amount": figures.amount(line.amount_nano, currency, 9),

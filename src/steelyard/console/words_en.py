@@ -248,6 +248,7 @@ WORDS = {
     "meter.page": "Pages",
     "meter.gb_day": "Storage",
     "meter.cpu": "CPU time",
+    "meter.gpu": "GPU time",
     "meter.energy": "Energy",
     "meter.money": "In the customer's currency",
     "fact.charge": "Charge",

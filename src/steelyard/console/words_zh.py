@@ -241,6 +241,7 @@ WORDS = {
     "meter.page": "页",
     "meter.gb_day": "存储",
     "meter.cpu": "CPU 时间",
+    "meter.gpu": "GPU 时间",
     "meter.energy": "电能",
     "meter.money": "折合客户币种",
     "fact.charge": "收费",

@@ -57,6 +57,11 @@ class DataDir:
         return self.root / "energy"
 
     @property
+    def engines(self) -> Path:
+        """What is wanted and was seen of the GPU engines of this machine; see processes.engine_files."""
+        return self.root / "engines"
+
+    @property
     def logs(self) -> Path:
         return self.root / "log"
 
@@ -88,7 +93,7 @@ class DataDir:
         """Make the directories, readable by the owner only. Raises StartError when that fails."""
         try:
             self.root.mkdir(mode=0o700, parents=True, exist_ok=True)
-            for folder in (self.journals, self.files, self.energy, self.logs):
+            for folder in (self.journals, self.files, self.energy, self.engines, self.logs):
                 folder.mkdir(mode=0o700, exist_ok=True)
         except OSError as error:
             raise StartError(f"The data directory {self.root} cannot be used: {error.strerror}.") from None

@@ -249,6 +249,7 @@ HOURS_MAX = 16  # windows a day of one variant
 PRICE_PER_CALL_MAX = 10_000  # currency units
 PRICE_PER_TOKEN_MAX = 100  # currency units; a mistaken `per` shows, and a worst case fits int64
 WATTS_PER_CORE_MAX = 1000
+WATTS_PER_GPU_MAX = 5000
 RATE_MAX = 1_000_000  # units of a currency for one of another
 BILL_BYTES_MAX = 256 * 1024 * 1024  # a vendor's bill
 BILL_LINES_MAX = 1_000_000
@@ -284,6 +285,18 @@ LOG_BYTES_MAX = 16 * 1024 * 1024  # of a child's log; a larger one is set aside 
 LOG_LINE_BYTES_MAX = 64 * 1024
 OLD_LOCK_S = 10  # how long a dead supervisor's books may take to let go of the data directory
 FREE_BYTES_MIN = 64 * 1024 * 1024  # beside the pre-allocated journal segments
+
+# GPU engines
+ENGINE_START_S = 1800  # large weights are read from a network for minutes, and compiled for more
+ENGINE_TICK_MS = 250  # between two looks at an engine's metrics: busy time is counted in such steps
+ENGINE_REPLY_S = 5  # an engine that does not tell its metrics within this has failed a look
+ENGINE_FAILURES_MAX = 12  # looks in vain, one after the other; then it is started anew
+ENGINE_METRICS_BYTES_MAX = 8 * 1024 * 1024
+ENGINE_LOOK_S = 1  # how often the platform sees whether something else is wanted of an engine
+ENGINE_SEEN_MS = 500  # how often a keeper writes down what it saw
+ENGINE_STOP_S = 20  # from SIGTERM to SIGKILL; its answers have ended by then
+ENGINE_DRAIN_S = 600  # running answers of an engine that is drained get this long
+ENGINES_MAX = 64
 
 # the proof
 PROVE_KILLS_MAX = 100_000

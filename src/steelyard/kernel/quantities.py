@@ -12,8 +12,8 @@ import msgspec
 
 
 class Meter(StrEnum):
-    """What a tariff line prices. Token meters belong to price books and vendors' costs, `cpu` and `energy` to engines'
-    costs, `money` to rates."""
+    """What a tariff line prices. Token meters belong to price books and vendors' costs, `cpu`, `gpu` and `energy` to
+    engines' costs, `money` to rates."""
 
     INPUT = "input"  # prompt tokens computed afresh
     CACHED_INPUT = "cached_input"  # prompt tokens read from a cache
@@ -27,6 +27,7 @@ class Meter(StrEnum):
     PAGE = "page"
     GB_DAY = "gb_day"  # megabyte-hours of storage
     CPU = "cpu"  # nanoseconds of engine CPU time
+    GPU = "gpu"  # nanoseconds of engine GPU time: the same count where a cost tariff prices GPUs
     ENERGY = "energy"  # microjoules
     MONEY = "money"  # nano-units of another currency
 
@@ -52,7 +53,11 @@ class Work(msgspec.Struct, frozen=True, array_like=True, gc=False):
 
 
 class Usage(msgspec.Struct, frozen=True, array_like=True, gc=False):
-    """Disjoint counts of one request: no token stands in two buckets. CPU time in ns, energy in µJ (both estimated)."""
+    """Disjoint counts of one request: no token stands in two buckets.
+
+    `cpu_ns` is its share of the engine's busy time: of CPU cores, or of GPUs where the cost tariff prices these (an
+    estimate). Energy in µJ; settled.Closed says how much of it was measured.
+    """
 
     input: int = 0
     cached_input: int = 0
@@ -107,7 +112,7 @@ class Usage(msgspec.Struct, frozen=True, array_like=True, gc=False):
                 return self.reasoning
             case Meter.CALL:
                 return self.call
-            case Meter.CPU:
+            case Meter.CPU | Meter.GPU:
                 return self.cpu_ns
             case Meter.ENERGY:
                 return self.energy_uj
@@ -119,7 +124,7 @@ class Usage(msgspec.Struct, frozen=True, array_like=True, gc=False):
                 assert_never(meter)
 
 
-_FIELDS = {Meter.CPU: "cpu_ns", Meter.ENERGY: "energy_uj"}
+_FIELDS = {Meter.CPU: "cpu_ns", Meter.GPU: "cpu_ns", Meter.ENERGY: "energy_uj"}
 
 
 def counter(meters: Sequence[Meter]) -> Callable[[Usage | Work], tuple[int, ...]]:

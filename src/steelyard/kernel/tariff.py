@@ -5,8 +5,8 @@ from enum import IntEnum
 from steelyard.kernel.frozen import Record
 from steelyard.kernel.quantities import Meter
 
-ENGINE_METERS = frozenset({Meter.CPU, Meter.ENERGY})
-"""What an engine's cost is made of."""
+ENGINE_METERS = frozenset({Meter.CPU, Meter.GPU, Meter.ENERGY})
+"""What an engine's cost is made of: the time of CPU cores or of GPUs, and energy."""
 DAYS = ("mon", "tue", "wed", "thu", "fri", "sat", "sun")
 WORKDAY, DAY_OFF = "workday", "day off"
 DAY_KINDS = (WORKDAY, DAY_OFF)
@@ -69,8 +69,9 @@ class Tariff(Record, frozen=True):
     """One dated version of what a model's customers pay (price book), of what an upstream costs us (cost book), or of
     what one unit of a currency is worth in another (rate book).
 
-    `id` is the version that receipts name. `watts_milli` (cost books only) is the modelled power of one busy core. An
-    engine's cost prices CPU and energy, a vendor's the tokens of one `model`. A rate has one line, for `money`.
+    `id` is the version that receipts name. `watts_milli` (cost books only) is the modelled power of one busy core or
+    GPU. An engine's cost prices its time and energy, a vendor's the tokens of one `model`. A rate has one line, for
+    `money`.
     """
 
     id: int
@@ -90,3 +91,8 @@ class Tariff(Record, frozen=True):
     def of_vendor(self) -> bool:
         """Whether a cost tariff prices tokens, as vendors do, and not the work of an engine of ours."""
         return any(line.meter not in ENGINE_METERS for line in self.lines)
+
+    @property
+    def of_gpus(self) -> bool:
+        """Whether a cost tariff prices the time of GPUs, and not that of CPU cores."""
+        return any(line.meter is Meter.GPU for line in self.lines)

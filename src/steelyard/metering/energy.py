@@ -1,7 +1,8 @@
-"""What a request cost the engine: CPU time and, from it, energy. Both are estimates and labelled so.
+"""What a request cost the engine: its busy time, and energy: measured where something measures it, modelled otherwise.
 
-Owns the clock file: two u64 words, the engine's CPU time in all and per running sequence. The engine ticks it, workers
-read the second word when a request opens and closes. It never goes back: a restarted engine counts on in the same file.
+Owns the clock file: four u64 words, the engine's time (of its CPU cores, or of its GPUs) in all and per running
+sequence, measured energy per running sequence, and whether it is being measured now. The engine or its keeper ticks
+it, workers read it when a request opens and closes. It never goes back: a restarted engine counts on in the same file.
 """
 
 import mmap
@@ -14,8 +15,8 @@ from urllib.parse import quote
 from steelyard.kernel.money import divide_half_even
 from steelyard.metering.disk import Disk
 
-_BYTES = 16
-_TOTAL, _PER_SEQUENCE = 0, 1
+_BYTES = 32
+_TOTAL, _PER_SEQUENCE, _UJ_PER_SEQUENCE, _MEASURED = range(4)
 _SYSTEM_DISK = Disk()
 
 
@@ -29,10 +30,10 @@ def energy_uj(cpu_ns: int, watts_milli: int) -> int:
     return divide_half_even(cpu_ns * watts_milli, 1_000_000)
 
 
-class CpuClock:
-    """The engine's side. `cpu_ns` tells the CPU time its process has used so far."""
+class EnergyClock:
+    """The side of whoever knows how busy an engine is. One writer per file."""
 
-    def __init__(self, path: Path, cpu_ns: Callable[[], int] = time.process_time_ns) -> None:
+    def __init__(self, path: Path) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
         fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         try:
@@ -41,6 +42,24 @@ class CpuClock:
         finally:
             os.close(fd)
         self._words = memoryview(self._map).cast("Q")
+
+    def add(self, used_ns: int, active: int, measured_uj: int | None = None) -> None:
+        """So much more time and energy, shared among the `active` running sequences. None: nobody measures it."""
+        self._words[_TOTAL] += used_ns
+        self._words[_PER_SEQUENCE] += used_ns // max(1, active)
+        self._words[_UJ_PER_SEQUENCE] += (measured_uj or 0) // max(1, active)
+        self._words[_MEASURED] = measured_uj is not None
+
+    def close(self) -> None:
+        self._words.release()
+        self._map.close()
+
+
+class CpuClock:
+    """An engine's own side. `cpu_ns` tells the CPU time its process has used so far."""
+
+    def __init__(self, path: Path, cpu_ns: Callable[[], int] = time.process_time_ns) -> None:
+        self._clock = EnergyClock(path)
         self._cpu_ns = cpu_ns
         self._last_ns = cpu_ns()
 
@@ -49,12 +68,10 @@ class CpuClock:
         now_ns = self._cpu_ns()
         used_ns = max(0, now_ns - self._last_ns)
         self._last_ns = now_ns
-        self._words[_TOTAL] += used_ns
-        self._words[_PER_SEQUENCE] += used_ns // max(1, active)
+        self._clock.add(used_ns, active)
 
     def close(self) -> None:
-        self._words.release()
-        self._map.close()
+        self._clock.close()
 
 
 class EnergyGauge:

@@ -121,6 +121,17 @@ class Supervisor:
                 self._hung.add(name)
                 child.end()
 
+    async def retire(self, name: str, patience_s: float) -> None:
+        """Stop one service for good, wherever it is on its way; one that is not known does not mind."""
+        watcher = self._watchers.pop(name, None)
+        if watcher is not None:
+            watcher.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await watcher
+        child = self._children.pop(name, None)
+        if child is not None and not await child.stop(patience_s):
+            self._tell(f"{name} did not stop within {patience_s:g} s and was killed.")
+
     async def stop(self, order: Sequence[tuple[str, float]]) -> None:
         """Stop gracefully, group after group: (prefix of the names, seconds of patience)."""
         self._stopping = True

@@ -14,7 +14,7 @@ from steelyard.kernel.money import PICO_PER_NANO
 from steelyard.kernel.quantities import Meter, Usage
 from steelyard.kernel.tariff import Tariff, TariffLine
 from steelyard.rating.rate import VendorSheet, has_call
-from steelyard.rating.sheet import CALL_METERS, COST_METERS, PRICE_METERS
+from steelyard.rating.sheet import CALL_METERS, COST_METERS, GPU_METERS, cost_meters
 from steelyard.rating.varied import Varied
 
 _Key = tuple[int, int, int]
@@ -106,13 +106,12 @@ def _made_ready(tariff: Tariff, rate: Tariff | None) -> _Plain | _Varied:
         line: TariffLine | None = lines.get(meter) or (lines.get(Meter.INPUT) if meter is Meter.CACHED_INPUT else None)
         return (line.pico * turned, line.per * PICO_PER_NANO * into) if line is not None else (0, 1)
 
-    found = [fraction(meter) for meter in (Meter.INPUT, Meter.CACHED_INPUT, Meter.OUTPUT, *COST_METERS)]
+    work = GPU_METERS if tariff.of_gpus else COST_METERS
+    found = [fraction(meter) for meter in (Meter.INPUT, Meter.CACHED_INPUT, Meter.OUTPUT, *work)]
     divisor = lcm(*(below for _, below in found))
     fresh, cached, output, cpu, energy = (above * (divisor // below) for above, below in found)
     return _Plain(fresh, cached, output, cpu, energy, divisor)
 
 
 def _meters(tariff: Tariff) -> Sequence[Meter]:
-    if has_call(tariff):
-        return CALL_METERS
-    return PRICE_METERS if tariff.of_vendor else COST_METERS
+    return CALL_METERS if has_call(tariff) else cost_meters(tariff)

@@ -10,7 +10,7 @@ from steelyard.kernel.errors import BooksError
 from steelyard.kernel.quantities import WORK_METERS, Meter, Usage, Work, counter
 from steelyard.kernel.settled import AmountLine, Opened, Rated, Settlement
 from steelyard.kernel.tariff import Tariff
-from steelyard.rating.sheet import CALL_METERS, COST_METERS, PRICE_METERS, RATE_METERS, Sheet
+from steelyard.rating.sheet import CALL_METERS, PRICE_METERS, RATE_METERS, Sheet, cost_meters
 from steelyard.rating.varied import Varied
 
 _work_counts = counter(WORK_METERS)
@@ -78,7 +78,7 @@ def _sheets(opened: Opened, tariffs: Mapping[int, Tariff]) -> tuple[Sheet | Vari
     turned = (rate.subject, rate.currency) if rate and cost.of_vendor else (opened.currency, opened.currency)
     if price.currency != opened.currency or (cost.currency, opened.currency) != turned:
         raise BooksError(f"tariffs in {price.currency} and {cost.currency} for a request in {opened.currency}")
-    return _sheet(price, PRICE_METERS), VendorSheet(cost, rate) if cost.of_vendor else _sheet(cost, COST_METERS)
+    return _sheet(price, PRICE_METERS), VendorSheet(cost, rate) if cost.of_vendor else _sheet(cost, cost_meters(cost))
 
 
 def _sheet(tariff: Tariff, meters: Sequence[Meter]) -> Sheet | Varied:
@@ -105,7 +105,7 @@ def cost_of(usage: Usage, cost: Tariff) -> tuple[AmountLine, ...]:
 
     In the tariff's currency; of what a vendor served, `usage` is what he bills (`Closed.billed`).
     """
-    return _lines(usage, cost, PRICE_METERS if cost.of_vendor else COST_METERS)
+    return _lines(usage, cost, cost_meters(cost))
 
 
 def work_of(work: Work, tariff: Tariff) -> tuple[AmountLine, ...]:

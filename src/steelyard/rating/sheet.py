@@ -21,7 +21,14 @@ _PRICED_LIKE = {Meter.CACHE_WRITE: Meter.INPUT, Meter.REASONING: Meter.OUTPUT}
 """What has no line of its own has the price of what it is a part of elsewhere; it stays a line of its own meter."""
 COST_METERS = (Meter.CPU, Meter.ENERGY)
 """What a cost book says an engine costs us; a vendor bills the meters of a price book."""
+GPU_METERS = (Meter.GPU, Meter.ENERGY)
+"""The same of an engine whose time is that of GPUs."""
 RATE_METERS = (Meter.MONEY,)
+
+
+def cost_meters(cost: Tariff) -> Sequence[Meter]:
+    """What a cost tariff prices."""
+    return PRICE_METERS if cost.of_vendor else GPU_METERS if cost.of_gpus else COST_METERS
 
 
 class Sheet:

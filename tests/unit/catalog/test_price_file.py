@@ -135,6 +135,30 @@ def test_costs_are_checked_too(old: str, new: str, field: str) -> None:
     assert re.match(rf"\[\[cost\]\] 1 \(local\), field '{field}': ", complaint(COST.replace(old, new)))
 
 
+GPU_COST = COST.replace("cpu_hour", "gpu_hour").replace("busy_core", "busy_gpu").replace('"7.5"', '"450"')
+
+
+def test_the_cost_of_gpus_has_their_hours() -> None:
+    (draft,) = parse_price_file(GPU_COST).tariffs
+    assert [line.meter for line in draft.lines] == [Meter.GPU, Meter.ENERGY]
+    tariff = draft.tariff(1)
+    assert (tariff.watts_milli, tariff.of_gpus, tariff.of_vendor) == (450_000, True, False)
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "field"),
+    [
+        ('"450"', '"5001"', "watts_per_busy_gpu"),
+        ('kwh = "0.60"\n', "", "kwh"),
+        ('gpu_hour = "0.10"\n', "", "gpu_hour"),
+        ("watts_per_busy_gpu", "watts_per_busy_core", "watts_per_busy_core"),
+        ("gpu_hour", 'cpu_hour = "1"\ngpu_hour', "cpu_hour"),
+    ],
+)
+def test_gpus_and_cores_are_not_mixed(old: str, new: str, field: str) -> None:
+    assert f"field '{field}'" in complaint(GPU_COST.replace(old, new))
+
+
 def test_all_complaints_come_at_once_up_to_a_bound() -> None:
     lines = complaint(PRICE.replace('"0.50"', "1") + COST.replace('"0.60"', "1")).split("\n")
     assert [line.split(",")[0] for line in lines] == ["[[price]] 1 (qwen)", "[[cost]] 1 (local)"]

@@ -197,3 +197,12 @@ def test_the_worst_case_takes_the_dearest_of_every_meter() -> None:
     assert affordable_tokens(dearer, 3, 1, 15_000 + 60_000) == 2
     cheap = tariff((Meter.CACHE_WRITE, 1, 1), (Meter.REASONING, 1, 1)).lines
     assert worst_case_nano(msgspec.structs.replace(plain, lines=(*plain.lines, *cheap)), 3, 2, 1) >= 23_000
+
+
+def test_gpu_time_is_priced_by_the_gpu_hour() -> None:
+    lines = (TariffLine(Meter.GPU, "12.50", 12_500_000_000_000, HOUR_NS), COST.lines[1])
+    gpus = msgspec.structs.replace(COST, lines=lines)
+    rated = rate(settlement(Usage(10, 0, 10, HOUR_NS // 2, 0)), PRICE, gpus)
+    assert rated.cpu_cost_nano == 6_250_000_000
+    (line,) = cost_of(Usage(10, 0, 10, HOUR_NS // 2, 0), gpus)
+    assert (line.meter, line.quantity, line.text) == (Meter.GPU, HOUR_NS // 2, "12.50")

@@ -1,0 +1,99 @@
+"""Engines that are run beside the built-in one, as records: what is wanted of each, and what was last seen of it.
+
+A vLLM or SGLang server on GPUs, started by us or adopted while somebody else runs it. Knows no process and no file.
+"""
+
+from enum import StrEnum
+
+from steelyard.kernel.frozen import Record
+
+
+class EngineKind(StrEnum):
+    """Whose server it is: how it is started and what its metrics are called."""
+
+    VLLM = "vllm"
+    SGLANG = "sglang"
+
+
+class Wanted(StrEnum):
+    """What is to be done with an engine."""
+
+    RUN = "run"
+    DRAINED = "drained"  # nothing new is sent to it; when its running answers have ended, it is stopped
+    REMOVED = "removed"  # drained, then forgotten
+
+
+class EngineSpec(Record, frozen=True):
+    """What is wanted of an engine. Its name is that of its upstream: of its cost tariff, its key and its clock."""
+
+    name: str
+    kind: EngineKind
+    model: str  # what customers ask for
+    weights: str = ""  # what the server loads: a path or the name of a repository; empty: adopted, it has them
+    address: str = ""  # of an adopted server; empty: it is started here
+    gpus: tuple[str, ...] = ()  # indexes or UUIDs; none: whatever the server takes, counted as one
+    context_tokens: int = 0  # 0: as the server says
+    speculative: str = ""  # vLLM's --speculative-config, a JSON object
+    extra: tuple[str, ...] = ()  # arguments passed on
+    command: tuple[str, ...] = ()  # started instead of the kind's own program, with the same arguments
+    token: str = ""  # its key, sealed (upstream.sealed); empty: it has none
+    wanted: Wanted = Wanted.RUN
+    reason: str = ""  # why it was last changed
+    generation: int = 0  # another one means: start it anew
+    start_s: int = 0  # it may take so long to load; 0: limits.ENGINE_START_S
+
+    @property
+    def adopted(self) -> bool:
+        return bool(self.address)
+
+    @property
+    def gpu_count(self) -> int:
+        return max(1, len(self.gpus))
+
+
+class EngineLoad(Record, frozen=True):
+    """What a server's own metrics say. Tokens and drafts are counted since it started; None: it does not tell."""
+
+    running: int = 0
+    waiting: int = 0
+    kv_permille: int | None = None  # of its key-value cache in use
+    prefill_tokens: int | None = None
+    decode_tokens: int | None = None
+    cache_asked_tokens: int | None = None  # prompt tokens that were looked for in its prefix cache
+    cache_hit_tokens: int | None = None
+    drafted_tokens: int | None = None
+    accepted_tokens: int | None = None
+
+
+class Energy(StrEnum):
+    """Where joules come from. A label, never left off."""
+
+    NVML = "nvml"  # measured by the GPUs' own counters
+    RAPL = "rapl"  # measured by the CPU package's counters
+    MODELLED = "modelled"  # busy time × the watts of the cost tariff
+
+
+class EngineState(StrEnum):
+    """Where an engine is on its way."""
+
+    STARTING = "starting"
+    RUNNING = "running"
+    DRAINING = "draining"
+    DRAINED = "drained"
+    FAILED = "failed"  # it is tried again, later and later
+
+
+class EngineSeen(Record, frozen=True):
+    """What its keeper last saw, or the platform last did."""
+
+    state: EngineState
+    seen_ns: int
+    reason: str = ""
+    address: str = ""
+    command: str = ""  # as it was started, secrets hidden
+    load: EngineLoad | None = None
+    busy_ns: int = 0  # since the keeper started: GPU time with at least one running sequence
+    up_ns: int = 0
+    energy: Energy = Energy.MODELLED
+    busy_uj: int = 0  # measured while something ran; 0 when nothing measures
+    idle_uj: int = 0  # measured while nothing ran: nobody's

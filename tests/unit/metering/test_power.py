@@ -1,0 +1,66 @@
+"""Energy counters, with the NVML library played by an object that counts as it is told."""
+
+from steelyard.metering.power import nvml_for
+
+
+class NVMLError(Exception):
+    pass
+
+
+class Library:
+    NVMLError = NVMLError
+
+    def __init__(self, **counters_mj: int | None) -> None:
+        self.counters = dict(counters_mj)
+
+    def nvmlInit(self) -> None:
+        if not self.counters:
+            raise NVMLError("Driver Not Loaded")
+
+    def nvmlDeviceGetHandleByIndex(self, index: int) -> str:
+        return self._known(f"gpu{index}")
+
+    def nvmlDeviceGetHandleByUUID(self, uuid: str) -> str:
+        return self._known(uuid)
+
+    def _known(self, name: str) -> str:
+        if name not in self.counters:
+            raise NVMLError("Not Found")
+        return name
+
+    def nvmlDeviceGetTotalEnergyConsumption(self, handle: str) -> int:
+        value = self.counters[handle]
+        if value is None:
+            raise NVMLError("Not Supported")
+        return value
+
+
+def test_the_gpus_of_an_engine_are_added_up_in_microjoules() -> None:
+    library = Library(gpu0=1000, gpu1=5000, gpu2=0)
+    power = nvml_for(["0", "1"], library)
+    assert power is not None
+    library.counters |= {"gpu0": 1250, "gpu1": 5001, "gpu2": 99}
+    assert power.used_uj() == 251_000
+    assert power.used_uj() == 0
+
+
+def test_what_cannot_be_read_is_not_nought() -> None:
+    library = Library(gpu0=1000)
+    power = nvml_for(["0"], library)
+    assert power is not None
+    library.counters["gpu0"] = None
+    assert power.used_uj() is None
+    library.counters["gpu0"] = 2000
+    assert power.used_uj() is None  # what was used while it could not be read is nobody's
+    library.counters["gpu0"] = 2001
+    assert power.used_uj() == 1000
+    library.counters["gpu0"] = 5  # the driver was loaded anew
+    assert power.used_uj() is None
+
+
+def test_without_driver_gpu_or_counter_nothing_is_measured() -> None:
+    assert nvml_for(["0"], Library()) is None
+    assert nvml_for(["7"], Library(gpu0=1)) is None
+    assert nvml_for(["0"], Library(gpu0=None)) is None
+    assert nvml_for([], Library(gpu0=1)) is None
+    assert nvml_for(["GPU-1"], Library(**{"GPU-1": 3})) is not None
