@@ -87,6 +87,10 @@ class Meter:
         self._in_flight += 1
         return Reading(self, opened, self._energy.gauge(opened.upstream), quote.cost.watts_milli)
 
+    def look_again(self) -> None:
+        """Look for the clocks of engines that have started since; from time to time."""
+        self._energy.look_again()
+
     def retire(self) -> None:
         """Open nothing more; readings under way go on to their close."""
         self._retired = True

@@ -125,8 +125,9 @@ async def _stop_when_fenced(teller: TellerClient, running: uvicorn.Server) -> No
 
 async def _stop_when_failed(meter: Meter, running: uvicorn.Server) -> None:
     """A journal that failed takes nothing more, but a new worker's may: let streams end and make room for one."""
-    while not meter.failed:  # noqa: ASYNC110 - it may fail in the syncer's thread, which knows no loop
+    while not meter.failed:  # it may fail in the syncer's thread, which knows no loop
         await asyncio.sleep(limits.HEALTH_INTERVAL_S)
+        meter.look_again()
     log.error("journal_failed")
     running.should_exit = True
 

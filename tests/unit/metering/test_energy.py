@@ -57,6 +57,8 @@ def test_a_missing_clock_reads_zero_and_is_found_when_it_appears(tmp_path: Path)
     clock = CpuClock(clock_path(tmp_path / "energy", "local"), cpu)
     cpu.ns += 70
     clock.tick(1)
+    assert clocks.per_sequence_ns("local") == 0  # not looked for with every request
+    clocks.look_again()
     assert clocks.per_sequence_ns("local") == 70
     assert early.per_sequence_ns() == 0  # a request opened before does not inherit the engine's past
     clocks.close()
