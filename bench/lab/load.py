@@ -18,7 +18,7 @@ from pathlib import Path
 
 from bench.lab.mock import PACED
 
-_READ_BYTES = 262_144
+_READ_BYTES = 65_536
 _TAIL_BYTES = 80
 _SILENCE_S = 30
 _AT_REST = -2  # bytes left of a connection that asks nothing any more
@@ -109,6 +109,7 @@ class Client:
         self.tally.connects += 1
         made = socket.create_connection((self.load.host, self.load.port), timeout=_SILENCE_S)
         made.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        made.settimeout(None)  # with one each call would poll first
         self.epoll.register(made.fileno(), select.EPOLLIN)
         return made
 
