@@ -33,7 +33,11 @@ from bench.lab.trial import SHAPES, Subject, Trial, ids_in, trial
 from bench.lab.weigh import Cores
 from bench.report import RUNS_MIN, plain
 
-OURS = {"steelyard": platform.WORKER, "steelyard, accounting off": platform.UNACCOUNTED}
+OURS = {
+    "steelyard": platform.WORKER,
+    "steelyard, ASGI front": (*platform.VARIANT, "asgi"),
+    "steelyard, accounting off": (*platform.VARIANT, "off"),
+}
 DIRECT = "no gateway"
 _SLOW_SHAPES = frozenset({"J32", "S32", "C1"})
 _SLOW_CONNECTIONS, _SLOW_S = 8, 4.0  # a gateway that needs 20 ms for an answer has some to show then
@@ -43,14 +47,14 @@ def asked(arguments: list[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--only", help="shapes, comma-separated: " + ", ".join(SHAPES))
     parser.add_argument("--peers", help="whom to measure beside: parts of their names, or none; all unless --only")
-    parser.add_argument("--off", action="store_true", help="ours with accounting off too; always in a whole run")
+    parser.add_argument("--variants", default="", help="of ours: asgi, off (the accounting); all in a whole run")
     parser.add_argument("--seconds", type=float, help="of each trial, after its warm-up")
     parser.add_argument("--runs", type=int, default=RUNS_MIN)
     parser.add_argument("--keep", type=Path, metavar="FILE", help="keep each trial there, and do none twice")
     parser.add_argument("--profile", metavar="FILE", help="run the worker under cProfile and leave its figures there")
     options = parser.parse_args(arguments)
     options.whole = options.only is None and options.peers is None and options.runs >= RUNS_MIN
-    options.off = options.off or options.whole
+    options.variants = "asgi,off" if options.whole else options.variants
     options.shapes = options.only.split(",") if options.only else list(SHAPES)
     options.peers = options.peers.split(",") if options.peers else ["none"] if options.only or options.profile else [""]
     if unknown := [shape for shape in options.shapes if shape not in SHAPES]:
@@ -79,12 +83,12 @@ class Bench:
             if any(part in peer.label for part in self.options.peers):
                 self._start_peer(peer)
         for number, (label, launch) in enumerate(OURS.items()):
-            if number and (self.options.profile or not self.options.off):
-                break
+            if number and launch[-1] not in self.options.variants:
+                continue
             wrapped = ("-m", "cProfile", "-o", self.options.profile, *launch) if self.options.profile else launch
             child, port = self.stack.enter_context(self.platform.worker(number, wrapped))
             key, books = self.platform.key, self.platform.books.pid
-            accounted = launch is platform.WORKER
+            accounted = launch[-1] != "off"
             started_s = until_answered(child, port, Load("127.0.0.1", port, 1, 0, key=key).request())
             one = Subject(label, child.pid, port, key, books if accounted else 0, self.platform.settled, started_s)
             self.subjects.append(one)

@@ -18,7 +18,7 @@ from steelyard.kernel.directory import DataDir
 
 MODEL, UPSTREAM, TENANT = "mock", "mock", "acme"
 WORKER = ("-m", "steelyard.processes.worker")
-UNACCOUNTED = ("-m", "bench.lab.unaccounted")
+VARIANT = ("-m", "bench.lab.variant")
 _MONEY = "9000000"
 _SETTLE_S = 120
 _IDLE = 0.02  # of a core

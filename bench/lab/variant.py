@@ -1,12 +1,15 @@
-"""`python -m bench.lab.unaccounted`: the worker with nothing set aside, nothing written down and nothing counted.
+"""`python -m bench.lab.variant asgi|off …`: the worker with one part of it exchanged, for comparison.
 
-The same code but for two parties: a teller that grants everything by itself and a meter that keeps nothing. It shows
+`asgi`: the plain ASGI front where the fast one would be. `off`: nothing set aside, nothing written down and nothing
+counted, by a teller that grants everything itself and a meter that keeps nothing; the rest is the same code. It shows
 what the accounting costs, and is nothing to be served with.
 """
 
 import sys
+from functools import partial
 from typing import Any
 
+from steelyard.gateway.server import public_server
 from steelyard.kernel.records import Granted, HoldAsk, Order, Quote
 from steelyard.kernel.settled import Closed, End
 from steelyard.ledger.teller_client import TellerClient
@@ -71,7 +74,18 @@ class NullReading(Reading):
 
 _NEVER: Closed = None  # type: ignore[assignment]
 
+
+def main() -> int:
+    match sys.argv.pop(1):
+        case "asgi":
+            worker.public_server = partial(public_server, front="asgi")  # type: ignore[attr-defined]
+        case "off":
+            worker.TellerClient = NullTeller  # type: ignore[misc]
+            worker.Meter = NullMeter  # type: ignore[misc]
+        case other:
+            raise SystemExit(f"There is no variant {other!r}.")
+    return worker.main()
+
+
 if __name__ == "__main__":
-    worker.TellerClient = NullTeller  # type: ignore[misc]
-    worker.Meter = NullMeter  # type: ignore[misc]
-    sys.exit(worker.main())
+    sys.exit(main())
