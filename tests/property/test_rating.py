@@ -9,7 +9,7 @@ from steelyard.kernel.quantities import Meter, Usage
 from steelyard.kernel.settled import Closed, End, Opened, Settlement
 from steelyard.kernel.tariff import Tariff, TariffLine
 from steelyard.rating.bounds import affordable_tokens, worst_case_nano
-from steelyard.rating.rate import charge_of, cost_of, rate
+from steelyard.rating.rate import charge_nano, charge_of, cost_of, rate
 
 PICO_PER_NANO = 1000
 pers = st.sampled_from([1, 1_000, 1_000_000, 3_600_000_000_000, 7])
@@ -52,7 +52,8 @@ def test_each_line_is_the_exact_amount_rounded_half_even(usage: Usage, price: Ta
     rated = rate(settlement(usage), price, cost)
     charged, spent = charge_of(usage, price), cost_of(usage, cost)
     lines = {line.meter: line for line in charged + spent}
-    assert set(lines) == {meter for meter in Meter if usage.of(meter) and meter is not Meter.CALL}
+    elsewhere = {Meter.CALL, Meter.GPU}  # of other tariffs: a fee, an engine on GPUs
+    assert set(lines) == {meter for meter in Meter if usage.of(meter) and meter not in elsewhere}
     for meter, line in lines.items():
         priced = line_of(cost if meter in (Meter.CPU, Meter.ENERGY) else price, meter)
         wanted, amount = exact(usage.of(meter), priced), line.amount_nano
@@ -70,6 +71,7 @@ def test_rating_again_gives_the_same(usage: Usage, price: Tariff, cost: Tariff) 
     first, again = rate(settlement(usage), price, cost), rate(settlement(usage), price, cost)
     assert first == again
     shown = charge_of(usage, price), cost_of(usage, cost)
+    assert charge_nano(usage, price) == charge_nano(usage, price) == sum(line.amount_nano for line in shown[0])
     assert [sum(line.amount_nano for line in lines) for lines in shown] == [again.charge_nano, again.cost_nano]
 
 

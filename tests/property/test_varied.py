@@ -14,7 +14,7 @@ from steelyard.kernel.quantities import Meter, Usage
 from steelyard.kernel.settled import Closed, End, Opened, Settlement
 from steelyard.kernel.tariff import Condition, Tariff, TariffLine, Variant
 from steelyard.rating.bounds import affordable_tokens, worst_case_nano
-from steelyard.rating.rate import charge_of, rate
+from steelyard.rating.rate import charge_nano, charge_of, rate
 from steelyard.rating.varied import standing
 
 PROMPT = (Meter.CACHED_INPUT, Meter.CACHE_WRITE, Meter.INPUT)
@@ -144,6 +144,7 @@ def test_rating_and_its_lines_agree(seeds: range) -> None:
         opened = Opened(bytes(16), 0, 0, 1, 1, 1, "m", "local", 1, 2, "CNY", 0, 1, 1, False, price_when=price.met)
         settled = Settlement(opened, Closed(bytes(16), 1, usage, End.COMPLETE, 1, 1))
         charged = sum(line.amount_nano for line in charge_of(usage, price))
+        assert charge_nano(usage, price) == charged
         assert rate(settled, standing(price, 0), COST).charge_nano == charged, seed
 
 

@@ -25,7 +25,7 @@ from steelyard.kernel.money import text_from_nano
 from steelyard.kernel.quantities import Usage
 from steelyard.kernel.records import Caller, Event, Order, Quote
 from steelyard.kernel.tariff import Tariff
-from steelyard.rating.rate import charge_of
+from steelyard.rating.rate import charge_nano
 
 SESSION_HEADER = b"x-steelyard-session"
 FALLBACKS_HEADER = FALLBACKS.encode()
@@ -129,7 +129,7 @@ class Exchange:
 
 def bill_of(price: Tariff, usage: Usage) -> Bill:
     """What this usage costs the customer by the tariff his request was opened with; the posting says the same."""
-    return Bill(sum(line.amount_nano for line in charge_of(usage, price)), price.currency)
+    return Bill(charge_nano(usage, price), price.currency)
 
 
 def _header_text(text: str) -> bytes:

@@ -6,6 +6,7 @@ same settlement and tariffs always give the same amounts). What has no price is 
 
 from collections.abc import Iterable, Mapping, Sequence
 
+from steelyard.kernel import limits
 from steelyard.kernel.errors import BooksError
 from steelyard.kernel.quantities import WORK_METERS, Meter, Usage, Work, counter
 from steelyard.kernel.settled import AmountLine, Opened, Rated, Settlement
@@ -14,6 +15,8 @@ from steelyard.rating.sheet import CALL_METERS, PRICE_METERS, RATE_METERS, Sheet
 from steelyard.rating.varied import Varied
 
 _work_counts = counter(WORK_METERS)
+_kept: dict[int, tuple[Tariff, Sheet | Varied]] = {}
+"""By the identity of the tariff, which is kept alive with it. What is kept is never more than what was made."""
 
 
 def rate(settlement: Settlement, price: Tariff, cost: Tariff, exchange: Tariff | None = None) -> Rated:
@@ -98,6 +101,29 @@ def charge_of(usage: Usage, price: Tariff) -> tuple[AmountLine, ...]:
     Of a tariff with variants those count whose conditions are met by `price.met`.
     """
     return _lines(usage, price, PRICE_METERS)
+
+
+def charge_nano(usage: Usage, price: Tariff) -> int:
+    """What the lines of `charge_of` add up to. For those who ask with every request: a tariff is made ready once."""
+    sheet = _ready(price)
+    if isinstance(sheet, Varied):
+        return sum(sheet.amounts(usage, price.met))
+    return sum(
+        sheet.amounts((usage.input, usage.cached_input, usage.output, usage.cache_write, usage.reasoning))
+    )  # in the order of PRICE_METERS
+
+
+def _ready(price: Tariff) -> Sheet | Varied:
+    """One that has variants is another object for each request (`met`), and not worth keeping."""
+    kept = _kept.get(id(price))
+    if kept is not None and kept[0] is price:
+        return kept[1]
+    sheet = _sheet(price, PRICE_METERS)
+    if not price.variants:
+        if len(_kept) >= limits.TARIFFS_READY_MAX:
+            _kept.clear()
+        _kept[id(price)] = price, sheet
+    return sheet
 
 
 def cost_of(usage: Usage, cost: Tariff) -> tuple[AmountLine, ...]:
