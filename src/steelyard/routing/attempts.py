@@ -7,9 +7,9 @@ how to put on record that another is called, come in.
 
 import asyncio
 from collections import deque
-from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from types import TracebackType
-from typing import NamedTuple, Self
+from typing import NamedTuple, Protocol, Self
 
 from steelyard.kernel import limits
 from steelyard.kernel.clock import NS_PER_S, Clock
@@ -20,7 +20,14 @@ from steelyard.routing.health import ELSEWHERE
 from steelyard.routing.router import Router
 
 Said = tuple[int, Event, Usage]
-Speech = AsyncGenerator[Said, None]
+
+
+class Speech(Protocol):
+    """What an offer says; `aclose()` ends the call."""
+
+    def __aiter__(self) -> AsyncIterator[Said]: ...
+    def __anext__(self) -> Awaitable[Said]: ...
+    def aclose(self) -> Awaitable[None]: ...
 
 
 class Ways(NamedTuple):

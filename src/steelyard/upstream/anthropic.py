@@ -4,8 +4,6 @@ Owns the exchange: what is sent where, how an answer or a refusal comes back, ho
 and metered. Knows no money and no customer dialect.
 """
 
-from collections.abc import AsyncGenerator
-
 import msgspec
 from msgspec import Raw
 
@@ -19,10 +17,10 @@ from steelyard.upstream.anthropic_fault import refusal
 from steelyard.upstream.anthropic_names import in_canonical_words
 from steelyard.upstream.anthropic_request import Sent, request_of
 from steelyard.upstream.credential import Credential
-from steelyard.upstream.hearing import hear
+from steelyard.upstream.hearing import Heard
 from steelyard.upstream.http1 import header_block
 from steelyard.upstream.pool import Pool, Request, Response
-from steelyard.upstream.protocol import writes_only
+from steelyard.upstream.protocol import Events, writes_only
 
 VERSION = "2023-06-01"
 """The dialect's version that every server of it knows. Ours, not the customer's: his answer is made here."""
@@ -68,13 +66,13 @@ class Anthropic:
     def name(self) -> str:
         return self._name
 
-    def stream(
-        self, offer: Offer, params: dict[str, Raw], max_tokens: int, request_id: bytes
-    ) -> AsyncGenerator[Event, None]:
+    def stream(self, offer: Offer, params: dict[str, Raw], max_tokens: int, request_id: bytes) -> Events:
         """See `Upstream.stream`. The prompt's counts are exact from the first event, the output's at the last."""
         sent = request_of(self._name, offer, params, max_tokens)
         request = self._request(offer, "/v1/messages", sent, sent.body)
-        return hear(self._pool, request, Answer(self._name, len(sent.body)), _Voice(self._name, self._credential, sent))
+        return Heard(
+            self._pool, request, Answer(self._name, len(sent.body)), _Voice(self._name, self._credential, sent)
+        )
 
     async def read(self, offer: Offer, capability: Capability, params: dict[str, Raw]) -> Event:
         raise writes_only(self._name, capability)  # the dialect has no place for it

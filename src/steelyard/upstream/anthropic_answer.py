@@ -5,7 +5,7 @@ is null or zero there says nothing. A block of thinking ends with its signature,
 be handed back as it was.
 """
 
-from collections.abc import Iterator
+from collections.abc import Sequence
 from typing import Any
 
 import msgspec
@@ -16,6 +16,7 @@ from steelyard.kernel.errors import UpstreamError
 from steelyard.kernel.quantities import Usage
 from steelyard.kernel.records import CallPiece, Event
 from steelyard.upstream.anthropic_fault import Complaint, failed
+from steelyard.upstream.sse import EventReader
 from steelyard.upstream.tally import Tally
 
 log = structlog.get_logger()
@@ -86,6 +87,7 @@ class Answer:
     def __init__(self, upstream: str, asked_bytes: int) -> None:
         self.done = False
         self._upstream = upstream
+        self._reader = EventReader(upstream)
         self._tally = Tally(upstream, asked_bytes)
         self._ready: list[Event] = []
         self._texts: list[str] = []
@@ -99,6 +101,11 @@ class Answer:
         self._prompt: tuple[int, int, int] | None = None  # fresh, written to a cache, read from it
         self._output: int | None = None
         self._thought_tokens: int | None = None
+
+    def hear(self, read: bytes) -> None:
+        """See `hearing.Hearing`."""
+        for data in self._reader.feed(read):
+            self.take(data)
 
     def take(self, data: bytes) -> None:
         """Read one event. Raises UpstreamError for an error in the stream or an event that cannot be read."""
@@ -187,11 +194,11 @@ class Answer:
         if isinstance(thought, int):
             self._thought_tokens = max(0, thought)
 
-    def events(self) -> Iterator[Event]:
+    def events(self) -> Sequence[Event]:
         """What is new since the last time; the finish is kept for `end`, when the last count is known."""
         self._flush()
         ready, self._ready = self._ready, []
-        return iter(ready)
+        return ready
 
     def _flush(self) -> None:
         if self._texts or self._reasoning or self._calls:

@@ -4,8 +4,6 @@ Always streamed, and asked for what is new only; a model that sends all of it ag
 and no customer dialect.
 """
 
-from collections.abc import AsyncGenerator
-
 from msgspec import Raw
 
 from steelyard.kernel import limits
@@ -17,10 +15,10 @@ from steelyard.upstream.credential import Credential
 from steelyard.upstream.dashscope import FAULTS
 from steelyard.upstream.dashscope_native_answer import Answer
 from steelyard.upstream.dashscope_native_request import request_of
-from steelyard.upstream.hearing import hear
+from steelyard.upstream.hearing import Heard
 from steelyard.upstream.openai_fault import refusal
 from steelyard.upstream.pool import Pool, Request, Response
-from steelyard.upstream.protocol import writes_only
+from steelyard.upstream.protocol import Events, writes_only
 from steelyard.upstream.vendor import Asked
 
 _BASE = "/api/v1"
@@ -45,13 +43,11 @@ class DashScopeNative:
     def name(self) -> str:
         return self._name
 
-    def stream(
-        self, offer: Offer, params: dict[str, Raw], max_tokens: int, request_id: bytes
-    ) -> AsyncGenerator[Event, None]:
+    def stream(self, offer: Offer, params: dict[str, Raw], max_tokens: int, request_id: bytes) -> Events:
         """See `Upstream.stream`. Counts are the vendor's own from the first event."""
         asked = Asked(self._name, offer.upstream_model, params, max_tokens)
         sent = request_of(asked)
-        return hear(self._pool, self._request(offer, "POST", sent.path, sent.body), Answer(asked), self)
+        return Heard(self._pool, self._request(offer, "POST", sent.path, sent.body), Answer(asked), self)
 
     async def read(self, offer: Offer, capability: Capability, params: dict[str, Raw]) -> Event:
         raise writes_only(self._name, capability)

@@ -4,7 +4,7 @@ Usage comes with every chunk and is cumulative: the last one counts. The text ma
 (see `growth`), in a string or in parts; an end that has not come is the string "null"; an error has a `code`.
 """
 
-from collections.abc import Iterator
+from collections.abc import Sequence
 from typing import Any
 
 import msgspec
@@ -16,6 +16,7 @@ from steelyard.kernel.records import CallPiece, Event
 from steelyard.upstream.dashscope import FAULTS
 from steelyard.upstream.growth import Growth
 from steelyard.upstream.openai_fault import Complaint, failed
+from steelyard.upstream.sse import EventReader
 from steelyard.upstream.tally import Tally
 from steelyard.upstream.vendor import Asked
 
@@ -100,6 +101,7 @@ class Answer:
 
     def __init__(self, asked: Asked) -> None:
         self._upstream = asked.upstream
+        self._reader = EventReader(asked.upstream)
         self._tally = Tally(asked.upstream, asked.text_bytes)
         self._text, self._thought = Growth(asked.upstream), Growth(asked.upstream)
         self._known: dict[int, _CallSaid] = {}
@@ -109,6 +111,11 @@ class Answer:
         self._logprobs: list[Any] = []
         self._finish: str | None = None
         self._counts: Usage | None = None
+
+    def hear(self, read: bytes) -> None:
+        """See `hearing.Hearing`."""
+        for data in self._reader.feed(read):
+            self.take(data)
 
     def take(self, data: bytes) -> None:
         """Read one event. Raises UpstreamError for an error in the stream or an event that cannot be read."""
@@ -172,10 +179,11 @@ class Answer:
         fresh = prompt - cached - written
         self._counts = Usage(fresh, cached, said.output, cache_write=written, reasoning=said.reasoning)
 
-    def events(self) -> Iterator[Event]:
+    def events(self) -> Sequence[Event]:
         """What is new since the last time; the finish is kept for `end`, when the last count is known."""
-        if self._texts or self._reasoning or self._calls or self._logprobs:
-            yield self._event(self._counts or self._tally.low(), None)
+        if not (self._texts or self._reasoning or self._calls or self._logprobs):
+            return ()
+        return (self._event(self._counts or self._tally.low(), None),)
 
     def end(self) -> Event:
         """The last event. Raises UpstreamError when the answer had not come to its end."""

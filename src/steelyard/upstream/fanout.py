@@ -5,8 +5,9 @@ see single sequences and the counts are summed here. Closing the iterator cancel
 """
 
 import asyncio
-from collections.abc import AsyncGenerator, Callable, Mapping
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import aclosing
+from typing import Protocol, Self
 
 from msgspec import Raw
 
@@ -15,31 +16,78 @@ from steelyard.kernel.errors import UpstreamError
 from steelyard.kernel.offers import Capability, Offer
 from steelyard.kernel.quantities import Usage
 from steelyard.kernel.records import Event, Order, Quote
-from steelyard.upstream.protocol import Upstream
+from steelyard.upstream.protocol import Events, Upstream
 
 _EVENTS_QUEUED_MAX = 16
 _NOTHING = Usage()
 
 
-async def call(
-    upstream: Upstream, offer: Offer, order: Order, max_tokens: int
-) -> AsyncGenerator[tuple[int, Event, Usage], None]:
-    """Yield (sequence, its event, usage of all sequences so far). Raises UpstreamError as the upstream does."""
+Said = tuple[int, Event, Usage]
+
+
+class Speech(Protocol):
+    """What an order's sequences say: (sequence, its event, usage of all sequences so far). `aclose()` cancels them."""
+
+    def __aiter__(self) -> AsyncIterator[Said]: ...
+    def __anext__(self) -> Awaitable[Said]: ...
+    def aclose(self) -> Awaitable[None]: ...
+
+
+def call(upstream: Upstream, offer: Offer, order: Order, max_tokens: int) -> Speech:
+    """Ask for all sequences. The iterator raises UpstreamError as the upstream does."""
     if order.capability is not Capability.TEXT:
-        read = believed(await upstream.read(offer, order.capability, order.params), offer)
-        yield 0, read, read.usage
-        return
+        return _read(upstream, offer, order)
     if order.sequences == 1:
-        told = _NOTHING
-        async with aclosing(upstream.stream(offer, order.params, max_tokens, order.request_id)) as events:
-            async for event in events:
-                if believed(event, offer).usage.generated > max_tokens and is_too_much(event, told):
-                    last = cut(event, told)
-                    yield 0, last, last.usage
-                    return
-                told = event.usage
-                yield 0, event, told
-        return
+        return _Sole(upstream, offer, order, max_tokens)
+    return _counted(upstream, offer, order, max_tokens)
+
+
+class _Sole:
+    """The only sequence of an order. No async generator: one of those costs a microsecond for every event."""
+
+    __slots__ = ("_events", "_max_tokens", "_offer", "_order", "_over", "_told", "_upstream")
+
+    def __init__(self, upstream: Upstream, offer: Offer, order: Order, max_tokens: int) -> None:
+        self._upstream = upstream
+        self._offer = offer
+        self._order = order
+        self._max_tokens = max_tokens
+        self._events: Events | None = None  # an upstream that refuses at once does it when it is awaited
+        self._told = _NOTHING
+        self._over = False
+
+    def __aiter__(self) -> Self:
+        return self
+
+    async def __anext__(self) -> Said:
+        if self._over:
+            raise StopAsyncIteration
+        events = self._events
+        if events is None:
+            order = self._order
+            events = self._events = self._upstream.stream(self._offer, order.params, self._max_tokens, order.request_id)
+        event = await events.__anext__()
+        usage = believed(event, self._offer).usage
+        if usage.output + usage.reasoning > self._max_tokens and is_too_much(event, self._told):
+            self._over = True
+            event = cut(event, self._told)
+            await events.aclose()
+            return 0, event, event.usage
+        self._told = usage
+        return 0, event, usage
+
+    async def aclose(self) -> None:
+        self._over = True
+        if self._events is not None:
+            await self._events.aclose()
+
+
+async def _read(upstream: Upstream, offer: Offer, order: Order) -> AsyncGenerator[Said, None]:
+    read = believed(await upstream.read(offer, order.capability, order.params), offer)
+    yield 0, read, read.usage
+
+
+async def _counted(upstream: Upstream, offer: Offer, order: Order, max_tokens: int) -> AsyncGenerator[Said, None]:
     async with aclosing(_merged(upstream, offer, order, max_tokens)) as merged:
         usages = [Usage()] * order.sequences
         async for sequence, event in merged:
@@ -47,9 +95,7 @@ async def call(
             yield sequence, event, sum(usages, Usage())
 
 
-def speaking(
-    upstreams: Mapping[str, Upstream], order: Order
-) -> Callable[[Quote], AsyncGenerator[tuple[int, Event, Usage], None]]:
+def speaking(upstreams: Mapping[str, Upstream], order: Order) -> Callable[[Quote], Speech]:
     """How to call whoever a quote names for this order."""
     return lambda quote: call(upstreams[quote.offer.upstream], quote.offer, order, quote.max_tokens)
 

@@ -1,6 +1,6 @@
 """Which adapter speaks to an upstream: the offer says its kind. Knows no dialect itself."""
 
-from collections.abc import AsyncGenerator, Callable
+from collections.abc import Callable
 from functools import partial
 
 from msgspec import Raw
@@ -21,7 +21,7 @@ from steelyard.upstream.moonshot import MOONSHOT
 from steelyard.upstream.openai import OpenAI
 from steelyard.upstream.openai_models import OPENAI
 from steelyard.upstream.pool import Pool
-from steelyard.upstream.protocol import Upstream
+from steelyard.upstream.protocol import Events, Upstream
 from steelyard.upstream.stepfun import STEPFUN
 from steelyard.upstream.zhipu import ZHIPU
 
@@ -55,9 +55,7 @@ class ByKind:
     def name(self) -> str:
         return self._name
 
-    def stream(
-        self, offer: Offer, params: dict[str, Raw], max_tokens: int, request_id: bytes
-    ) -> AsyncGenerator[Event, None]:
+    def stream(self, offer: Offer, params: dict[str, Raw], max_tokens: int, request_id: bytes) -> Events:
         return self._adapter(offer.kind).stream(offer, params, max_tokens, request_id)
 
     async def read(self, offer: Offer, capability: Capability, params: dict[str, Raw]) -> Event:

@@ -4,8 +4,6 @@ Owns the exchange: what is sent where, with which credential, and how an answer 
 does differently stands in its `Vendor`. Knows no money and no customer dialect.
 """
 
-from collections.abc import AsyncGenerator
-
 import msgspec
 import structlog
 from msgspec import Raw
@@ -18,11 +16,12 @@ from steelyard.kernel.offers import Capability, Offer
 from steelyard.kernel.records import Event
 from steelyard.upstream.balance import Balance
 from steelyard.upstream.credential import Credential, Signed
-from steelyard.upstream.hearing import hear
+from steelyard.upstream.hearing import Heard
 from steelyard.upstream.openai_answer import Answer
 from steelyard.upstream.openai_fault import refusal
 from steelyard.upstream.openai_reading import PATHS, answer_of
 from steelyard.upstream.pool import Pool, Request, Response
+from steelyard.upstream.protocol import Events
 from steelyard.upstream.vendor import ANY_VENDOR, WITHHELD, Asked, Vendor
 from steelyard.upstream.whose import not_carried
 
@@ -54,9 +53,7 @@ class OpenAI:
     def name(self) -> str:
         return self._name
 
-    def stream(
-        self, offer: Offer, params: dict[str, Raw], max_tokens: int, request_id: bytes
-    ) -> AsyncGenerator[Event, None]:
+    def stream(self, offer: Offer, params: dict[str, Raw], max_tokens: int, request_id: bytes) -> Events:
         """See `Upstream.stream`. Counts before the closing ones are lower estimates unless the server tells its own."""
         vendor = self._vendor
         path = vendor.completion_path if "prompt" in params else vendor.chat_path
@@ -64,7 +61,7 @@ class OpenAI:
             raise not_carried(self._name, "prompt", "this model answers conversations only; ask /v1/chat/completions")
         asked = Asked(self._name, offer.upstream_model, params, max_tokens)
         request = self._request(offer, "POST", path, _encode(vendor.fields(asked)))
-        return hear(self._pool, request, (vendor.hearing or Answer)(vendor, asked), self)
+        return Heard(self._pool, request, (vendor.hearing or Answer)(vendor, asked), self)
 
     async def read(self, offer: Offer, capability: Capability, params: dict[str, Raw]) -> Event:
         fields = {name: value for name, value in params.items() if name not in WITHHELD}

@@ -4,7 +4,7 @@ Owns the rules for its counts: usage may come never, once, in every chunk or twi
 counts and none is ever added. Before it comes, what has been delivered is counted low, because a count never falls.
 """
 
-from collections.abc import Iterator
+from collections.abc import Sequence
 from typing import Any
 
 import msgspec
@@ -16,10 +16,14 @@ from steelyard.kernel.records import CallPiece, Event
 from steelyard.upstream.growth import Growth
 from steelyard.upstream.openai_counts import Counts
 from steelyard.upstream.openai_fault import Body, failed
+from steelyard.upstream.runs import Run, Runs
+from steelyard.upstream.sse import EventReader
 from steelyard.upstream.tally import Tally
 from steelyard.upstream.vendor import FAILED, Asked, Vendor
 
 _DONE = b"[DONE]"
+_TEXTS = ("content", "text", "reasoning_content", "reasoning")
+_THOUGHTS = frozenset({"reasoning_content", "reasoning"})
 
 
 class _Function(msgspec.Struct):
@@ -48,6 +52,9 @@ class _Delta(msgspec.Struct, frozen=True):
     reasoning_details: Any = None  # OpenRouter, MiniMax: a list of pieces, some with a `text`
     refusal: str | None = None
     tool_calls: list[_Call] | None = None
+
+
+_NOTHING = _Delta()
 
 
 class _Choice(msgspec.Struct):
@@ -102,6 +109,9 @@ class Answer:
         self.done = False
         self._vendor = vendor
         self._upstream = asked.upstream
+        self._most = asked.max_tokens
+        self._reader = EventReader(asked.upstream)
+        self._runs = Runs()
         self._tally = Tally(asked.upstream, asked.text_bytes)
         self._stops = asked.stops
         self._text, self._thought = Growth(asked.upstream), Growth(asked.upstream)
@@ -115,6 +125,30 @@ class Answer:
         self._finish: str | None = None
         self._counts: Usage | None = None
 
+    def hear(self, read: bytes) -> None:
+        """See `hearing.Hearing`. One text that repeats itself is no run: each piece has to be looked at."""
+        if self._vendor.may_repeat:
+            for data in self._reader.feed(read):
+                self.take(data)
+            return
+        for found in self._reader.feed_runs(read, self._runs):
+            if isinstance(found, bytes):
+                self.take(found)
+            else:
+                self._take_run(found)
+
+    def _take_run(self, run: Run) -> None:
+        """What `_choice` does with such events, for all of them at once."""
+        if not run.pieces:
+            return
+        if run.field in _THOUGHTS:
+            self._reasoning.append(run.text)
+            self._tally.think(run.text, run.pieces)
+        else:
+            self._texts.append(run.text)
+            self._tally.say(run.text)
+            self._tally.pieces += run.pieces
+
     def take(self, data: bytes) -> None:
         """Read one chunk. Raises UpstreamError for an error in the stream or a chunk that cannot be read."""
         if data == _DONE:
@@ -126,15 +160,18 @@ class Answer:
             raise UpstreamError(self._upstream, f"sent a chunk that cannot be read ({error})") from None
         if (complaint := chunk.complaint(is_answer=chunk.choices is not None)) is not None:
             raise failed(self._upstream, complaint, self._vendor.faults)
-        for choice in chunk.choices or ():
+        choices = chunk.choices or ()
+        for choice in choices:
             self._choice(choice)
             if choice.usage is not None:
                 self._count(choice.usage)
         if chunk.usage is not None:
             self._count(chunk.usage)
+        elif len(choices) == 1 and (field := _only(choices[0])):
+            self._runs.learn(field, data)
 
     def _choice(self, choice: _Choice) -> None:
-        delta = choice.delta or _Delta()
+        delta = choice.delta or _NOTHING
         text, reasoning = self._new(choice, delta)
         for said, kept in ((text, self._texts), (delta.refusal or "", self._refusal)):
             if said:
@@ -179,10 +216,14 @@ class Answer:
         if found is not None:
             self._counts = found
 
-    def events(self) -> Iterator[Event]:
+    def events(self) -> Sequence[Event]:
         """What is new since the last time; the finish is kept for `end`, when the last count is known."""
-        if self._texts or self._reasoning or self._refusal or self._calls or self._logprobs:
-            yield self._event(self._counts or self._tally.low(), None)
+        if not (self._texts or self._reasoning or self._refusal or self._calls or self._logprobs):
+            return ()
+        counts = self._counts
+        if self.done and self._finish is not None and counts is not None and counts.generated <= self._most:
+            return ()  # it goes with the end; were that beyond the cap, what was said would be kept from the customer
+        return (self._event(counts or self._tally.low(), None),)
 
     def end(self) -> Event:
         """The last event. Raises UpstreamError when the answer had not come to its end."""
@@ -191,21 +232,44 @@ class Answer:
         return self._event(self._counts or self._tally.estimate(), self._finish)
 
     def _event(self, usage: Usage, finish: str | None) -> Event:
-        usage = self._tally.rising(usage)
+        usage, estimated = self._tally.rising(usage), self._counts is None
+        text = "".join(self._texts)
+        self._texts.clear()
+        if finish is None and not (self._reasoning or self._refusal or self._calls or self._logprobs):
+            return Event(text, usage, estimated=estimated)
         event = Event(
-            text="".join(self._texts),
+            text=text,
             usage=usage,
             finish=finish,
             logprobs=Raw(_encode({"content": self._logprobs})) if self._logprobs else None,
             reasoning="".join(self._reasoning),
             tool_calls=tuple(self._calls),
             refusal="".join(self._refusal),
-            estimated=self._counts is None,
+            estimated=estimated,
             stop_text=None if finish is None else self._stop_text,
         )
-        for kept in (self._texts, self._reasoning, self._refusal, self._calls, self._logprobs):
+        for kept in (self._reasoning, self._refusal, self._calls, self._logprobs):
             kept.clear()
         return event
+
+
+def _only(choice: _Choice) -> str:
+    """The field in which a choice says a text, if it says nothing else."""
+    delta = choice.delta or _NOTHING
+    if (
+        choice.finish_reason
+        or choice.logprobs is not None
+        or choice.usage is not None
+        or choice.stop_reason is not None
+        or choice.matched_stop is not None
+        or delta.refusal
+        or delta.tool_calls
+        or delta.reasoning_details is not None
+    ):
+        return ""
+    texts = (delta.content, choice.text, delta.reasoning_content, delta.reasoning)
+    said = [field for field, text in zip(_TEXTS, texts, strict=True) if text]
+    return said[0] if len(said) == 1 else ""
 
 
 def _thought(piece: Any) -> str:

@@ -4,7 +4,7 @@ Single sequences only: an engine's own `n` was measured to under-report usage, s
 dialect of a customer and no money.
 """
 
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncIterator, Awaitable
 from typing import Protocol
 
 from msgspec import Raw
@@ -15,6 +15,14 @@ from steelyard.kernel.offers import Capability, Offer
 from steelyard.kernel.records import Event
 
 
+class Events(Protocol):
+    """What a sequence says; an async generator is one. `aclose()` cancels at the upstream at once."""
+
+    def __aiter__(self) -> AsyncIterator[Event]: ...
+    def __anext__(self) -> Awaitable[Event]: ...
+    def aclose(self) -> Awaitable[None]: ...
+
+
 class Upstream(Protocol):
     """A served model, seen from a worker."""
 
@@ -23,10 +31,8 @@ class Upstream(Protocol):
         """The word offers, costs and energy clocks know this upstream by."""
         ...
 
-    def stream(
-        self, offer: Offer, params: dict[str, Raw], max_tokens: int, request_id: bytes
-    ) -> AsyncGenerator[Event, None]:
-        """Answer one sequence. An async generator: `aclose()` cancels at the upstream at once.
+    def stream(self, offer: Offer, params: dict[str, Raw], max_tokens: int, request_id: bytes) -> Events:
+        """Answer one sequence.
 
         One Event per read. `Event.usage` is cumulative, never falls, and is exact after every event: all tokens whose
         text was handed out so far are in it. `finish` comes once, on an event that carries the final counts. Raises

@@ -4,12 +4,15 @@ Owns the cut between events across reads and the bound on an unfinished one. Lin
 which nobody sends, is not a line end here. Only `data` fields are kept. Knows no JSON.
 """
 
+from collections.abc import Iterator
+
 from steelyard.kernel import limits
 from steelyard.kernel.errors import UpstreamError
+from steelyard.upstream.runs import Run, Runs
 
 
 class EventReader:
-    """Feed it reads, get the data of the events that became complete."""
+    """Feed it reads, by one of the two ways; get the data of the events that became complete."""
 
     def __init__(self, upstream: str, *, event_bytes_max: int = limits.SSE_EVENT_BYTES_MAX) -> None:
         self._upstream = upstream
@@ -34,6 +37,36 @@ class EventReader:
                 complete.append(data[0] if len(data) == 1 else b"\n".join(data))
                 data.clear()
                 self._data_bytes = 0
+        self._check_size()
+        return complete
+
+    def feed_runs(self, read: bytes, runs: Runs) -> Iterator[bytes | Run]:
+        """The same, one after the other; those that `runs` knows how to read by then come as one."""
+        buffer = self._rest + read if self._rest else read
+        data, at = self._data, 0
+        while True:
+            if not data and (found := runs.take(buffer, at)) is not None:
+                run, at = found
+                yield run
+            end = buffer.find(b"\n", at)
+            if end < 0:
+                break
+            line = buffer[at:end]
+            at = end + 1
+            if line.startswith(b"data:"):
+                runs.before = b"data: " if line[5:6] == b" " else b"data:"
+                value = line[len(runs.before) :].removesuffix(b"\r")
+                data.append(value)
+                self._data_bytes += len(value)
+            elif data and (not line or line == b"\r"):
+                whole = data[0] if len(data) == 1 else b"\n".join(data)
+                data.clear()
+                self._data_bytes = 0
+                runs.behind = b"\r\n\r\n" if line else b"\n\n"
+                yield whole
+        self._rest = buffer[at:]
+        self._check_size()
+
+    def _check_size(self) -> None:
         if len(self._rest) + self._data_bytes > self._event_bytes_max:
             raise UpstreamError(self._upstream, f"sent an event of more than {self._event_bytes_max} bytes")
-        return complete

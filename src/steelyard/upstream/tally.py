@@ -30,12 +30,12 @@ class Tally:
 
     def say(self, text: str) -> None:
         """What the answer holds, token by token or not."""
-        self._said_bytes += len(text.encode())
+        self._said_bytes += _bytes_of(text)
 
-    def think(self, text: str) -> None:
-        """A piece of reasoning."""
-        self._thought_bytes += len(text.encode())
-        self.thoughts += 1
+    def think(self, text: str, pieces: int = 1) -> None:
+        """So many pieces of reasoning."""
+        self._thought_bytes += _bytes_of(text)
+        self.thoughts += pieces
 
     def low(self) -> Usage:
         """At least this much, while the counts are still to come."""
@@ -57,6 +57,9 @@ class Tally:
     def rising(self, usage: Usage) -> Usage:
         """These counts, or what was told before where they fell below it."""
         told = self._told
+        if usage.output >= told.output and usage.reasoning >= told.reasoning and usage.prompt >= told.prompt:
+            self._told = usage
+            return usage
         if usage.prompt < told.prompt or usage.generated < told.generated:
             log.warning("usage_fell", upstream=self._upstream, told=told, now=usage)
         output, reasoning = risen(usage, told)
@@ -64,6 +67,10 @@ class Tally:
         fresh = usage.input + max(0, told.prompt - usage.prompt)
         self._told = msgspec.structs.replace(usage, input=fresh, output=output, reasoning=reasoning)
         return self._told
+
+
+def _bytes_of(text: str) -> int:
+    return len(text) if text.isascii() else len(text.encode())
 
 
 def risen(now: Usage, told: Usage) -> tuple[int, int]:

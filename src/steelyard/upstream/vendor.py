@@ -56,7 +56,9 @@ class Asked:
     @property
     def text_bytes(self) -> int:
         """How much text the model reads, for estimates of a prompt."""
-        return sum(len(bytes(self.params[name])) for name in ("messages", "prompt", "tools") if name in self.params)
+        return sum(
+            memoryview(self.params[name]).nbytes for name in ("messages", "prompt", "tools") if name in self.params
+        )
 
     @property
     def stops(self) -> list[str]:

@@ -1,0 +1,105 @@
+"""Runs of events that differ from each other in one text only, read in one go.
+
+Most of a stream is the same line over and over with another token in it: once such an event has been read, others of
+its frame need no parser. Owns the proof that nothing but that text differs, byte for byte; whatever is not proved is
+left to the parser of single events. Knows JSON's texts and no dialect.
+"""
+
+import re
+from functools import lru_cache
+from operator import itemgetter
+from typing import NamedTuple
+
+import msgspec
+
+_TRIES_MAX = 8
+"""Events learnt from in vain, after which an upstream is known to change more than the text."""
+_texts_from = msgspec.json.Decoder(list[str]).decode
+_text_from = msgspec.json.Decoder(str).decode
+_REST = re.compile(rb'[^"\\]*(?:\\.[^"\\]*)*"')
+
+
+class Run(NamedTuple):
+    """Texts of one field that came one after the other; `pieces` of them were not empty."""
+
+    field: str
+    text: str
+    pieces: int
+
+
+class Runs:
+    """The frame of one stream's events, as far as it is known."""
+
+    __slots__ = ("_begin", "_between", "_cut", "_ends", "_field", "_tail", "_text", "_tries", "before", "behind")
+
+    def __init__(self) -> None:
+        self.before = self.behind = b""  # what stood on the wire around the data of the last event
+        self._field = ""
+        self._begin = self._tail = self._between = self._cut = b""
+        self._ends = 0  # where a tail stops being JSON
+        self._text = itemgetter(slice(0))  # of an event's data
+        self._tries = 0
+
+    def learn(self, field: str, data: bytes) -> None:
+        """The parser has read `data`, the last event's, and found a text in this field and nothing else in it."""
+        if self._tries >= _TRIES_MAX:
+            return
+        self._tries += 1
+        named = _named(field)
+        found = named.search(data)
+        if found is None or named.search(data, found.end()) is not None:
+            return
+        rest = _REST.match(data, found.end())
+        if rest is None:
+            return
+        start, stop = found.end(), rest.end() - 1
+        if b"\\" in data[:start] or b"\\" in data[stop:]:  # another name for the field may stand there
+            return
+        self._field = field
+        self._begin, self._tail = self.before + data[:start], data[stop:] + self.behind
+        self._between, self._cut = self._tail + self._begin, self.behind + self.before
+        self._ends = len(self.behind)
+        self._text = itemgetter(slice(start, stop - len(data)))
+
+    def take(self, buffer: bytes, at: int) -> tuple[Run, int] | None:
+        """The run that begins at `at`, and where it ends; None where there is none, or it is not surely one."""
+        begin, tail, between = self._begin, self._tail, self._between
+        if not begin or not buffer.startswith(begin, at):
+            return None
+        first = at + len(begin)
+        last = buffer.rfind(between, first)
+        end = buffer.find(tail, first if last < 0 else last + len(between))
+        if end < 0:
+            if last < 0:
+                return None
+            end = last  # the event behind it is not whole yet
+            last = buffer.rfind(between, first, end)
+        try:
+            if last < 0:
+                text = _text_from(b'"%b"' % buffer[first:end])
+                run = Run(self._field, text, 1 if text else 0)
+            else:
+                texts = self._texts(buffer[at + len(self._cut) - self._ends : end + len(tail) - self._ends])
+                run = Run(self._field, "".join(texts), len(texts) - texts.count(""))
+        except (msgspec.DecodeError, UnicodeDecodeError):
+            self._begin = b""  # until another event is learnt from: to fail at every line would take for ever
+            return None
+        self._tries = 0
+        return run, end + len(tail)
+
+    def _texts(self, events: bytes) -> list[str]:
+        """What stands in the place of the text in each of these events. Raises DecodeError when it is no text, or when
+        they are not alike otherwise."""
+        pieces = [*map(self._text, events.split(self._cut))]
+        start, stop = len(self._begin) + self._ends - len(self._cut), len(events) + self._ends - len(self._tail)
+        quoted = b'","'.join(pieces)
+        texts = _texts_from(b'["%b"]' % quoted)
+        alike = self._between.join(pieces) == events[start:stop] and len(texts) == len(pieces)
+        if not alike or b'\\","' in quoted:  # a text that ends so may have gone on into the next one
+            raise msgspec.DecodeError("the events are not of one frame")
+        return texts
+
+
+@lru_cache(maxsize=16)
+def _named(field: str) -> re.Pattern[bytes]:
+    return re.compile(rb'"%b"\s*:\s*"' % re.escape(field.encode()))
