@@ -44,7 +44,7 @@ class _Voice:
     def refusal(self, response: Response, body: bytes) -> UpstreamError:
         if response.status == 200:
             return UpstreamError(self._upstream, "answered without a stream of events")
-        error = refusal(self._upstream, body, response.status, response.headers.get(b"retry-after", b""))
+        error = refusal(self._upstream, body, response.status, response.header(b"retry-after"))
         return in_canonical_words(error, self._sent)
 
     def veiled(self, error: UpstreamError) -> UpstreamError:

@@ -66,7 +66,7 @@ class DashScopeNative:
 
     def refusal(self, response: Response, body: bytes) -> UpstreamError:
         """See `hearing.Voice`."""
-        return refusal(self._name, body, response.status, response.headers.get(b"retry-after", b""), FAULTS)
+        return refusal(self._name, body, response.status, response.header(b"retry-after"), FAULTS)
 
     def veiled(self, error: UpstreamError) -> UpstreamError:
         """See `hearing.Voice`."""

@@ -115,4 +115,4 @@ class Heard:
 
 
 def _is_stream(response: Response) -> bool:
-    return response.headers.get(b"content-type", b"").startswith(b"text/event-stream")
+    return response.header(b"content-type").startswith(b"text/event-stream")

@@ -1,22 +1,26 @@
 """One HTTP/1.1 connection to an upstream: a request out, an answer in, pieces of one read joined.
 
-Owns framing (httptools), back-pressure and the difference between an answer that ended and one that was cut. Knows no
-pool, no retry and no dialect. Answers to HEAD are not understood.
+Owns framing (httptools), back-pressure and the difference between an answer that ended and one that was cut. Of a head
+only what is asked for is looked at. Knows no pool, no retry and no dialect. Answers to HEAD are not understood.
 """
 
 import asyncio
 import ssl
 from collections.abc import Callable
-from dataclasses import dataclass
+from typing import NamedTuple
 
 import httptools
 
 from steelyard.kernel import limits
 from steelyard.kernel.errors import UpstreamError
+from steelyard.kernel.frozen import Record
+from steelyard.kernel.run import Signal
+from steelyard.upstream.wheel import Wheel
+
+_JOINED_BYTES = 16 * 1024  # a body below this is copied behind its head: one buffer is cheaper than two
 
 
-@dataclass(frozen=True, slots=True)
-class Request:
+class Request(Record, frozen=True, gc=False):
     """What to send where. `headers` is a block made by `header_block`; length and host are added here."""
 
     upstream: str
@@ -28,12 +32,13 @@ class Request:
     body: bytes = b""
     tls: bool = False
 
-    def encoded(self) -> bytes:
+    def head(self) -> bytes:
+        """All of the head but the number of bytes that follow it, and the end: the same for every body."""
         host = f"[{self.host}]" if ":" in self.host else self.host
         if self.port != (443 if self.tls else 80):
             host = f"{host}:{self.port}"
-        head = f"{self.method} {self.path} HTTP/1.1\r\nhost: {host}\r\ncontent-length: {len(self.body)}\r\n"
-        return b"".join((head.encode("ascii"), self.headers, b"\r\n", self.body))
+        first = f"{self.method} {self.path} HTTP/1.1\r\nhost: {host}\r\n"
+        return b"".join((first.encode("ascii"), self.headers, b"content-length: "))
 
 
 def header_block(headers: dict[str, str]) -> bytes:
@@ -44,34 +49,69 @@ def header_block(headers: dict[str, str]) -> bytes:
     return b"".join(f"{name}: {value}\r\n".encode("latin-1") for name, value in headers.items())
 
 
+def header_of(head: bytes, name: bytes) -> bytes:
+    """The value of a header, of repeated ones the last; empty when there is none. `name` in lower case."""
+    lines = head[: head.find(b"\r\n\r\n")]
+    at = lines.lower().rfind(b"\n%b:" % name)
+    if at < 0:
+        return b""
+    at += len(name) + 2
+    end = lines.find(b"\n", at)
+    return lines[at : end if end >= 0 else None].strip()
+
+
+class Patience(NamedTuple):
+    """How long a connection may be silent, in seconds."""
+
+    first_byte_s: float = limits.UPSTREAM_FIRST_BYTE_S
+    silence_s: float = limits.UPSTREAM_SILENCE_S  # within an answer
+    idle_s: float = limits.UPSTREAM_IDLE_S  # between two
+
+
+class _Unasked(Exception):
+    """A second answer to one request."""
+
+
 class Connection(asyncio.Protocol):
     """A connection that carries one exchange at a time.
 
     `on_lost` is called once when the connection is gone, whoever closed it.
     """
 
-    def __init__(self, upstream: str, on_lost: Callable[["Connection"], None]) -> None:
+    __slots__ = (
+        *("answered", "complete", "head_done", "on_body", "over_s", "pieces", "resting", "since_s", "stale", "status"),
+        *("upstream", "used", "_error", "_feed", "_head", "_interim", "_kept", "_on_end", "_on_lost", "_parser"),
+        *("_patience", "_paused", "_unread_bytes", "_signal", "_transport", "_wheel"),
+    )
+
+    def __init__(
+        self, upstream: str, wheel: Wheel, patience: Patience, on_lost: Callable[["Connection"], None]
+    ) -> None:
         self.upstream = upstream
         self.used = False  # whether an exchange ran on it before: only then a silent loss may be staleness
+        self.stale = False  # not to be used again: the upstream is elsewhere now
         self.since_s = 0.0  # loop time of the last read, or of becoming idle
         self.over_s: float | None = None  # since when nothing but the end of its answer is awaited, by nobody
         self.status = 0
-        self.headers: dict[bytes, bytes] = {}
         self.answered = False  # a byte of the current answer came
+        self.head_done = False
+        self.complete = False
+        self.pieces: list[bytes] = []  # of the body, not yet read
+        self.resting = True  # no exchange runs on it
         self._on_lost = on_lost
+        self._wheel = wheel
+        self._patience = patience
         self._transport: asyncio.Transport | None = None
-        self._loop = asyncio.get_running_loop()
-        self._parser: httptools.HttpResponseParser | None = None  # None while idle
-        self._head_bytes = 0
-        self._head_done = False
-        self._complete = False
+        self.on_body = self.pieces.append  # called by the parser for each piece, without a frame of ours
+        self._parser = httptools.HttpResponseParser(self)  # one for all answers: it begins anew behind each
+        self._feed: Callable[[bytes], None] = self._parser.feed_data
+        self._head = b""
+        self._interim = 0
         self._kept = False
-        self._until_close = False
-        self._pieces: list[bytes] = []
-        self._piece_bytes = 0
+        self._unread_bytes = 0
         self._paused = False
         self._error: UpstreamError | None = None
-        self._waiter: asyncio.Future[None] | None = None
+        self._signal: Signal[None] | None = None
         self._on_end: Callable[[Connection], None] | None = None
 
     # --- what the pool and the response use
@@ -81,69 +121,61 @@ class Connection(asyncio.Protocol):
         return self._transport is None or self._transport.is_closing()
 
     @property
-    def waiting(self) -> bool:
-        """Whether somebody waits for bytes that do not come."""
-        return self._waiter is not None
+    def reusable(self) -> bool:
+        """Whether no answer is on its way, and the upstream keeps the connection, if it is not `lost`."""
+        return (self.resting or (self.complete and self._kept)) and not self.stale
+
+    def send(self, head: bytes, body: bytes) -> None:
+        """Begin an exchange. `head` is `Request.head()`. Raises UpstreamError when the connection is gone."""
+        self.status = self._interim = 0
+        self._head = b""
+        self.answered = self.head_done = self.complete = self.resting = False
+        self.since_s = self._wheel.now_s
+        transport = self._transport
+        if transport is None or transport.is_closing():
+            raise UpstreamError(self.upstream, "closed the connection", retryable=True)
+        if len(body) < _JOINED_BYTES:
+            transport.write(b"%b%d\r\n\r\n%b" % (head, len(body), body))
+        else:
+            transport.writelines((b"%b%d\r\n\r\n" % (head, len(body)), body))
+
+    def more(self) -> Signal[None]:
+        """To be awaited for what is not there yet. Raises UpstreamError when nothing more will come."""
+        if self._error is not None:
+            raise self._error
+        signal: Signal[None] = Signal()
+        self._signal = signal
+        return signal
+
+    def take(self) -> bytes:
+        """The body bytes that came since the last time; there are some."""
+        pieces = self.pieces
+        read = pieces.pop() if len(pieces) == 1 else b"".join(pieces)
+        if pieces:
+            pieces.clear()
+        if self._unread_bytes:
+            self._unread_bytes = 0
+            if self._paused:
+                self._go_on_reading()
+        return read
 
     @property
-    def reusable(self) -> bool:
-        """Whether the answer was read to its end and the upstream keeps the connection."""
-        return self._complete and self._kept and not self.lost
+    def head(self) -> bytes:
+        """The head of the answer as it came, and maybe what came with it; see `header_of`."""
+        head = self._head
+        if self._interim:
+            for _ in range(self._interim):
+                head = head[head.find(b"\r\n\r\n") + 4 :]
+        return head
 
     def when_ended(self, then: Callable[["Connection"], None]) -> None:
         """Call back once the answer has come to its end; what still comes of it is thrown away."""
-        if self._complete:
+        if self.complete:
             then(self)
             return
         self._on_end = then
-        self.over_s = self._loop.time()
-        self._pieces.clear()
-        if self._paused and self._transport is not None:
-            self._paused = False
-            self._transport.resume_reading()
-
-    @property
-    def resting(self) -> bool:
-        """Whether no exchange runs on it."""
-        return self._parser is None and not self.lost
-
-    def send(self, request: Request) -> None:
-        """Begin an exchange."""
-        self.status = 0
-        self.headers = {}
-        self.answered = self._head_done = self._complete = self._kept = self._until_close = False
-        self._head_bytes = 0
-        self._error = None
-        self._parser = httptools.HttpResponseParser(self)
-        self.since_s = self._loop.time()
-        if self._transport is None or self._transport.is_closing():
-            self._error = UpstreamError(self.upstream, "closed the connection", retryable=True)
-            return
-        self._transport.write(request.encoded())
-
-    async def head(self) -> None:
-        """Return when status and headers are there. Raises UpstreamError; `answered` tells whether anything came."""
-        while not self._head_done:
-            if self._error is not None:
-                raise self._error
-            await self._wait()
-
-    async def read(self) -> bytes:
-        """All body bytes that came since the last read; empty at the end of the body. Raises UpstreamError when cut."""
-        while not self._pieces:
-            if self._complete:
-                return b""
-            if self._error is not None:
-                raise self._error
-            await self._wait()
-        pieces = self._pieces
-        read = pieces[0] if len(pieces) == 1 else b"".join(pieces)
-        pieces.clear()
-        self._piece_bytes = 0
-        if self._paused and self._transport is not None:
-            self._paused = False
-            self._transport.resume_reading()
-        return read
+        self.over_s = self._wheel.now_s
+        self._let_unread_go()
 
     @property
     def session(self) -> ssl.SSLSession | None:
@@ -151,11 +183,18 @@ class Connection(asyncio.Protocol):
         wrapped = self._transport and self._transport.get_extra_info("ssl_object")
         return wrapped.session if wrapped else None
 
+    @property
+    def peer(self) -> str:
+        """The address at the other end."""
+        name = self._transport and self._transport.get_extra_info("peername")
+        return name[0] if name else ""
+
     def rest(self) -> None:
         """Become idle: whatever comes now was not asked for and ends the connection."""
-        self._parser = None
-        self.used = True
-        self.since_s = self._loop.time()
+        self.resting = self.used = True
+        self.since_s = self._wheel.now_s
+        if self.pieces or self._unread_bytes:  # nobody wanted them
+            self._let_unread_go()
 
     def abort(self) -> None:
         """Close at once; unsent bytes are dropped."""
@@ -168,16 +207,35 @@ class Connection(asyncio.Protocol):
         self.abort()
         self._wake()
 
-    async def _wait(self) -> None:
-        self._waiter = self._loop.create_future()
-        try:
-            await self._waiter
-        finally:
-            self._waiter = None
+    def look(self, now_s: float) -> None:
+        """See `Watched.look`."""
+        quiet_s = now_s - self.since_s
+        if self.resting:
+            if quiet_s > self._patience.idle_s:
+                self.abort()
+        elif self._signal is not None:
+            patience_s = self._patience.silence_s if self.answered else self._patience.first_byte_s
+            if quiet_s > patience_s:
+                self.fail(f"said nothing for {patience_s} s")
+        elif self.over_s is not None and now_s - self.over_s > limits.UPSTREAM_END_S:
+            self.abort()
+
+    def _let_unread_go(self) -> None:
+        self.pieces.clear()
+        self._unread_bytes = 0
+        if self._paused:
+            self._go_on_reading()
+
+    def _go_on_reading(self) -> None:
+        self._paused = False
+        if self._transport is not None:
+            self._transport.resume_reading()
 
     def _wake(self) -> None:
-        if self._waiter is not None and not self._waiter.done():
-            self._waiter.set_result(None)
+        """Let whoever waits go on. He may close this connection or use it again at once: to be called last."""
+        signal, self._signal = self._signal, None
+        if signal is not None:
+            signal.give(None)
 
     # --- called by the event loop
 
@@ -185,74 +243,88 @@ class Connection(asyncio.Protocol):
         self._transport = transport  # type: ignore[assignment]  # a stream socket's transport reads and writes
 
     def data_received(self, data: bytes) -> None:
-        if self._parser is None:
+        if self.resting:
             self.abort()
             return
-        self.answered = True
-        self.since_s = self._loop.time()
+        self.since_s = self._wheel.now_s
+        if not self.head_done:
+            self._take_head(data)
+            return
         try:
-            self._parser.feed_data(data)
+            self._feed(data)
+        except httptools.HttpParserError as error:
+            self._misread(error)
+        signal = self._signal
+        if signal is not None:
+            if self.pieces or self.complete:
+                self._signal = None
+                signal.give(None)
+        elif self._on_end is not None:
+            self._throw_away()
+        else:
+            self._unread_bytes += len(data)
+            if self._unread_bytes > limits.UPSTREAM_READ_BYTES and not self._paused and self._transport is not None:
+                self._paused = True
+                self._transport.pause_reading()
+
+    def _take_head(self, data: bytes) -> None:
+        self.answered = True
+        self._head = self._head + data if self._head else data
+        try:
+            self._feed(data)
         except httptools.HttpParserUpgrade:
             self.fail("switched protocols unasked")
             return
         except httptools.HttpParserError as error:
+            self._misread(error)
+        if self.head_done:
+            self._wake()
+        elif len(self._head) > limits.HEADER_BYTES_MAX:
+            self.fail(f"sent headers of more than {limits.HEADER_BYTES_MAX} bytes")
+
+    def _misread(self, error: httptools.HttpParserError) -> None:
+        if self.complete:
+            self._kept = False  # an answer to no request follows: read no more from this upstream
+        else:
             self.fail(f"sent an answer that is not HTTP ({error})")
-            return
-        if not self._head_done:
-            self._head_bytes += len(data)
-            if self._head_bytes > limits.HEADER_BYTES_MAX:
-                self.fail(f"sent headers of more than {limits.HEADER_BYTES_MAX} bytes")
-            return
-        if self._piece_bytes > limits.UPSTREAM_READ_BYTES and not self._paused and self._transport is not None:
-            self._paused = True
-            self._transport.pause_reading()
-        self._wake()
+
+    def _throw_away(self) -> None:
+        """Nobody wants what still comes; when it has come to its end, the connection is free."""
+        self.pieces.clear()
+        then = self._on_end
+        if self.complete and then is not None:
+            self._on_end = self.over_s = None
+            then(self)
 
     def eof_received(self) -> bool:
-        if self._until_close and self._head_done:
-            self._complete = True
-            self._wake()
+        if self.head_done and not self.complete:  # without framing it ends with the connection
+            head = self.head
+            self.complete = not header_of(head, b"content-length") and not header_of(head, b"transfer-encoding")
         return False
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._transport = None
-        if self._parser is not None and not self._complete and self._error is None:
+        if not self.resting and not self.complete and self._error is None:
             told = "closed the connection in the middle of its answer" if self.answered else "closed the connection"
             self._error = UpstreamError(self.upstream, told, retryable=not self.answered)
-        self._wake()
         self._on_lost(self)
+        self._wake()
 
     # --- called by the parser
 
     def on_message_begin(self) -> None:
-        if self._complete:
-            self._kept = False  # a second answer to one request: read no more from this upstream
-
-    def on_header(self, name: bytes, value: bytes) -> None:
-        if not self._complete:
-            self.headers[name.lower()] = value
+        if self.complete:
+            raise _Unasked
 
     def on_headers_complete(self) -> None:
-        if self._complete or self._parser is None:
-            return
         status = self._parser.get_status_code()
         if status < 200:  # "100 Continue" and its kin announce the answer, they are not it
-            self.headers.clear()
+            self._interim += 1
             return
         self.status = status
-        self._head_done = True
+        self.head_done = True
         self._kept = self._parser.should_keep_alive()
-        framed = b"content-length" in self.headers or b"transfer-encoding" in self.headers
-        self._until_close = not framed and status not in {204, 304}
-
-    def on_body(self, body: bytes) -> None:
-        if not self._complete and self._on_end is None:
-            self._pieces.append(body)
-            self._piece_bytes += len(body)
 
     def on_message_complete(self) -> None:
-        if self._head_done:
-            self._complete = True
-            if (then := self._on_end) is not None:
-                self._on_end, self.over_s = None, None
-                self._loop.call_soon(then, self)
+        if self.head_done:
+            self.complete = True

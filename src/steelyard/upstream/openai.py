@@ -103,7 +103,7 @@ class OpenAI:
 
     def refusal(self, response: Response, body: bytes) -> UpstreamError:
         """See `hearing.Voice`."""
-        wait = response.headers.get(b"retry-after", b"")
+        wait = response.header(b"retry-after")
         return refusal(self._name, body, response.status, wait, self._vendor.faults)
 
     def veiled(self, error: UpstreamError) -> UpstreamError:

@@ -1,13 +1,15 @@
 """The pool against a real socket whose other end does exactly what the test says."""
 
 import asyncio
+import socket
 
 import pytest
 from tests.fakes.engine import HEAD, Exchange, ScriptedServer, chunk, scripted
 
 from steelyard.kernel import limits
 from steelyard.kernel.errors import UpstreamError
-from steelyard.upstream.http1 import Request, header_block
+from steelyard.kernel.run import Run
+from steelyard.upstream.http1 import Patience, Request, header_block
 from steelyard.upstream.pool import Pool
 
 
@@ -28,14 +30,14 @@ async def test_a_body_with_a_length_and_its_connection_is_used_again() -> None:
     async with scripted(script) as server:
         response = await pool.request(ask(server, b"one"))
         assert response.status == 200
-        assert response.headers[b"x-thing"] == b"7"
+        assert response.header(b"x-thing") == b"7"
         assert await response.body(100) == b"got one"
         assert await response.read() == b""
         response.close()
         assert await whole(pool, ask(server, b"two")) == b"got two"
         assert server.connections == 1
         assert server.exchanges[0].head == (
-            b"POST /x HTTP/1.1\r\nhost: 127.0.0.1:%d\r\ncontent-length: 3\r\na: b\r\n\r\n" % server.port
+            b"POST /x HTTP/1.1\r\nhost: 127.0.0.1:%d\r\na: b\r\ncontent-length: 3\r\n\r\n" % server.port
         )
         await pool.close()
 
@@ -76,7 +78,7 @@ async def test_interim_answers_are_not_the_answer() -> None:
 
     pool = Pool()
     async with scripted(script) as server, await pool.request(ask(server)) as response:
-        assert (response.status, b"link" in response.headers) == (201, False)
+        assert (response.status, response.header(b"link")) == (201, b"")
         assert await response.body(10) == b"real"
         await pool.close()
 
@@ -257,7 +259,7 @@ async def test_silence_and_a_head_that_does_not_come_are_errors() -> None:
         await exchange.send(HEAD + chunk(b"first"))
         await exchange.gone()
 
-    pool = Pool(first_byte_s=0.05, silence_s=0.05, idle_s=0.02)
+    pool = Pool(patience=Patience(0.05, 0.05, 0.02))
     async with scripted(script) as server:
         with pytest.raises(UpstreamError, match="said nothing") as caught:
             await pool.request(ask(server, b"head"))
@@ -274,7 +276,7 @@ async def test_an_idle_connection_is_closed_before_the_upstream_does_it() -> Non
     async def script(exchange: Exchange) -> None:
         await exchange.answer(b"ok")
 
-    pool = Pool(idle_s=0.02)
+    pool = Pool(patience=Patience(idle_s=0.02))
     async with scripted(script) as server:
         await whole(pool, ask(server))
         async with asyncio.timeout(5):
@@ -359,3 +361,179 @@ async def test_an_answer_that_is_over_and_does_not_end_costs_its_connection(monk
         (host,) = pool._hosts.values()
         assert host.open == 0
         await pool.close()
+
+
+async def test_what_nobody_read_of_one_answer_is_no_part_of_the_next() -> None:
+    async def script(exchange: Exchange) -> None:
+        await exchange.answer(b"answer " + exchange.body)
+
+    pool = Pool()
+    async with scripted(script) as server:
+        for _ in range(2):
+            (await pool.request(ask(server, b"unread"))).close()
+        assert await whole(pool, ask(server, b"read")) == b"answer read"
+        assert server.connections == 1
+        await pool.close()
+
+
+@pytest.mark.parametrize("more", [b"HTTP/1.1 200 OK\r\ncontent-length: 4\r\n\r\nmine", b"HTT", b"nonsense"])
+async def test_what_follows_an_answer_unasked_is_no_answer_to_the_next_request(more: bytes) -> None:
+    async def script(exchange: Exchange) -> None:
+        if exchange.connection == 0:
+            await exchange.send(b"HTTP/1.1 200 OK\r\ncontent-length: 5\r\n\r\nfirst" + more)
+        else:
+            await exchange.answer(b"second")
+
+    pool = Pool()
+    async with scripted(script) as server:
+        assert await whole(pool, ask(server)) == b"first"
+        assert await whole(pool, ask(server)) == b"second"
+        assert server.connections == 2
+        await pool.close()
+
+
+async def test_headers_are_found_whatever_came_with_them_and_after_the_connection_is_used_again() -> None:
+    async def script(exchange: Exchange) -> None:
+        if exchange.body == b"2":
+            await exchange.send(b"HTTP/1.1 100 Continue\r\nX-A: no\r\n\r\nHTTP/1.1 102 Processing\r\n\r\n")
+        lines = b"X-A:  one \r\nx-a: two" + exchange.body, b"Retry-After: 7", b"empty:"
+        await exchange.answer(b"\r\nbody: x\r\n\r\n", 200, *lines)
+
+    pool = Pool()
+    async with scripted(script) as server:
+        first = await pool.request(ask(server, b"1"))
+        await first.body(100)
+        assert first.over
+        second = await pool.request(ask(server, b"2"))
+        assert (first.header(b"x-a"), second.header(b"x-a")) == (b"two1", b"two2")
+        for response in (first, second):
+            assert response.header(b"retry-after") == b"7"
+            assert (response.header(b"empty"), response.header(b"body"), response.header(b"x-b")) == (b"", b"", b"")
+        second.close()
+        assert server.connections == 1
+        await pool.close()
+
+
+async def test_small_writes_are_not_held_back() -> None:
+    async def script(exchange: Exchange) -> None:
+        await exchange.answer(b"ok")
+
+    pool = Pool()
+    async with scripted(script) as server:
+        response = await pool.request(ask(server))
+        connection = response._connection
+        assert connection is not None and connection._transport is not None
+        line = connection._transport.get_extra_info("socket")
+        assert line.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY)
+        response.close()
+        await pool.close()
+
+
+async def test_a_long_body_arrives_whole() -> None:
+    async def script(exchange: Exchange) -> None:
+        await exchange.answer(exchange.body)
+
+    pool = Pool()
+    async with scripted(script) as server:
+        body = bytes(range(256)) * 4096
+        assert await asyncio.wait_for(whole(pool, ask(server, body)), 20) == body
+        await pool.close()
+
+
+async def test_without_a_task_a_request_goes_on_within_the_read_that_brings_its_answer() -> None:
+    """Under a `Run`; another that waited for the connection sends within the same read."""
+
+    async def script(exchange: Exchange) -> None:
+        await exchange.answer(exchange.body)
+
+    pool = Pool(connections_max=1)
+    loop = asyncio.get_running_loop()
+    answers: list[bytes] = []
+
+    async def one(body: bytes) -> None:
+        response = await pool.request(ask(server, body))
+        answers.append(await response.read())
+        assert response.over
+
+    async with scripted(script) as server:
+        runs = [Run(one(b"%d" % number), loop, lambda run: None) for number in range(4)]
+        for run in runs:
+            run.start()
+        async with asyncio.timeout(10):
+            while not all(run.over for run in runs):
+                await asyncio.sleep(0)
+        assert [run.error for run in runs] == [None] * 4
+        assert answers == [b"0", b"1", b"2", b"3"]
+        assert server.connections == 1
+        await pool.close()
+
+
+async def test_a_cancelled_run_closes_its_connection_and_one_that_waits_leaves_the_queue() -> None:
+    gone = asyncio.Event()
+
+    async def script(exchange: Exchange) -> None:
+        if exchange.body == b"0":
+            await exchange.gone()
+            gone.set()
+        else:
+            await exchange.answer(exchange.body)
+
+    pool = Pool(connections_max=1)
+    loop = asyncio.get_running_loop()
+    async with scripted(script) as server:
+        runs = [Run(whole(pool, ask(server, b"%d" % number)), loop, lambda run: None) for number in range(3)]
+        for run in runs:
+            run.start()
+        async with asyncio.timeout(10):
+            while not server.exchanges:
+                await asyncio.sleep(0)
+            runs[1].cancel()
+            runs[0].cancel()
+            await gone.wait()
+            while not runs[2].over:
+                await asyncio.sleep(0)
+        assert runs[2].result == b"2"
+        assert [type(run.error) for run in runs[:2]] == [asyncio.CancelledError] * 2
+        assert [exchange.body for exchange in server.exchanges] == [b"0", b"2"]
+        await pool.close()
+
+
+async def test_who_waits_when_the_pool_is_closed_is_told() -> None:
+    async def script(exchange: Exchange) -> None:
+        await exchange.gone()
+
+    pool = Pool(connections_max=1)
+    async with scripted(script) as server:
+        tasks = [asyncio.ensure_future(pool.request(ask(server))) for _ in range(2)]
+        async with asyncio.timeout(10):
+            while not server.exchanges:
+                await asyncio.sleep(0)
+        await pool.close()
+        errors = await asyncio.gather(*tasks, return_exceptions=True)
+        assert [str(error) for error in errors] == [
+            "closed the connection",
+            "is no longer asked: the platform stops",
+        ]
+        with pytest.raises(UpstreamError, match="no longer asked"):
+            await pool.request(ask(server))
+
+
+async def test_no_more_wait_than_may(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(limits, "UPSTREAM_WAITERS_MAX", 2)
+
+    async def script(exchange: Exchange) -> None:
+        await exchange.gone()
+
+    pool = Pool(connections_max=1)
+    async with scripted(script) as server:
+        tasks = [asyncio.ensure_future(pool.request(ask(server)))]
+        async with asyncio.timeout(10):
+            while not server.exchanges:
+                await asyncio.sleep(0)
+        tasks += [asyncio.ensure_future(pool.request(ask(server))) for _ in range(2)]
+        await asyncio.sleep(0)  # both wait now
+        with pytest.raises(UpstreamError, match="too many requests waiting") as caught:
+            await pool.request(ask(server))
+        assert caught.value.retryable
+        await pool.close()
+        await asyncio.gather(*tasks, return_exceptions=True)
