@@ -15,30 +15,16 @@ clean and every whole answer must have its usage row, or there is no result.
 import argparse
 import json
 import os
-import signal
 import sys
-import tempfile
-from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, replace
 from pathlib import Path
 
-from bench.lab import platform
-from bench.lab.child import Child, free_port, mock, until_answered
-from bench.lab.load import Load
-from bench.lab.peers import PEERS, Missing, Peer, Place
-from bench.lab.platform import Platform
+from bench.lab.peers import PEERS
+from bench.lab.stand import DIRECT, OURS, Stand, stand
 from bench.lab.told import told
 from bench.lab.trial import SHAPES, Subject, Trial, ids_in, trial
-from bench.lab.weigh import Cores
 from bench.report import RUNS_MIN, plain
 
-OURS = {
-    "steelyard": platform.WORKER,
-    "steelyard, ASGI front": (*platform.VARIANT, "asgi"),
-    "steelyard, accounting off": (*platform.VARIANT, "off"),
-}
-DIRECT = "no gateway"
 _SLOW_SHAPES = frozenset({"J32", "S32", "C1"})
 _SLOW_CONNECTIONS, _SLOW_S = 8, 4.0  # a gateway that needs 20 ms for an answer has some to show then
 
@@ -53,8 +39,9 @@ def asked(arguments: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--keep", type=Path, metavar="FILE", help="keep each trial there, and do none twice")
     parser.add_argument("--profile", metavar="FILE", help="run the worker under cProfile and leave its figures there")
     options = parser.parse_args(arguments)
-    options.whole = options.only is None and options.peers is None and options.runs >= RUNS_MIN
-    options.variants = "asgi,off" if options.whole else options.variants
+    options.whole = options.only is None and options.peers is None and not options.profile and options.runs >= RUNS_MIN
+    variants = "asgi,off" if options.whole else options.variants
+    options.ours = [label for label, launch in OURS.items() if launch[-1] in variants or label == "steelyard"]
     options.shapes = options.only.split(",") if options.only else list(SHAPES)
     options.peers = options.peers.split(",") if options.peers else ["none"] if options.only or options.profile else [""]
     if unknown := [shape for shape in options.shapes if shape not in SHAPES]:
@@ -63,55 +50,20 @@ def asked(arguments: list[str] | None = None) -> argparse.Namespace:
 
 
 class Bench:
-    """Subjects, and what was found of each."""
+    """Who is measured, and what was found."""
 
-    def __init__(self, options: argparse.Namespace, folder: Path, stack: ExitStack) -> None:
-        self.options, self.folder, self.stack = options, folder, stack
-        self.cores = Cores.here()
-        self.upstream = stack.enter_context(mock(self.cores, folder / "mock.log"))
-        self.platform = Platform(folder / "data", self.upstream, self.cores)
-        stack.callback(self.platform.stop)
+    def __init__(self, options: argparse.Namespace, place: Stand) -> None:
+        self.options, self.place = options, place
         self.subjects: list[Subject] = []
-        self.skipped: dict[str, str] = {}
-        self.versions: dict[str, str] = {}
         self.found: dict[tuple[str, str], list[Trial]] = {}
         self.answered: set[bytes] = set()
 
     def start(self) -> None:
-        self.subjects.append(Subject(DIRECT, 0, self.upstream, shapes=frozenset({"C1"})))
-        for peer in PEERS:
-            if any(part in peer.label for part in self.options.peers):
-                self._start_peer(peer)
-        for number, (label, launch) in enumerate(OURS.items()):
-            if number and launch[-1] not in self.options.variants:
-                continue
-            wrapped = ("-m", "cProfile", "-o", self.options.profile, *launch) if self.options.profile else launch
-            child, port = self.stack.enter_context(self.platform.worker(number, wrapped))
-            key, books = self.platform.key, self.platform.books.pid
-            accounted = launch[-1] != "off"
-            started_s = until_answered(child, port, Load("127.0.0.1", port, 1, 0, key=key).request())
-            one = Subject(label, child.pid, port, key, books if accounted else 0, self.platform.settled, started_s)
-            self.subjects.append(one)
-
-    def _start_peer(self, peer: Peer) -> None:
-        try:
-            version = peer.version()
-            folder = self.folder / peer.label.partition(" ")[0].strip(",")
-            folder.mkdir()
-            place = Place(free_port(), self.upstream, folder)
-            command = peer.command(place)
-            child = Child(command, self.cores.subject, folder / "log", peer.environment, says_ready=False)
-            self.stack.callback(child.stop, 5)
-            request = Load("127.0.0.1", place.port, 1, 0, key=peer.key).request()
-            started_s = until_answered(child, place.port, request)
-        except (Missing, SystemExit) as error:
-            self.skipped[peer.label] = str(error)
-            print(f"*** SKIPPED {peer.label}: {error}", file=sys.stderr, flush=True)
-            return
-        if version:
-            self.versions[peer.label] = version
-        shapes = _SLOW_SHAPES if peer.slow else frozenset(SHAPES)
-        self.subjects.append(Subject(peer.label, child.pid, place.port, peer.key, started_s=started_s, shapes=shapes))
+        chosen = [peer for peer in PEERS if any(part in peer.label for part in self.options.peers)]
+        self.subjects = [self.place.direct, *filter(None, map(self.place.peer, chosen))]
+        wrap = ("-m", "cProfile", "-o", self.options.profile) if self.options.profile else ()
+        for label in self.options.ours:
+            self.subjects.append(self.place.ours(label, wrap))
 
     def run(self) -> None:
         """Every subject in every shape, in turn, as often as asked."""
@@ -119,25 +71,24 @@ class Bench:
             for shape in self.options.shapes:
                 for subject in self.subjects:
                     done = self.found.setdefault((subject.label, shape), [])
-                    if shape in subject.shapes and len(done) <= turn:
+                    if _can(subject, shape) and len(done) <= turn:
                         done += self._trial(shape, subject)
 
     def _trial(self, shape: str, subject: Subject) -> list[Trial]:
         """One, or none when somebody else's gateway does not stand it. Raises SystemExit when ours does not."""
-        load, ids = SHAPES[shape], self.folder / "ids"
+        load, ids = SHAPES[shape], self.place.folder / "ids"
         if self.options.seconds:
             load = replace(load, seconds=self.options.seconds)
-        if subject.shapes == _SLOW_SHAPES:
+        if subject.slow:
             load = replace(load, connections=min(load.connections, _SLOW_CONNECTIONS), seconds=_SLOW_S)
         if subject.beside and not load.pace_ms:
             load = replace(load, ids=str(ids))
         try:
-            one = trial(shape, load, subject, self.cores)
+            one = trial(shape, load, subject, self.place.cores)
         except SystemExit as error:
             if subject.label in OURS:
                 raise
-            self.skipped[f"{subject.label}, {shape}"] = str(error)
-            print(f"*** SKIPPED {error}", file=sys.stderr, flush=True)
+            self.place.skip(f"{subject.label}, {shape}", str(error))
             return []
         print(said(subject.label, one), file=sys.stderr, flush=True)
         if load.ids:
@@ -156,6 +107,12 @@ class Bench:
                 self.found.setdefault((label, kept["shape"]), []).append(Trial(**kept))
 
 
+def _can(subject: Subject, shape: str) -> bool:
+    if subject.label == DIRECT:
+        return shape == "C1"
+    return not subject.slow or shape in _SLOW_SHAPES
+
+
 def said(label: str, one: Trial) -> str:
     """A trial as one line."""
     times = "gap_" if SHAPES[one.shape].pace_ms else ""
@@ -167,23 +124,17 @@ def said(label: str, one: Trial) -> str:
     )
 
 
-@contextmanager
-def bench(options: argparse.Namespace) -> Iterator[Bench]:
-    with tempfile.TemporaryDirectory(prefix="bench-") as name, ExitStack() as stack:
-        yield Bench(options, Path(name), stack)
-
-
 def main() -> int:
     options = asked()
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # else what was started would go on
-    with bench(options) as lab:
+    with stand() as place:
+        lab = Bench(options, place)
         lab.recall()
         lab.start()
         lab.run()
-        if wrong := lab.platform.lost(lab.answered):
+        if wrong := place.platform.lost(lab.answered):
             raise SystemExit(f"The books of this run are wrong, so there is no result: {wrong}.")
         print(f"The books are right: {len(lab.answered):,} answers, each with its usage row; verify is clean.")
-        told(lab.found, lab.subjects, lab.skipped, lab.versions, written=options.whole and not options.profile)
+        told(lab.found, lab.subjects, place.skipped, place.versions, written=options.whole)
     return 0
 
 

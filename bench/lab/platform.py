@@ -9,7 +9,7 @@ import time
 from collections.abc import Collection, Iterator, Sequence
 from contextlib import closing, contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from bench.lab.child import Child, free_port
 from bench.lab.weigh import Cores, cpu_s
@@ -45,6 +45,30 @@ source = "an upstream for measurements"
 """
 
 
+class Keys(NamedTuple):
+    customer: str
+    operator: str
+
+
+def tell(data: DataDir, op: str, payload: dict[str, Any]) -> Any:
+    """A command for running books."""
+    with Line(data.socket) as line:
+        return line.command(op, payload)
+
+
+def furnish(root: Path, upstream_port: int) -> Keys:
+    """A model at the mock with price and cost, a rich tenant with a key, and an operator, in running books."""
+    data = DataDir(root)
+    tell(data, "prices.load", {"text": _PRICES})
+    tell(data, "tenant.add", {"name": TENANT})
+    tell(data, "wallet.topup", {"tenant": TENANT, "amount": _MONEY})
+    counts = {"context_tokens": 1_000_000, "max_output_tokens": 8192, "default_max_tokens": 512}
+    names = {"name": MODEL, "upstream": UPSTREAM, "upstream_model": MODEL, "kind": "openai"}
+    tell(data, "model.register", names | counts | {"address": f"127.0.0.1:{upstream_port}"})
+    customer = tell(data, "key.add", {"tenant": TENANT, "name": "bench"})
+    return Keys(str(customer["key"]), str(tell(data, "operator.add", {"name": "bench"})["key"]))
+
+
 class Platform:
     """A running installation in a directory of its own."""
 
@@ -56,17 +80,10 @@ class Platform:
         self.books = Child(
             [sys.executable, "-m", "steelyard.processes.books", "--data", str(root)], cores.rest, self._log
         )
-        self.command("prices.load", {"text": _PRICES})
-        self.command("tenant.add", {"name": TENANT})
-        self.command("wallet.topup", {"tenant": TENANT, "amount": _MONEY})
-        self.key = str(self.command("key.add", {"tenant": TENANT, "name": "bench"})["key"])
-        counts = {"context_tokens": 200_000, "max_output_tokens": 8192, "default_max_tokens": 512}
-        names = {"name": MODEL, "upstream": UPSTREAM, "upstream_model": MODEL, "kind": "openai"}
-        self.command("model.register", names | counts | {"address": f"127.0.0.1:{upstream_port}"})
+        self.key = furnish(root, upstream_port).customer
 
     def command(self, op: str, payload: dict[str, Any]) -> Any:
-        with Line(self.data.socket) as line:
-            return line.command(op, payload)
+        return tell(self.data, op, payload)
 
     @contextmanager
     def worker(

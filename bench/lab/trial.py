@@ -36,7 +36,7 @@ class Subject:
     beside: int = 0
     settle: Callable[[], None] = lambda: None
     started_s: float = 0
-    shapes: frozenset[str] = frozenset(SHAPES)
+    slow: bool = False
 
 
 @dataclass(frozen=True, slots=True)
