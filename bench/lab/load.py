@@ -204,6 +204,9 @@ def run(load: Load) -> None:
         client.ask()
         if spread_s:
             _serve(epoll, time.perf_counter() + spread_s * 4)  # streams begin evenly, over four of their intervals
+    patience = time.perf_counter() + _SILENCE_S
+    while load.pace_ms and any(client.left == -1 for client in clients.values()) and time.perf_counter() < patience:
+        _serve(epoll, time.perf_counter() + 0.05)  # until every stream has begun
     _serve(epoll, time.perf_counter() + load.warm_s)
     fresh = Tally()
     for client in clients.values():
