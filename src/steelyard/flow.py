@@ -8,7 +8,6 @@ calls two stages in a row. Knows no HTTP and no SQL: the customer's side is an `
 
 import asyncio
 from collections.abc import Mapping, Sequence
-from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -16,7 +15,7 @@ from steelyard.catalog.costed import Costs
 from steelyard.catalog.tariffs import sold
 from steelyard.identity.keys import authenticate
 from steelyard.kernel.clock import Clock
-from steelyard.kernel.errors import ClientGone, UpstreamError, money_held, wallet_empty
+from steelyard.kernel.errors import ClientGone, UpstreamError
 from steelyard.kernel.quantities import Usage
 from steelyard.kernel.records import Caller, Order, Quote, Terms
 from steelyard.kernel.roles import Answer, Ask, Teller
@@ -30,6 +29,7 @@ from steelyard.routing.attempts import Ways, served
 from steelyard.routing.choose import able, bounds, choose, quoted, sought
 from steelyard.routing.router import Router
 from steelyard.routing.rules import Wanted
+from steelyard.upstream.answer_cache import AnswerCache
 from steelyard.upstream.fanout import at_cap, speaking
 from steelyard.upstream.protocol import Upstream
 
@@ -51,6 +51,7 @@ class House:
     router: Router = field(default_factory=Router)
     estimator: Estimator = field(default_factory=Estimator)
     costs: Costs = field(default_factory=Costs)
+    answers: AnswerCache = field(default_factory=AnswerCache)
 
 
 async def paid_request(house: House, ask: Ask, answer: Answer) -> Settlement:
@@ -85,11 +86,7 @@ async def paid_request(house: House, ask: Ask, answer: Answer) -> Settlement:
     finally:
         closed = reading.close(end)
         house.teller.closed()
-    if last:
-        with suppress(ClientGone):
-            if house.strict:
-                await reading.durable(answer)
-            await answer.send(last)  # to one who is gone as well: what an Idempotency-Key keeps must be whole
+    await reading.deliver_last(answer, last, strict=house.strict)
     return Settlement(reading.opened, closed)
 
 
@@ -99,8 +96,6 @@ async def hold(house: House, caller: Caller, order: Order) -> list[Terms]:
     found = sold(snapshot, sought(snapshot, caller, order), order, priced_ns, caller.currency)
     asks = [hold_ask(one.price, order, caller, bounds(order, one.model), priced_ns) for one in found]
     granted = await house.teller.hold(dearest(asks))
-    if granted.amount_nano < asks[0].floor_nano:
-        raise money_held() if granted.busy else wallet_empty()
     return covered(found, asks, granted, priced_ns)
 
 
@@ -109,10 +104,12 @@ def route(house: House, caller: Caller, order: Order, terms: Sequence[Terms]) ->
     snapshot, now_ns = house.teller.snapshot, house.clock.monotonic_ns()
 
     def quotes_of(one: Terms) -> list[Quote]:
-        offers = choose(one.model, order.capability)
-        found = house.costs.of(snapshot, offers, order, one.priced_ns, caller.currency)
+        found = house.costs.of(snapshot, choose(one.model, order.capability), order, one.priced_ns, caller.currency)
+        reuse = house.answers.look(order, caller, one, snapshot.routes)
+        if reuse is not None and reuse.events:  # it goes to no offer at all
+            return [quoted(caller, one, found[0], reuse)]
         ranked = house.router.rank(Wanted(order, caller, one, snapshot.routes), found, house.estimator, now_ns)
-        return [quoted(caller, one, each) for each in ranked]
+        return [quoted(caller, one, each, reuse) for each in ranked]
 
     return able(terms, quotes_of)
 
@@ -120,7 +117,8 @@ def route(house: House, caller: Caller, order: Order, terms: Sequence[Terms]) ->
 async def relay(house: House, order: Order, quotes: list[Quote], reading: Reading, answer: Answer) -> tuple[End, bytes]:
     """Call upstreams until one speaks, and pass on what it says. Returns the end, and bytes that wait until then."""
     total, end, last = Usage(), End.COMPLETE, b""
-    ways = Ways(house.clock, speaking(house.upstreams, order), reading.move, reading.heard)
+    call = house.answers.speaking(quotes[0], speaking(house.upstreams, order))
+    ways = Ways(house.clock, call, reading.move, reading.heard)
     async with await served(house.router, order, quotes, ways) as speech:
         answer.begin(order, quote := speech.quote)
         async for sequence, event, total in speech:

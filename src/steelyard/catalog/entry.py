@@ -20,6 +20,8 @@ PER = {"1M tokens": 1_000_000, "1K tokens": 1_000, "1 token": 1}
 TOKEN_METERS = {
     str(meter): meter for meter in (Meter.INPUT, Meter.CACHED_INPUT, Meter.CACHE_WRITE, Meter.OUTPUT, Meter.REASONING)
 }
+REUSED_METERS = {str(meter): meter for meter in (Meter.REUSED_INPUT, Meter.REUSED_OUTPUT)}
+"""Of answers that had been given before: customers pay for them, no vendor bills them."""
 
 WORK_PER = {
     "1M characters": (Meter.CHARACTER, 1_000_000),
@@ -126,7 +128,11 @@ def per_in(entry: dict[str, Any]) -> int:
 
 def token_lines(entry: dict[str, Any], per: int) -> tuple[TariffLine, ...]:
     """A line for each token meter that the entry has a price of, and for a fee per call."""
-    lines = [_token_line(entry, field, meter, per) for field, meter in TOKEN_METERS.items() if field in entry]
+    lines = [
+        _token_line(entry, field, meter, per)
+        for field, meter in (TOKEN_METERS | REUSED_METERS).items()
+        if field in entry
+    ]
     return (*lines, _call_line(entry)) if CALL in entry else tuple(lines)
 
 

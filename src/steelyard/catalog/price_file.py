@@ -11,6 +11,7 @@ from typing import Any
 from steelyard.catalog.condition_file import ReadLines, variants_in
 from steelyard.catalog.entry import (
     CALL,
+    REUSED_METERS,
     TOKEN_METERS,
     WORK_PER,
     Wrong,
@@ -51,7 +52,7 @@ _FIELDS = {
 _OF_TEXT = frozenset({"cached_input", "output"})
 """A model that only reads (embeddings, ranks, judges) uses neither: both may be left out together."""
 _MAY_HAVE = {
-    PRICE: ("tier", "cache_write", "reasoning", CALL, "marginal", "when"),
+    PRICE: ("tier", "cache_write", "reasoning", *REUSED_METERS, CALL, "marginal", "when"),
     COST: ("when",),
     _GPUS: ("when",),
     _VENDOR: ("model", "cache_write", "reasoning", CALL, "marginal", "when"),
@@ -64,7 +65,7 @@ _ENGINE_METERS = {
     "kwh": (Meter.ENERGY, MICROJOULES_PER_KWH),
 }
 _VARIES = {
-    PRICE: (*TOKEN_METERS, CALL),
+    PRICE: (*TOKEN_METERS, *REUSED_METERS, CALL),
     COST: ("cpu_hour", "kwh"),
     _GPUS: ("gpu_hour", "kwh"),
     _VENDOR: (*TOKEN_METERS, CALL),
@@ -74,7 +75,7 @@ _WATTS = {
     COST: ("watts_per_busy_core", limits.WATTS_PER_CORE_MAX, "core"),
     _GPUS: ("watts_per_busy_gpu", limits.WATTS_PER_GPU_MAX, "GPU"),
 }
-_NUMBERS = frozenset((*TOKEN_METERS, *_ENGINE_METERS, *(field for field, _, _ in _WATTS.values())))
+_NUMBERS = frozenset((*TOKEN_METERS, *REUSED_METERS, *_ENGINE_METERS, *(field for field, _, _ in _WATTS.values())))
 _OF_VENDORS = frozenset((*TOKEN_METERS, CALL, "model", "per"))
 _OF_GPUS = frozenset({"gpu_hour", "watts_per_busy_gpu"})
 

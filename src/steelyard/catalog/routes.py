@@ -56,7 +56,9 @@ def routes_list(connection: Connection) -> list[Route]:
         policy, guard = row.policy and Policy(row.policy), row.guard and Guard(row.guard)
         lists = (_listed(row.pinned), _listed(row.fallbacks))
         scope = RouteScope(row.scope)
-        found.append(Route(scope, row.subject, policy or None, lists[0], guard or None, lists[1], row.set_ns))
+        found.append(
+            Route(scope, row.subject, policy or None, lists[0], guard or None, lists[1], row.set_ns, row.answers_s)
+        )
     return found
 
 
@@ -70,6 +72,7 @@ def put_route(connection: Connection, rule: Route) -> Route:
         "guard": rule.guard or "",
         "fallbacks": msgspec.json.encode(rule.fallbacks).decode(),
         "set_ns": rule.set_ns,
+        "answers_s": rule.answers_s,
     }
     place = {"scope": rule.scope.value, "subject": rule.subject}
     standing = (columns.scope == rule.scope.value) & (columns.subject == rule.subject)
@@ -132,8 +135,9 @@ def _check(connection: Connection, rule: Route) -> None:
     match rule.scope:
         case RouteScope.MODEL:
             _model_of(known, rule.subject)
-            if rule.fallbacks:
-                raise bad_request("'fallbacks' are allowed by a key: its customer pays for them.", "fallbacks")
+            if rule.fallbacks or rule.answers_s:
+                field = "fallbacks" if rule.fallbacks else "answers_s"
+                raise bad_request(f"'{field}' are allowed by a key: its customer pays for them.", field)
         case RouteScope.KEY:
             key = select(tables.keys.c.id).where(tables.keys.c.id == int(rule.subject))
             if connection.execute(key).scalar_one_or_none() is None:

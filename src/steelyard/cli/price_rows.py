@@ -9,7 +9,10 @@ from steelyard.catalog.standing import Standing
 from steelyard.cli.show import Column, Row, moment, short_moment, words
 
 _UNITS = {1: "token", 1000: "1K tokens", 1_000_000: "1M tokens"}
-_METERS = ("input", "cached_input", "cache_write", "output", "reasoning", "cpu", "gpu", "energy")
+_METERS = (
+    *("input", "cached_input", "cache_write", "output", "reasoning", "reused_input", "reused_output"),
+    *("cpu", "gpu", "energy"),
+)
 
 
 def _price(title: str, meter: str) -> Column:
@@ -18,6 +21,12 @@ def _price(title: str, meter: str) -> Column:
 
 def _counts(row: Row) -> str:
     return {True: "now", None: "by request", False: ""}[row["counts"]]
+
+
+def _reused(row: Row) -> str:
+    """What an answer that was given before costs: its prompt and its output."""
+    found = [str(row["prices"].get(meter, "–")) for meter in ("reused_input", "reused_output")]
+    return " / ".join(found) if found != ["–", "–"] else ""
 
 
 PRICE_COLUMNS = (
@@ -29,6 +38,7 @@ PRICE_COLUMNS = (
     _price("Written", "cache_write"),
     _price("Output", "output"),
     _price("Reasoning", "reasoning"),
+    Column("Reused", _reused, right=True),
     words("Unit", "unit"),
     moment("Next change", "next_ns"),
     words("When", "words"),

@@ -18,9 +18,13 @@ from steelyard.reports.usage import USAGE_BY, usage
 
 _TOKENS = (
     count("Requests", "requests"),
-    Column("Prompt", lambda row: f"{row['input'] + row['cached_input'] + row['cache_write']:,}", right=True),
+    Column(
+        "Prompt",
+        lambda row: f"{row['input'] + row['cached_input'] + row['cache_write'] + row['reused_input']:,}",
+        right=True,
+    ),
     count("of it cached", "cached_input"),
-    Column("Output", lambda row: f"{row['output'] + row['reasoning']:,}", right=True),
+    Column("Output", lambda row: f"{row['output'] + row['reasoning'] + row['reused_output']:,}", right=True),
     count("of it reasoning", "reasoning"),
 )
 _MONEY = (
@@ -150,8 +154,8 @@ def _statement_rows(found: Statement) -> list[dict[str, object]]:
             line.model,
             -line.amount_nano,
             requests=line.requests,
-            prompt=line.input + line.cached_input + line.cache_write,
-            output=line.output + line.reasoning,
+            prompt=line.input + line.cached_input + line.cache_write + line.reused_input,
+            output=line.output + line.reasoning + line.reused_output,
         )
         for line in found.charges
     ]

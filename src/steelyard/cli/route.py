@@ -33,6 +33,7 @@ _RULES = (
     _joined("pinned", "Pinned to"),
     words("Guard", "guard"),
     _joined("fallbacks", "Fallbacks"),
+    _bound("answers_s", "Answers kept, s"),
 )
 _OFFERS = (
     words("Model", "model"),
@@ -51,6 +52,7 @@ _OFFERS = (
         "steelyard route set --model deepseek-flash --policy cheapest --guard reroute",
         "steelyard route set --model glm-5 --pin zhipu --pin ark",
         "steelyard route set --key 7 --policy fastest --fallback qwen3-max",
+        "steelyard route set --key 7 --answers 3600",
         "steelyard route offer deepseek-flash deepseek --concurrency 200 --tpm 1000000",
         "steelyard route alias gpt-4o-mini deepseek-flash",
         "steelyard route retry zhipu",
@@ -69,6 +71,13 @@ def route() -> None:
 @click.option("--guard", type=click.Choice([*Guard, "none"]), help="What becomes of a loss (models only).")
 @click.option(
     "--fallback", "fallbacks", multiple=True, metavar="MODEL", help="May answer instead (keys only); repeatable."
+)
+@click.option(
+    "--answers",
+    "answers_s",
+    type=click.IntRange(0, limits.ANSWER_CACHED_S_MAX),
+    metavar="SECONDS",
+    help="The same request gets the same answer for so long, at its own price; 0 stops that (keys only).",
 )
 @at_desk
 def route_set(desk: Desk, show: Show, /, **asked: Any) -> None:

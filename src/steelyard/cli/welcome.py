@@ -165,6 +165,8 @@ _QUANTITIES: dict[Meter, tuple[str, Callable[[int], str]]] = {
     Meter.CACHE_WRITE: ("prompt tokens written to a cache", str),
     Meter.OUTPUT: ("output tokens", str),
     Meter.REASONING: ("reasoning tokens", str),
+    Meter.REUSED_INPUT: ("prompt tokens of an answer given before", str),
+    Meter.REUSED_OUTPUT: ("output tokens of an answer given before", str),
     Meter.CALL: ("requests", str),
     Meter.CPU: ("cost: engine CPU", lambda ns: f"{ns / NS_PER_S:.3f} s"),
     Meter.GPU: ("cost: engine GPU", lambda ns: f"{ns / NS_PER_S:.3f} s"),

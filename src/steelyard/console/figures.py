@@ -11,7 +11,15 @@ from steelyard.kernel.quantities import Meter
 from steelyard.kernel.settled import AmountLine
 
 NONE = "–"
-_OF_TOKENS = (Meter.INPUT, Meter.CACHED_INPUT, Meter.CACHE_WRITE, Meter.OUTPUT, Meter.REASONING)
+_OF_TOKENS = (
+    Meter.INPUT,
+    Meter.CACHED_INPUT,
+    Meter.CACHE_WRITE,
+    Meter.OUTPUT,
+    Meter.REASONING,
+    Meter.REUSED_INPUT,
+    Meter.REUSED_OUTPUT,
+)
 _PER = {
     **{(meter, 10**6): "1M" for meter in _OF_TOKENS},
     **{(meter, 1000): "1K" for meter in _OF_TOKENS},

@@ -113,7 +113,7 @@ class Tile:
 
 def _tiles(t: Words, today: Sequence[Totals]) -> list[Tile]:
     requests = sum(one.requests for one in today)
-    cached = sum(one.cached_input for one in today)
+    cached = sum(one.cached_input + one.reused_input for one in today)
     prompt = sum(one.prompt for one in today)
     output = sum(one.generated for one in today)
     energy_uj = sum(one.energy_uj for one in today)

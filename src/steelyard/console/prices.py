@@ -21,7 +21,10 @@ from steelyard.kernel.records import Snapshot
 from steelyard.kernel.tariff import DAYS, Condition
 from steelyard.upstream.sealed import key_variable
 
-_METERS = ("input", "cached_input", "cache_write", "output", "reasoning", "cpu", "gpu", "energy")
+_METERS = (
+    *("input", "cached_input", "cache_write", "output", "reasoning", "reused_input", "reused_output"),
+    *("cpu", "gpu", "energy"),
+)
 _UNITS = {1_000_000: "1M", 1_000: "1K", 1: "1"}
 
 

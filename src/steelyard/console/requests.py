@@ -84,7 +84,7 @@ def _row(row: RequestRow) -> dict[str, object]:
         "tenant": row.tenant,
         "model": row.model,
         "prompt": figures.count(row.prompt),
-        "cached": figures.count(row.cached_input),
+        "cached": figures.count(row.cached_input + row.reused_input),
         "output": figures.count(row.generated),
         "first": figures.duration(row.first_token_ns),
         "total": figures.duration(row.duration_ns),

@@ -241,6 +241,8 @@ WORDS = {
     "meter.cache_write": "Prompt, written to cache",
     "meter.output": "Output",
     "meter.reasoning": "Reasoning",
+    "meter.reused_input": "Prompt of an answer given before",
+    "meter.reused_output": "Output given before",
     "meter.call": "Request",
     "meter.character": "Characters",
     "meter.second": "Sound or video",

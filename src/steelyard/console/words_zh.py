@@ -234,6 +234,8 @@ WORDS = {
     "meter.cache_write": "输入（写入缓存）",
     "meter.output": "输出",
     "meter.reasoning": "推理",
+    "meter.reused_input": "输入（复用答案）",
+    "meter.reused_output": "输出（复用答案）",
     "meter.call": "请求次数",
     "meter.character": "字符",
     "meter.second": "音频或视频时长",

@@ -37,9 +37,9 @@ def usage_object(usage: Usage, bill: "Bill | None" = None) -> dict[str, Any]:
         "prompt_tokens": usage.prompt,
         "completion_tokens": usage.generated,
         "total_tokens": usage.total,
-        "prompt_tokens_details": {"cached_tokens": usage.cached_input, "cache_write_tokens": usage.cache_write},
+        "prompt_tokens_details": {"cached_tokens": usage.from_cache, "cache_write_tokens": usage.cache_write},
         "completion_tokens_details": {"reasoning_tokens": usage.reasoning},
-        "prompt_cache_hit_tokens": usage.cached_input,
+        "prompt_cache_hit_tokens": usage.from_cache,
         "prompt_cache_miss_tokens": usage.input + usage.cache_write,
     }
     if bill is not None:

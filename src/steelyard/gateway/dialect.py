@@ -62,6 +62,10 @@ class Asked:
             raise bad_request(f"{FALLBACKS} names at most {limits.FALLBACKS_MAX} models.", FALLBACKS)
         return replace(self, order=msgspec.structs.replace(self.order, fallbacks=names))
 
+    def with_reuse(self, header: bytes) -> "Asked":
+        """The same, with the customer's word about answers that were given before."""
+        return replace(self, order=msgspec.structs.replace(self.order, reuse=header.decode("utf-8", "replace")))
+
     def in_own_words(self, error: UpstreamError) -> UpstreamError:
         """An upstream's refusal of a canonical field, told about the field that the customer sent."""
         if not self.places and not self.names:

@@ -29,6 +29,7 @@ from steelyard.rating.rate import charge_nano
 
 SESSION_HEADER = b"x-steelyard-session"
 FALLBACKS_HEADER = FALLBACKS.encode()
+REUSE_HEADER = b"x-steelyard-cache"
 log = structlog.get_logger()
 
 
@@ -40,6 +41,7 @@ class Exchange:
     holds_back = False
     session = b""  # as a header names it
     fallbacks = b""
+    reuse = b""
     _bill: Callable[[Usage], Bill]
     _quote: Quote
     _final: bytes | None = None  # the piece after which nothing follows
@@ -65,6 +67,8 @@ class Exchange:
             self.asked = self.asked.in_session(self.session)
         if self.fallbacks:
             self.asked = self.asked.with_fallbacks(self.fallbacks)
+        if self.reuse:
+            self.asked = self.asked.with_reuse(self.reuse)
         self._form = self.asked.form
         return self.asked.order
 
@@ -87,6 +91,8 @@ class Exchange:
             self._headers.append((b"x-steelyard-max-tokens-lowered", str(quote.max_tokens).encode()))
         if quote.model != order.model:  # an alias, or one that answered in its place
             self._headers.append((b"x-steelyard-model", _header_text(quote.model)))
+        if quote.reuse is not None:
+            self._headers.append((REUSE_HEADER, quote.reuse.said.encode()))
         if self.asked.unknown:
             self._headers.append((b"x-steelyard-ignored", _header_text(",".join(self.asked.unknown))))
 
@@ -182,6 +188,7 @@ class HotUrl:
         exchange = self._make(self._dialect, wire, heads, request_id, self._now_ns)
         exchange.session = heads.get(SESSION_HEADER, b"")
         exchange.fallbacks = heads.get(FALLBACKS_HEADER, b"")
+        exchange.reuse = heads.get(REUSE_HEADER, b"")
         await at_the_border(self._dialect, wire, request_id, self._paid(wire, heads, exchange))
 
     async def _paid(self, wire: Wire, heads: Heads, exchange: Exchange) -> None:

@@ -26,7 +26,7 @@ def usage_object(usage: Usage, bill: Bill | None = None) -> dict[str, Any]:
     shown: dict[str, Any] = {
         "input_tokens": usage.input,
         "cache_creation_input_tokens": usage.cache_write,
-        "cache_read_input_tokens": usage.cached_input,
+        "cache_read_input_tokens": usage.from_cache,
         "output_tokens": usage.generated,
         "output_tokens_details": {"thinking_tokens": usage.reasoning},
         "service_tier": "standard",

@@ -29,7 +29,7 @@ def usage_object(usage: Usage, bill: Bill | None = None) -> dict[str, Any]:
     costs so far stands under `steelyard`."""
     shown: dict[str, Any] = {
         "input_tokens": usage.prompt,
-        "input_tokens_details": {"cached_tokens": usage.cached_input, "cache_write_tokens": usage.cache_write},
+        "input_tokens_details": {"cached_tokens": usage.from_cache, "cache_write_tokens": usage.cache_write},
         "output_tokens": usage.generated,
         "output_tokens_details": {"reasoning_tokens": usage.reasoning},
         "total_tokens": usage.total,

@@ -145,8 +145,8 @@ def cancelling(job: Job, now_ns: int) -> Job:
 def uncounted(connection: Connection, request_ids: Sequence[bytes]) -> list[bytes]:
     """Which of these died with their worker before anything of them was counted. One that is not posted yet is not."""
     usage = tables.usage.c
-    prompt = usage.input + usage.cached_input + usage.cache_write
-    nothing = prompt + usage.output + usage.reasoning == 0
+    prompt = usage.input + usage.cached_input + usage.cache_write + usage.reused_input
+    nothing = prompt + usage.output + usage.reasoning + usage.reused_output == 0
     query = select(usage.request_id).where(
         usage.request_id.in_(request_ids), usage.end == End.WORKER_DIED.value, nothing
     )

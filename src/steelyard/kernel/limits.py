@@ -171,6 +171,14 @@ ANSWER_REPORTS_MAX = 256  # answers of one worker that the books have not taken 
 ANSWER_REPORT_WAIT_S = 1  # the end of an answer waits this long for the books to keep it
 ANSWER_PIECE_BYTES = 64 * 1024  # of a replayed answer
 
+# the answer cache, in each worker
+ANSWER_CACHED_S = 3600  # how old an answer may be where nobody says otherwise
+ANSWER_CACHED_S_MAX = 24 * 3600
+ANSWER_CACHED_BYTES_MAX = 1024 * 1024  # of one answer
+ANSWER_CACHE_BYTES_MAX = 64 * 1024 * 1024
+ANSWER_CACHE_BYTES_PER_TENANT_MAX = 16 * 1024 * 1024
+ANSWER_CACHE_ENTRIES_MAX = 50_000
+
 # files
 FILE_BYTES_MAX = 200 * 1024 * 1024
 FILE_BLOCK_BYTES = 1024 * 1024  # of an upload, written at once

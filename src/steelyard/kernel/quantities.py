@@ -20,6 +20,8 @@ class Meter(StrEnum):
     CACHE_WRITE = "cache_write"  # prompt tokens computed afresh and written to a vendor's cache
     OUTPUT = "output"  # tokens generated, reasoning apart
     REASONING = "reasoning"  # tokens generated that were reasoning
+    REUSED_INPUT = "reused_input"  # prompt tokens of an answer that was given before: nothing was computed
+    REUSED_OUTPUT = "reused_output"  # ... and its own tokens, reasoning included
     CALL = "call"  # a request of which something was delivered
     CHARACTER = "character"  # of a text that is spoken
     SECOND = "second"  # milliseconds of sound or video
@@ -32,9 +34,9 @@ class Meter(StrEnum):
     MONEY = "money"  # nano-units of another currency
 
 
-INPUT_METERS = (Meter.CACHED_INPUT, Meter.CACHE_WRITE, Meter.INPUT)
+INPUT_METERS = (Meter.REUSED_INPUT, Meter.CACHED_INPUT, Meter.CACHE_WRITE, Meter.INPUT)
 """What a prompt is counted by, in the order of a prompt: what is read from a cache stands before what is not."""
-OUTPUT_METERS = (Meter.REASONING, Meter.OUTPUT)
+OUTPUT_METERS = (Meter.REUSED_OUTPUT, Meter.REASONING, Meter.OUTPUT)
 """What an answer is counted by, in its order."""
 
 
@@ -66,20 +68,32 @@ class Usage(msgspec.Struct, frozen=True, array_like=True, gc=False):
     energy_uj: int = 0
     cache_write: int = 0
     reasoning: int = 0
+    reused_input: int = 0  # of an answer out of the answer cache, which has nothing in the other buckets
+    reused_output: int = 0
 
     @property
     def prompt(self) -> int:
         """Prompt tokens as the OpenAI dialect counts them: those read from a cache and written to one included."""
-        return self.input + self.cached_input + self.cache_write
+        return self.input + self.cached_input + self.cache_write + self.reused_input
 
     @property
     def generated(self) -> int:
         """All output tokens, reasoning included: what a cap bounds."""
-        return self.output + self.reasoning
+        return self.output + self.reasoning + self.reused_output
 
     @property
     def total(self) -> int:
         return self.prompt + self.generated
+
+    @property
+    def from_cache(self) -> int:
+        """Prompt tokens that nobody computed: what dialects call cached."""
+        return self.cached_input + self.reused_input
+
+    @property
+    def is_reused(self) -> bool:
+        """Whether nothing was computed for it, and no vendor bills it."""
+        return self.reused_output > 0 or self.reused_input > 0
 
     @property
     def call(self) -> int:
@@ -95,6 +109,8 @@ class Usage(msgspec.Struct, frozen=True, array_like=True, gc=False):
             self.energy_uj + other.energy_uj,
             self.cache_write + other.cache_write,
             self.reasoning + other.reasoning,
+            self.reused_input + other.reused_input,
+            self.reused_output + other.reused_output,
         )
 
     def of(self, meter: Meter) -> int:
@@ -110,16 +126,16 @@ class Usage(msgspec.Struct, frozen=True, array_like=True, gc=False):
                 return self.output
             case Meter.REASONING:
                 return self.reasoning
+            case Meter.REUSED_INPUT | Meter.REUSED_OUTPUT:
+                return self.reused_input if meter is Meter.REUSED_INPUT else self.reused_output
             case Meter.CALL:
                 return self.call
             case Meter.CPU | Meter.GPU:
                 return self.cpu_ns
             case Meter.ENERGY:
                 return self.energy_uj
-            case Meter.CHARACTER | Meter.SECOND | Meter.IMAGE | Meter.PAGE | Meter.GB_DAY:
-                return 0  # see Work
-            case Meter.MONEY:
-                return 0  # no usage has any: a rate prices what a vendor's tariff has come to
+            case Meter.CHARACTER | Meter.SECOND | Meter.IMAGE | Meter.PAGE | Meter.GB_DAY | Meter.MONEY:
+                return 0  # see Work; a rate prices what a vendor's tariff has come to
             case _:
                 assert_never(meter)
 

@@ -14,6 +14,7 @@ from steelyard.kernel.frozen import JournalRecord, Record
 from steelyard.kernel.left import Left
 from steelyard.kernel.offers import Capability, Model, Offer
 from steelyard.kernel.quantities import Usage
+from steelyard.kernel.reuse import Reuse
 from steelyard.kernel.routes import Routes
 from steelyard.kernel.tariff import Tariff
 
@@ -153,6 +154,7 @@ class Order(Record, frozen=True):
     tier: str = ""  # which of the model's prices count (catalog.tariffs); fixed with the tariff
     fallbacks: tuple[str, ...] = ()  # models that may answer in the place of this one, best first
     session: bytes = b""  # the customer's word for what belongs together; empty: none
+    reuse: str = ""  # his word about answers that were given before, see upstream.answer_cache; empty: none
 
 
 class Terms(Record, frozen=True):
@@ -180,6 +182,7 @@ class Quote(Record, frozen=True):
     lease: str = ""
     left: Left | None = None
     rate_id: int = 0  # what the vendor's currency is worth in the customer's; 0: they are the same
+    reuse: Reuse | None = None  # None: the answer cache is not asked
 
     @property
     def model(self) -> str:

@@ -44,6 +44,7 @@ class Route(Record, frozen=True):
     guard: Guard | None = None
     fallbacks: tuple[str, ...] = ()  # models a key lets answer in the place of the one it asked for, best first
     set_ns: int = 0
+    answers_s: int = 0  # of a key: how old an answer may be that is given again; 0: only where he asks for it
 
 
 class Routes(Record, frozen=True):

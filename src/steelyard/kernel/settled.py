@@ -12,6 +12,8 @@ from steelyard.kernel.frozen import JournalRecord, Record
 from steelyard.kernel.quantities import Meter, Usage
 from steelyard.kernel.why import Tried
 
+_NOTHING = Usage()
+
 
 class End(StrEnum):
     """Why a request ended."""
@@ -116,7 +118,9 @@ class Closed(JournalRecord, frozen=True, tag=int(Kind.CLOSED)):
 
     @property
     def billed(self) -> Usage:
-        """What a vendor bills: all he said, also what did not reach the customer any more."""
+        """What a vendor bills: all he said, also what did not reach the customer, and nothing he did not say."""
+        if self.usage.is_reused:
+            return _NOTHING
         return self.usage if self.heard is None else self.heard
 
 
@@ -190,4 +194,5 @@ class Receipt(Record, frozen=True):
     chain: str | None = None  # the hash of the posting batch, hexadecimal
     cache_write_tokens: int = 0  # of `prompt_tokens`, like the cached ones
     reasoning_tokens: int = 0  # of `output_tokens`
+    reused_tokens: int = 0  # of both: the answer had been given before
     estimated: bool = False

@@ -74,11 +74,15 @@ class UsageRow(NamedTuple):
     price_when: int = 0
     cost_when: int = 0
     thinking: int = 0
+    reused_input: int = 0
+    reused_output: int = 0
 
 
 PRIVATE = ("upstream", "cost_id", "cpu_ns", "energy_uj", "cpu_cost_nano", "energy_cost_nano")
 """Columns of a usage row that are our own affair: a customer who checks his row gets their salted digest only."""
-LATER = ("cache_write", "reasoning", "estimated", "price_when", "thinking")
+LATER = (
+    "cache_write", "reasoning", "estimated", "price_when", "thinking", "reused_input", "reused_output",
+)  # fmt: skip
 """Columns that batches from before them have not hashed. Behind the others they count as far as the last that says
 something, so a row in which none does is hashed as it always was."""
 LATER_PRIVATE = (

@@ -106,6 +106,7 @@ def _spent(connection: Connection, window: tuple[int, int]) -> dict[tuple[Scope,
 def _recent(connection: Connection, now_ns: int) -> Mapping[tuple[Scope, int], list[tuple[int, int]]]:
     usage = tables.usage.c
     tokens = usage.input + usage.cached_input + usage.cache_write + usage.output + usage.reasoning
+    tokens += usage.reused_input + usage.reused_output
     query = select(usage.tenant_id, usage.project_id, usage.key_id, usage.opened_ns, tokens).where(
         *_opened(now_ns - 2 * WINDOW_NS, now_ns + WINDOW_NS)
     )

@@ -348,7 +348,8 @@ def settlement_of(row: UsageRow) -> Settlement:
         price_when=row.price_when, cost_when=row.cost_when, thinking=row.thinking,
     )  # fmt: skip
     usage = Usage(
-        row.input, row.cached_input, row.output, row.cpu_ns, row.energy_uj, row.cache_write, row.reasoning
+        row.input, row.cached_input, row.output, row.cpu_ns, row.energy_uj, row.cache_write, row.reasoning,
+        row.reused_input, row.reused_output,
     )  # fmt: skip
     closed = Closed(
         row.request_id, row.closed_ns, usage, row.end, row.first_token_ns, row.duration_ns, row.short_by_one_read,
@@ -362,13 +363,14 @@ def _rollup_queries(grain: str, length_ns: int) -> tuple[str, str]:
     keys = "tenant_id, model, currency"
     summed = (
         f"SELECT closed_ns - closed_ns % {length_ns} AS start_ns, {keys}, count(*), sum(input), sum(cached_input),"  # noqa: S608
-        " sum(output), sum(cpu_ns), sum(energy_uj), sum(cache_write), sum(reasoning), sum(charge_nano),"
+        " sum(output), sum(cpu_ns), sum(energy_uj), sum(cache_write), sum(reasoning),"
+        " sum(reused_input), sum(reused_output), sum(charge_nano),"
         " sum(cpu_cost_nano + energy_cost_nano + vendor_cost_nano)"
         f" FROM usage GROUP BY 1, {keys}"
     )
     stored = (
         f"SELECT start_ns, {keys}, requests, input, cached_input, output, cpu_ns, energy_uj, cache_write, reasoning,"  # noqa: S608
-        " charge_nano, cost_nano"
+        " reused_input, reused_output, charge_nano, cost_nano"
         f" FROM rollups WHERE grain = '{grain}'"
     )
     return summed, stored

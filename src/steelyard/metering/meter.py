@@ -5,9 +5,10 @@ requests in flight. Knows no prices. Invariant I6: usage in a close record has l
 """
 
 import asyncio
+from contextlib import suppress
 
 from steelyard.kernel.clock import Clock
-from steelyard.kernel.errors import BooksError, overloaded, unavailable
+from steelyard.kernel.errors import BooksError, ClientGone, overloaded, unavailable
 from steelyard.kernel.quantities import Usage
 from steelyard.kernel.records import Order, Quote
 from steelyard.kernel.roles import Answer
@@ -253,6 +254,15 @@ class Reading:
         self._gauge = meter._energy.gauge(offer.upstream)
         self._opened_cpu_ns = self._gauge.per_sequence_ns()
 
+    async def deliver_last(self, answer: Answer, piece: bytes, *, strict: bool) -> None:
+        """Send what had to wait for the close record, if anything had to; `strict`: until that is on the medium."""
+        if not piece:
+            return
+        with suppress(ClientGone):
+            if strict:
+                await self.durable(answer)
+            await answer.send(piece)  # to one who is gone as well: what an Idempotency-Key keeps must be whole
+
     async def durable(self, answer: Answer) -> None:
         """Return when the close record is on the medium, or when the customer has gone.
 
@@ -282,7 +292,9 @@ def settled_usage(opened: Opened, delivered: Usage, end: End, cpu_ns: int, watts
     if delivered.generated == 0 and opened.max_tokens and not end.whole:
         return Usage(cpu_ns=cpu_ns, energy_uj=energy)
     fresh, cached, output = delivered.input, delivered.cached_input, delivered.output
-    return Usage(fresh, cached, output, cpu_ns, energy, delivered.cache_write, delivered.reasoning)
+    written, reasoning = delivered.cache_write, delivered.reasoning
+    reused = delivered.reused_input, delivered.reused_output
+    return Usage(fresh, cached, output, cpu_ns, energy, written, reasoning, *reused)
 
 
 def beyond(settled: Usage, heard: Usage | None) -> Usage | None:

@@ -35,6 +35,7 @@ _SLOT_WORDS = 32  # 256 bytes, so that no slot straddles a sector of the medium
 _STATE, _ID_HIGH, _ID_LOW, _INTENT, _COMMIT, _FIRST_TOKEN_NS, _LAST_NS, _WATTS_MILLI = range(8)
 _BANK = 8
 _BANK_WORDS = 8
+_REUSED = 2  # beside `estimated` in its word: input and output are those of an answer that was given before
 _SYSTEM_DISK = Disk()
 
 
@@ -69,8 +70,9 @@ class SlotState(Record, frozen=True):
         return _tokens(self.intended) != _tokens(self.committed)
 
 
-def _tokens(usage: Usage) -> tuple[int, int, int, int, int]:
-    return usage.input, usage.cached_input, usage.cache_write, usage.output, usage.reasoning
+def _tokens(usage: Usage) -> tuple[int, ...]:
+    counts = usage.input, usage.cached_input, usage.cache_write, usage.output, usage.reasoning
+    return *counts, usage.reused_input, usage.reused_output
 
 
 class Slots:
@@ -205,13 +207,16 @@ class Slots:
         words, at = self._words, _at(index)
         generation = words[at + _COMMIT] + 1
         bank = at + _BANK + (generation & 1) * _BANK_WORDS
-        words[bank] = usage.input
+        if usage.is_reused:  # it has nothing in the other buckets
+            words[bank], words[bank + 2] = usage.reused_input, usage.reused_output
+            words[bank + 6] = _REUSED | estimated
+        else:
+            words[bank], words[bank + 2] = usage.input, usage.output
+            words[bank + 6] = estimated
         words[bank + 1] = usage.cached_input
-        words[bank + 2] = usage.output
         words[bank + 3] = cpu_ns
         words[bank + 4] = usage.cache_write
         words[bank + 5] = usage.reasoning
-        words[bank + 6] = estimated
         words[at + _INTENT] = generation
 
     def commit(self, index: int, last_ns: int = 0) -> None:
@@ -237,7 +242,7 @@ class Slots:
             first_token_ns=words[at + _FIRST_TOKEN_NS],
             last_ns=words[at + _LAST_NS],
             watts_milli=words[at + _WATTS_MILLI],
-            estimated=bool(committed[6]),
+            estimated=bool(committed[6] & ~_REUSED),
         )
 
     def close(self) -> None:
@@ -273,7 +278,9 @@ class Slots:
 
 
 def _usage_of(bank: list[int]) -> Usage:
-    fresh, cached, output, cpu_ns, cache_write, reasoning, *_ = bank
+    fresh, cached, output, cpu_ns, cache_write, reasoning, flags, *_ = bank
+    if flags & _REUSED:
+        return Usage(0, 0, 0, cpu_ns, reused_input=fresh, reused_output=output)
     return Usage(fresh, cached, output, cpu_ns, 0, cache_write, reasoning)
 
 

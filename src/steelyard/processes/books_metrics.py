@@ -53,6 +53,9 @@ class BooksMetrics:
             tokens[model, "cache_write"] += usage.cache_write
             tokens[model, "output"] += usage.output
             tokens[model, "reasoning"] += usage.reasoning
+            if usage.is_reused:
+                tokens[model, "reused_input"] += usage.reused_input
+                tokens[model, "reused_output"] += usage.reused_output
             charges[model, currency] += rated.charge_nano
             costs[model, currency] += rated.cost_nano
             oldest_ns = min(oldest_ns, closed.closed_ns)

@@ -204,7 +204,7 @@ class _Replay:
         committed = Usage() if slot is None else slot.committed
         short = True if slot is None else slot.short_by_one_read
         name = opened.request_id.hex()
-        for what in ("input", "cached_input", "cache_write", "output", "reasoning"):
+        for what in ("input", "cached_input", "cache_write", "output", "reasoning", "reused_input", "reused_output"):
             billed, left = getattr(closed.usage, what), getattr(committed, what)
             if billed > left:
                 self._complain("I6", f"{name} is billed {billed} {what} tokens, {left} had left")

@@ -42,6 +42,7 @@ class _Set(_Of, frozen=True, kw_only=True):
     pinned: tuple[_Name, ...] | None = None
     guard: str | None = None
     fallbacks: tuple[_Name, ...] | None = None
+    answers_s: Annotated[int, Meta(ge=0, le=limits.ANSWER_CACHED_S_MAX)] | None = None
 
 
 class _Offered(catalog.OfferRule, frozen=True, kw_only=True):
@@ -67,7 +68,8 @@ def route_set(connection: Connection, payload: Payload, clock: Clock) -> Outcome
         pinned = ()
     guard = before.guard if asked.guard is None else _word(Guard, asked.guard, "guard")
     fallbacks = before.fallbacks if asked.fallbacks is None else asked.fallbacks
-    rule = Route(scope, subject, policy, pinned, guard, fallbacks, clock.now_ns())
+    answers_s = before.answers_s if asked.answers_s is None else asked.answers_s
+    rule = Route(scope, subject, policy, pinned, guard, fallbacks, clock.now_ns(), answers_s)
     return Outcome(msgspec.to_builtins(catalog.put_route(connection, rule)), snapshot=new_snapshot(connection))
 
 

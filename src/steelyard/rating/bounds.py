@@ -12,7 +12,7 @@ from typing import NamedTuple
 import msgspec
 
 from steelyard.kernel.choice import Sold
-from steelyard.kernel.errors import BooksError
+from steelyard.kernel.errors import BooksError, money_held, wallet_empty
 from steelyard.kernel.money import INT64_MAX, divide_half_even
 from steelyard.kernel.quantities import Meter
 from steelyard.kernel.records import Caller, Granted, HoldAsk, Order, Terms
@@ -103,10 +103,15 @@ def dearest(asks: Sequence[HoldAsk]) -> HoldAsk:
 
 
 def covered(sold: Sequence[Sold], asks: Sequence[HoldAsk], granted: Granted, priced_ns: int) -> list[Terms]:
-    """What was granted covers of each model; one whose first token it does not cover is left out, but for the first."""
+    """What was granted covers of each model; one whose first token it does not cover is left out.
+
+    Raises CallerError: 402 where it does not cover that of the first, 429 where only other requests keep it from that.
+    """
+    if granted.amount_nano < asks[0].floor_nano:
+        raise money_held() if granted.busy else wallet_empty()
     terms: list[Terms] = []
     for (model, price), ask in zip(sold, asks, strict=True):
-        if not terms or granted.amount_nano >= ask.floor_nano:
+        if granted.amount_nano >= ask.floor_nano:
             tokens = covered_tokens(price, ask, granted)
             terms.append(Terms(model, price, granted, tokens, tokens < ask.max_tokens, priced_ns))
     return terms
@@ -235,10 +240,18 @@ def _lines_for(lines: tuple[TariffLine, ...], side: str) -> list[tuple[Meter, Ta
 def _meter_lines(price: Tariff, side: str) -> list[tuple[Meter, TariffLine]]:
     """The line of each meter that a prompt or an answer may be counted by."""
     if side == _ANSWER:
-        return [(meter, line_of(price, meter, CALL_METERS)) for meter in (Meter.OUTPUT, Meter.REASONING)]
+        lines = [(meter, line_of(price, meter, CALL_METERS)) for meter in (Meter.OUTPUT, Meter.REASONING)]
+        return [*lines, *_own(price, Meter.REUSED_OUTPUT)]
     lines = [(Meter.INPUT, line_of(price, Meter.INPUT, CALL_METERS))]
     if side == _PROMPT:
         lines.append((Meter.CACHED_INPUT, line_of(price, Meter.CACHED_INPUT, CALL_METERS)))
     elif (cached := find_line(price, Meter.CACHED_INPUT, CALL_METERS)) is not None:
         lines.append((Meter.CACHED_INPUT, cached))
-    return [*lines, (Meter.CACHE_WRITE, line_of(price, Meter.CACHE_WRITE, CALL_METERS))]
+    lines.append((Meter.CACHE_WRITE, line_of(price, Meter.CACHE_WRITE, CALL_METERS)))
+    return [*lines, *_own(price, Meter.REUSED_INPUT)]
+
+
+def _own(price: Tariff, meter: Meter) -> list[tuple[Meter, TariffLine]]:
+    """The line of a meter that has one of its own: it may be dearer than the one it would be priced like."""
+    line = find_line(price, meter, CALL_METERS)
+    return [] if line is None else [(meter, line)]

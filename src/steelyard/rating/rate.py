@@ -14,7 +14,7 @@ from steelyard.kernel.tariff import Tariff
 from steelyard.rating.sheet import CALL_METERS, PRICE_METERS, RATE_METERS, Sheet, cost_meters
 from steelyard.rating.varied import Varied
 
-_work_counts = counter(WORK_METERS)
+_work_counts, _price_counts = counter(WORK_METERS), counter(PRICE_METERS)
 _kept: dict[int, tuple[Tariff, Sheet | Varied]] = {}
 """By the identity of the tariff, which is kept alive with it. What is kept is never more than what was made."""
 
@@ -39,8 +39,8 @@ def rate_all(settlements: Iterable[Settlement], tariffs: Mapping[int, Tariff]) -
         price, cost = sheets
         if isinstance(price, Varied):
             charged = price.amounts(usage, opened.price_when)
-        elif usage.cache_write or usage.reasoning:
-            charged = price.amounts([usage.of(meter) for meter in PRICE_METERS])
+        elif usage.cache_write or usage.reasoning or usage.is_reused:
+            charged = price.amounts(_price_counts(usage))
         else:
             charged = price.amounts((usage.input, usage.cached_input, usage.output))
         if isinstance(cost, Sheet):
@@ -108,9 +108,10 @@ def charge_nano(usage: Usage, price: Tariff) -> int:
     sheet = _ready(price)
     if isinstance(sheet, Varied):
         return sum(sheet.amounts(usage, price.met))
-    return sum(
-        sheet.amounts((usage.input, usage.cached_input, usage.output, usage.cache_write, usage.reasoning))
-    )  # in the order of PRICE_METERS
+    if usage.is_reused:
+        return sum(sheet.amounts(_price_counts(usage)))
+    counts = usage.input, usage.cached_input, usage.output, usage.cache_write, usage.reasoning
+    return sum(sheet.amounts(counts))  # in the order of PRICE_METERS, which all but reused answers have the first of
 
 
 def _ready(price: Tariff) -> Sheet | Varied:

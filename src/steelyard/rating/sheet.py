@@ -13,11 +13,19 @@ from steelyard.kernel.quantities import Meter
 from steelyard.kernel.settled import AmountLine
 from steelyard.kernel.tariff import Tariff, TariffLine
 
-PRICE_METERS = (Meter.INPUT, Meter.CACHED_INPUT, Meter.OUTPUT, Meter.CACHE_WRITE, Meter.REASONING)
+PRICE_METERS = (
+    *(Meter.INPUT, Meter.CACHED_INPUT, Meter.OUTPUT, Meter.CACHE_WRITE, Meter.REASONING),
+    *(Meter.REUSED_INPUT, Meter.REUSED_OUTPUT),
+)
 """What a price book charges customers for: what most requests have first."""
 CALL_METERS = (*PRICE_METERS, Meter.CALL)
 """The same of a tariff that has a fee per request: there is none where no line says so."""
-_PRICED_LIKE = {Meter.CACHE_WRITE: Meter.INPUT, Meter.REASONING: Meter.OUTPUT}
+_PRICED_LIKE = {
+    Meter.CACHE_WRITE: Meter.INPUT,
+    Meter.REASONING: Meter.OUTPUT,
+    Meter.REUSED_INPUT: Meter.INPUT,
+    Meter.REUSED_OUTPUT: Meter.OUTPUT,
+}
 """What has no line of its own has the price of what it is a part of elsewhere; it stays a line of its own meter."""
 COST_METERS = (Meter.CPU, Meter.ENERGY)
 """What a cost book says an engine costs us; a vendor bills the meters of a price book."""

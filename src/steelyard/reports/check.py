@@ -157,7 +157,15 @@ class _Checker:
 
 
 def _receipt_from(row: "_Row", tariff: Tariff, batch: BatchLine) -> Receipt:
-    usage = Usage(row.input, row.cached_input, row.output, cache_write=row.cache_write, reasoning=row.reasoning)
+    usage = Usage(
+        row.input,
+        row.cached_input,
+        row.output,
+        cache_write=row.cache_write,
+        reasoning=row.reasoning,
+        reused_input=row.reused_input,
+        reused_output=row.reused_output,
+    )
     return Receipt(
         request_id=text_from_id(row.request_id),
         state="posted",
@@ -179,6 +187,7 @@ def _receipt_from(row: "_Row", tariff: Tariff, batch: BatchLine) -> Receipt:
         chain=batch.hash.hex(),
         cache_write_tokens=row.cache_write,
         reasoning_tokens=row.reasoning,
+        reused_tokens=row.reused_input + row.reused_output,
         estimated=row.estimated,
     )
 
@@ -203,6 +212,8 @@ class _Row(Record, frozen=True):
     reasoning: int = 0
     estimated: bool = False
     price_when: int = 0
+    reused_input: int = 0
+    reused_output: int = 0
 
 
 def _named(values: list[Any]) -> dict[str, Any]:

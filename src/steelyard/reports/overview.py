@@ -115,8 +115,8 @@ def _minutes(since_ns: int, until_ns: int) -> Select[Any]:
 
 def _tokens(source: Table) -> ColumnElement[int]:
     columns = source.c
-    prompt = columns.input + columns.cached_input + columns.cache_write
-    return whole(prompt + columns.output + columns.reasoning)
+    prompt = columns.input + columns.cached_input + columns.cache_write + columns.reused_input
+    return whole(prompt + columns.output + columns.reasoning + columns.reused_output)
 
 
 def _days(since_ns: int, until_ns: int) -> Select[Any]:

@@ -87,9 +87,9 @@ def receipt_of(rerated: Rerated) -> Receipt:
         opened_at=iso_from_ns(row.opened_ns),
         closed_at=iso_from_ns(row.closed_ns),
         end=row.end,
-        prompt_tokens=row.input + row.cached_input + row.cache_write,
+        prompt_tokens=row.input + row.cached_input + row.cache_write + row.reused_input,
         cached_tokens=row.cached_input,
-        output_tokens=row.output + row.reasoning,
+        output_tokens=row.output + row.reasoning + row.reused_output,
         tariff=row.price_id,
         currency=row.currency,
         lines=rerated.charge,
@@ -101,5 +101,6 @@ def receipt_of(rerated: Rerated) -> Receipt:
         chain=rerated.chain.hex(),
         cache_write_tokens=row.cache_write,
         reasoning_tokens=row.reasoning,
+        reused_tokens=row.reused_input + row.reused_output,
         estimated=bool(row.estimated),
     )

@@ -64,16 +64,18 @@ class RequestRow(Record, frozen=True):
     rate_id: int  # turned the one currency into the other; 0: they are the same
     cost_estimated: bool  # the answer was cut, or its counts are ours: the vendor may bill another sum
     heard: str  # the counts the vendor bills where they are not the row's, see ledger.chain
+    reused_input: int
+    reused_output: int
 
     @property
     def prompt(self) -> int:
         """Prompt tokens, those read from a cache and written to one included."""
-        return self.input + self.cached_input + self.cache_write
+        return self.input + self.cached_input + self.cache_write + self.reused_input
 
     @property
     def generated(self) -> int:
         """All output tokens, reasoning included."""
-        return self.output + self.reasoning
+        return self.output + self.reasoning + self.reused_output
 
 
 class RequestFilter(Record, frozen=True):

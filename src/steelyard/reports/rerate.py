@@ -92,7 +92,7 @@ def rerate_period(
         usage.tenant_id, usage.model, usage.currency, usage.opened_ns, usage.charge_nano, usage.hold_nano,
         usage.request_id, tables.tariffs.c.tier, usage.thinking,
         usage.input, usage.cached_input, usage.output, usage.cpu_ns, usage.energy_uj,
-        usage.cache_write, usage.reasoning,
+        usage.cache_write, usage.reasoning, usage.reused_input, usage.reused_output,
     )  # fmt: skip
     credited = _credited(connection, since_ns, until_ns)
     sums: dict[tuple[int, str, str], _Sum] = defaultdict(_Sum)

@@ -37,6 +37,8 @@ class ChargeLine(Record, frozen=True):
     amount_nano: int
     cache_write: int
     reasoning: int
+    reused_input: int
+    reused_output: int
 
 
 class CorrectionLine(Record, frozen=True):
@@ -258,6 +260,8 @@ def _charges(
             whole(usage.output).label("output"),
             whole(usage.cache_write).label("cache_write"),
             whole(usage.reasoning).label("reasoning"),
+            whole(usage.reused_input).label("reused_input"),
+            whole(usage.reused_output).label("reused_output"),
         )
         .join_from(tables.usage, tables.batches)
         .where(usage.tenant_id == tenant.id)
@@ -276,6 +280,8 @@ def _charges(
             amount_nano=amounts.get((row.day_ns, row.model), 0),
             cache_write=row.cache_write,
             reasoning=row.reasoning,
+            reused_input=row.reused_input,
+            reused_output=row.reused_output,
         )
         for row in connection.execute(_within(used, since_ns, until_ns))
     )

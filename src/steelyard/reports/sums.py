@@ -18,7 +18,18 @@ from steelyard.ledger.accounts import OVERRUN
 from steelyard.storage import tables
 
 DAY_NS = 24 * NS_PER_HOUR
-_COUNTS = ("input", "cached_input", "output", "cpu_ns", "energy_uj", "cache_write", "reasoning", "charge_nano")
+_COUNTS = (
+    "input",
+    "cached_input",
+    "output",
+    "cpu_ns",
+    "energy_uj",
+    "cache_write",
+    "reasoning",
+    "reused_input",
+    "reused_output",
+    "charge_nano",
+)
 
 
 class By(StrEnum):
@@ -46,16 +57,18 @@ class Totals(Record, frozen=True):
     margin_nano: int = 0  # charge − cost − overrun
     cache_write: int = 0
     reasoning: int = 0
+    reused_input: int = 0  # of answers that had been given before
+    reused_output: int = 0
 
     @property
     def prompt(self) -> int:
         """Prompt tokens, those read from a cache and written to one included."""
-        return self.input + self.cached_input + self.cache_write
+        return self.input + self.cached_input + self.cache_write + self.reused_input
 
     @property
     def generated(self) -> int:
         """All output tokens, reasoning included."""
-        return self.output + self.reasoning
+        return self.output + self.reasoning + self.reused_output
 
     @property
     def tokens(self) -> int:
@@ -161,6 +174,8 @@ def _sums(connection: Connection, by: By, scope: Scope) -> dict[_Place, Totals]:
             margin_nano=row.charge_nano - row.cost_nano - overrun_nano,
             cache_write=row.cache_write,
             reasoning=row.reasoning,
+            reused_input=row.reused_input,
+            reused_output=row.reused_output,
         )
     return found
 

@@ -12,6 +12,7 @@ from steelyard.kernel.choice import Candidate
 from steelyard.kernel.errors import CallerError, bad_request, unknown_model
 from steelyard.kernel.offers import Capability, Model, Offer
 from steelyard.kernel.records import Caller, Order, Quote, Snapshot, Terms
+from steelyard.kernel.reuse import ANSWER_CACHE, Reuse
 
 _DOES = {
     Capability.TEXT: "writes text; ask it at /v1/chat/completions",
@@ -97,14 +98,16 @@ def _asked_wrong(model: Model, capability: Capability) -> CallerError:
     return bad_request(sentence, "model", "wrong_capability")
 
 
-def quoted(caller: Caller, terms: Terms, candidate: Candidate) -> Quote:
-    """The terms, at this offer."""
+def quoted(caller: Caller, terms: Terms, candidate: Candidate, reuse: Reuse | None = None) -> Quote:
+    """The terms, at this offer, or in its place at the cache that has the answer already."""
     offer, held = candidate.offer, terms.granted
+    if reuse is not None and reuse.events:
+        offer = msgspec.structs.replace(offer, id=-1, upstream=ANSWER_CACHE)
     max_tokens = min(terms.max_tokens, offer.max_output_tokens)
     lowered = terms.lowered and max_tokens == terms.max_tokens
     money = (held.amount_nano, max_tokens, lowered, terms.priced_ns, held.lease, held.left)
     rate_id = candidate.rate.id if candidate.rate else 0
-    return Quote(caller, offer, terms.price, candidate.cost, *money, rate_id)
+    return Quote(caller, offer, terms.price, candidate.cost, *money, rate_id, reuse)
 
 
 def bounds(order: Order, model: Model) -> tuple[int, int]:

@@ -17,6 +17,7 @@ routes = Table(
     Column("pinned", Text, nullable=False),  # JSON: upstreams, best first
     Column("guard", String(16), nullable=False),
     Column("fallbacks", Text, nullable=False),  # JSON: models, best first
+    Column("answers_s", Integer, nullable=False, server_default="0"),  # of a key: how old an answer may be given again
     Column("set_ns", BigInteger, nullable=False),
     UniqueConstraint("scope", "subject"),
 )

@@ -180,6 +180,8 @@ usage = Table(
     Column("price_when", BigInteger, nullable=False, server_default="0"),  # bit i: variant i's conditions were met
     Column("cost_when", BigInteger, nullable=False, server_default="0"),
     Column("thinking", Integer, nullable=False, server_default="0"),  # a kernel.tariff.Thinking
+    Column("reused_input", BigInteger, nullable=False, server_default="0"),
+    Column("reused_output", BigInteger, nullable=False, server_default="0"),
     # PostgreSQL looks up each row's reference by itself, as long as all the rest takes: there only `verify` does (I11).
     ForeignKeyConstraint(["batch_id"], ["batches.id"]).ddl_if(dialect="sqlite"),
 )
@@ -202,6 +204,8 @@ rollups = Table(
     Column("cost_nano", BigInteger, nullable=False),
     Column("cache_write", BigInteger, nullable=False, server_default="0"),
     Column("reasoning", BigInteger, nullable=False, server_default="0"),
+    Column("reused_input", BigInteger, nullable=False, server_default="0"),
+    Column("reused_output", BigInteger, nullable=False, server_default="0"),
 )
 
 watermarks = Table(

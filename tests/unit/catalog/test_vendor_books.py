@@ -93,7 +93,7 @@ def test_no_count_of_a_vendor_is_rated_at_nothing_unless_its_list_says_so(book: 
     everything = Usage(7000, 7000, 7000, cache_write=7000, reasoning=7000)
     for number, cost in enumerate(book.costs, 1):
         lines = cost_of(everything, cost.tariff(number))
-        assert [line.meter for line in lines] == list(PRICE_METERS), cost.model
+        assert [line.meter for line in lines] == list(PRICE_METERS[:5]), cost.model
         for line in lines:
             assert (line.amount_nano == 0) == (line.text == "0"), (cost.model, line)
 

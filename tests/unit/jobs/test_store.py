@@ -13,7 +13,9 @@ from steelyard.ledger.posting import post
 from steelyard.rating.rate import rate
 
 
-@pytest.mark.parametrize("bucket", ["input", "cached_input", "cache_write", "output", "reasoning"])
+@pytest.mark.parametrize(
+    "bucket", ["input", "cached_input", "cache_write", "output", "reasoning", "reused_input", "reused_output"]
+)
 def test_what_died_before_anything_was_counted_is_told_from_what_left_something(tmp_path: Path, bucket: str) -> None:
     engine = books(tmp_path / "books.db")
     requests = Requests()

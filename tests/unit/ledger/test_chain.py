@@ -53,6 +53,8 @@ def test_rows_without_later_columns_are_hashed_as_they_were_before_these_columns
         ({"cache_write": 5, "estimated": False}, [5]),
         ({"price_when": 3}, [0, 0, False, 3]),
         ({"thinking": 2}, [0, 0, False, 0, 2]),
+        ({"reused_input": 3}, [0, 0, False, 0, 0, 3]),
+        ({"reused_input": 3, "reused_output": 4}, [0, 0, False, 0, 0, 3, 4]),
     ],
 )
 def test_later_columns_stand_behind_the_others_as_far_as_they_say_something(

@@ -210,17 +210,21 @@ def test_what_an_older_version_left_is_settled_after_an_upgrade(tmp_path: Path) 
     assert record.short_by_one_read and not record.estimated
 
 
+@pytest.mark.parametrize(
+    "usage",
+    [Usage(20, 0, 1, cache_write=3, reasoning=2), Usage(reused_input=20, reused_output=3)],
+    ids=["new", "reused"],
+)
 @pytest.mark.parametrize("estimated", [False, True])
-def test_who_counted_survives_the_worker(tmp_path: Path, estimated: bool) -> None:
+def test_who_counted_survives_the_worker(tmp_path: Path, estimated: bool, usage: Usage) -> None:
     journal, slots = series(tmp_path)
     meter = Meter(journal, slots, ManualClock(), EnergyClocks(tmp_path / "energy"))
     running = meter.open(order(1), quote())
     running.hear(0, estimated, Usage())
-    usage = Usage(20, 0, 1, cache_write=3, reasoning=2)
     running.intend(usage)
     running.commit(usage)
     running.hear(0, not estimated, Usage())
-    running.intend(Usage(20, 0, 2, cache_write=3, reasoning=2))
+    running.intend(usage + (Usage(reused_output=1) if usage.is_reused else Usage(output=1)))
     meter.close()
     [record] = recovered(tmp_path)
     assert (record.usage, record.estimated) == (usage, estimated)

@@ -11,11 +11,17 @@ from sqlalchemy import Connection
 from tests.unit.reports.conftest import new_books
 from tests.unit.reports.shop import Shop, busy_shop
 
+from steelyard.catalog.store import tariffs_by_id
 from steelyard.kernel.errors import CallerError
 from steelyard.kernel.ids import text_from_id
 from steelyard.kernel.quantities import Usage
+from steelyard.ledger.verify import verify
+from steelyard.rating.rate import rate
 from steelyard.reports.check import check
 from steelyard.reports.export import Wanted, export
+from steelyard.reports.statement import statement
+from steelyard.reports.sums import By
+from steelyard.reports.usage import usage
 
 
 def file_of(books: Connection, **wanted: Any) -> list[bytes]:
@@ -174,8 +180,8 @@ def test_another_file_is_refused_in_one_line(lines: list[bytes]) -> None:
 
 def test_every_bucket_and_who_counted_stand_on_the_receipt(shop: Shop) -> None:
     shop.tenant("acme")
-    usage = Usage(10, 20, 30, 400, 5, 6, 7)
-    shop.sell(shop.request("acme", usage, estimated=True), shop.request("acme", Usage(1)))
+    used = Usage(10, 20, 30, 400, 5, 6, 7)
+    shop.sell(shop.request("acme", used, estimated=True), shop.request("acme", Usage(1)))
     lines = file_of(shop.books)
     assert check(lines).ok
     first, second = (line["receipt"] for line in told(lines, "receipt"))
@@ -191,3 +197,28 @@ def test_every_bucket_and_who_counted_stand_on_the_receipt(shop: Shop) -> None:
             if line["line"] == "receipt":
                 line["receipt"][name] = 0 if name != "estimated" else False
         assert not check([json.dumps(line).encode() for line in changed]).ok
+
+
+def test_an_answer_that_was_given_before_stands_in_the_books_under_its_own_name(shop: Shop) -> None:
+    shop.tenant("acme")
+    shop.sell(shop.request("acme", Usage(reused_input=12, reused_output=30)), shop.request("acme", Usage(1)))
+    lines = file_of(shop.books)
+    assert check(lines).ok
+    receipt = told(lines, "receipt")[0]["receipt"]
+    names = ("prompt_tokens", "cached_tokens", "output_tokens", "reused_tokens")
+    assert [receipt[name] for name in names] == [12, 0, 30, 42]
+    assert [(line["meter"], line["quantity"]) for line in receipt["lines"]] == [
+        ("reused_input", 12),
+        ("reused_output", 30),
+    ]
+    assert receipt["amount_nano"] == sum(line["amount_nano"] for line in receipt["lines"]) > 0, "never at nothing"
+    changed = [json.loads(line) for line in lines]
+    for line in changed:
+        if line["line"] == "receipt":
+            line["receipt"]["reused_tokens"] = 0
+    assert not check([json.dumps(line).encode() for line in changed]).ok
+    (used,) = usage(shop.books, By.MODEL).totals
+    assert (used.prompt, used.generated, used.reused_input, used.reused_output) == (13, 30, 12, 30)
+    (line,) = statement(shop.books, "acme").charges
+    assert (line.reused_input, line.reused_output) == (12, 30)
+    assert all(finding.ok for finding in verify(shop.books, rate, tariffs_by_id(shop.books)))
