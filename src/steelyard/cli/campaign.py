@@ -25,6 +25,7 @@ from steelyard.cli.services import (
     worker_service,
 )
 from steelyard.config import Settings, directory_of
+from steelyard.engines.leash import KEY_VARIABLE, LOCAL_UPSTREAM
 from steelyard.kernel import limits
 from steelyard.kernel.clock import NS_PER_S, Clock
 from steelyard.kernel.errors import BooksError
@@ -32,7 +33,6 @@ from steelyard.kernel.money import nano_from_text
 from steelyard.processes import scripted
 from steelyard.processes.child import Service
 from steelyard.processes.customers import Crowd, Dice, Wallet
-from steelyard.processes.engine import KEY_VARIABLE, LOCAL_UPSTREAM
 from steelyard.processes.score import Score, score
 from steelyard.processes.supervisor import Supervisor
 

@@ -16,11 +16,11 @@ import psutil
 
 from steelyard.cli.desk import Line
 from steelyard.config import Settings, directory_of
+from steelyard.engines.leash import EMBEDDING_UPSTREAM, KEY_VARIABLE, LOCAL_UPSTREAM
 from steelyard.kernel import limits
 from steelyard.kernel.directory import DATABASE_VARIABLE, DataDir
 from steelyard.kernel.errors import StartError, SteelyardError
 from steelyard.processes.child import Service
-from steelyard.processes.engine import EMBEDDING_UPSTREAM, KEY_VARIABLE, LOCAL_UPSTREAM
 from steelyard.processes.supervisor import Check
 
 BOOKS, ENGINE, EMBEDDER, WORKER = "books", "engine", "embedder", "worker-"

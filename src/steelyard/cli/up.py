@@ -42,12 +42,12 @@ from steelyard.cli.services import (
     worker_service,
 )
 from steelyard.config import Settings, directory_of, load_settings
+from steelyard.engines.leash import EMBEDDING_UPSTREAM, KEY_VARIABLE, LOCAL_UPSTREAM
 from steelyard.kernel import limits
 from steelyard.kernel.clock import SystemClock
 from steelyard.kernel.directory import DataDir
 from steelyard.kernel.errors import BooksError, SteelyardError
 from steelyard.kernel.offers import Capability
-from steelyard.processes.engine import EMBEDDING_UPSTREAM, KEY_VARIABLE, LOCAL_UPSTREAM
 from steelyard.processes.supervisor import Supervisor
 from steelyard.upstream.gguf import read_gguf
 from steelyard.upstream.weights import MINILM, fetch

@@ -6,14 +6,12 @@ customer, price or journal.
 """
 
 import argparse
-import ctypes
 import json
 import os
 import re
 import select
 import signal
 import socket
-import stat
 import sys
 import threading
 import time
@@ -21,6 +19,17 @@ from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING
 
+from steelyard.engines.leash import (
+    CHATML,
+    HOST,
+    KEY_VARIABLE,
+    LOCAL_UPSTREAM,
+    UNUSABLE,
+    die_with_parent,
+    key_taken,
+    parent_holds_pipe,
+    refuse_taken,
+)
 from steelyard.kernel import limits
 from steelyard.kernel.errors import StartError
 from steelyard.upstream.gguf import GgufFile, read_gguf
@@ -28,41 +37,24 @@ from steelyard.upstream.gguf import GgufFile, read_gguf
 if TYPE_CHECKING:
     import xllamacpp
 
-HOST = "127.0.0.1"
-KEY_VARIABLE = "STEELYARD_ENGINE_KEY"
-LOCAL_UPSTREAM, EMBEDDING_UPSTREAM = "local", "local-embedding"
-UNUSABLE = 2
-"""Exit code when a start cannot succeed without somebody changing something; one line on stderr says what."""
-
-_CHATML = (
-    "{% for message in messages %}"
-    "{{ '<|im_start|>' + message['role'] + '\n' + message['content'] + '<|im_end|>' + '\n' }}"
-    "{% endfor %}{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}"
-)
-"""ChatML as such. SmolLM2's own template adds a system text of its own, under which the small model answers plain
-questions wrongly (measured: the capital of France in gibberish; with this one every engine says Paris)."""
-
 _TICK_S = 0.02
 _BUSY_CPU_NS = (
     2_000_000  # CPU time per tick below which nothing is being decoded (an idle process was seen at < 0.3 ms)
 )
 _BATCH_TOKENS = 128  # prompt tokens per step: how long a new prompt may hold up running answers; 512 was no faster
 _PROMPT_CACHE_MIB = 256  # prefixes that no slot holds any more
-_PR_SET_PDEATHSIG = 1
 
 
 def main(arguments: list[str] | None = None) -> int:
     """Run until told to stop; the exit code."""
     options = _options(arguments)
     parent = os.getppid()
-    _die_with_parent(parent)
+    die_with_parent(parent)
     try:
-        key = os.environ.pop(options.api_key_env, "")
-        if not key:
-            raise StartError(f"The engine needs its key in the environment variable {options.api_key_env}.")
+        key = key_taken(options.api_key_env)
         file = read_gguf(options.model)
         context = min(options.context, file.context_tokens or options.context)
-        _refuse_taken(options.port)
+        refuse_taken(options.port)
         with _Stop() as stop:
             server = _serve(options, file, key, context)
             ticker = threading.Thread(target=_tick, args=(server, options, stop), name="energy", daemon=True)
@@ -91,16 +83,6 @@ def _options(arguments: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--embedding", action="store_true", help="a model that makes vectors, not text")
     parser.add_argument("--api-key-env", default=KEY_VARIABLE, help="environment variable that holds the key")
     return parser.parse_args(arguments)
-
-
-def _refuse_taken(port: int) -> None:
-    """The engine reports a taken port and a bad file with the same words; tell them apart before it starts."""
-    with socket.socket(socket.AF_INET, socket.SOCK_STREAM) as probe:
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            probe.bind((HOST, port))
-        except OSError as error:
-            raise StartError(f"The engine cannot listen on {HOST}:{port}: {error.strerror}.") from None
 
 
 def _serve(options: argparse.Namespace, file: GgufFile, key: str, context: int) -> "xllamacpp.Server":
@@ -138,7 +120,7 @@ def _serve(options: argparse.Namespace, file: GgufFile, key: str, context: int) 
         params.n_batch = params.n_ubatch = context  # an input is read in one step, or not at all
         params.cache_ram_mib = 0
     if file.model_name.startswith("smollm2"):
-        params.chat_template = _CHATML
+        params.chat_template = CHATML
     try:
         return xllamacpp.Server(params)
     except RuntimeError:
@@ -190,8 +172,7 @@ class _Stop:
 
     def wait(self) -> None:
         watched: list[int] = [self._wake.fileno()]
-        kind = os.fstat(0).st_mode
-        if stat.S_ISFIFO(kind) or stat.S_ISSOCK(kind):
+        if parent_holds_pipe():
             watched.append(0)
         while True:
             ready, _, _ = select.select(watched, [], [])
@@ -202,15 +183,6 @@ class _Stop:
 
 def _ignore(number: int, frame: FrameType | None) -> None:
     return None
-
-
-def _die_with_parent(parent: int) -> None:
-    """Linux: SIGTERM when the parent dies, even if its pipe lives on in another process."""
-    if not sys.platform.startswith("linux"):
-        return
-    ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM, 0, 0, 0)
-    if os.getppid() != parent:  # it died before the wish was heard
-        raise SystemExit(0)
 
 
 if __name__ == "__main__":

@@ -21,6 +21,7 @@ import uvicorn
 import uvloop
 
 from steelyard.catalog.conditions import make_calendars
+from steelyard.engines.leash import EMBEDDING_UPSTREAM, KEY_VARIABLE, LOCAL_UPSTREAM
 from steelyard.flow import House
 from steelyard.gateway.app import PublicApp
 from steelyard.gateway.batch_lines import BatchGate
@@ -39,7 +40,6 @@ from steelyard.metering.energy import EnergyClocks
 from steelyard.metering.journal import Journal
 from steelyard.metering.meter import Meter
 from steelyard.metering.slots import Slots
-from steelyard.processes.engine import EMBEDDING_UPSTREAM, KEY_VARIABLE, LOCAL_UPSTREAM
 from steelyard.processes.explaining import Explaining
 from steelyard.processes.pages import Pages
 from steelyard.processes.upstreams import Upstreams

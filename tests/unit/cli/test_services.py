@@ -27,7 +27,7 @@ from steelyard.gateway.server import public_socket
 from steelyard.kernel import limits
 from steelyard.kernel.directory import DataDir
 from steelyard.kernel.errors import StartError
-from steelyard.processes.engine import KEY_VARIABLE
+from steelyard.engines.leash import KEY_VARIABLE
 
 WORKER = """
 import socket, sys, threading

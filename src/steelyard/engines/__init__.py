@@ -1,0 +1,1 @@
+"""What an engine of ours is made of: which can run here, the weights it wants, its listener, its decoding."""

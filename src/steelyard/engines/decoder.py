@@ -1,0 +1,265 @@
+"""OpenVINO GenAI's continuous batching, one step at a time: sequences in, what each step added to them out.
+
+Owns the pipeline and the state of every sequence. One thread uses it, and a step holds Python's lock, so whoever steps
+also listens in between. A failing step leaves the pipeline unusable (measured), so what could make one fail is refused
+before: forms are tried by `Forms`, ids are compared with the vocabulary. Knows no connection.
+"""
+
+import secrets
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from steelyard.engines.asked import Ask, Refused, Sampling
+from steelyard.engines.blocks import Blocks
+from steelyard.engines.converted import Manifest
+from steelyard.engines.said import Counts, TokenSaid
+from steelyard.engines.text import Text
+from steelyard.kernel import limits
+
+if TYPE_CHECKING:
+    import openvino_genai
+
+BLOCK_TOKENS = 32
+"""Of the KV cache on a CPU: fixed by OpenVINO, and seen in first-token times (tests/e2e/test_engine_openvino.py)."""
+
+_SEEDS = 2**63
+
+
+class Broken(Exception):
+    """The pipeline failed; the process must end and be started again."""
+
+
+@dataclass(frozen=True, slots=True)
+class Shape:
+    """What the pipeline is built with."""
+
+    threads: int
+    sequences: int  # decoded at once; more wait
+    context: int  # tokens of prompt and answer of one sequence
+    batch_tokens: int  # of one step: how long a new prompt may hold up running answers
+    cache_blocks: int
+    precision: str  # "bf16", "f32", or "" as the weights are
+    extra: dict[str, Any] = field(default_factory=dict)
+
+
+class Sequence:
+    """One answer on its way. What a step added lies in `text` and `tokens` until `taken`."""
+
+    def __init__(self, ask: Ask, prompt: list[int], handle: "openvino_genai.GenerationHandle", text: Text) -> None:
+        self.ask = ask
+        self.counts = Counts(len(prompt))
+        self.finish: str | None = None
+        self.failed: str | None = None
+        self.said: list[str] = []
+        self.tokens: list[TokenSaid] = []
+        self.handle = handle
+        self.ids = prompt
+        self.decoded = text
+        self.scheduled = False
+
+    @property
+    def stop(self) -> str | None:
+        return self.decoded.stop
+
+    def taken(self) -> tuple[str, list[TokenSaid]]:
+        """What is new since the last call."""
+        said, tokens = "".join(self.said), self.tokens
+        self.said, self.tokens = [], []
+        return said, tokens
+
+
+class Decoder:
+    """The pipeline over the weights in a folder made by `engines/converted.py`."""
+
+    def __init__(self, folder: Path, manifest: Manifest, shape: Shape) -> None:
+        import openvino_genai
+
+        self._genai = openvino_genai
+        self._shape = shape
+        self._manifest = manifest
+        scheduler = openvino_genai.SchedulerConfig()
+        scheduler.max_num_batched_tokens = shape.batch_tokens
+        scheduler.max_num_seqs = shape.sequences
+        scheduler.num_kv_blocks = shape.cache_blocks
+        scheduler.dynamic_split_fuse = True
+        scheduler.enable_prefix_caching = True
+        properties = {"INFERENCE_NUM_THREADS": shape.threads, **shape.extra}
+        if shape.precision:
+            properties["INFERENCE_PRECISION_HINT"] = shape.precision
+        self.tokenizer = openvino_genai.Tokenizer(str(folder))
+        self._pipeline = openvino_genai.ContinuousBatchingPipeline(
+            str(folder), self.tokenizer, scheduler, "CPU", **properties
+        )
+        self._pieces = _pieces(self.tokenizer.get_vocab(), manifest)
+        self._blocks = Blocks(BLOCK_TOKENS, shape.cache_blocks)
+        self._running: dict[int, Sequence] = {}
+        self._number = 0
+
+    @property
+    def active(self) -> int:
+        """Sequences that wait or are decoded."""
+        return len(self._running)
+
+    def tokens_of(self, text: str, *, special: bool) -> list[int]:
+        """The ids of a text; `special`: with what the tokenizer puts around one."""
+        found: list[int] = self.tokenizer.encode(text, add_special_tokens=special).input_ids.data[0].tolist()
+        return found
+
+    def prompt_of(self, ask: Ask) -> list[int]:
+        """The ids of what is asked."""
+        return self.tokens_of(ask.prompt, special=not ask.chat) if isinstance(ask.prompt, str) else [*ask.prompt]
+
+    def add(self, ask: Ask) -> Sequence:
+        """Raises Refused for what this model cannot be asked."""
+        prompt = self.prompt_of(ask)
+        if len(prompt) >= self._shape.context:
+            raise Refused(
+                f"the request has {len(prompt)} tokens, the context {self._shape.context}",
+                "exceed_context_size_error",
+                n_prompt_tokens=len(prompt),
+                n_ctx=self._shape.context,
+            )
+        if any(not 0 <= token < len(self._pieces) for token in prompt):
+            raise Refused("'prompt' has token ids that this model's vocabulary does not have. Send the text instead.")
+        config = self._config(ask, min(ask.max_tokens, self._shape.context - len(prompt)))
+        self._number += 1
+        try:
+            handle = self._pipeline.add_request(self._number, _tensor(prompt), config)
+        except RuntimeError as error:
+            raise Refused(f"The engine does not take this request: {_reason(error)}.") from None
+        sequence = Sequence(ask, prompt, handle, Text(self._pieces, ask.stops))
+        self._running[self._number] = sequence
+        return sequence
+
+    def cancel(self, sequence: Sequence) -> None:
+        """It is not decoded any more from the next step on."""
+        sequence.handle.cancel()
+        self._running = {number: one for number, one in self._running.items() if one is not sequence}
+        if not self._running:
+            self._drop()
+
+    def step(self) -> Iterator[Sequence]:
+        """Decode one step; the sequences that it added something to or ended. Raises Broken."""
+        for sequence in self._running.values():
+            if not sequence.scheduled:
+                sequence.scheduled = True
+                sequence.counts.cached = self._blocks.cached(sequence.ids)
+        self._step()
+        ended: list[int] = []
+        for number, sequence in self._running.items():
+            if self._read(sequence):
+                yield sequence
+            if sequence.finish is not None or sequence.failed is not None:
+                ended.append(number)
+        for number in ended:
+            self._running.pop(number, None)
+        if not self._running:
+            self._drop()
+
+    def _drop(self) -> None:
+        """Let the pipeline forget cancelled requests: it does so in a step."""
+        if self._pipeline.has_non_finished_requests():
+            self._step()
+
+    def _step(self) -> None:
+        try:
+            self._pipeline.step()
+        except RuntimeError as error:
+            raise Broken(_reason(error)) from None
+
+    def _read(self, sequence: Sequence) -> bool:
+        handle = sequence.handle
+        if not handle.can_read():
+            if handle.get_status() == self._genai.GenerationStatus.IGNORED:
+                sequence.failed = "The engine's cache is too small for this request just now."
+                return True
+            return False
+        [output] = handle.read().values()
+        ids, counts = output.generated_ids, sequence.counts
+        if not counts.generated:
+            self._blocks.add(sequence.ids)  # the prompt has been computed
+        for token, logprob in zip(ids, output.generated_log_probs, strict=True):
+            counts.generated += 1
+            sequence.ids.append(token)
+            if text := sequence.decoded.feed(token):
+                sequence.said.append(text)
+            if sequence.stop is not None:
+                sequence.handle.cancel()
+                sequence.finish = "stop"
+                break
+            if sequence.ask.logprobs and (piece := self._pieces[token]):
+                sequence.tokens.append(TokenSaid(piece, logprob, sequence.ask.sampling.greedy))
+        if sequence.finish is None:
+            sequence.finish = self._finish(output.finish_reason)
+        if sequence.finish is not None:
+            self._blocks.add(sequence.ids[:-1])
+            if rest := sequence.decoded.rest():
+                sequence.said.append(rest)
+        return True
+
+    def _finish(self, reason: Any) -> str | None:
+        reasons = self._genai.GenerationFinishReason
+        if reason == reasons.NONE:
+            return None
+        return "length" if reason == reasons.LENGTH else "stop"
+
+    def _config(self, ask: Ask, max_tokens: int) -> "openvino_genai.GenerationConfig":
+        fields = _sampled(ask.sampling)
+        if ask.schema is not None:
+            fields["structured_output_config"] = self._genai.StructuredOutputConfig(json_schema=ask.schema)
+        elif ask.grammar is not None:
+            fields["structured_output_config"] = self._genai.StructuredOutputConfig(grammar=ask.grammar)
+        config = self._genai.GenerationConfig(
+            max_new_tokens=max_tokens,
+            ignore_eos=ask.ignore_eos,
+            logprobs=int(ask.logprobs),
+            apply_chat_template=False,
+            stop_token_ids=set(self._manifest.end_ids),
+            **fields,
+        )
+        config.set_eos_token_id(self._manifest.end_ids[0])
+        return config
+
+
+def _sampled(sampling: Sampling) -> dict[str, Any]:
+    fields: dict[str, Any] = {
+        "repetition_penalty": sampling.repeat_penalty,
+        "presence_penalty": sampling.presence_penalty,
+        "frequency_penalty": sampling.frequency_penalty,
+    }
+    if sampling.greedy:
+        return {**fields, "do_sample": False}
+    seed = secrets.randbelow(_SEEDS) if sampling.seed is None else sampling.seed
+    return {
+        **fields,
+        "do_sample": True,
+        "temperature": sampling.temperature,
+        "top_p": min(1.0, sampling.top_p),
+        "top_k": sampling.top_k,
+        "min_p": min(max(sampling.min_p, 0.0), 0.999),
+        "rng_seed": seed,
+    }
+
+
+def _pieces(vocabulary: dict[bytes, int], manifest: Manifest) -> list[bytes]:
+    pieces = [b""] * (max(vocabulary.values()) + 1)
+    for piece, token in vocabulary.items():
+        pieces[token] = piece
+    for token in manifest.special_ids:
+        pieces[token] = b""
+    return pieces
+
+
+def _tensor(prompt: list[int]) -> Any:
+    import numpy
+    import openvino
+
+    return openvino.Tensor(numpy.array([prompt], dtype=numpy.int64))
+
+
+def _reason(error: RuntimeError) -> str:
+    """The last line of OpenVINO's complaint, without the paths of the machine it was built on."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return lines[-1].rpartition("/")[2][: limits.LOG_LINE_BYTES_MAX // 64] if lines else "no reason given"

@@ -1,0 +1,245 @@
+"""The HTTP listener of an engine of ours: llama.cpp's dialect on loopback, for the holder of the key.
+
+Owns connections, the bounded line before the decoder and the turn-taking: a step holds Python's lock, so one thread
+steps and listens in turn. A connection that closes takes its sequence with it before the next step. A customer who
+reads slowly costs memory bounded by the context. Knows no customer and no price.
+"""
+
+import asyncio
+import hmac
+from collections.abc import Callable
+from typing import Any, NamedTuple, cast
+
+import httptools
+import msgspec
+
+from steelyard.engines.asked import Refused, read_ask
+from steelyard.engines.decoder import Broken, Decoder, Sequence
+from steelyard.engines.said import ALIVE, chunk, closing, failed, refusal
+from steelyard.kernel import limits
+
+_WORDS = {200: b"OK", 400: b"Bad Request", 401: b"Unauthorized", 404: b"Not Found", 413: b"Too Large", 503: b"Busy"}
+_STREAM = (
+    b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\ncache-control: no-store\r\n"
+    b"transfer-encoding: chunked\r\n\r\n"
+)
+_BUSY = "The engine's line is full. Try again in a moment."
+_encode = msgspec.json.encode
+
+
+class _Turns(msgspec.Struct):
+    messages: list[Any] = []
+
+
+class Told(NamedTuple):
+    """What the engine says of itself."""
+
+    model: str
+    context: int
+    slots: int
+
+
+class Desk:
+    """The decoder and who waits for what it says. One per process."""
+
+    def __init__(self, decoder: Decoder, told: Told, key: str, broken: Callable[[str], None]) -> None:
+        self.decoder = decoder
+        self.told = told
+        self._authorization = f"Bearer {key}".encode()
+        self._broken = broken
+        self._loop = asyncio.get_running_loop()
+        self._listeners: dict[Sequence, Connection] = {}
+        self._stepping = False
+        self._alive = self._loop.call_later(limits.ENGINE_ALIVE_S, self._say_alive)
+
+    def knows(self, authorization: bytes) -> bool:
+        return hmac.compare_digest(authorization, self._authorization)
+
+    def take(self, connection: "Connection", body: bytes, *, chat: bool) -> Sequence:
+        """Put an ask before the decoder. Raises Refused."""
+        if self.decoder.active >= limits.ENGINE_SEQUENCES_MAX:
+            raise Refused(_BUSY, "unavailable_error")
+        sequence = self.decoder.add(read_ask(body, chat=chat))
+        self._listeners[sequence] = connection
+        if not self._stepping:
+            self._stepping = True
+            self._loop.call_soon(self._turn)
+        return sequence
+
+    def leave(self, sequence: Sequence) -> None:
+        """Its connection is gone."""
+        if self._listeners.pop(sequence, None) is not None:
+            try:
+                self.decoder.cancel(sequence)
+            except Broken as error:
+                self._broken(str(error))
+
+    def _turn(self) -> None:
+        if not self.decoder.active:
+            self._stepping = False
+            return
+        try:
+            for sequence in self.decoder.step():
+                self._tell(sequence)
+        except Broken as error:
+            for connection in self._listeners.values():
+                connection.end(failed("The engine failed while it answered."))
+            self._broken(str(error))
+            return
+        self._loop.call_soon(self._turn)
+
+    def _tell(self, sequence: Sequence) -> None:
+        connection = self._listeners.get(sequence)
+        if connection is None:
+            return
+        if sequence.failed is not None:
+            del self._listeners[sequence]
+            connection.end(failed(sequence.failed))
+            return
+        text, tokens = sequence.taken() if sequence.said or sequence.finish is not None else ("", [])
+        if not text and sequence.finish is None:
+            return  # held back: what has not left is not counted yet
+        said = chunk(sequence.counts, text, tokens, sequence.finish, chat=sequence.ask.chat)
+        if sequence.finish is None:
+            connection.say(said)
+            return
+        del self._listeners[sequence]
+        connection.end(said + closing(sequence.counts, sequence.stop if sequence.ask.verbose else None))
+
+    def _say_alive(self) -> None:
+        for connection in self._listeners.values():
+            connection.say(ALIVE)
+        self._alive = self._loop.call_later(limits.ENGINE_ALIVE_S, self._say_alive)
+
+
+class Connection(asyncio.Protocol):
+    """One connection, one request after the other."""
+
+    def __init__(self, desk: Desk) -> None:
+        self._desk = desk
+        self._parser = httptools.HttpRequestParser(self)
+        self._transport: asyncio.Transport | None = None
+        self._sequence: Sequence | None = None
+        self._target = self._authorization = b""
+        self._body: list[bytes] = []
+        self._body_bytes = 0
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self._transport = cast(asyncio.Transport, transport)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._transport = None
+        if self._sequence is not None:
+            self._desk.leave(self._sequence)
+            self._sequence = None
+
+    def data_received(self, data: bytes) -> None:
+        try:
+            self._parser.feed_data(data)
+        except httptools.HttpParserError:
+            self._close()
+
+    def eof_received(self) -> bool:
+        return False
+
+    # What httptools calls
+
+    def on_message_begin(self) -> None:
+        self._target = self._authorization = b""
+        self._body, self._body_bytes = [], 0
+
+    def on_url(self, url: bytes) -> None:
+        self._target += url
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        if name.lower() == b"authorization":
+            self._authorization = value
+
+    def on_body(self, body: bytes) -> None:
+        self._body_bytes += len(body)
+        if self._body_bytes <= limits.ENGINE_BODY_BYTES_MAX:
+            self._body.append(body)
+
+    def on_message_complete(self) -> None:
+        if self._sequence is not None:  # a second request before the first is answered
+            self._close()
+            return
+        try:
+            self._serve(self._target.partition(b"?")[0], b"".join(self._body))
+        except Refused as refused:
+            status = 503 if refused.kind == "unavailable_error" else 400
+            self._answer(status, refusal(refused, status))
+        finally:
+            self._body = []
+
+    # What is answered
+
+    def _serve(self, path: bytes, body: bytes) -> None:
+        if path == b"/health":
+            self._answer(200, b'{"status":"ok"}')
+        elif not self._desk.knows(self._authorization):
+            self._answer(401, refusal(Refused("Invalid API key", "authentication_error"), 401))
+        elif self._body_bytes > limits.ENGINE_BODY_BYTES_MAX:
+            self._answer(413, refusal(Refused("The request is too long."), 413))
+        elif path in {b"/v1/chat/completions", b"/v1/completions"}:
+            self._sequence = self._desk.take(self, body, chat=path.endswith(b"/chat/completions"))
+            self._write(_STREAM)
+        elif (made := _FACTS.get(path)) is not None:
+            self._answer(200, _encode(made(self._desk, body)))
+        else:
+            self._answer(404, refusal(Refused("File Not Found", "not_found_error"), 404))
+
+    def say(self, data: bytes) -> None:
+        """A part of the stream."""
+        self._write(b"%x\r\n%b\r\n" % (len(data), data))
+
+    def end(self, data: bytes) -> None:
+        """The last part of the stream."""
+        self._sequence = None
+        self._write(b"%x\r\n%b\r\n0\r\n\r\n" % (len(data), data))
+
+    def _answer(self, status: int, body: bytes) -> None:
+        head = b"HTTP/1.1 %d %b\r\ncontent-type: application/json\r\ncontent-length: %d\r\n\r\n"
+        self._write(head % (status, _WORDS[status], len(body)) + body)
+
+    def _write(self, data: bytes) -> None:
+        if self._transport is not None:
+            self._transport.write(data)
+
+    def _close(self) -> None:
+        if self._transport is not None:
+            self._transport.close()
+
+
+def _count(desk: Desk, body: bytes) -> dict[str, Any]:
+    return {"input_tokens": len(desk.decoder.prompt_of(read_ask(body, chat=True)))}
+
+
+def _tokenize(desk: Desk, body: bytes) -> dict[str, Any]:
+    try:
+        asked = msgspec.json.decode(body, type=dict[str, Any])
+    except msgspec.DecodeError as error:
+        raise Refused(f"The request cannot be read: {error}.") from None
+    special = bool(asked.get("add_special"))
+    return {"tokens": desk.decoder.tokens_of(str(asked.get("content", "")), special=special)}
+
+
+def _props(desk: Desk, _: bytes) -> dict[str, Any]:
+    return {"chat_template_caps": {"supports_tools": False}, "cached_tokens": "counted by Steelyard, not by the engine"}
+
+
+def _slots(desk: Desk, _: bytes) -> list[dict[str, Any]]:
+    return [{"id": number, "is_processing": True} for number in range(desk.decoder.active)]
+
+
+def _models(desk: Desk, _: bytes) -> dict[str, Any]:
+    return {"object": "list", "data": [{"id": desk.told.model, "object": "model"}]}
+
+
+_FACTS: dict[bytes, Callable[[Desk, bytes], Any]] = {
+    b"/v1/chat/completions/input_tokens": _count,
+    b"/tokenize": _tokenize,
+    b"/props": _props,
+    b"/slots": _slots,
+    b"/v1/models": _models,
+}

@@ -1,0 +1,125 @@
+"""The engine: OpenVINO GenAI behind our own listener on 127.0.0.1, one process per local model.
+
+Owns the engine's settings, its energy clock and its end, as `processes/engine.py` does for llama.cpp; both speak the
+same dialect. Only the holder of the key in the environment may ask it. Knows no customer, price or journal.
+"""
+
+import argparse
+import asyncio
+import json
+import os
+import signal
+import sys
+from pathlib import Path
+
+import uvloop
+
+from steelyard.engines.converted import Manifest, kept
+from steelyard.engines.decoder import BLOCK_TOKENS, Decoder, Shape
+from steelyard.engines.leash import (
+    HOST,
+    KEY_VARIABLE,
+    LOCAL_UPSTREAM,
+    UNUSABLE,
+    die_with_parent,
+    key_taken,
+    parent_holds_pipe,
+    refuse_taken,
+)
+from steelyard.engines.listener import Connection, Desk, Told
+from steelyard.kernel import limits
+from steelyard.kernel.errors import StartError
+
+_TICK_S = 0.02
+_BROKEN = 1
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run until told to stop; the exit code."""
+    options = _options(arguments)
+    die_with_parent(os.getppid())
+    try:
+        key = key_taken(options.api_key_env)
+        manifest = kept(options.folder)
+        if manifest is None:
+            raise StartError(f"The weights in {options.folder} are missing or cut short. Make them again.")
+        refuse_taken(options.port)
+        decoder = _decoder(options, manifest)
+        code = uvloop.run(_run(options, decoder, manifest, key))
+    except StartError as error:
+        print(error, file=sys.stderr, flush=True)
+        return UNUSABLE
+    sys.stdout.flush()
+    os._exit(code)  # the engine's threads are not joined: a running answer must not hold up the end
+
+
+def _options(arguments: list[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="steelyard-engine", description="Serve one model with OpenVINO on 127.0.0.1.")
+    parser.add_argument("--folder", type=Path, required=True, help="weights made by steelyard.engines.converted")
+    parser.add_argument("--port", type=int, default=0, help="TCP port; 0 takes a free one")
+    parser.add_argument("--upstream", default=LOCAL_UPSTREAM, help="the name of the energy clock")
+    parser.add_argument("--data", type=Path, required=True, help="the data directory")
+    parser.add_argument("--threads", type=int, default=2, help="CPU threads")
+    parser.add_argument("--slots", type=int, default=64, help="sequences decoded at once")
+    parser.add_argument("--context", type=int, default=4096, help="tokens of context per sequence")
+    parser.add_argument("--batch-tokens", type=int, default=256, help="tokens of prompts read in one step")
+    parser.add_argument("--cache-tokens", type=int, default=32_768, help="tokens the KV cache holds in all")
+    parser.add_argument("--precision", default="", help="bf16, f32, or as the weights are")
+    parser.add_argument("--api-key-env", default=KEY_VARIABLE, help="environment variable that holds the key")
+    return parser.parse_args(arguments)
+
+
+def _decoder(options: argparse.Namespace, manifest: Manifest) -> Decoder:
+    context = min(options.context, manifest.context_tokens)
+    blocks = max(options.cache_tokens, context) // BLOCK_TOKENS + 1
+    shape = Shape(options.threads, options.slots, context, options.batch_tokens, blocks, options.precision)
+    try:
+        return Decoder(options.folder, manifest, shape)
+    except (ImportError, RuntimeError) as error:
+        line = (str(error).strip().splitlines() or ["no reason given"])[-1]
+        raise StartError(f"OpenVINO cannot load {options.folder}: {line}") from None
+
+
+async def _run(options: argparse.Namespace, decoder: Decoder, manifest: Manifest, key: str) -> int:
+    loop = asyncio.get_running_loop()
+    stop: asyncio.Future[int] = loop.create_future()
+
+    def end(code: int) -> None:
+        if not stop.done():
+            stop.set_result(code)
+
+    def broken(reason: str) -> None:
+        print(f"OpenVINO failed: {reason}", file=sys.stderr, flush=True)
+        end(_BROKEN)
+
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, end, 0)
+    if parent_holds_pipe():
+        loop.add_reader(0, lambda: end(0) if os.read(0, 4096) == b"" else None)
+    context = min(options.context, manifest.context_tokens)
+    desk = Desk(decoder, Told(manifest.model, context, options.slots), key, broken)
+    server = await loop.create_server(lambda: Connection(desk), HOST, options.port, backlog=limits.ENGINE_SEQUENCES_MAX)
+    port = server.sockets[0].getsockname()[1]
+    ticker = asyncio.ensure_future(_tick(decoder, options))
+    told = {"address": f"{HOST}:{port}", "model": manifest.model, "context_tokens": context, "slots": options.slots}
+    print("ready", json.dumps(told), flush=True)
+    code = await stop
+    ticker.cancel()
+    await asyncio.sleep(0)  # what was said last leaves
+    return code
+
+
+async def _tick(decoder: Decoder, options: argparse.Namespace) -> None:
+    """Advance the energy clock, between steps: CPU time is shared among the sequences of the steps it was spent on."""
+    from steelyard.kernel.directory import DataDir
+    from steelyard.metering.energy import CpuClock, clock_path
+
+    clock = CpuClock(clock_path(DataDir(options.data).energy, options.upstream))
+    while True:
+        before = decoder.active
+        await asyncio.sleep(_TICK_S)
+        clock.tick(max(before, decoder.active))
+
+
+if __name__ == "__main__":
+    sys.exit(main())
