@@ -24,6 +24,8 @@ from steelyard.emulators.chat import KEY
 from steelyard.emulators.vendors import EMULATORS
 
 START_S = 90
+ENGINE = os.environ.get("STEELYARD_TEST_ENGINE", "xllamacpp")
+"""The engine of the suite's platforms: the light one, unless a run wants the other."""
 STOP_S = 40
 VENDOR_KEYS = {
     "STEELYARD_UPSTREAM_KEY_CLAUDE": "sk-ant-emulated",
@@ -95,6 +97,7 @@ class Platform:
         environment = {**os.environ, **VENDOR_KEYS, "PYTHONUNBUFFERED": "1", "COLUMNS": "160"}
         if self.authority is not None:
             environment["STEELYARD_CA_FILE"] = str(self.authority.ca_file)
+        environment.setdefault("STEELYARD_ENGINE", ENGINE)
         if not self.embeddings:
             environment["STEELYARD_EMBEDDINGS"] = "false"
         self.lines.clear()

@@ -47,7 +47,10 @@ class Settings(BaseSettings):
     host: str = Field("127.0.0.1", description="address the public port binds")
     port: int = Field(8780, ge=1, le=65535, description="the public port")
     workers: int = Field(1, ge=1, le=64, description="worker processes on the public port")
-    engine: bool = Field(True, description="run a local engine")
+    engine: Literal["auto", "openvino", "xllamacpp", "none"] = Field(
+        "auto", description="the local engine; auto: what `steelyard engines` says; none: other upstreams only"
+    )
+    small: bool = Field(False, description="the engine takes less memory and does less at once")
     model: Path | None = Field(None, description="a GGUF file to serve instead of the built-in model")
     embeddings: bool = Field(True, description="run the built-in embedding model beside the engine")
     threads: int = Field(default_factory=_threads, ge=1, le=256, description="CPU threads of the engine")
@@ -68,6 +71,13 @@ class Settings(BaseSettings):
     )
     drain_s: int = Field(limits.DRAIN_S, ge=0, le=3600, description="seconds running streams get at shutdown")
     log_level: Literal["debug", "info", "warning", "error"] = Field("info", description="least level that is logged")
+
+    @field_validator("engine", mode="before")
+    @classmethod
+    def _was_yes_or_no(cls, value: Any) -> Any:
+        """Until 0.2 this said whether there is to be an engine."""
+        word = str(value).lower()
+        return {"true": "auto", "1": "auto", "yes": "auto", "false": "none", "0": "none", "no": "none"}.get(word, word)
 
     @field_validator("database")
     @classmethod

@@ -28,6 +28,7 @@ COMMANDS = {
     "prices": "prices:prices",
     "models": "models:models",
     "vendor": "vendor:vendor",
+    "engines": "engines:engines",
     "engine": "engine:engine",
     "import": "importing:import_group",
     "route": "route:route",

@@ -25,6 +25,7 @@ from steelyard.cli.reports import checked
 from steelyard.cli.services import check_space, reserve_port
 from steelyard.cli.show import Show, count, words
 from steelyard.config import Settings, directory_of, load_settings
+from steelyard.engines.choice import NONE, XLLAMACPP
 from steelyard.kernel import limits
 from steelyard.kernel.clock import SystemClock
 from steelyard.kernel.directory import DataDir
@@ -90,7 +91,9 @@ def _books_place(root: Path, postgres: bool, database: str | None) -> AbstractCo
 
 def _settings(root: Path, url: str, *, engine: bool) -> Settings:
     ports = {"host": _HOST, "port": _free_port()}
-    return load_settings(data=root, database=url, workers=_WORKERS, drain_s=_DRAIN_S, engine=engine, **ports)
+    return load_settings(
+        data=root, database=url, workers=_WORKERS, drain_s=_DRAIN_S, engine=XLLAMACPP if engine else NONE, **ports
+    )
 
 
 def _proved(plan: Plan, settings: Settings, show: Show) -> bool:

@@ -16,6 +16,7 @@ import psutil
 
 from steelyard.cli.desk import Line
 from steelyard.config import Settings, directory_of
+from steelyard.engines.choice import Choice
 from steelyard.engines.leash import EMBEDDING_UPSTREAM, KEY_VARIABLE, LOCAL_UPSTREAM
 from steelyard.kernel import limits
 from steelyard.kernel.directory import DATABASE_VARIABLE, DataDir
@@ -39,6 +40,20 @@ def engine_service(settings: Settings, model: Path, key: str, ready: Callable[[s
     command = [sys.executable, "-m", "steelyard.processes.engine", "--model", str(model), "--port", "0"]
     command += ["--upstream", LOCAL_UPSTREAM, "--data", str(settings.data), "--threads", str(settings.threads)]
     command += ["--slots", str(settings.slots), "--context", str(settings.context)]
+    return Service(ENGINE, lambda: command, environment={KEY_VARIABLE: key, DATABASE_VARIABLE: ""}, ready=ready)
+
+
+def openvino_service(
+    settings: Settings, folder: Path, choice: Choice, key: str, ready: Callable[[str], Awaitable[None]]
+) -> Service:
+    """What a person set himself beats the choice."""
+    given = settings.model_fields_set
+    threads = settings.threads if "threads" in given else choice.threads
+    slots = settings.slots if "slots" in given else choice.slots
+    command = [sys.executable, "-m", "steelyard.processes.engine_openvino", "--folder", str(folder), "--port", "0"]
+    command += ["--upstream", LOCAL_UPSTREAM, "--data", str(settings.data), "--threads", str(threads)]
+    command += ["--slots", str(slots), "--context", str(settings.context), "--precision", choice.precision]
+    command += ["--batch-tokens", str(choice.batch_tokens), "--cache-tokens", str(choice.cache_tokens)]
     return Service(ENGINE, lambda: command, environment={KEY_VARIABLE: key, DATABASE_VARIABLE: ""}, ready=ready)
 
 

@@ -23,6 +23,7 @@ from steelyard.cli.desk import Desk, Line
 from steelyard.cli.directory import directory_lock
 from steelyard.cli.engine_room import KEEPER, EngineRoom
 from steelyard.cli.epilog import examples
+from steelyard.cli.local_engine import LocalEngine
 from steelyard.cli.options import data_option, refuse_password
 from steelyard.cli.progress import Steps
 from steelyard.cli.services import (
@@ -35,13 +36,13 @@ from steelyard.cli.services import (
     check_space,
     embedder_service,
     engine_check,
-    engine_service,
     reachable_host,
     reserve_port,
     worker_check,
     worker_service,
 )
 from steelyard.config import Settings, directory_of, load_settings
+from steelyard.engines.choice import NONE
 from steelyard.engines.leash import EMBEDDING_UPSTREAM, KEY_VARIABLE, LOCAL_UPSTREAM
 from steelyard.kernel import limits
 from steelyard.kernel.clock import SystemClock
@@ -69,21 +70,29 @@ _ANSWER_TOKENS_DEFAULT = 512
     metavar="PATH",
     help="A GGUF file to serve instead of the built-in model.",
 )
+@click.option(
+    "--engine",
+    type=click.Choice(["auto", "openvino", "xllamacpp", "none"]),
+    help="The local engine (default: what `steelyard engines` says).",
+)
+@click.option("--small", is_flag=True, help="An engine that takes less memory and does less at once.")
 @click.option("--no-engine", is_flag=True, help="Run the books, pages and APIs only.")
 @click.option("--no-embeddings", is_flag=True, help="Run no embedding model beside the engine.")
 @click.option("--demo-vendors", is_flag=True, help="Run five emulated vendors too: no key needed.")
 @click.option("--open", "open_browser", is_flag=True, help="Open the console in a browser.")
-def up(no_engine: bool, no_embeddings: bool, demo_vendors: bool, open_browser: bool, **options: Any) -> None:
+def up(no_embeddings: bool, demo_vendors: bool, open_browser: bool, **options: Any) -> None:
     """Start the platform, ask the model one question, show its bill. Ctrl-C stops, a second one forces."""
-    off = {"engine": False if no_engine else None, "embeddings": False if no_embeddings else None}
-    settings = load_settings(**options, **off)
+    if options.pop("no_engine"):
+        options["engine"] = NONE
+    options |= {"small": options["small"] or None, "embeddings": False if no_embeddings else None}
+    settings = load_settings(**options)
     refuse_password(options["database"])
     data = directory_of(settings)
     data.prepare()
     clock = SystemClock()
     with directory_lock(data, clock) as lock, reserve_port(settings.host, settings.port):
         check_space(settings)
-        if settings.engine and settings.model is not None:
+        if settings.engine != NONE and settings.model is not None:
             read_gguf(settings.model)
         asyncio.run(Platform(settings, data, lock, Wishes(open_browser, demo_vendors)).run())
 
@@ -154,7 +163,7 @@ class Platform:
         if self._wishes.open_browser:
             webbrowser.open(f"{url}/console/")
         self._steps.print("Running. Ctrl-C stops it.")
-        if self._settings.engine and self._settings.embeddings:
+        if self._settings.engine != NONE and self._settings.embeddings:
             await self._start_embedder()
 
     async def _start_public_side(self) -> None:
@@ -173,19 +182,11 @@ class Platform:
         self._books_run.set()
 
     async def _start_engine(self) -> None:
-        if not self._settings.engine:
+        if self._settings.engine == NONE:
             self._steps.print("Engine: none, as asked; models of other upstreams only")
             return
-        model = self._settings.model or await self._fetch_weights()
-        with self._steps.step("Engine", f"loading {model.name}") as step:
-            await self._supervisor.start(engine_service(self._settings, model, self._engine_key, self._engine_ready))
-            step.done(f"serves {self._model} with {self._settings.threads} threads, {self._settings.slots} slots")
-
-    async def _fetch_weights(self) -> Path:
-        with self._steps.step("Weights", "looking for the built-in model") as step:
-            file = await asyncio.to_thread(fetch, None, step.progress)
-            step.done(str(file))
-        return file
+        engine = LocalEngine(self._settings, self._engine_key, self._supervisor, self._steps)
+        await engine.start(self._engine_ready)
 
     async def _engine_ready(self, greeting: str) -> None:
         """Make the model known at the address the engine has chosen; at every start of it."""

@@ -96,8 +96,8 @@ class _Body(msgspec.Struct):
     dynatemp_range: float | None = None
     top_n_sigma: float | None = None
     adaptive_target: float | None = None
-    samplers: msgspec.Raw | None = None
-    tools: msgspec.Raw | None = None
+    samplers: Any = None
+    tools: Any = None
 
 
 _NEUTRAL: dict[str, tuple[float, ...]] = {
@@ -178,8 +178,7 @@ def _only_there(read: _Body) -> None:
         if value is not None and value not in neutral:
             raise Refused(f"'{name}' is not supported by the engine that serves this model. Leave it out.")
     for name in ("logit_bias", "samplers"):
-        value = getattr(read, name)
-        if value and bytes(value if isinstance(value, msgspec.Raw) else b"x") != b"[]":
+        if getattr(read, name):
             raise Refused(f"'{name}' is not supported by the engine that serves this model. Leave it out.")
     if read.tools is not None:
         raise Refused("'tools' are told in words to this engine, which has no place for them.")

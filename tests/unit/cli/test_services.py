@@ -23,11 +23,11 @@ from steelyard.cli.services import (
     worker_service,
 )
 from steelyard.config import Settings
+from steelyard.engines.leash import KEY_VARIABLE
 from steelyard.gateway.server import public_socket
 from steelyard.kernel import limits
 from steelyard.kernel.directory import DataDir
 from steelyard.kernel.errors import StartError
-from steelyard.engines.leash import KEY_VARIABLE
 
 WORKER = """
 import socket, sys, threading

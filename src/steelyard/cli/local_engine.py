@@ -1,0 +1,94 @@
+"""The engine of one `steelyard up`: which one, its weights, its start.
+
+Owns the order: choose, fetch, make what OpenVINO wants (once), start. When the engine that was taken by itself does not
+start, llama.cpp is started in its place, with the reason. Knows no books.
+"""
+
+import asyncio
+import contextlib
+import sys
+from asyncio.subprocess import PIPE
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+
+from steelyard.cli.progress import Step, Steps
+from steelyard.cli.services import engine_service, openvino_service
+from steelyard.config import Settings
+from steelyard.engines.choice import AUTO, OPENVINO, Asked, Choice, choose, machine_here
+from steelyard.engines.converted import folder_of, kept
+from steelyard.kernel.errors import StartError
+from steelyard.processes.child import Service
+from steelyard.processes.supervisor import Supervisor
+from steelyard.upstream.weights import cache_directory, fetch
+
+Ready = Callable[[str], Awaitable[None]]
+
+
+class LocalEngine:
+    """`ready` gets what the engine says of itself, at every start of it."""
+
+    def __init__(self, settings: Settings, key: str, supervisor: Supervisor, steps: Steps) -> None:
+        self._settings = settings
+        self._key = key
+        self._supervisor = supervisor
+        self._steps = steps
+
+    async def start(self, ready: Ready) -> None:
+        """Raises StartError when no engine can be started."""
+        settings = self._settings
+        choice = choose(machine_here(), Asked(settings.engine, settings.model is not None, settings.small))
+        model = settings.model or await self._fetch_weights()
+        if choice.engine == OPENVINO:
+            try:
+                await self._start_openvino(model, choice, ready)
+            except StartError as error:
+                if settings.engine != AUTO:
+                    raise
+                self._steps.print(f"Engine: OpenVINO did not start, so llama.cpp does. {error}")
+            else:
+                return
+        with self._steps.step("Engine", f"loading {model.name}") as step:
+            await self._supervisor.start(engine_service(settings, model, self._key, ready))
+            step.done(f"llama.cpp with {settings.threads} threads, {settings.slots} slots; {choice.why}")
+
+    async def _fetch_weights(self) -> Path:
+        with self._steps.step("Weights", "looking for the built-in model") as step:
+            file = await asyncio.to_thread(fetch, None, step.progress)
+            step.done(str(file))
+        return file
+
+    async def _start_openvino(self, model: Path, choice: Choice, ready: Ready) -> None:
+        folder = folder_of(cache_directory(), model, choice.kind)
+        if await asyncio.to_thread(kept, folder) is None:
+            with self._steps.step("Weights", "made for OpenVINO, once") as step:
+                await converted(model, folder, choice.kind, step)
+                step.done(str(folder))
+        service: Service = openvino_service(self._settings, folder, choice, self._key, ready)
+        with self._steps.step("Engine", f"loading {folder.name}") as step:
+            await self._supervisor.start(service)
+            step.done(f"OpenVINO on {choice.why}")
+
+
+async def converted(model: Path, folder: Path, kind: str, step: Step) -> None:
+    """Make the weights in a process of its own: what it needs is not kept in this one. Raises StartError."""
+    command = [sys.executable, "-m", "steelyard.engines.converted", "--model", str(model)]
+    command += ["--folder", str(folder), "--kind", kind]
+    process = await asyncio.create_subprocess_exec(*command, stdout=PIPE, stderr=PIPE)
+    if process.stdout is None or process.stderr is None:
+        raise AssertionError("both were asked for")
+    errors = asyncio.ensure_future(process.stderr.read())
+    try:
+        while line := await process.stdout.readline():
+            with contextlib.suppress(ValueError):
+                done, total = map(int, line.split())
+                step.progress(done, total)
+        code = await process.wait()
+        said = (await errors).decode(errors="replace").strip()
+    finally:
+        errors.cancel()
+        if process.returncode is None:
+            process.kill()
+            await process.wait()
+    if code:
+        reason = said.splitlines()[-1] if said else f"exit code {code}"
+        raise StartError(f"The weights cannot be made for OpenVINO: {reason}")
