@@ -185,10 +185,10 @@ async def test_closing_the_iterator_frees_the_slot_at_once(engine: Engine, upstr
 
 async def test_the_energy_clock_runs_while_it_works(engine: Engine, upstream: LlamaCpp) -> None:
     clock = engine.data / "energy" / "local.clock"
-    before = struct.unpack("=QQ", clock.read_bytes())
+    before = struct.unpack_from("=QQ", clock.read_bytes())
     await answer(upstream, engine.offer, params("Count.", ignore_eos=True), 40)
     async with asyncio.timeout(5):
-        while struct.unpack("=QQ", clock.read_bytes())[1] - before[1] < 50_000_000:
+        while struct.unpack_from("=QQ", clock.read_bytes())[1] - before[1] < 50_000_000:
             await asyncio.sleep(0.02)
 
 
