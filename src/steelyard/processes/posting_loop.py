@@ -91,6 +91,7 @@ class PostingLoop:
         self.absent: dict[str, int | None] = {}
         """Series of workers that are not connected → their pid, if known."""
         self._looked_ns = clock.monotonic_ns()
+        self._passed_ns = 0  # when the last pass ended
         self._noticed: dict[str, int] = {}  # series → closes its worker has announced
         self._wake = asyncio.Event()
         self._stop = asyncio.Event()
@@ -181,6 +182,7 @@ class PostingLoop:
             self.trouble, self.in_doubt = str(error), True
         finally:
             _resolve(waiting)
+            self._passed_ns = self._clock.monotonic_ns()
         if self._closes_outstanding():
             self._nudge_soon()
         return not self.trouble
@@ -268,9 +270,11 @@ class PostingLoop:
         return any(count > self._bookkeeper.closes_read(series) for series, count in self._noticed.items())
 
     def _nudge_soon(self) -> None:
+        """Begin a pass when the journal is on the medium: after a rest at once, in a flood with more in each batch."""
         if self._nudge is None:
-            loop = asyncio.get_running_loop()
-            self._nudge = loop.call_later(limits.SYNC_INTERVAL_MS / 1000, self._nudged)
+            rested_ms = (self._clock.monotonic_ns() - self._passed_ns) // NS_PER_MS
+            delay_ms = max(limits.SYNC_INTERVAL_MS, limits.POST_PAUSE_MS - rested_ms)
+            self._nudge = asyncio.get_running_loop().call_later(delay_ms / 1000, self._nudged)
 
     def _nudged(self) -> None:
         self._nudge = None
