@@ -12,7 +12,7 @@ from pathlib import Path
 
 from bench.lab.weigh import Cores, on
 
-_START_S = 90
+_START_S = 240
 
 
 class Child:

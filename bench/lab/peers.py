@@ -47,7 +47,8 @@ class Peer:
         """Installed if it must be. Raises Missing."""
         if self.package:
             _environment(self.package)
-            return self.package.partition("==")[2]
+            name, _, version = self.package.partition("==")
+            return version if name.partition("[")[0] in self.label.lower() else f"({name} {version})"
         if not self.program:
             return ""
         found = _of_system(self.program)

@@ -7,7 +7,7 @@ from bench.lab.trial import SHAPES, Subject, Trial
 from bench.report import RESULTS, Report, plain, write
 
 REFERENCE = "nginx, bare proxy"
-DIRECT = "no gateway"
+DIRECT, OURS = "no gateway", "steelyard"
 _UNITS = {"T500": "µs/event"}
 
 Found = Mapping[tuple[str, str], Sequence[Trial]]
@@ -44,7 +44,7 @@ def _rows(report: Report, found: Found, label: str, shape: str) -> None:
     reference = f"{shape}, {REFERENCE}"
     known = any(row.label == reference for row in report.rows)
     report.add(f"{shape}, {label}", [one.cpu_us for one in trials], reference if known else "")
-    if any(one.beside_us for one in trials):
+    if label == OURS:
         report.add(f"{shape}, the books behind it", [one.beside_us for one in trials])
     report.add(f"{shape}, {label}, per second", [one.per_s for one in trials])
     kind = "gap_" if SHAPES[shape].pace_ms else ""
@@ -87,7 +87,7 @@ def table(found: Found, subjects: Sequence[Subject]) -> str:
             subject.started_s,
         ]
         lines.append([label, *("–" if cell is None else plain(cell) for cell in cells)])
-    books = [_median(found, "steelyard", shape, lambda one: one.beside_us) for shape in SHAPES if shape != "C1"]
+    books = [_median(found, OURS, shape, lambda one: one.beside_us) for shape in SHAPES if shape != "C1"]
     lines.append(["the books behind it", *("–" if cell is None else plain(cell) for cell in books)])
     wide = [max(len(line[place]) for line in lines if len(line) > place) for place in range(len(heads))]
     return "\n".join(

@@ -15,7 +15,7 @@ from typing import Any
 from bench.lab.load import Load
 from bench.lab.weigh import Cores, cpu_s, on, rss_mb
 
-_NOBODY = Load("127.0.0.1", 0, 32, 1.5, 0.5)
+_NOBODY = Load("127.0.0.1", 0, 32, 1.0, 0.5)
 SHAPES: Mapping[str, Load] = {
     "J32": _NOBODY,
     "S32": replace(_NOBODY, stream=True),
