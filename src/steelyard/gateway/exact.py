@@ -6,6 +6,7 @@ handed on whole, so that `fast.py` can take some of them for itself. Knows no UR
 """
 
 import asyncio
+from collections.abc import Sequence
 from typing import Any
 
 import httptools
@@ -90,10 +91,17 @@ class ExactProtocol(HttpToolsProtocol):
     _upgrades = False
     _url = b""
     _fields: Headers = _NOBODY
+    _asked: Sequence[Any] = ()  # uvicorn's own exchanges that are not over
 
     def connection_made(self, transport: Any) -> None:
         transport.set_write_buffer_limits(high=0)
         super().connection_made(transport)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        super().connection_lost(exc)
+        for cycle in self._asked:  # uvicorn tells the last one only
+            cycle.disconnected = True
+            cycle.message_event.set()
 
     # --- what comes -------------------------------------------------------------------------------------------------
 
@@ -149,6 +157,7 @@ class ExactProtocol(HttpToolsProtocol):
         for name, value in fields:
             super().on_header(name, value)
         super().on_headers_complete()
+        self._asked = [*(cycle for cycle in self._asked if not cycle.response_complete), self.cycle]
 
     def on_body(self, body: bytes) -> None:
         self._moved = True
@@ -178,7 +187,10 @@ class ExactProtocol(HttpToolsProtocol):
     def _refuse(self, error: Unread) -> None:
         """Answer it when its turn comes, and read no more."""
         cycle = self.cycle
-        if isinstance(cycle, _Refusal) or self.transport.is_closing():
+        if self.transport.is_closing():
+            return
+        if isinstance(cycle, _Refusal):
+            self.flow.pause_reading()  # somebody resumed it
             return
         refusal = _Refusal(self, error)
         if self.pipeline or (self._owes != BODY and self._answering):
@@ -211,12 +223,17 @@ class ExactProtocol(HttpToolsProtocol):
             self._heard, self._quiet_s = False, 0.0
         else:
             self._quiet_s += elapsed_s
+        if self._quiet_s:
+            self.forget()
         if self._owes:
             late = self._owes == HEAD and self._owed_s > limits.CLIENT_HEAD_S
             if late or self._quiet_s >= limits.CLIENT_SILENCE_S:
                 self.transport.abort()
         elif self._quiet_s >= limits.KEEP_ALIVE_S:
             self.transport.close()
+
+    def forget(self) -> None:
+        """Nothing has come for a while: what is only kept for speed can go."""
 
     @property
     def _answering(self) -> bool:

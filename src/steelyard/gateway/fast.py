@@ -13,6 +13,7 @@ from uvicorn.protocols.http.httptools_impl import STATUS_LINE
 from steelyard.gateway.cors import ORIGIN
 from steelyard.gateway.exact import NOTHING, ExactProtocol, Turn
 from steelyard.gateway.exchange import Hot
+from steelyard.gateway.known_head import KnownHead, learnt
 from steelyard.gateway.once import HEADER as ONCE
 from steelyard.gateway.wire import Headers, Heads, is_too_large, too_large
 from steelyard.kernel import limits
@@ -51,12 +52,31 @@ class FastProtocol(ExactProtocol):
         super().__init__(**given)
         self.front = front
         self._active: FastWire | None = None  # the one of ours whose turn it is
+        self._known: KnownHead | None = None
+        self._lessons = limits.HEADS_LEARNT_MAX
 
     def data_received(self, data: bytes) -> None:
+        if (known := self._known) is not None and not self._owes and not self._answering:
+            body = known.body_of(data)
+            if body is not None:
+                self._heard = True
+                self._unset_keepalive_if_required()
+                fast = FastWire(self, known.hot, known.heads, True)
+                self.cycle = self._active = fast  # type: ignore[assignment]
+                fast.take(body)
+                fast.complete()
+                return
+        cycle, begins = self.cycle, not self._owes or not self._last_bytes
         super().data_received(data)
         wire = self._active
         if wire is not None and not wire.begun and not self.transport.is_closing():
             wire.begin()  # the rest of its body is to come: who has no key is refused before
+        elif begins and self._lessons and self.cycle is not cycle and isinstance(self.cycle, FastWire):
+            self._lessons -= 1
+            self._known = self.cycle.learnt(data)
+
+    def forget(self) -> None:
+        self._known, self._lessons = None, limits.HEADS_LEARNT_MAX
 
     def request(self, fields: Headers) -> None:
         parser = self.parser
@@ -174,6 +194,10 @@ class FastWire(Turn):
         self.begun = True
         self._run = Run(self._hot.serve(self, self._heads), self._protocol.loop, self._over)
         self._run.start()
+
+    def learnt(self, data: bytes) -> KnownHead | None:
+        """What to know of its head, if it came whole in this one read."""
+        return learnt(data, self._hot, self._heads) if self.keep_alive and not self.more_body else None
 
     async def run_asgi(self, app: object) -> None:
         self._protocol.turn_of(self)

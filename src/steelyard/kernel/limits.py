@@ -18,6 +18,7 @@ TOOL_CALLS_MAX = 8  # of one answer, where we bound them ourselves
 PART_TOKENS_MAX = 16_384  # an image, a recording or a file in a prompt counts as this much in the worst case
 CALL_MARK_BYTES = 128  # what is written around a tool call or its result in a prompt
 PIPELINED_MAX = 64  # requests of one connection that wait for their turn
+HEADS_LEARNT_MAX = 4  # of one connection: a client whose heads always differ is not learnt from for ever
 KEEP_ALIVE_S = 75
 CLIENT_HEAD_S = 60  # a connection is hung up on whose head of a request takes longer, however it drips
 CLIENT_SWEEP_S = 5  # how often connections are looked at for that

@@ -53,6 +53,7 @@ class Site:
         self.office = FakeOffice()
         self.stores = True
         self.front = "auto"
+        self.drain_s = 2
         self.port = 0
 
     @asynccontextmanager
@@ -61,7 +62,7 @@ class Site:
         self.port = listener.getsockname()[1]
         ready = asyncio.Event()
         app = PublicApp(self.house, self.office, Ids(self.clock), stores=self.stores)
-        server = public_server(app, app.hot, 2, ready.set, self.front)
+        self.server = server = public_server(app, app.hot, self.drain_s, ready.set, self.front)
         task = asyncio.ensure_future(server._serve([listener]))
         await ready.wait()
         try:

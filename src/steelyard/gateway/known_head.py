@@ -1,0 +1,47 @@
+"""A head that a connection has sent before: byte for byte the same again but for the length, it is not read again.
+
+Clients on a connection that lives repeat their head with every request. What was learnt was read strictly by the parser
+once; only whole requests with nothing behind them are taken, everything else is the parser's. Owns no connection.
+"""
+
+from typing import NamedTuple
+
+from steelyard.gateway.exchange import Hot
+from steelyard.gateway.wire import Heads
+
+_LENGTH = b"\r\ncontent-length: "
+_DIGITS_MAX = 8
+
+
+class KnownHead(NamedTuple):
+    """One head as bytes, around the number of its Content-Length."""
+
+    before: bytes
+    after: bytes
+    hot: Hot
+    heads: Heads
+
+    def body_of(self, data: bytes) -> bytes | None:
+        """The body, if `data` is this head again and a whole body of the length it tells."""
+        before, after = self.before, self.after
+        if not data.startswith(before):
+            return None
+        at = len(before)
+        end = data.find(b"\r", at, at + _DIGITS_MAX + 1)
+        number = data[at:end]
+        if not number.isdigit() or not data.startswith(after, end):
+            return None
+        begin = end + len(after)
+        return data[begin:] if len(data) - begin == int(number) else None
+
+
+def learnt(data: bytes, hot: Hot, heads: Heads) -> KnownHead | None:
+    """What to know of a request that came whole in `data`; None when it did not, or is not told by its length."""
+    end = data.find(b"\r\n\r\n") + 4
+    lower = data[:end].lower()
+    at = lower.find(_LENGTH) + len(_LENGTH)
+    if end < 4 or at < len(_LENGTH) or lower.find(_LENGTH, at) >= 0:
+        return None
+    after = data.find(b"\r", at)
+    known = KnownHead(data[:at], data[after:end], hot, heads)
+    return known if known.body_of(data) is not None else None
