@@ -10,7 +10,7 @@ from steelyard.kernel.clock import NS_PER_MS
 from steelyard.kernel.offers import Model, Offer
 from steelyard.kernel.quantities import Meter as M
 from steelyard.kernel.quantities import Usage
-from steelyard.kernel.records import Caller, Granted, Order, Snapshot, Terms
+from steelyard.kernel.records import Caller, CallersKept, Granted, Order, Snapshot, Terms
 from steelyard.kernel.routes import Guard, Policy, Route, Routes, RouteScope
 from steelyard.kernel.tariff import Tariff, TariffLine
 from steelyard.rating.estimate import Estimator
@@ -32,7 +32,7 @@ def measured(offers_count: int, guard: Guard, turns: int) -> tuple[float, float]
         one.upstream: (Tariff(10 + one.id, one.upstream, "CNY", 0, lines(10**6 + one.id), model="m"),) for one in offers
     }
     routes = Routes(models={"m": Route(RouteScope.MODEL, "m", Policy.BALANCED, (), guard)})
-    snapshot = Snapshot(1, {}, frozenset(), {"m": model}, {"m": (price,)}, costs, routes=routes)
+    snapshot = Snapshot(1, CallersKept(), frozenset(), {"m": model}, {"m": (price,)}, costs, routes=routes)
     caller, terms = Caller(1, 1, 1, "t", "p", "CNY"), Terms(model, price, Granted(10**9), 512, False, 1)
     router, estimator, known = Router(), Estimator(), Costs()
     text = "Tell me of the sea. " * 30

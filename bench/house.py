@@ -40,7 +40,7 @@ def places() -> Iterator[dict[str, DataDir]]:
 
 
 @contextmanager
-def books(data: DataDir) -> Iterator[None]:
+def books(data: DataDir) -> Iterator[subprocess.Popen[bytes]]:
     """The real books process, serving; ended by the end of its input."""
     process = subprocess.Popen(
         [sys.executable, "-m", "steelyard.processes.books", "--data", str(data.root)],
@@ -52,7 +52,7 @@ def books(data: DataDir) -> Iterator[None]:
     try:
         if process.stdout is None or process.stdout.readline() != b"ready\n":
             raise SystemExit("The books did not start.")
-        yield
+        yield process
     finally:
         process.communicate()
 
@@ -110,6 +110,6 @@ async def worker(data: DataDir, client: TellerClient, number: int = 0) -> AsyncI
     while not client.snapshot.callers:
         await asyncio.sleep(0.01)
     try:
-        yield Customer(client, next(iter(client.snapshot.callers.values())))
+        yield Customer(client, client.snapshot.callers.payers(1)[0])
     finally:
         await client.close()

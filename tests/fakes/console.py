@@ -19,7 +19,7 @@ from steelyard.kernel.ids import Ids, secret_hash, text_from_id
 from steelyard.kernel.money import pico_from_text, text_from_nano
 from steelyard.kernel.offers import Model, Offer
 from steelyard.kernel.quantities import Meter, Usage
-from steelyard.kernel.records import Caller, Snapshot
+from steelyard.kernel.records import Caller, CallersKept, Snapshot
 from steelyard.kernel.settled import Closed, End, Opened, Position, Receipt, Settlement
 from steelyard.kernel.tariff import Tariff, TariffLine
 from steelyard.ledger.posting import open_wallet, post, post_topup
@@ -149,7 +149,7 @@ def open_house(file: Path) -> FakeHouse:
     costs = {"local": (cost_of_local(3),), "deepseek": costs_of_deepseek()}
     here = Offer(3, VENDOR_MODEL, "deepseek", "127.0.0.1:1", VENDOR_MODEL, 8192, 4096, kind="openai")
     shop = models | {VENDOR_MODEL: Model(3, VENDOR_MODEL, 0, 256, (here,))}
-    snapshot = Snapshot(1, callers, operators, shop, prices, costs)
+    snapshot = Snapshot(1, CallersKept(callers), operators, shop, prices, costs)
     return FakeHouse(create_engine(f"sqlite:///{file}", poolclass=NullPool), snapshot, ManualClock(NOW_NS))
 
 

@@ -9,7 +9,7 @@ from steelyard.kernel.ids import API_KEY_PREFIX, secret_hash
 from steelyard.kernel.offers import Model, Offer
 from steelyard.kernel.quantities import Meter as M
 from steelyard.kernel.quantities import Usage
-from steelyard.kernel.records import Caller, Event, Granted, HoldAsk, Order, Quote, Snapshot
+from steelyard.kernel.records import Caller, CallersKept, Event, Granted, HoldAsk, Order, Quote, Snapshot
 from steelyard.kernel.tariff import Tariff, TariffLine
 
 KEY = API_KEY_PREFIX + "demo"
@@ -40,7 +40,7 @@ COST = Tariff(
 def snapshot(**changes: object) -> Snapshot:
     made = Snapshot(
         version=1,
-        callers={secret_hash(KEY): CALLER},
+        callers=CallersKept({secret_hash(KEY): CALLER}),
         operators=frozenset(),
         models={"m": Model(1, "m", 0, 100, (OFFER,))},
         prices={"m": (PRICE,)},

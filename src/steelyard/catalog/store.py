@@ -31,6 +31,9 @@ _CAN = {
 UPSTREAM_KINDS = tuple(_CAN)
 """What may stand in a registration; `upstream.kinds` has the adapters."""
 
+_decode_lines = msgspec.json.Decoder(tuple[TariffLine, ...]).decode
+_decode_variants = msgspec.json.Decoder(tuple[Variant, ...]).decode
+
 TariffsBySubject = dict[str, tuple[Tariff, ...]]
 
 
@@ -183,11 +186,11 @@ def tariff_of(row: Row[tuple[object, ...]]) -> Tariff:
         subject=row.subject,
         currency=row.currency,
         effective_from_ns=row.effective_from_ns,
-        lines=msgspec.json.decode(row.lines, type=tuple[TariffLine, ...]),
+        lines=_decode_lines(row.lines),
         source=row.source,
         watts_milli=row.watts_milli,
         tier=row.tier,
-        variants=msgspec.json.decode(row.variants, type=tuple[Variant, ...]),
+        variants=_decode_variants(row.variants),
         marginal=row.marginal,
         model=row.model,
     )

@@ -5,7 +5,7 @@ Sells nothing itself: the house does, on the same path as every other request.
 """
 
 import re
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass, field
 
@@ -48,14 +48,9 @@ class _Page:
         return msgspec.json.encode(self.turns).decode()
 
 
-def payers(snapshot: Snapshot) -> list[Caller]:
-    """The projects that can pay: those with a live key, each once, oldest first."""
-    found: dict[int, Caller] = {}
-    for caller in snapshot.callers.values():
-        known = found.get(caller.project_id)
-        if known is None or caller.key_id < known.key_id:
-            found[caller.project_id] = caller
-    return [found[project] for project in sorted(found)]
+def payers(snapshot: Snapshot) -> Sequence[Caller]:
+    """The projects that can pay: those with a live key, each once, oldest first, as many as a page shows."""
+    return snapshot.callers.payers(limits.PLAYGROUND_PAYERS_MAX)
 
 
 def show(visit: Visit) -> Response:

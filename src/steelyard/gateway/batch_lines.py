@@ -19,7 +19,7 @@ from steelyard.gateway.responses_dialect import Responses
 from steelyard.gateway.wire import Headers
 from steelyard.jobs.run import LineAsk, Said
 from steelyard.kernel.errors import ClientGone, UpstreamError, unknown_key
-from steelyard.kernel.records import Caller, Order, Snapshot
+from steelyard.kernel.records import Caller, Order
 
 ENDPOINTS: Mapping[str, Dialect] = {
     "/v1/chat/completions": Chat(),
@@ -93,7 +93,6 @@ class BatchGate:
 
     def __init__(self, house: House) -> None:
         self._house = house
-        self._callers: tuple[int, dict[int, Caller]] = (-1, {})
 
     def offers(self, model: str) -> bool:
         snapshot = self._house.teller.snapshot
@@ -117,16 +116,7 @@ class BatchGate:
 
     def _caller(self, key_id: int) -> Caller:
         """Who the batch's key stands for now. Raises CallerError 401 when it was revoked."""
-        snapshot = self._house.teller.snapshot
-        version, callers = self._callers
-        if version != snapshot.version:
-            callers = _by_key(snapshot)
-            self._callers = snapshot.version, callers
-        caller = callers.get(key_id)
+        caller = self._house.teller.snapshot.callers.of_key(key_id)
         if caller is None:
             raise unknown_key()
         return caller
-
-
-def _by_key(snapshot: Snapshot) -> dict[int, Caller]:
-    return {caller.key_id: caller for caller in snapshot.callers.values()}

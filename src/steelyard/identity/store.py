@@ -5,9 +5,10 @@ Knows no wallet. Every function works in the caller's transaction and raises Cal
 """
 
 import re
+from collections.abc import Iterator
 from typing import NamedTuple
 
-from sqlalchemy import Connection, insert, select, update
+from sqlalchemy import Connection, func, insert, select, update
 from sqlalchemy.exc import IntegrityError
 
 from steelyard.kernel import limits
@@ -174,22 +175,36 @@ def revoke_key(connection: Connection, key_id: int, clock: Clock) -> Key:
     return find_key(connection, key_id)
 
 
-def live_callers(connection: Connection) -> tuple[dict[bytes, Caller], frozenset[bytes]]:
-    """What a snapshot carries: digest of each live key → caller, and the digests of live operator keys."""
-    callers: dict[bytes, Caller] = {}
-    operators: set[bytes] = set()
-    keys, projects, tenants = tables.keys.c, tables.projects.c, tables.tenants.c
-    query = (
-        select(keys.id, keys.hash, projects.id, tenants.id, tenants.name, projects.name, tenants.currency)
-        .select_from(tables.keys.outerjoin(tables.projects).outerjoin(tables.tenants))
-        .where(keys.revoked_ns.is_(None))
+class KeyCounts(NamedTuple):
+    """How many live keys there are, and what else a table of them needs room for."""
+
+    live: int
+    key_id_max: int
+    projects: int
+    project_id_max: int
+
+
+def key_counts(connection: Connection) -> KeyCounts:
+    """As they stand now."""
+    keys, projects = tables.keys.c, tables.projects.c
+    live = select(func.count()).select_from(tables.keys).where(keys.revoked_ns.is_(None), keys.project_id.is_not(None))
+    highest = select(func.coalesce(func.max(keys.id), 0))
+    of_projects = select(func.count(), func.coalesce(func.max(projects.id), 0))
+    return KeyCounts(
+        connection.execute(live).scalar_one(),
+        connection.execute(highest).scalar_one(),
+        *connection.execute(of_projects).one(),
     )
-    for key_id, digest, project_id, tenant_id, tenant, project, currency in connection.execute(query):
-        if project_id is None:
-            operators.add(digest)
-        else:
-            callers[digest] = Caller(key_id, project_id, tenant_id, tenant, project, currency)
-    return callers, frozenset(operators)
+
+
+def live_callers(connection: Connection) -> Iterator[tuple[bytes, Caller]]:
+    """The digest of each customer's live key and who it stands for; they pass by, only the projects are kept."""
+    keys, projects, tenants = tables.keys.c, tables.projects.c, tables.tenants.c
+    of = select(projects.id, tenants.id, tenants.name, projects.name, tenants.currency)
+    known = {row[0]: row[1:] for row in connection.execute(of.select_from(tables.projects.join(tables.tenants)))}
+    live = select(keys.hash, keys.id, keys.project_id).where(keys.revoked_ns.is_(None), keys.project_id.is_not(None))
+    for digest, key_id, project_id in connection.execute(live, execution_options={"yield_per": 1000}):
+        yield digest, Caller(key_id, project_id, *known[project_id])
 
 
 def operator_names(connection: Connection) -> dict[bytes, str]:

@@ -53,6 +53,11 @@ class DataDir:
         return self.root / "files"
 
     @property
+    def keys(self) -> Path:
+        """Where the table of live keys lies; see kernel.key_table."""
+        return self.root / "keys"
+
+    @property
     def energy(self) -> Path:
         return self.root / "energy"
 
@@ -93,7 +98,7 @@ class DataDir:
         """Make the directories, readable by the owner only. Raises StartError when that fails."""
         try:
             self.root.mkdir(mode=0o700, parents=True, exist_ok=True)
-            for folder in (self.journals, self.files, self.energy, self.engines, self.logs):
+            for folder in (self.journals, self.files, self.keys, self.energy, self.engines, self.logs):
                 folder.mkdir(mode=0o700, exist_ok=True)
         except OSError as error:
             raise StartError(f"The data directory {self.root} cannot be used: {error.strerror}.") from None

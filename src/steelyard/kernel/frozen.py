@@ -4,7 +4,8 @@ import msgspec
 
 
 class Record(msgspec.Struct, frozen=True):
-    """A record that travels as a map (sockets, pages, command output)."""
+    """A record that travels as a map (sockets, pages, command output). Those a worker keeps by the thousand say
+    `gc=False`: they hold no cycles, and looking for some stops everything."""
 
 
 class JournalRecord(msgspec.Struct, frozen=True, array_like=True, gc=False):

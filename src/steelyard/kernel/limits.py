@@ -65,6 +65,9 @@ SSE_EVENT_BYTES_MAX = 1024 * 1024
 WEIGHTS_FETCH_S = 3600
 GGUF_TEXT_BYTES_MAX = 1024 * 1024  # one text in a model file's metadata; chat templates are the longest
 TELLER_REPLY_S = 5
+KEY_TABLE_SLOTS_MIN = 1024  # room for keys, beside twice as many as there are
+CALLERS_SEEN_MAX = 8192  # of one worker: keys that were just used are looked up in half the time
+SNAPSHOT_PART_ENTRIES = 50  # models or tariffs that travel together; a worker reads as many at once (0.5 ms)
 SNAPSHOT_KNOWN_S = 1  # a command waits this long for every worker to know what it changed
 ERRAND_S = 5  # a worker answers a command that was passed on to it within this
 RETRY_AFTER_S = 1
@@ -286,6 +289,7 @@ WRONG_KEYS_WINDOW_S = 60
 WRONG_KEYS_ADDRESSES_MAX = 1024
 PLAYGROUND_TURNS_MAX = 40  # messages of one playground conversation
 PLAYGROUND_ANSWER_TOKENS_MAX = 32_768
+PLAYGROUND_PAYERS_MAX = 500  # projects to choose from
 OVERVIEW_ROWS = 5
 
 # supervision

@@ -14,7 +14,7 @@ class Capability(StrEnum):
     MODERATION = "moderation"  # a judgement per input
 
 
-class Offer(Record, frozen=True):
+class Offer(Record, frozen=True, gc=False):
     """One model at one upstream."""
 
     id: int
@@ -37,7 +37,7 @@ class Offer(Record, frozen=True):
         return bool(self.concurrency or self.rpm or self.tpm)
 
 
-class Model(Record, frozen=True):
+class Model(Record, frozen=True, gc=False):
     """What a customer asks for by name."""
 
     id: int

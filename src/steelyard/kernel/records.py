@@ -6,7 +6,9 @@ Times are nanoseconds since 1970 UTC (`_ns`), amounts nano-units of `currency` (
 requests are sixteen bytes (see kernel.ids); ids of tenants, keys, models and tariffs are the books' integers.
 """
 
+from collections.abc import Sequence
 from enum import StrEnum
+from typing import Protocol
 
 import msgspec
 
@@ -21,7 +23,7 @@ from steelyard.kernel.tariff import Tariff
 # --- who asks -----------------------------------------------------------------------------------------------------
 
 
-class Caller(Record, frozen=True):
+class Caller(Record, frozen=True, gc=False):
     """Who a key stands for."""
 
     key_id: int
@@ -32,14 +34,47 @@ class Caller(Record, frozen=True):
     currency: str
 
 
+class Callers(Protocol):
+    """Who the live keys stand for; `kernel.key_table` in a worker."""
+
+    def get(self, digest: bytes, /) -> Caller | None:
+        """By the SHA-256 of the key."""
+
+    def of_key(self, key_id: int) -> Caller | None: ...
+    def of_project(self, project_id: int) -> Caller | None:
+        """The project with its oldest live key."""
+
+    def payers(self, count_max: int) -> Sequence[Caller]:
+        """The oldest projects that have a live key, each with its oldest one."""
+
+    def __len__(self) -> int:
+        """How many keys are live."""
+
+
+class CallersKept(dict[bytes, Caller]):
+    """A few callers in memory, where no books write a table of them."""
+
+    def of_key(self, key_id: int) -> Caller | None:
+        return next((one for one in self.values() if one.key_id == key_id), None)
+
+    def of_project(self, project_id: int) -> Caller | None:
+        of = [one for one in self.values() if one.project_id == project_id]
+        return min(of, key=lambda one: one.key_id, default=None)
+
+    def payers(self, count_max: int) -> Sequence[Caller]:
+        ids = sorted({one.project_id for one in self.values()})[:count_max]
+        return [one for one in map(self.of_project, ids) if one is not None]
+
+
 # --- what is sold -------------------------------------------------------------------------------------------------
 
 
 class Snapshot(Record, frozen=True):
-    """All a worker needs to decide without I/O. Replaced as a whole when `version` moves."""
+    """All a worker needs to decide without I/O. Replaced as a whole when `version` moves, but for `callers`: those are
+    the live keys at any time."""
 
     version: int
-    callers: dict[bytes, Caller]  # SHA-256 of a live key → who it stands for
+    callers: Callers
     operators: frozenset[bytes]  # SHA-256 of live operator keys
     models: dict[str, Model]
     prices: dict[str, tuple[Tariff, ...]]  # model → versions, latest effective_from first

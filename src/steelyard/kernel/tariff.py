@@ -13,7 +13,7 @@ DAY_KINDS = (WORKDAY, DAY_OFF)
 """By a calendar: a weekend day that was made a working day is one, a public holiday is none."""
 
 
-class TariffLine(Record, frozen=True):
+class TariffLine(Record, frozen=True, gc=False):
     """`pico` pico-units buy `per` of the meter's units; `text` is the price as the source wrote it."""
 
     meter: Meter
@@ -30,7 +30,7 @@ class Thinking(IntEnum):
     OFF = 2
 
 
-class Condition(Record, frozen=True, omit_defaults=True):
+class Condition(Record, frozen=True, gc=False, omit_defaults=True):
     """When a variant counts: everything that is said must hold; what is left out always does.
 
     Clock (local wall time of `zone`), calendar and thinking are decided when a request is opened; the bands bound the
@@ -57,7 +57,7 @@ class Condition(Record, frozen=True, omit_defaults=True):
         return self.output_over is not None or self.output_up_to is not None
 
 
-class Variant(Record, frozen=True):
+class Variant(Record, frozen=True, gc=False):
     """Lines that replace those of their tariff under a condition; `name` stands on receipts."""
 
     name: str
@@ -65,7 +65,7 @@ class Variant(Record, frozen=True):
     lines: tuple[TariffLine, ...]
 
 
-class Tariff(Record, frozen=True):
+class Tariff(Record, frozen=True, gc=False):
     """One dated version of what a model's customers pay (price book), of what an upstream costs us (cost book), or of
     what one unit of a currency is worth in another (rate book).
 

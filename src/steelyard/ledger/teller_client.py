@@ -16,14 +16,16 @@ import msgspec
 import structlog
 
 from steelyard.kernel import limits
-from steelyard.kernel.errors import CallerError, StartError, unavailable
-from steelyard.kernel.records import Granted, HoldAsk, Snapshot
+from steelyard.kernel.errors import BooksError, CallerError, StartError, unavailable
+from steelyard.kernel.key_table import KeyTable
+from steelyard.kernel.records import CallersKept, Granted, HoldAsk, Snapshot
 from steelyard.ledger import wire
 from steelyard.ledger.leases import Pools
 from steelyard.ledger.sublimits import use_of
+from steelyard.ledger.telling import Gathering
 
 log = structlog.get_logger()
-_NO_SNAPSHOT = Snapshot(0, {}, frozenset(), {}, {}, {})
+_NO_SNAPSHOT = Snapshot(0, CallersKept(), frozenset(), {}, {}, {})
 _SWEEP_S = 1.0
 
 
@@ -105,6 +107,8 @@ class TellerClient:
         self._idler: asyncio.Task[None] | None = None
         self._holds: dict[bytes, wire.Held] = {}
         self._pools = Pools()
+        self._gathering = Gathering()
+        self._keys = Path()
 
     @property
     def connected(self) -> bool:
@@ -196,6 +200,7 @@ class TellerClient:
         attempt = 0
         while True:
             try:
+                self._gathering = Gathering()
                 _, link = await self._loop.create_unix_connection(lambda: _ClientLink(self._on_push), str(self._path))
                 await self._greet(link)
                 attempt = 0
@@ -224,14 +229,19 @@ class TellerClient:
             link.abort()
             raise
         self.epoch, self.series = welcome.epoch, welcome.series
-        self._take_snapshot(welcome.snapshot)
         self._link = link
 
     def _on_push(self, op: str, payload: msgspec.Raw) -> None:
-        if op == "snapshot":
-            self._take_snapshot(wire.decode_snapshot(payload))
-            if self._link is not None:
-                self._link.send(wire.NOTICE, "known", self.snapshot.version)
+        if op == "part":
+            self._gathering.take(wire.decode_part(payload))
+        elif op == "snapshot":
+            head = wire.decode_head(payload)
+            self._take_snapshot(self._gathering.whole(head, self.snapshot.callers))
+            self._map_keys(head.keys)
+            self._tell_known()
+        elif op == "keys":
+            self._map_keys(wire.decode_text(payload))
+            self._tell_known()
         elif op == "settled":
             for request_id in wire.decode_ids(payload):
                 held = self._holds.pop(request_id, None)
@@ -271,5 +281,21 @@ class TellerClient:
                 self._return(wire.Returned(tenant_id, amount_nano))
 
     def _take_snapshot(self, snapshot: Snapshot) -> None:
-        if snapshot.version >= self.snapshot.version:  # a push may overtake the welcome
+        if snapshot.version >= self.snapshot.version:
             self.snapshot = snapshot
+
+    def _map_keys(self, path: str) -> None:
+        """Look keys up in this table from here on."""
+        if Path(path) == self._keys:
+            return
+        try:
+            table = KeyTable(Path(path))
+        except BooksError as error:  # it has moved again, and the notice of that is on its way
+            log.warning("key_table_missed", reason=str(error))
+        else:
+            self._keys = Path(path)
+            self.snapshot = msgspec.structs.replace(self.snapshot, callers=table)
+
+    def _tell_known(self) -> None:
+        if self._link is not None:
+            self._link.send(wire.NOTICE, "known", wire.Known(self.snapshot.version, str(self._keys)))

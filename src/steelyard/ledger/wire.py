@@ -4,6 +4,8 @@
     question  id > 0; answered by [id, "ok", payload] or [id, "error", Refusal]
     notice    id = 0; never answered ("release", "closed", "lease", "returned", "done" to books; "snapshot", "settled",
               "lease", "recall", "errand" to workers)
+    snapshot  notices "part" (as many as it takes: what is large of it travels in pieces, so that no worker reads for
+              long), then "snapshot" with the rest, which puts them all in force; "keys" when the key table has moved
 
 Owns encoding and write batching (one write for each turn of the loop). Knows no wallet.
 """
@@ -16,7 +18,10 @@ import msgspec
 from steelyard.kernel import limits
 from steelyard.kernel.errors import BooksError, CallerError
 from steelyard.kernel.frozen import JournalRecord, Record
-from steelyard.kernel.records import Granted, HoldAsk, Snapshot, Use
+from steelyard.kernel.offers import Model
+from steelyard.kernel.records import Granted, HoldAsk, Use
+from steelyard.kernel.routes import Routes
+from steelyard.kernel.tariff import Tariff
 
 NOTICE = 0
 OK = "ok"
@@ -69,7 +74,32 @@ class Welcome(Record, frozen=True):
 
     epoch: int
     series: str
-    snapshot: Snapshot
+
+
+class Part(Record, frozen=True):
+    """A piece of a snapshot's models, prices and costs. Tariffs of one subject may come in several pieces, in order."""
+
+    models: tuple[Model, ...] = ()
+    prices: tuple[tuple[str, tuple[Tariff, ...]], ...] = ()
+    costs: tuple[tuple[str, tuple[Tariff, ...]], ...] = ()
+
+
+class Head(Record, frozen=True):
+    """What a snapshot says beside its parts, which came before; `keys` is the path of the key table."""
+
+    version: int
+    keys: str
+    operator_names: dict[bytes, str]
+    credentials: dict[str, str]
+    rates: dict[str, tuple[Tariff, ...]]
+    routes: Routes
+
+
+class Known(Record, frozen=True):
+    """What a worker has now: the version of its snapshot and the path of its key table."""
+
+    version: int
+    keys: str
 
 
 class Refusal(Record, frozen=True):
@@ -129,7 +159,10 @@ decode_lease = msgspec.msgpack.Decoder(Lease).decode
 decode_returned = msgspec.msgpack.Decoder(Returned).decode
 decode_hello = msgspec.msgpack.Decoder(Hello).decode
 decode_welcome = msgspec.msgpack.Decoder(Welcome).decode
-decode_snapshot = msgspec.msgpack.Decoder(Snapshot).decode
+decode_part = msgspec.msgpack.Decoder(Part).decode
+decode_head = msgspec.msgpack.Decoder(Head).decode
+decode_known = msgspec.msgpack.Decoder(Known).decode
+decode_text = msgspec.msgpack.Decoder(str).decode
 decode_ids = msgspec.msgpack.Decoder(tuple[bytes, ...]).decode
 decode_id = msgspec.msgpack.Decoder(bytes).decode
 decode_count = msgspec.msgpack.Decoder(int).decode
@@ -216,9 +249,13 @@ class Link(asyncio.Protocol):
 
     def send(self, number: int, op: str, payload: object) -> None:
         """Send with everything else of this turn of the loop. A dead connection swallows it."""
+        self.send_frames(frame(number, op, payload))
+
+    def send_frames(self, frames: bytes) -> None:
+        """Messages that were made by `frame` already."""
         if not self._unsent:
             self._loop.call_soon(self._flush)
-        self._unsent.append(frame(number, op, payload))
+        self._unsent.append(frames)
 
     def _flush(self) -> None:
         unsent, self._unsent = self._unsent, []

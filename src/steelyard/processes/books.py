@@ -35,6 +35,7 @@ from steelyard.processes.bookkeeper import Bookkeeper, Settle
 from steelyard.processes.collector import look_less_often
 from steelyard.processes.desks import OPS, Desks, Kept
 from steelyard.processes.errands import Errands
+from steelyard.processes.key_register import KeyRegister
 from steelyard.processes.lending import Lending
 from steelyard.processes.lifeline import watch_parent
 from steelyard.processes.office import Office, transaction
@@ -42,6 +43,7 @@ from steelyard.processes.only_writer import only_writer
 from steelyard.processes.outcome import Outcome
 from steelyard.processes.paying import PAYING, pay
 from steelyard.processes.posting_loop import PostingLoop, Thread
+from steelyard.processes.publishing import Publishing
 from steelyard.processes.second_look import decide_hold
 from steelyard.processes.snapshot import EPOCH, bump, read_snapshot
 from steelyard.processes.teller_server import Session
@@ -75,7 +77,7 @@ class Books:
                 journals=data.journals,
             )
             with self._engine.connect() as connection:
-                self._snapshot = read_snapshot(connection)
+                self._publishing = Publishing(KeyRegister.make(data.keys, connection), read_snapshot(connection))
         except BaseException:
             self._engine.dispose()
             raise
@@ -83,7 +85,6 @@ class Books:
         self._thread = Thread(executor, self._engine)
         self._auditor = ThreadPoolExecutor(1, "books-auditor")
         self._sessions: dict[str, Session] = {}
-        self._moved = asyncio.Event()
         self.store_days = limits.STORE_DAYS
         """How long responses are stored; set it before `serve`."""
         self._listeners: set[Session] = set()
@@ -100,6 +101,7 @@ class Books:
 
     async def serve(self) -> None:
         """Open the socket. Requests that living workers have open keep their holds."""
+        self._publishing.begin(self._listeners, self._sessions)
         for tenant_id, purse in (await self._thread.purses()).items():
             self.teller.open_wallet(tenant_id, purse)
         self.lending = Lending(self.teller, self._sessions)
@@ -157,6 +159,7 @@ class Books:
                     await session.gone.wait()
             session.abort()
         await self._desks.finish()
+        await self._publishing.close()
         await self._thread.run(self._bookkeeper.close)
         await self._thread.run(self._engine.dispose)
         self._thread.shutdown()
@@ -182,7 +185,7 @@ class Books:
         self._listeners.discard(session)
         if session.series and self._sessions.get(session.series) is session:
             del self._sessions[session.series]
-            self._moved.set()
+            self._publishing.session_moved()
             self._posting.absent[session.series] = session.pid
             self._posting.wake()
 
@@ -198,13 +201,14 @@ class Books:
         """Give a new worker its epoch and series, or take a returning one back with its holds."""
         session.pid = hello.pid
         if hello.worker is None:
-            return wire.Welcome(0, "", self._snapshot)
+            self._publishing.greet(session)
+            return wire.Welcome(0, "")
         if hello.series:
             return await self._greet_again(session, hello)
         epoch = await self._thread.run(self._next_epoch)
         series = f"w{hello.worker}-{epoch}"
         self._seat(session, series)
-        return wire.Welcome(epoch, series, self._snapshot)
+        return wire.Welcome(epoch, series)
 
     def _next_epoch(self) -> int:
         with transaction(self._engine) as connection:
@@ -227,7 +231,7 @@ class Books:
             self.teller.release(request_id)
         self._seat(session, series)
         session.send(wire.NOTICE, "settled", sorted(posted))
-        return wire.Welcome(hello.epoch, series, self._snapshot)
+        return wire.Welcome(hello.epoch, series)
 
     def _unborn(self, hello: wire.Hello) -> bool:
         """A worker that got its series from books that died before it began its journal."""
@@ -241,7 +245,7 @@ class Books:
         before = self._sessions.get(series)
         session.series = series
         self._sessions[series] = session
-        session.snapshot = self._snapshot.version
+        self._publishing.greet(session)
         self._posting.seat(series)
         self._await_no_more(series)
         if before is not None:
@@ -293,8 +297,7 @@ class Books:
         reply = self._take(outcome)
         for seed in outcome.limited:
             await self.lending.recall(seed.limit.tenant_id)
-        if outcome.snapshot is not None:
-            await self._known_to_workers(outcome.snapshot.version)
+        await self._publishing.known(outcome)
         return reply
 
     async def _execute(self, op: str, payload: dict[str, Any]) -> Outcome:
@@ -304,19 +307,8 @@ class Books:
             self._posting.in_doubt |= error.status == 503
             raise
 
-    async def _known_to_workers(self, version: int) -> None:
-        """Return when every connected worker has the snapshot: a new key works, a revoked one no longer, everywhere.
-
-        A worker that does not say so within the bound is not waited for; it gets the snapshot when it reads again.
-        """
-        with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(limits.SNAPSHOT_KNOWN_S):
-                while any(session.snapshot < version for session in self._sessions.values()):
-                    self._moved.clear()
-                    await self._moved.wait()
-
     def session_moved(self) -> None:
-        self._moved.set()
+        self._publishing.session_moved()
 
     def _take(self, outcome: Outcome) -> Any:
         self.teller.correct(outcome.purses)
@@ -324,10 +316,7 @@ class Books:
         for seed in outcome.limited:
             self.teller.limit(seed)
         self.lending.recall_unfit()
-        if outcome.snapshot is not None:
-            self._snapshot = outcome.snapshot
-            for session in self._listeners:
-                session.send(wire.NOTICE, "snapshot", outcome.snapshot)
+        self._publishing.tell(outcome)
         return outcome.reply
 
     async def _verify(self, *, replayed: bool) -> object:
@@ -353,7 +342,8 @@ class Books:
             "holds": self.teller.open_holds,
             "lag_ms": self._posting.metrics.lag_ns // NS_PER_MS,
             "trouble": self._posting.trouble,
-            "snapshot": self._snapshot.version,
+            "snapshot": self._publishing.version,
+            "keys": self._publishing.live_keys,
         }
 
 

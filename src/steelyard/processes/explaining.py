@@ -104,9 +104,8 @@ def _caller(snapshot: Snapshot, model: Model, key_id: int | None) -> Caller:
     if key_id is None:
         prices = snapshot.prices.get(model.name, ())
         return Caller(0, 0, 0, "", "", prices[0].currency if prices else "")
-    for caller in snapshot.callers.values():
-        if caller.key_id == key_id:
-            return caller
+    if (caller := snapshot.callers.of_key(key_id)) is not None:
+        return caller
     raise bad_request(f"There is no live key {key_id}.", "key")
 
 

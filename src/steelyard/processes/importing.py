@@ -22,18 +22,21 @@ from steelyard.kernel import limits
 from steelyard.kernel.clock import Clock
 from steelyard.kernel.errors import CallerError, bad_request
 from steelyard.kernel.offers import Model
+from steelyard.kernel.records import Caller
 from steelyard.kernel.routes import Routes
 from steelyard.ledger.posting import open_wallet
 from steelyard.ledger.purse import Purse
 from steelyard.ledger.sublimits import Seed
 from steelyard.processes.limiting import limit_set
-from steelyard.processes.outcome import Outcome
+from steelyard.processes.outcome import KeyChange, Outcome
 from steelyard.processes.payload import Payload, text_of
 from steelyard.processes.routing import ROUTING
 from steelyard.processes.snapshot import new_snapshot
 
 CREATED, CHANGED, UNCHANGED, REFUSED = "created", "changed", "unchanged", "refused"
 TENANT, KEY, BALANCE, LIMITS = "tenant", "key", "balance", "limits"
+_PEOPLE = frozenset({TENANT, KEY, BALANCE, LIMITS})
+"""Steps that change nothing of what a snapshot says."""
 _HASH_DIGITS = 64
 _OF_THE_FILE = frozenset({"book", "effective_from_ns", "source"})
 
@@ -59,14 +62,16 @@ class Importing:
         """The command "import": a state and, where it was refused, a sentence for each step."""
         asked = _asked(payload)
         whole = connection.begin_nested()
-        run = _Import(connection, asked.source, asked.actor, {}, [])
+        run = _Import(connection, asked.source, asked.actor, {}, [], [])
         states = [self._state(run, step) for step in asked.steps]
         made = any(state["state"] in {CREATED, CHANGED} for state in states)
         if asked.dry or not made:
             whole.rollback()
             return Outcome(states)
         whole.commit()
-        return Outcome(states, run.purses, new_snapshot(connection), tuple(run.seeds))
+        sold = any(step.op not in _PEOPLE for step in asked.steps)
+        snapshot = new_snapshot(connection) if sold else None
+        return Outcome(states, run.purses, snapshot, tuple(run.seeds), tuple(run.keys))
 
     def _state(self, run: "_Import", step: "_Step") -> Payload:
         maker = self._makers.get(step.op)
@@ -111,6 +116,8 @@ class Importing:
         name, connection = text_of(payload, "name"), run.connection
         key_id = identity.add_hashed_key(connection, project_id, name, bytes.fromhex(digest), shown, self._clock)
         remember(connection, origin, key_id, self._clock)
+        caller = Caller(key_id, project_id, tenant.id, tenant.name, identity.DEFAULT_PROJECT, tenant.currency)
+        run.keys.append(KeyChange(key_id, bytes.fromhex(digest), caller))
         return CREATED
 
     def _balance(self, run: "_Import", payload: Payload) -> str:
@@ -197,13 +204,14 @@ class Importing:
 
 
 class _Import(NamedTuple):
-    """One run: where it writes, whose things these were, and what the teller must learn."""
+    """One run: where it writes, whose things these were, and what the teller and the workers must learn."""
 
     connection: Connection
     source: str
     actor: str
     purses: dict[int, Purse]
     seeds: list[Seed]
+    keys: list[KeyChange]
 
 
 class _Step(msgspec.Struct, frozen=True):

@@ -21,6 +21,8 @@ from steelyard.jobs import store as jobs
 from steelyard.kernel import limits
 from steelyard.kernel.clock import Clock, iso_from_ns
 from steelyard.kernel.errors import CallerError, bad_request, unavailable
+from steelyard.kernel.ids import secret_hash
+from steelyard.kernel.records import Caller
 from steelyard.kernel.settled import Opened
 from steelyard.ledger.posting import open_wallet
 from steelyard.ledger.purse import Purse
@@ -30,7 +32,7 @@ from steelyard.ledger.verify import verify
 from steelyard.processes.cashier import Cashier, Holds, tenant_view
 from steelyard.processes.importing import Importing
 from steelyard.processes.limiting import Limited, limit_lift, limit_list, limit_seeds, limit_set
-from steelyard.processes.outcome import Outcome
+from steelyard.processes.outcome import KeyChange, Outcome
 from steelyard.processes.payload import Payload, integer_of, request_id_of, text_of
 from steelyard.processes.receipts import open_receipt
 from steelyard.processes.reconciling import reconcile_post
@@ -137,7 +139,7 @@ class Office:
         tenant = identity.add_tenant(connection, text_of(payload, "name"), currency, self._clock)
         open_wallet(connection, tenant.id, tenant.name, tenant.currency)
         reply = tenant_view(tenant) | {"project": identity.DEFAULT_PROJECT}
-        return Outcome(reply, purses={tenant.id: Purse(0)}, snapshot=new_snapshot(connection))
+        return Outcome(reply, purses={tenant.id: Purse(0)})
 
     def _tenant_list(self, connection: Connection, payload: Payload) -> Outcome:
         return Outcome(self._cashier.wallets(connection))
@@ -151,13 +153,12 @@ class Office:
         tenant = identity.find_tenant(connection, text_of(payload, "tenant"))
         project = text_of(payload, "project") if payload.get("project") is not None else identity.DEFAULT_PROJECT
         project_id = identity.find_project(connection, tenant.id, project)
-        return self._new_key(connection, project_id, text_of(payload, "name"))
+        key, secret = identity.add_key(connection, project_id, text_of(payload, "name"), self._clock)
+        caller = Caller(key.id, project_id, tenant.id, tenant.name, project, tenant.currency)
+        return Outcome(_key(key) | {"key": secret}, keys=(KeyChange(key.id, secret_hash(secret), caller),))
 
     def _operator_add(self, connection: Connection, payload: Payload) -> Outcome:
-        return self._new_key(connection, None, text_of(payload, "name"))
-
-    def _new_key(self, connection: Connection, project_id: int | None, name: str) -> Outcome:
-        key, secret = identity.add_key(connection, project_id, name, self._clock)
+        key, secret = identity.add_key(connection, None, text_of(payload, "name"), self._clock)
         return Outcome(_key(key) | {"key": secret}, snapshot=new_snapshot(connection))
 
     def _key_list(self, connection: Connection, payload: Payload) -> Outcome:
@@ -167,7 +168,9 @@ class Office:
 
     def _key_revoke(self, connection: Connection, payload: Payload) -> Outcome:
         key = identity.revoke_key(connection, integer_of(payload, "id"), self._clock)
-        return Outcome(_key(key), snapshot=new_snapshot(connection))
+        if key.project is None:
+            return Outcome(_key(key), snapshot=new_snapshot(connection))
+        return Outcome(_key(key), keys=(KeyChange(key.id),))
 
     def _prices_load(self, connection: Connection, payload: Payload) -> Outcome:
         drafts = parse_price_file(text_of(payload, "text")).tariffs

@@ -3,9 +3,17 @@
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
-from steelyard.kernel.records import Snapshot
+from steelyard.kernel.records import Caller, Snapshot
 from steelyard.ledger.purse import Purse
 from steelyard.ledger.sublimits import Seed
+
+
+class KeyChange(NamedTuple):
+    """A customer's key that begins, or ends: then `caller` is None."""
+
+    key_id: int
+    digest: bytes = b""
+    caller: Caller | None = None
 
 
 class Outcome(NamedTuple):
@@ -15,3 +23,4 @@ class Outcome(NamedTuple):
     purses: Mapping[int, Purse] = {}
     snapshot: Snapshot | None = None
     limited: tuple[Seed, ...] = ()  # sub-limits set or lifted
+    keys: tuple[KeyChange, ...] = ()  # in the order of the changes

@@ -24,9 +24,8 @@ from steelyard.rating.rate import charge_of
 
 def payer(snapshot: Snapshot, project_id: int) -> Caller:
     """Who pays for this project. Raises CallerError when it has no live key (then nobody may spend for it)."""
-    for caller in snapshot.callers.values():
-        if caller.project_id == project_id:
-            return caller
+    if (caller := snapshot.callers.of_project(project_id)) is not None:
+        return caller
     raise bad_request("This project has no live key; make one first.", "project_id")
 
 

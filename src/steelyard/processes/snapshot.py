@@ -1,4 +1,4 @@
-"""The snapshot workers decide by, read whole from the database, and the counters behind it.
+"""The snapshot workers decide by, read from the database but for the keys, and the counters behind it.
 
 Owns the version numbers (`snapshot`, `epoch`): they only grow, and grow in the transaction that changes something.
 """
@@ -8,26 +8,26 @@ from sqlalchemy import Connection, insert, select, update
 from steelyard.catalog.credentials import sealed_credentials
 from steelyard.catalog.routes import routes
 from steelyard.catalog.store import snapshot_parts
-from steelyard.identity.store import live_callers, operator_names
-from steelyard.kernel.records import Snapshot
+from steelyard.identity.store import operator_names
+from steelyard.kernel.records import Callers, CallersKept, Snapshot
 from steelyard.storage import tables
 
 SNAPSHOT = "snapshot"
 EPOCH = "epoch"
 
 
-def read_snapshot(connection: Connection) -> Snapshot:
-    """Everything that is live now, with its version."""
-    callers, operators = live_callers(connection)
+def read_snapshot(connection: Connection, callers: Callers | None = None) -> Snapshot:
+    """Everything that is live now, with its version. The keys are the table's, which is kept by itself: `callers`."""
+    operators = operator_names(connection)
     parts = snapshot_parts(connection)
     return Snapshot(
         _read(connection, SNAPSHOT),
-        callers,
-        operators,
+        CallersKept() if callers is None else callers,
+        frozenset(operators),
         parts.models,
         parts.prices,
         parts.costs,
-        operator_names(connection),
+        operators,
         credentials=sealed_credentials(connection),
         rates=parts.rates,
         routes=routes(connection),

@@ -50,6 +50,8 @@ class Session(wire.Link):
         self.pid = 0
         self.snapshot = 0
         """The version its worker said it has."""
+        self.keys = ""
+        """The key table its worker said it has mapped."""
         self.undecided: set[bytes] = set()
         """Requests whose hold takes a second look; a release takes them out."""
 
@@ -70,7 +72,8 @@ class Session(wire.Link):
         elif op == "returned":
             self._counter.lending.returned(self.series, wire.decode_returned(payload))
         elif op == "known":
-            self.snapshot = max(self.snapshot, wire.decode_count(payload))
+            known = wire.decode_known(payload)
+            self.snapshot, self.keys = max(self.snapshot, known.version), known.keys
             self._counter.session_moved()
         elif op == "done":
             self._counter.errands.done(wire.decode_done(payload))

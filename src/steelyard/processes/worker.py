@@ -40,6 +40,7 @@ from steelyard.metering.energy import EnergyClocks
 from steelyard.metering.journal import Journal
 from steelyard.metering.meter import Meter
 from steelyard.metering.slots import Slots
+from steelyard.processes.collector import look_less_often
 from steelyard.processes.explaining import Explaining
 from steelyard.processes.pages import Pages
 from steelyard.processes.upstreams import Upstreams
@@ -87,7 +88,7 @@ async def run(data: DataDir, listener: socket.socket, options: Options) -> None:
     try:
         public = PublicApp(house, teller, ids, pages, content, stores=options.stores)
         app = with_cors(public, options.cors_origins)
-        running = public_server(app, public.hot, options.drain_s, lambda: print("ready", flush=True))
+        running = public_server(app, public.hot, options.drain_s, _ready)
         stop_with_parent(running)
         working = asyncio.ensure_future(jobs.run())
         running.on_drain = working.cancel
@@ -105,6 +106,11 @@ async def run(data: DataDir, listener: socket.socket, options: Options) -> None:
         meter.close()
         await teller.close()
         pages.close()
+
+
+def _ready() -> None:
+    look_less_often()  # a look through all there is takes tens of milliseconds, in which nobody is served
+    print("ready", flush=True)
 
 
 def stop_with_parent(running: uvicorn.Server) -> None:

@@ -15,7 +15,7 @@ from tests.unit.console.conftest import token_of
 
 from steelyard.console.playground import payers
 from steelyard.kernel import limits
-from steelyard.kernel.records import Caller
+from steelyard.kernel.records import Caller, CallersKept
 
 ASK = {"message": "What is the capital of France?", "model": "smollm2-135m-instruct", "project": "1", "history": "[]"}
 
@@ -181,13 +181,13 @@ async def test_a_visitor_who_hangs_up_closes_the_paid_request(
 
 
 def test_the_payers_are_the_projects_with_a_live_key(house: FakeHouse) -> None:
-    two_keys = house.snapshot.callers | {b"x" * 32: Caller(99, 1, 1, "demo", "default", "CNY")}
+    two_keys = CallersKept(house.snapshot.callers | {b"x" * 32: Caller(99, 1, 1, "demo", "default", "CNY")})
     snapshot = msgspec.structs.replace(house.snapshot, callers=two_keys)
     assert [(caller.project_id, caller.key_id) for caller in payers(snapshot)] == [(1, 1), (2, 2), (3, 3), (4, 4)]
 
 
 def test_without_models_or_payers_the_page_says_what_to_do(operator: TestClient, house: FakeHouse) -> None:
-    house.snapshot = msgspec.structs.replace(house.snapshot, callers={})
+    house.snapshot = msgspec.structs.replace(house.snapshot, callers=CallersKept())
     assert "steelyard key add" in operator.get("/console/playground").text
     house.snapshot = msgspec.structs.replace(house.snapshot, models={})
     assert "No model is registered." in operator.get("/console/playground").text

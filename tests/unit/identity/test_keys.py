@@ -5,11 +5,11 @@ import pytest
 from steelyard.identity.keys import authenticate, bearer, is_operator
 from steelyard.kernel.errors import CallerError
 from steelyard.kernel.ids import secret_hash
-from steelyard.kernel.records import Caller, Snapshot
+from steelyard.kernel.records import Caller, CallersKept, Snapshot
 
 KEY, OPERATOR = "sk-sy-abc", "sk-sy-op-abc"
 CALLER = Caller(1, 2, 3, "acme", "default", "CNY")
-SNAPSHOT = Snapshot(1, {secret_hash(KEY): CALLER}, frozenset({secret_hash(OPERATOR)}), {}, {}, {})
+SNAPSHOT = Snapshot(1, CallersKept({secret_hash(KEY): CALLER}), frozenset({secret_hash(OPERATOR)}), {}, {}, {})
 
 
 @pytest.mark.parametrize("header", [f"Bearer {KEY}", f"bearer {KEY}", f"  BEARER   {KEY}  "])

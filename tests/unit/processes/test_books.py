@@ -319,16 +319,54 @@ async def test_a_command_is_answered_when_every_worker_knows_what_it_changed(hou
     link = slow._link
     assert link is not None
     link._transport.pause_reading()
-    answer = asyncio.ensure_future(asking.command("key.add", {"tenant": "acme", "name": "k"}))
-    await until(lambda: asking.snapshot.callers and quick.snapshot.callers, "the others to know the key")
+    answer = asyncio.ensure_future(asking.command("operator.add", {"name": "k"}))
+    await until(lambda: asking.snapshot.operators and quick.snapshot.operators, "the others to know the key")
     for _ in range(50):  # an answer that is on its way would be here by now
         await asyncio.sleep(0)
     assert not answer.done()
     link._transport.resume_reading()
     made = await answer
-    assert secret_hash(made["key"]) in slow.snapshot.callers
+    assert secret_hash(made["key"]) in slow.snapshot.operators
     await asking.command("key.revoke", {"id": made["id"]})
-    assert not any(client.snapshot.callers for client in (asking, quick, slow))
+    assert not any(client.snapshot.operators for client in (asking, quick, slow))
+
+
+async def test_a_key_works_and_ends_for_all_workers_at_once_even_one_that_reads_nothing(house: House) -> None:
+    asking, slow = [await house.client(number) for number in range(2)]
+    link = slow._link
+    assert link is not None
+    link._transport.pause_reading()
+    made = await asking.command("key.add", {"tenant": "acme", "name": "k"})
+    digest = secret_hash(made["key"])
+    assert [client.snapshot.callers.get(digest).key_id for client in (asking, slow)] == [made["id"]] * 2
+    await asking.command("key.revoke", {"id": made["id"]})
+    assert [client.snapshot.callers.get(digest) for client in (asking, slow)] == [None, None]
+
+
+async def test_keys_outgrow_their_table_while_workers_look_them_up(house: House) -> None:
+    office, worker = await house.client(None), await house.client(0)
+    first = await office.command("key.add", {"tenant": "acme", "name": "first"})
+    table = worker.snapshot.callers
+    steps = [("tenant", {"id": "1", "name": "bulk", "currency": "CNY"})]
+    steps += [
+        ("key", {"id": str(n), "tenant": "1", "name": f"k{n}", "hash": secret_hash(f"k{n}").hex(), "shown": "sk-…"})
+        for n in range(1200)
+    ]
+    asked = {"source": "site", "dry": False, "steps": [{"op": op, "payload": told} for op, told in steps]}
+    made, revoked = await asyncio.gather(
+        office.command("import", asked), office.command("key.revoke", {"id": first["id"]})
+    )
+    assert {one["state"] for one in made} == {"created"} and revoked["revoked_at"]
+    callers = worker.snapshot.callers
+    assert callers is not table and len(callers) == 1200, "the worker went over to the larger table"
+    assert all(callers.get(secret_hash(f"k{n}")).tenant == "bulk" for n in range(1200))
+    assert callers.get(secret_hash(first["key"])) is None
+    assert len(list(house.data.keys.iterdir())) == 1, "the outgrown table is gone"
+    await house.close_books()
+    await house.open_books()
+    await until(lambda: worker.connected and worker.snapshot.callers is not callers, "the worker to be back")
+    assert len(worker.snapshot.callers) == 1200
+    assert worker.snapshot.callers.of_key(first["id"]) is None
 
 
 async def test_what_costs_more_than_its_hold_never_overdraws(house: House) -> None:

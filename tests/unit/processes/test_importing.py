@@ -8,7 +8,6 @@ from typing import Any
 import pytest
 from sqlalchemy import Engine
 
-from steelyard.identity.keys import authenticate
 from steelyard.kernel.clock import ManualClock
 from steelyard.kernel.directory import DatabaseUrl
 from steelyard.kernel.errors import CallerError
@@ -75,11 +74,14 @@ def test_each_step_is_made_once_and_the_books_agree(office: Office) -> None:
     outcome = office.execute("import", asked(*STEPS))
     assert [one["state"] for one in outcome.reply] == ["created"] * len(STEPS)
     assert outcome.snapshot is not None
-    assert authenticate(outcome.snapshot, f"Bearer {SECRET}").tenant == "alice"
+    (key,) = outcome.keys
+    assert key.digest == hashlib.sha256(SECRET.encode()).digest()
+    assert key.caller is not None and (key.caller.key_id, key.caller.tenant) == (key.key_id, "alice")
     (purse,) = outcome.purses.values()
     assert purse.wallet_nano == 2_500_000_000
     assert {seed.limit.kind.value for seed in outcome.limited} == {"budget", "rpm", "tpm"}
-    assert office.execute("import", asked(*STEPS)).snapshot is None, "nothing is new"
+    again = office.execute("import", asked(*STEPS))
+    assert again.snapshot is None and not again.keys, "nothing is new"
     assert states(office, *STEPS) == ["unchanged"] * len(STEPS)
     assert office.command("verify", {})["ok"]
     assert {cost.model for cost in outcome.snapshot.costs["deepseek-7"]} == {"deepseek-flash"}

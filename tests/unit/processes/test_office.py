@@ -8,11 +8,14 @@ import pytest
 from sqlalchemy import Engine
 
 from steelyard.identity.keys import authenticate, is_operator
+from steelyard.identity.store import live_callers
 from steelyard.kernel.clock import ManualClock
 from steelyard.kernel.directory import DatabaseUrl
 from steelyard.kernel.errors import CallerError
+from steelyard.kernel.records import CallersKept, Snapshot
 from steelyard.ledger.purse import Purse
 from steelyard.processes.office import Office
+from steelyard.processes.outcome import KeyChange
 from steelyard.processes.snapshot import read_snapshot
 from steelyard.storage.database import migrate, open_database
 
@@ -64,7 +67,7 @@ def test_a_tenant_comes_with_a_project_and_a_wallet(office: Office) -> None:
     outcome = office.execute("tenant.add", {"name": "北京 team-1", "currency": "USD"})
     assert outcome.reply["project"] == "default"
     assert outcome.purses == {outcome.reply["id"]: Purse(0)}
-    assert outcome.snapshot is not None
+    assert outcome.snapshot is None, "workers need not know of who has no key"
     listed = office.command("tenant.list", {})
     assert [(one["name"], one["currency"], one["balance_nano"]) for one in listed] == [
         ("acme", "CNY", 0),
@@ -88,17 +91,20 @@ def test_currencies_are_known_ones(office: Office) -> None:
 
 
 def test_a_key_authenticates_until_it_is_revoked(office: Office, engine: Engine) -> None:
-    made = office.command("key.add", {"tenant": "acme", "name": "laptop"})
+    added = office.execute("key.add", {"tenant": "acme", "name": "laptop"})
+    made, (change,) = added.reply, added.keys
     assert made["key"].startswith("sk-sy-")
     assert made["key"] not in str(office.command("key.list", {"tenant": "acme"}))
     with engine.connect() as connection:
-        snapshot = read_snapshot(connection)
+        known = dict(live_callers(connection))
+    assert known == {change.digest: change.caller}, "what is told is what books that start anew read"
+    snapshot = Snapshot(1, CallersKept(known), frozenset(), {}, {}, {})
     assert authenticate(snapshot, f"Bearer {made['key']}").tenant == "acme"
     outcome = office.execute("key.revoke", {"id": made["id"]})
     assert outcome.reply["revoked_at"] is not None
-    assert outcome.snapshot is not None and outcome.snapshot.version > snapshot.version
-    with pytest.raises(CallerError):
-        authenticate(outcome.snapshot, f"Bearer {made['key']}")
+    assert outcome.keys == (KeyChange(made["id"]),) and outcome.snapshot is None
+    with engine.connect() as connection:
+        assert not dict(live_callers(connection))
     assert office.command("key.revoke", {"id": made["id"]})["revoked_at"] == outcome.reply["revoked_at"]
 
 

@@ -12,7 +12,7 @@ from msgspec import Raw
 from steelyard.kernel.errors import UpstreamError
 from steelyard.kernel.offers import Offer
 from steelyard.kernel.quantities import Usage
-from steelyard.kernel.records import Snapshot
+from steelyard.kernel.records import CallersKept, Snapshot
 from steelyard.processes import scripted
 from steelyard.processes.customers import Arrival, Question, Wallet, ask, scripted_question
 from steelyard.processes.upstreams import Upstreams
@@ -23,7 +23,7 @@ WALLET = Wallet("t", "k", True)
 
 
 def knowing(pool: Pool) -> Upstreams:
-    teller = SimpleNamespace(snapshot=Snapshot(0, {}, frozenset(), {}, {}, {}))
+    teller = SimpleNamespace(snapshot=Snapshot(0, CallersKept(), frozenset(), {}, {}, {}))
     return Upstreams(pool, {"local": "secret"}, teller, Master(Path("none")))
 
 

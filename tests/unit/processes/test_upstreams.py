@@ -7,7 +7,7 @@ import pytest
 from structlog.testing import capture_logs
 
 from steelyard.kernel.errors import UpstreamError
-from steelyard.kernel.records import Snapshot
+from steelyard.kernel.records import CallersKept, Snapshot
 from steelyard.processes.upstreams import Upstreams
 from steelyard.upstream.pool import Pool
 from steelyard.upstream.sealed import SECRET_VARIABLE, Master, key_variable
@@ -27,7 +27,7 @@ def master(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Master:
 
 
 def with_keys(**sealed: str) -> Snapshot:
-    return Snapshot(1, {}, frozenset(), {}, {}, {}, credentials=sealed)
+    return Snapshot(1, CallersKept(), frozenset(), {}, {}, {}, credentials=sealed)
 
 
 def key_of(upstreams: Upstreams, name: str = "deepseek") -> str:
