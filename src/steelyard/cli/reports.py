@@ -32,7 +32,7 @@ _MONEY = (
     money("Cost", "cost_nano"),
     money("Margin", "margin_nano"),
     percent("Margin %", "margin_nano", "charge_nano"),
-    joules("Energy (est.)", "energy_uj"),
+    joules("Energy", "energy_uj", "measured_uj"),
 )
 _NOTHING = "Nothing was served in this period."
 
@@ -74,7 +74,7 @@ def usage_command(desk: Desk, show: Show, by: str, tenant: str | None, since: st
 @until_option
 @at_desk
 def margin_command(desk: Desk, show: Show, by: str, since: str | None, until: str | None) -> None:
-    """What was earned and what it cost. Energy, and so a part of the cost, is estimated."""
+    """What was earned and what it cost. Energy is labelled: measured, or modelled from busy time."""
     start, end = period_ns(since, until, desk.clock.now_ns())
     with desk.read() as connection:
         found = margin(connection, By(by), start, end)

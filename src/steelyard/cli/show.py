@@ -17,6 +17,7 @@ from rich.text import Text
 from steelyard.gateway.figures import with_texts
 from steelyard.kernel.clock import NS_PER_MS, iso_from_ns
 from steelyard.kernel.money import money_from_nano
+from steelyard.kernel.quantities import Source, source_of
 
 Row = Mapping[str, Any]
 _PLAIN_WIDTH = 10_000  # a pipe has no edge: nothing is wrapped or cut
@@ -56,9 +57,20 @@ def millis(title: str, name: str) -> Column:
     return Column(title, lambda row: f"{row[name] // NS_PER_MS:,} ms", right=True)
 
 
-def joules(title: str, name: str) -> Column:
-    """Energy; always an estimate, which the heading says."""
-    return Column(title, lambda row: energy_text(row[name]), right=True)
+def joules(title: str, name: str, measured: str) -> Column:
+    """Energy with its label."""
+    return Column(title, lambda row: f"{energy_text(row[name])} {source_text(row[name], row[measured])}", right=True)
+
+
+def source_text(energy_uj: int, measured_uj: int) -> str:
+    """The label of an amount of energy; nothing where there is none."""
+    match source_of(energy_uj, measured_uj):
+        case Source.NONE:
+            return ""
+        case Source.PARTLY:
+            return f"({percent_text(measured_uj, energy_uj)} measured, the rest modelled)"
+        case source:
+            return source.value
 
 
 def percent(title: str, part: str, whole: str) -> Column:

@@ -15,7 +15,7 @@ from rich.table import Table
 from rich.text import Text
 
 from steelyard.cli.desk import Desk
-from steelyard.cli.show import console, energy_text, percent_text
+from steelyard.cli.show import console, energy_text, percent_text, source_text
 from steelyard.kernel.clock import NS_PER_S
 from steelyard.kernel.errors import BooksError
 from steelyard.kernel.ids import id_from_text
@@ -170,7 +170,7 @@ _QUANTITIES: dict[Meter, tuple[str, Callable[[int], str]]] = {
     Meter.CALL: ("requests", str),
     Meter.CPU: ("cost: engine CPU", lambda ns: f"{ns / NS_PER_S:.3f} s"),
     Meter.GPU: ("cost: engine GPU", lambda ns: f"{ns / NS_PER_S:.3f} s"),
-    Meter.ENERGY: ("cost: energy (estimated)", energy_text),
+    Meter.ENERGY: ("cost: energy", energy_text),
 }
 _PER = {Meter.CALL: "request", Meter.CPU: "CPU-hour", Meter.GPU: "GPU-hour", Meter.ENERGY: "kWh"}
 
@@ -193,6 +193,8 @@ def bill(found: RequestDetail) -> Table:
     made.add_row("charge", "", "", money_from_nano(row.charge_nano, row.currency), style="bold")
     for line in found.cost:
         name, *rest = _cells(line, found.cost_tariff.currency)
+        if line.meter is Meter.ENERGY:
+            name += f" ({source_text(row.energy_uj, row.measured_uj)})"
         made.add_row(f"cost: {name}" if row.payable_currency else name, *rest)
     made.add_row("cost", "", "", money_from_nano(row.cost_nano, row.currency), style="bold")
     share = percent_text(row.margin_nano, row.charge_nano)

@@ -7,10 +7,12 @@ from dataclasses import dataclass
 
 from steelyard.kernel.clock import NS_PER_HOUR, NS_PER_MS, NS_PER_S
 from steelyard.kernel.money import CURRENCIES, NANO_PER_UNIT, divide_half_even, money_from_nano
-from steelyard.kernel.quantities import Meter
+from steelyard.kernel.quantities import Meter, Source
 from steelyard.kernel.settled import AmountLine
 
 NONE = "–"
+ESTIMATED = "overview.estimated"
+"""The key of the words for an amount that is our own estimate."""
 _OF_TOKENS = (
     Meter.INPUT,
     Meter.CACHED_INPUT,
@@ -117,6 +119,11 @@ def energy(microjoules: int) -> str:
 def energy_per_token(microjoules: int, tokens: int) -> str:
     """Joules per token; a dash when no token left."""
     return energy(divide_half_even(microjoules, tokens)) if tokens > 0 else NONE
+
+
+def label_of(source: Source) -> str:
+    """The key of the words for where energy comes from; empty: there is none."""
+    return "" if source is Source.NONE else f"energy.{source}"
 
 
 def quantity(meter: Meter, value: int) -> str:

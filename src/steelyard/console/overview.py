@@ -16,6 +16,7 @@ from steelyard.console.charts import Column, beam, column_chart
 from steelyard.console.i18n import Words
 from steelyard.console.visits import ROOT, Visit
 from steelyard.kernel.clock import NS_PER_S
+from steelyard.kernel.quantities import source_of
 from steelyard.reports.overview import Overview, Point, Series, overview
 from steelyard.reports.sums import Group, Totals
 
@@ -108,7 +109,7 @@ class Tile:
     name: str
     value: str
     note: str
-    estimated: bool = False
+    label: str = ""  # the key of its words
 
 
 def _tiles(t: Words, today: Sequence[Totals]) -> list[Tile]:
@@ -116,7 +117,7 @@ def _tiles(t: Words, today: Sequence[Totals]) -> list[Tile]:
     cached = sum(one.cached_input + one.reused_input for one in today)
     prompt = sum(one.prompt for one in today)
     output = sum(one.generated for one in today)
-    energy_uj = sum(one.energy_uj for one in today)
+    energy_uj, measured_uj = sum(one.energy_uj for one in today), sum(one.measured_uj for one in today)
     return [
         Tile(
             t("overview.requests"),
@@ -137,7 +138,7 @@ def _tiles(t: Words, today: Sequence[Totals]) -> list[Tile]:
             t("overview.energy"),
             figures.energy_per_token(energy_uj, output),
             t("overview.energy_note", energy=figures.energy(energy_uj)),
-            estimated=True,
+            label=figures.label_of(source_of(energy_uj, measured_uj)),
         ),
     ]
 

@@ -13,12 +13,13 @@ import msgspec
 from starlette.responses import Response, StreamingResponse
 
 from steelyard.console import figures
+from steelyard.console.figures import ESTIMATED, label_of
 from steelyard.console.forms import read_form
 from steelyard.console.play import Bill, Ended, Failed, Message, PlayOrder, Text
 from steelyard.console.visits import ROOT, Visit, message
 from steelyard.kernel import limits
 from steelyard.kernel.errors import CallerError
-from steelyard.kernel.quantities import Meter
+from steelyard.kernel.quantities import Meter, Source
 from steelyard.kernel.records import Caller, Snapshot
 from steelyard.kernel.settled import AmountLine
 
@@ -184,13 +185,16 @@ def _history(text: str) -> list[Message]:
 # --- bills --------------------------------------------------------------------------------------------------------
 
 
-def show_lines(lines: tuple[AmountLine, ...], currency: str) -> list[dict[str, object]]:
-    """The lines of a receipt or a bill, ready to be shown."""
+def show_lines(
+    lines: tuple[AmountLine, ...], currency: str, energy: Source = Source.MODELLED
+) -> list[dict[str, object]]:
+    """The lines of a receipt or a bill, ready to be shown. `energy`: where its joules come from."""
+    labels = {Meter.CPU: ESTIMATED, Meter.GPU: ESTIMATED, Meter.ENERGY: label_of(energy)}
     return [
         {
             "meter": str(line.meter),
             "variant": line.variant,
-            "estimated": line.meter in {Meter.CPU, Meter.GPU, Meter.ENERGY},
+            "label": labels.get(line.meter, ""),
             "quantity": figures.quantity(line.meter, line.quantity),
             "price": figures.price(line, currency),
             "amount": figures.amount(line.amount_nano, currency, 9),

@@ -16,6 +16,7 @@ from steelyard.console.visits import ROOT, Visit
 from steelyard.kernel.clock import NS_PER_S, iso_from_ns
 from steelyard.kernel.errors import CallerError
 from steelyard.kernel.ids import id_from_text
+from steelyard.kernel.quantities import source_of
 from steelyard.kernel.settled import End
 from steelyard.reports.requests import RequestDetail, RequestFilter, RequestRow, filter_choices, latest
 from steelyard.reports.requests import detail as detail_of
@@ -113,7 +114,7 @@ def detail(visit: Visit) -> Response:
         "charge_lines": show_lines(found.charge, currency),
         "charge": figures.amount(row.charge_nano, currency, 9),
         "cost_estimated": row.cost_estimated,
-        "cost_lines": show_lines(found.cost, found.cost_tariff.currency) + _exchanged(found),
+        "cost_lines": _cost_lines(found),
         "cost": figures.amount(row.cost_nano, currency, 9),
         "margin": figures.amount(row.margin_nano, currency, 9),
         "percent": figures.percent(row.margin_nano, row.charge_nano),
@@ -136,6 +137,11 @@ def detail(visit: Visit) -> Response:
     return visit.page("request.html", view=view)
 
 
+def _cost_lines(found: RequestDetail) -> list[dict[str, object]]:
+    source = source_of(found.row.energy_uj, found.row.measured_uj)
+    return show_lines(found.cost, found.cost_tariff.currency, source) + _exchanged(found)
+
+
 def _exchanged(found: RequestDetail) -> list[dict[str, object]]:
     """The line that turns the vendor's currency into the customer's."""
     bought, paid = found.row.payable_currency, found.row.currency
@@ -143,7 +149,7 @@ def _exchanged(found: RequestDetail) -> list[dict[str, object]]:
         {
             "meter": str(line.meter),
             "variant": "",
-            "estimated": False,
+            "label": "",
             "quantity": figures.amount(line.quantity, bought, 9).text,
             "price": f"{line.text} {paid} / {bought}",
             "amount": figures.amount(line.amount_nano, paid, 9),

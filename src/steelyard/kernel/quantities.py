@@ -40,6 +40,24 @@ OUTPUT_METERS = (Meter.REUSED_OUTPUT, Meter.REASONING, Meter.OUTPUT)
 """What an answer is counted by, in its order."""
 
 
+class Source(StrEnum):
+    """Where an amount of energy comes from: the label of every joule that is shown."""
+
+    NONE = "none"  # there is none: a vendor's, or nothing was used
+    MODELLED = "modelled"  # busy time × the watts of the cost tariff
+    MEASURED = "measured"  # by an instrument
+    PARTLY = "partly"  # a sum of both
+
+
+def source_of(energy_uj: int, measured_uj: int) -> Source:
+    """The label of a request's energy, or of a sum."""
+    if not energy_uj:
+        return Source.NONE
+    if not measured_uj:
+        return Source.MODELLED
+    return Source.MEASURED if measured_uj >= energy_uj else Source.PARTLY
+
+
 WORK_METERS = (Meter.CHARACTER, Meter.SECOND, Meter.IMAGE, Meter.PAGE, Meter.GB_DAY)
 """What is counted of work that is not text."""
 

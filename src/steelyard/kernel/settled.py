@@ -115,6 +115,7 @@ class Closed(JournalRecord, frozen=True, tag=int(Kind.CLOSED)):
     short_by_one_read: bool = False  # at most one read may have left that is not in `usage` (found after a crash)
     estimated: bool = False  # the upstream gave no counts: those in `usage` are our own
     heard: Usage | None = None  # all tokens the upstream told of, where it is more than is settled; see `billed`
+    measured_uj: int = 0  # so much of the energy in `usage` an instrument measured; the rest is modelled
 
     @property
     def billed(self) -> Usage:

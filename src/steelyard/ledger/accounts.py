@@ -46,7 +46,11 @@ EXPENSE_CPU = AccountKind(
     "expense-cpu", "upstream", Side.DEBIT, "expense", "Engine CPU time used, at the cost book's rate per CPU-hour."
 )
 EXPENSE_ENERGY = AccountKind(
-    "expense-energy", "upstream", Side.DEBIT, "expense", "Energy used (estimated), at the cost book's price per kWh."
+    "expense-energy",
+    "upstream",
+    Side.DEBIT,
+    "expense",
+    "Energy used (measured or modelled), at the cost book's price per kWh.",
 )
 CLEARING_AMORTISATION = AccountKind(
     "clearing-amortisation",

@@ -76,6 +76,7 @@ class UsageRow(NamedTuple):
     thinking: int = 0
     reused_input: int = 0
     reused_output: int = 0
+    measured_uj: int = 0
 
 
 PRIVATE = ("upstream", "cost_id", "cpu_ns", "energy_uj", "cpu_cost_nano", "energy_cost_nano")
@@ -87,6 +88,7 @@ LATER = (
 something, so a row in which none does is hashed as it always was."""
 LATER_PRIVATE = (
     "vendor_cost_nano", "payable_nano", "payable_currency", "rate_id", "cost_estimated", "heard", "cost_when",
+    "measured_uj",
 )  # fmt: skip
 """The same among the columns that are our own affair. Both only grow at their end."""
 PUBLIC = tuple(name for name in UsageRow._fields if name not in (*PRIVATE, *LATER, *LATER_PRIVATE))

@@ -31,7 +31,7 @@ _EARLIER_USAGE = _USAGE[: 1 + EARLIER]
 _ROLLUP = (
     "grain", "start_ns", "tenant_id", "model", "currency",
     "requests", "input", "cached_input", "output", "cpu_ns", "energy_uj", "cache_write", "reasoning",
-    "reused_input", "reused_output", "charge_nano", "cost_nano",
+    "reused_input", "reused_output", "measured_uj", "charge_nano", "cost_nano",
 )  # fmt: skip
 _summed_of = itemgetter(
     *map(
@@ -46,6 +46,7 @@ _summed_of = itemgetter(
             "reasoning",
             "reused_input",
             "reused_output",
+            "measured_uj",
             "charge_nano",
             "cpu_cost_nano",
             "energy_cost_nano",
@@ -245,7 +246,7 @@ def _usage_row(rated: Rated, closed_until_ns: int) -> UsageRow:
         str(closed.end), closed.first_token_ns, closed.duration_ns, closed.short_by_one_read,
         cache_write, reasoning, closed.estimated,
         vendor_cost, payable, payable_currency, rate_id, cost_estimated, heard,
-        price_when, cost_when, thinking, *reused,
+        price_when, cost_when, thinking, *reused, closed.measured_uj,
     ))  # fmt: skip
 
 
@@ -315,7 +316,7 @@ def _rollup_rows(usage: Iterable[UsageRow]) -> list[tuple[object, ...]]:
     hours: dict[tuple[int, int, str, str], list[UsageRow]] = defaultdict(list)
     for row in usage:
         hours[hour_of(row.closed_ns), row.tenant_id, row.model, row.currency].append(row)
-    days: dict[tuple[int, int, str, str], list[int]] = defaultdict(lambda: [0] * 12)
+    days: dict[tuple[int, int, str, str], list[int]] = defaultdict(lambda: [0] * 13)
     added: list[tuple[object, ...]] = []
     for key, rows in hours.items():
         columns = zip(*map(_summed_of, rows), strict=True)

@@ -353,7 +353,7 @@ def settlement_of(row: UsageRow) -> Settlement:
     )  # fmt: skip
     closed = Closed(
         row.request_id, row.closed_ns, usage, row.end, row.first_token_ns, row.duration_ns, row.short_by_one_read,
-        row.estimated, heard_from_text(row.heard),
+        row.estimated, heard_from_text(row.heard), row.measured_uj,
     )  # fmt: skip
     return Settlement(opened, closed)
 
@@ -364,13 +364,13 @@ def _rollup_queries(grain: str, length_ns: int) -> tuple[str, str]:
     summed = (
         f"SELECT closed_ns - closed_ns % {length_ns} AS start_ns, {keys}, count(*), sum(input), sum(cached_input),"  # noqa: S608
         " sum(output), sum(cpu_ns), sum(energy_uj), sum(cache_write), sum(reasoning),"
-        " sum(reused_input), sum(reused_output), sum(charge_nano),"
+        " sum(reused_input), sum(reused_output), sum(measured_uj), sum(charge_nano),"
         " sum(cpu_cost_nano + energy_cost_nano + vendor_cost_nano)"
         f" FROM usage GROUP BY 1, {keys}"
     )
     stored = (
         f"SELECT start_ns, {keys}, requests, input, cached_input, output, cpu_ns, energy_uj, cache_write, reasoning,"  # noqa: S608
-        " reused_input, reused_output, charge_nano, cost_nano"
+        " reused_input, reused_output, measured_uj, charge_nano, cost_nano"
         f" FROM rollups WHERE grain = '{grain}'"
     )
     return summed, stored

@@ -1,8 +1,9 @@
 """What a request cost the engine: its busy time, and energy: measured where something measures it, modelled otherwise.
 
 Owns the clock file: four u64 words, the engine's time (of its CPU cores, or of its GPUs) in all and per running
-sequence, measured energy per running sequence, and whether it is being measured now. The engine or its keeper ticks
-it, workers read it when a request opens and closes. It never goes back: a restarted engine counts on in the same file.
+sequence, measured energy per running sequence, and in which stretch of measuring that is (odd: it is measured, even: it
+is not). The engine or its keeper ticks it, workers read it when a request opens and closes. It never goes back: a
+restarted engine counts on in the same file.
 """
 
 import mmap
@@ -16,7 +17,7 @@ from steelyard.kernel.money import divide_half_even
 from steelyard.metering.disk import Disk
 
 _BYTES = 32
-_TOTAL, _PER_SEQUENCE, _UJ_PER_SEQUENCE, _MEASURED = range(4)
+_TOTAL, _PER_SEQUENCE, _UJ_PER_SEQUENCE, _STRETCH = range(4)
 _SYSTEM_DISK = Disk()
 
 
@@ -42,13 +43,18 @@ class EnergyClock:
         finally:
             os.close(fd)
         self._words = memoryview(self._map).cast("Q")
+        self._measured(False)  # a writer before this one may have been killed while it measured
 
     def add(self, used_ns: int, active: int, measured_uj: int | None = None) -> None:
         """So much more time and energy, shared among the `active` running sequences. None: nobody measures it."""
         self._words[_TOTAL] += used_ns
         self._words[_PER_SEQUENCE] += used_ns // max(1, active)
         self._words[_UJ_PER_SEQUENCE] += (measured_uj or 0) // max(1, active)
-        self._words[_MEASURED] = measured_uj is not None
+        self._measured(measured_uj is not None)
+
+    def _measured(self, measured: bool) -> None:
+        if measured != bool(self._words[_STRETCH] & 1):
+            self._words[_STRETCH] += 1
 
     def close(self) -> None:
         self._words.release()
@@ -82,6 +88,15 @@ class EnergyGauge:
 
     def per_sequence_ns(self) -> int:
         return 0 if self._words is None else self._words[_PER_SEQUENCE]
+
+    def measured(self) -> tuple[int, int]:
+        """Microjoules per running sequence so far, and the stretch of measuring; see `measured_between`."""
+        return (0, 0) if self._words is None else (self._words[_UJ_PER_SEQUENCE], self._words[_STRETCH])
+
+
+def measured_between(before: tuple[int, int], after: tuple[int, int]) -> int | None:
+    """Microjoules per sequence between two looks; None when they were not measured all the time."""
+    return after[0] - before[0] if before[1] == after[1] and after[1] & 1 else None
 
 
 class EnergyClocks:

@@ -14,7 +14,7 @@ from steelyard.kernel.records import Order, Quote
 from steelyard.kernel.roles import Answer
 from steelyard.kernel.settled import Closed, End, Moved, Opened
 from steelyard.kernel.thinking import thinking_of
-from steelyard.metering.energy import EnergyClocks, EnergyGauge, energy_uj
+from steelyard.metering.energy import EnergyClocks, EnergyGauge, energy_uj, measured_between
 from steelyard.metering.journal import Journal
 from steelyard.metering.slots import Slots
 
@@ -123,6 +123,7 @@ class Reading:
         "_meter",
         "_monotonic_ns",
         "_opened_cpu_ns",
+        "_opened_measured",
         "_opened_mono_ns",
         "_slots",
         "_watts_milli",
@@ -142,6 +143,7 @@ class Reading:
         self._opened_mono_ns = self._monotonic_ns()
         self._gauge = gauge
         self._opened_cpu_ns = gauge.per_sequence_ns()
+        self._opened_measured = gauge.measured()
         self._watts_milli = watts_milli
         self._intended = _NOTHING
         self._heard: Usage | None = None  # all the upstream told of, delivered or not: its vendor bills it
@@ -178,7 +180,9 @@ class Reading:
         cpu_ns = self._cpu_ns()
         if not cpu_ns:
             return usage
-        return usage + Usage(cpu_ns=cpu_ns, energy_uj=energy_uj(cpu_ns, self._watts_milli))
+        measured_uj = self._measured_uj()
+        spent_uj = energy_uj(cpu_ns, self._watts_milli) if measured_uj is None else measured_uj
+        return usage + Usage(cpu_ns=cpu_ns, energy_uj=spent_uj)
 
     async def deliver(self, answer: Answer, piece: bytes, usage: Usage) -> None:
         """Send one piece, after which the customer has had `usage` in all."""
@@ -212,7 +216,8 @@ class Reading:
         if self._closed is not None:
             return self._closed
         opened = self.opened
-        usage = settled_usage(opened, self.delivered, end, self._cpu_ns(), self._watts_milli)
+        measured_uj = self._measured_uj()
+        usage = settled_usage(opened, self.delivered, end, self._cpu_ns(), self._watts_milli, measured_uj)
         self._closed = Closed(
             request_id=opened.request_id,
             closed_ns=self._meter.now_ns(),
@@ -223,6 +228,7 @@ class Reading:
             short_by_one_read=self._intended != self.delivered,
             estimated=self._estimated,
             heard=None if end.whole else beyond(usage, self._heard),
+            measured_uj=measured_uj or 0,
         )
         self._meter._in_flight -= 1
         try:
@@ -253,6 +259,7 @@ class Reading:
         self._slots.power(opened.slot, cost.watts_milli)
         self._gauge = meter._energy.gauge(offer.upstream)
         self._opened_cpu_ns = self._gauge.per_sequence_ns()
+        self._opened_measured = self._gauge.measured()
 
     async def deliver_last(self, answer: Answer, piece: bytes, *, strict: bool) -> None:
         """Send what had to wait for the close record, if anything had to; `strict`: until that is on the medium."""
@@ -281,14 +288,21 @@ class Reading:
     def _cpu_ns(self) -> int:
         return max(0, self._gauge.per_sequence_ns() - self._opened_cpu_ns) * self.opened.sequences
 
+    def _measured_uj(self) -> int | None:
+        found = measured_between(self._opened_measured, self._gauge.measured())
+        return None if found is None else found * self.opened.sequences
 
-def settled_usage(opened: Opened, delivered: Usage, end: End, cpu_ns: int, watts_milli: int) -> Usage:
+
+def settled_usage(
+    opened: Opened, delivered: Usage, end: End, cpu_ns: int, watts_milli: int, measured_uj: int | None = None
+) -> Usage:
     """What a close record carries: the delivered tokens, and what they cost us.
 
     An answer that was cut before its first output token is worth nothing to the customer, so its prompt is not
     counted either; our own CPU time and energy were spent all the same. What has no output tokens leaves in one piece.
+    Energy that was not measured is modelled.
     """
-    energy = energy_uj(cpu_ns, watts_milli)
+    energy = energy_uj(cpu_ns, watts_milli) if measured_uj is None else measured_uj
     if delivered.generated == 0 and opened.max_tokens and not end.whole:
         return Usage(cpu_ns=cpu_ns, energy_uj=energy)
     fresh, cached, output = delivered.input, delivered.cached_input, delivered.output

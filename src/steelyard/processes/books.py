@@ -34,6 +34,7 @@ from steelyard.processes import rerating
 from steelyard.processes.bookkeeper import Bookkeeper, Settle
 from steelyard.processes.collector import look_less_often
 from steelyard.processes.desks import OPS, Desks, Kept
+from steelyard.processes.engine_metrics import engine_text
 from steelyard.processes.errands import Errands
 from steelyard.processes.key_register import KeyRegister
 from steelyard.processes.lending import Lending
@@ -273,7 +274,8 @@ class Books:
             case "status":
                 return self._status()
             case "metrics":
-                return self._posting.metrics.text(self.teller, len(self._sessions), bool(self._posting.trouble))
+                text = self._posting.metrics.text(self.teller, len(self._sessions), bool(self._posting.trouble))
+                return text + engine_text(self._data)
             case "verify":
                 return await self._verify(replayed=payload.get("replay") is not False)
             case _ if op.startswith(OPS):

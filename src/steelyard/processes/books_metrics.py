@@ -25,6 +25,7 @@ class BooksMetrics:
             "steelyard_charge_nano", "Charged to customers.", ["model", "currency"], registry=registry
         )
         self._cost = Counter("steelyard_cost_nano", "Cost to us (estimated).", ["model", "currency"], registry=registry)
+        self._energy = Counter("steelyard_energy_uj", "Energy of requests.", ["model", "source"], registry=registry)
         self._batches = Counter("steelyard_batches", "Posting batches of requests.", registry=registry)
         self._lag = Gauge(
             "steelyard_posting_lag_seconds",
@@ -43,6 +44,7 @@ class BooksMetrics:
         tokens: Tally[tuple[str, str]] = Tally()
         charges: Tally[tuple[str, str]] = Tally()
         costs: Tally[tuple[str, str]] = Tally()
+        energy: Tally[tuple[str, str]] = Tally()
         oldest_ns = now_ns
         for rated in posted:
             opened, closed = rated.settlement.opened, rated.settlement.closed
@@ -58,12 +60,15 @@ class BooksMetrics:
                 tokens[model, "reused_output"] += usage.reused_output
             charges[model, currency] += rated.charge_nano
             costs[model, currency] += rated.cost_nano
+            energy[model, "measured"] += closed.measured_uj
+            energy[model, "modelled"] += usage.energy_uj - closed.measured_uj
             oldest_ns = min(oldest_ns, closed.closed_ns)
         for counter, tally in (
             (self._requests, requests),
             (self._tokens, tokens),
             (self._charge, charges),
             (self._cost, costs),
+            (self._energy, energy),
         ):
             for labels, amount in tally.items():
                 counter.labels(*labels).inc(amount)

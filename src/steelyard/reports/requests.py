@@ -66,6 +66,7 @@ class RequestRow(Record, frozen=True):
     heard: str  # the counts the vendor bills where they are not the row's, see ledger.chain
     reused_input: int
     reused_output: int
+    measured_uj: int  # of energy_uj; the rest is modelled
 
     @property
     def prompt(self) -> int:

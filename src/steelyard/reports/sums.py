@@ -28,6 +28,7 @@ _COUNTS = (
     "reasoning",
     "reused_input",
     "reused_output",
+    "measured_uj",
     "charge_nano",
 )
 
@@ -50,7 +51,7 @@ class Totals(Record, frozen=True):
     cached_input: int = 0
     output: int = 0
     cpu_ns: int = 0
-    energy_uj: int = 0  # estimated
+    energy_uj: int = 0
     charge_nano: int = 0  # revenue
     cost_nano: int = 0  # CPU, energy and vendors
     overrun_nano: int = 0  # the part of `charge_nano` above the holds: booked as our expense, not taken from wallets
@@ -59,6 +60,7 @@ class Totals(Record, frozen=True):
     reasoning: int = 0
     reused_input: int = 0  # of answers that had been given before
     reused_output: int = 0
+    measured_uj: int = 0  # so much of the energy was measured; the rest is modelled
 
     @property
     def prompt(self) -> int:
@@ -76,7 +78,7 @@ class Totals(Record, frozen=True):
 
     @property
     def energy_per_token_uj(self) -> int | None:
-        """Microjoules (estimated) per output token, the work on prompts included; None when nothing was generated."""
+        """Microjoules per output token, the work on prompts included; None when nothing was generated."""
         return divide_half_even(self.energy_uj, self.generated) if self.generated else None
 
 
@@ -176,6 +178,7 @@ def _sums(connection: Connection, by: By, scope: Scope) -> dict[_Place, Totals]:
             reasoning=row.reasoning,
             reused_input=row.reused_input,
             reused_output=row.reused_output,
+            measured_uj=row.measured_uj,
         )
     return found
 

@@ -182,6 +182,7 @@ usage = Table(
     Column("thinking", Integer, nullable=False, server_default="0"),  # a kernel.tariff.Thinking
     Column("reused_input", BigInteger, nullable=False, server_default="0"),
     Column("reused_output", BigInteger, nullable=False, server_default="0"),
+    Column("measured_uj", BigInteger, nullable=False, server_default="0"),  # of energy_uj; the rest is modelled
     # PostgreSQL looks up each row's reference by itself, as long as all the rest takes: there only `verify` does (I11).
     ForeignKeyConstraint(["batch_id"], ["batches.id"]).ddl_if(dialect="sqlite"),
 )
@@ -206,6 +207,7 @@ rollups = Table(
     Column("reasoning", BigInteger, nullable=False, server_default="0"),
     Column("reused_input", BigInteger, nullable=False, server_default="0"),
     Column("reused_output", BigInteger, nullable=False, server_default="0"),
+    Column("measured_uj", BigInteger, nullable=False, server_default="0"),
 )
 
 watermarks = Table(

@@ -163,7 +163,7 @@ def test_usage_margin_and_statement_agree(terminal: Any) -> None:
     assert statement["closing"] == "4.999903"
     assert "¥0.000097" in terminal("usage").out
     assert "backend" in terminal("usage", "--by", "key").out
-    assert "(est.)" in terminal("margin", "--by", "day").out
+    assert "50.000 J modelled" in terminal("margin", "--by", "day").out
     assert terminal("usage", "--tenant", "beta").out == "Nothing was served in this period.\n"
     rows = [line.split() for line in terminal("statement", "acme").out.splitlines()]
     assert [rows[1][-1], rows[-1][-1]] == ["¥0.00", "¥4.999903"]

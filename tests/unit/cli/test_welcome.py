@@ -82,7 +82,7 @@ def test_the_bill_is_the_posted_request(terminal: Any, capsys: pytest.CaptureFix
     amounts = {" ".join(line.split()[:-1]): line.split()[-1] for line in text.splitlines() if "¥" in line}
     assert amounts["charge"] == "¥0.000097"
     assert any(name.startswith("cached prompt tokens 20") for name in amounts)
-    assert any("(estimated) 50.000 J" in name for name in amounts)
+    assert any("(modelled) 50.000 J" in name for name in amounts)
     assert "Paris." in text and terminal.request_id in text
 
 

@@ -150,9 +150,10 @@ def test_i2_a_cost_entry_that_no_usage_explains(engine: Engine) -> None:
     "statement",
     [
         "UPDATE rollups SET requests = requests + 1 WHERE grain = 'hour' AND tenant_id = 1",
+        "UPDATE rollups SET measured_uj = measured_uj + 1 WHERE grain = 'hour' AND tenant_id = 1",
         "DELETE FROM rollups WHERE grain = 'day' AND tenant_id = 2",
         "INSERT INTO rollups SELECT grain, start_ns + 1, tenant_id, model, currency, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, "
-        "1 FROM rollups WHERE grain = 'day' AND tenant_id = 2",
+        "1, 1 FROM rollups WHERE grain = 'day' AND tenant_id = 2",
     ],
 )
 def test_i3_a_rollup_that_is_not_its_usage(engine: Engine, statement: str) -> None:

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from steelyard.metering.energy import CpuClock, EnergyClocks, clock_path, energy_uj
+from steelyard.metering.energy import CpuClock, EnergyClock, EnergyClocks, clock_path, energy_uj, measured_between
 
 
 class Cpu:
@@ -83,3 +83,28 @@ def test_an_upstream_name_cannot_leave_the_directory(tmp_path: Path) -> None:
 )
 def test_energy_is_time_times_power(cpu_ns: int, watts_milli: int, expected: int) -> None:
     assert energy_uj(cpu_ns, watts_milli) == expected
+
+
+def test_energy_counts_as_measured_only_if_it_was_all_the_time(tmp_path: Path) -> None:
+    clock = EnergyClock(clock_path(tmp_path, "gpu"))
+    clocks = EnergyClocks(tmp_path)
+    gauge = clocks.gauge("gpu")
+    before = gauge.measured()
+    clock.add(1_000, 2, 500)
+    assert measured_between(before, gauge.measured()) is None  # what was used before the first look is unknown
+    start = gauge.measured()
+    clock.add(1_000, 2, 500)
+    clock.add(1_000, 1, 0)
+    assert measured_between(start, gauge.measured()) == 250
+    clock.add(1_000, 1, None)
+    assert measured_between(start, gauge.measured()) is None
+    clock.add(1_000, 1, 70)
+    assert measured_between(start, gauge.measured()) is None  # measured again, but there is a gap
+    again = gauge.measured()
+    clock.close()
+    after = EnergyClock(clock_path(tmp_path, "gpu"))  # the one before was killed while it measured
+    after.add(1_000, 1, 30)
+    assert measured_between(again, gauge.measured()) is None
+    assert measured_between(EnergyClocks(tmp_path / "none").gauge("x").measured(), (0, 0)) is None
+    clocks.close()
+    after.close()

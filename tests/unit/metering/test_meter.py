@@ -13,7 +13,7 @@ from steelyard.kernel.errors import CallerError
 from steelyard.kernel.quantities import Usage
 from steelyard.kernel.settled import Closed, End, Moved, Opened, Position
 from steelyard.kernel.tariff import Tariff
-from steelyard.metering.energy import CpuClock, EnergyClocks, clock_path
+from steelyard.metering.energy import CpuClock, EnergyClock, EnergyClocks, clock_path
 from steelyard.metering.journal import Journal
 from steelyard.metering.meter import Meter
 from steelyard.metering.reader import read
@@ -226,3 +226,22 @@ def test_an_answer_cut_in_the_middle_of_its_reasoning_is_charged(desk: Desk) -> 
     reading.intend(thought)
     reading.commit(thought)
     assert reading.close(End.CLIENT_GONE).usage == thought
+
+
+def test_measured_energy_is_kept_apart_from_modelled(desk: Desk) -> None:
+    gpu = EnergyClock(clock_path(desk.directory.parent / "energy", "gpu"))
+    gpu.add(1, 1, 0)
+    there = quote(watts_milli=10_000)
+    there = msgspec.structs.replace(there, offer=msgspec.structs.replace(there.offer, upstream="gpu"))
+    reading = desk.meter.open(order(1, sequences=2), there)
+    gpu.add(NS_PER_S, 4, 8_000_000)
+    assert reading.spent(Usage()).energy_uj == 4_000_000
+    reading.intend(Usage(1, 0, 1))
+    reading.commit(Usage(1, 0, 1))
+    record = reading.close(End.COMPLETE)
+    assert (record.usage.cpu_ns, record.usage.energy_uj, record.measured_uj) == (NS_PER_S // 2, 4_000_000, 4_000_000)
+    reading = desk.meter.open(order(2), there)
+    gpu.add(NS_PER_S, 1, None)
+    record = reading.close(End.COMPLETE)
+    assert (record.usage.energy_uj, record.measured_uj) == (10_000_000, 0)
+    gpu.close()

@@ -129,7 +129,11 @@ class Shop:
             price_when=price.met,
             thinking=thinking,
         )
-        closed = Closed(request_id, now, usage, end, NS_PER_S // 10, NS_PER_S, estimated=estimated, heard=heard)
+        measured_uj = 0 if vendor or self.sold % 3 else usage.energy_uj
+        closed = Closed(
+            request_id, now, usage, end, NS_PER_S // 10, NS_PER_S, estimated=estimated, heard=heard,
+            measured_uj=measured_uj,
+        )  # fmt: skip
         return rate(Settlement(opened, closed), price, cost, worth)
 
     def sell(self, *requests: Rated) -> None:

@@ -1,0 +1,31 @@
+"""Prometheus text of GPU engines, as a scraper reads it."""
+
+from pathlib import Path
+
+from prometheus_client.parser import text_string_to_metric_families
+
+from steelyard.kernel.directory import DataDir
+from steelyard.kernel.engines import EngineKind, EngineLoad, EngineSeen, EngineSpec, EngineState
+from steelyard.processes import engine_files
+from steelyard.processes.engine_metrics import engine_text
+
+
+def test_what_a_keeper_saw_is_told_and_what_a_server_does_not_tell_is_not(tmp_path: Path) -> None:
+    data = DataDir(tmp_path)
+    assert engine_text(data) == ""
+    for name in ("a", "b"):
+        engine_files.put_spec(data, EngineSpec(name, EngineKind.SGLANG, 'q"8'))
+    seen = EngineSeen(EngineState.RUNNING, 1, load=EngineLoad(3, 1, 280, 80, 8, 80, 64), busy_ns=2_500_000_000)
+    engine_files.put_seen(data, "a", seen)
+    samples = {
+        (sample.name.removeprefix("steelyard_engine_"), sample.labels["engine"]): sample.value
+        for family in text_string_to_metric_families(engine_text(data))
+        for sample in family.samples
+    }
+    assert samples["requests_running", "a"] == 3
+    assert samples["cache_hit_tokens_total", "a"] == 64
+    assert samples["busy_seconds_total", "a"] == 2.5
+    assert (samples["up", "a"], samples["up", "b"]) == (1, 0)
+    assert ("drafted_tokens_total", "a") not in samples and ("requests_running", "b") not in samples
+    (data.engines / "a.engine").write_text("{")
+    assert engine_text(data) == ""
