@@ -35,7 +35,8 @@ def totals_of(rated: list[Rated]) -> dict[str, Totals]:
             Totals(
                 opened.currency, 1, used.input, used.cached_input, used.output, used.cpu_ns, used.energy_uj,
                 one.charge_nano, one.cost_nano, overrun, one.charge_nano - one.cost_nano - overrun,
-                used.cache_write, used.reasoning, one.settlement.closed.measured_uj,
+                used.cache_write, used.reasoning, used.reused_input, used.reused_output,
+                one.settlement.closed.measured_uj,
             )
         )  # fmt: skip
     return {currency: add_up(several)[0] for currency, several in sums.items()}
