@@ -24,6 +24,7 @@ from steelyard.kernel.errors import UpstreamError
 from steelyard.kernel.offers import Offer
 from steelyard.kernel.quantities import Usage
 from steelyard.kernel.records import Event
+from steelyard.scheduling.wish import Turn
 from steelyard.upstream.http1 import header_block
 from steelyard.upstream.llama_cpp import LlamaCpp
 from steelyard.upstream.pool import Pool, Request
@@ -123,6 +124,17 @@ async def test_paris_its_counts_and_the_prefix_cache(engine: Engine, upstream: L
     assert (last.finish, last.usage.prompt, last.usage.output) == ("stop", 16, 8), "seven tokens and the end-of-text"
     _, again = await answer(upstream, engine.offer, asked, 20)
     assert again.usage == Usage(input=1, cached_input=15, output=8), "the last prompt token is always computed"
+
+
+async def test_it_tells_its_slots_and_answers_in_the_one_that_is_named(engine: Engine, upstream: LlamaCpp) -> None:
+    assert await upstream.slots(engine.offer) == 2
+    asked = params("Tell me of the sea. " * 20)
+    cached = []
+    for slot in (0, 1, 0):
+        async for event in upstream.stream(engine.offer, asked, 2, b"", Turn(1, 0, slot)):
+            last = event
+        cached.append(last.usage.cached_input > 60)
+    assert cached[-1], "what ran there before is still there"
 
 
 async def test_length_stop_seed_and_schema(engine: Engine, upstream: LlamaCpp) -> None:

@@ -81,8 +81,10 @@ class LineWire:
 class LineExchange(Exchange):
     """One line as the flow sees it, at the price of its tier. Its answer is kept whole or not at all."""
 
+    deadline_ns = 0
+
     async def order(self) -> Order:
-        return replace(await super().order(), tier=BATCH_TIER)
+        return replace(await super().order(), tier=BATCH_TIER, deadline_ns=self.deadline_ns)
 
     def parted(self, closing: bytes) -> tuple[bytes, bytes]:
         return closing, b""
@@ -108,7 +110,7 @@ class BatchGate:
         return Said(wire.status, wire.answer, wire.retry_after_s)
 
     async def _paid(self, line: LineAsk, exchange: LineExchange) -> None:
-        exchange.caller = self._caller(line.key_id)
+        exchange.caller, exchange.deadline_ns = self._caller(line.key_id), line.deadline_ns
         try:
             await paid_request(self._house, exchange, exchange)
         except UpstreamError as error:

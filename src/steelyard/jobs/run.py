@@ -39,6 +39,7 @@ class LineAsk(NamedTuple):
     key_id: int
     request_id: bytes
     keep: Callable[[bytes], Awaitable[None]]
+    deadline_ns: int = 0  # of its batch
 
 
 class Said(NamedTuple):
@@ -184,7 +185,9 @@ class Run:
                 async def keep(body: bytes, request_id: bytes = request_id) -> None:
                     await results.keep(line.custom_id, request_id, body)
 
-                ask = LineAsk(self._job.endpoint, bytes(line.body), self._job.key_id, request_id, keep)
+                ask = LineAsk(
+                    self._job.endpoint, bytes(line.body), self._job.key_id, request_id, keep, self._job.deadline_ns
+                )
                 said = await self._house.gate.serve(ask)
             if said.kept:
                 return

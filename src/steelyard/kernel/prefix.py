@@ -5,8 +5,10 @@ meant: routing guesses with it where a conversation's beginning is held, schedul
 """
 
 from bisect import bisect_right
-from collections.abc import Container, Sequence
+from collections.abc import Container, Mapping, Sequence
 from itertools import pairwise
+
+from msgspec import Raw
 
 from steelyard.kernel import limits
 from steelyard.kernel.frozen import Record
@@ -53,6 +55,12 @@ def chain_of(name: str, text: bytes) -> tuple[int, ...]:
         at = hash((at, text[start:end]))
         chain.append(at)
     return tuple(chain)
+
+
+def text_of(params: Mapping[str, Raw]) -> bytes:
+    """What a chain is made of: the canonical form that upstreams are asked in, tools first, as templates put them."""
+    turns = bytes(params.get("messages") or params.get("prompt") or b"")
+    return bytes(params["tools"]) + turns if "tools" in params else turns
 
 
 def prompt_from(name: str, text: bytes) -> Prompt:

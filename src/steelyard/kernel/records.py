@@ -189,6 +189,7 @@ class Order(Record, frozen=True):
     tier: str = ""  # which of the model's prices count (catalog.tariffs); fixed with the tariff
     fallbacks: tuple[str, ...] = ()  # models that may answer in the place of this one, best first
     session: bytes = b""  # the customer's word for what belongs together; empty: none
+    deadline_ns: int = 0  # of a batch's line: when it must have ended; 0: somebody waits for the answer
     reuse: str = ""  # his word about answers that were given before, see upstream.answer_cache; empty: none
 
 

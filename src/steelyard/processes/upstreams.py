@@ -30,12 +30,13 @@ class Known(Protocol):
 class Upstreams(dict[str, Upstream]):
     """Any name that has an offer is one. `keys` are those the worker itself was given; none is ever sent to another."""
 
-    def __init__(self, pool: Pool, keys: Mapping[str, str], known: Known, master: Master) -> None:
+    def __init__(self, pool: Pool, keys: Mapping[str, str], known: Known, master: Master, workers: int = 1) -> None:
         super().__init__()
         self._pool = pool
         self._keys = keys
         self._known = known
         self._master = master
+        self._workers = workers
         self._sealed: dict[str, str] = {}
 
     def __getitem__(self, name: str) -> Upstream:
@@ -46,7 +47,7 @@ class Upstreams(dict[str, Upstream]):
         return super().__getitem__(name)
 
     def __missing__(self, name: str) -> Upstream:
-        upstream = self[name] = ByKind(name, self._pool, self._key(name))
+        upstream = self[name] = ByKind(name, self._pool, self._key(name), self._workers)
         return upstream
 
     def _renew(self, sealed: dict[str, str]) -> None:

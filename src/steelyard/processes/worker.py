@@ -78,7 +78,7 @@ async def run(data: DataDir, listener: socket.socket, options: Options) -> None:
     pool = Pool(trust)
     key = os.environ.get(KEY_VARIABLE, "")
     own = {LOCAL_UPSTREAM: key, EMBEDDING_UPSTREAM: key}
-    upstreams = Upstreams(pool, own, teller, Master(data.master))
+    upstreams = Upstreams(pool, own, teller, Master(data.master), options.workers)
     router = Router(options.workers, options.worker)
     house = House(teller, meter, upstreams, clock, options.strict, router)
     teller.errands["route.explain"] = Explaining(house)

@@ -1,14 +1,13 @@
 """A prompt as routing sees it: the chain of its blocks, the customer's session, and where it is at home.
 
-What counts is the canonical form that upstreams are asked in, tools first, as templates put them. Only done where
-there is more than one offer to choose from.
+Only done where there is more than one offer to choose from.
 """
 
 from hashlib import blake2b
 
 from steelyard.kernel import limits
 from steelyard.kernel.offers import Capability
-from steelyard.kernel.prefix import FINE, REACH, Prompt, chain_of
+from steelyard.kernel.prefix import FINE, REACH, Prompt, chain_of, text_of
 from steelyard.kernel.records import Caller, Order
 
 
@@ -21,16 +20,10 @@ def prompt_of(order: Order, caller: Caller) -> Prompt:
     )
     if order.capability is not Capability.TEXT:
         return Prompt(session=session)
-    text = _text(order)
+    text = text_of(order.params)
     chain = chain_of(order.model, text)
     home = _digest(order.model.encode() + text[:FINE]) if chain else 0
     return Prompt(chain, REACH, -(-(len(text) - 1) // FINE), session, home)
-
-
-def _text(order: Order) -> bytes:
-    params = order.params
-    turns = bytes(params.get("messages") or params.get("prompt") or b"")
-    return bytes(params["tools"]) + turns if "tools" in params else turns
 
 
 def _digest(text: bytes) -> int:

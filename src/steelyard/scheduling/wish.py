@@ -41,6 +41,30 @@ class Capacity(Record, frozen=True):
         return self.batch_sequences or max(1, self.sequences * 3 // 4)
 
 
+class Turn(NamedTuple):
+    """Whose sequence it is, on its way to an engine; `slot`: which of its slots it is meant for, -1: any."""
+
+    tenant_id: int = 0
+    within_s: int = 0  # as a wish has it
+    slot: int = -1
+
+    @property
+    def header(self) -> bytes:
+        """As it is told to an engine that keeps a line of its own: a number for the tenant, never his name."""
+        return b"%d %d" % (self.tenant_id, self.within_s)
+
+
+TURN_HEADER = b"x-steelyard-turn"
+
+
+def turn_from(header: bytes) -> Turn:
+    """What `Turn.header` told; nobody's turn where that cannot be read."""
+    parts = header.split()
+    if len(parts) != 2 or not all(part.isdigit() and len(part) <= 18 for part in parts):
+        return Turn()
+    return Turn(int(parts[0]), int(parts[1]))
+
+
 class Start(NamedTuple):
     """The wish of this number may start now; `slot` is where, or -1 where the engine has no slots of its own."""
 

@@ -12,14 +12,17 @@ from typing import Protocol, Self
 from msgspec import Raw
 
 from steelyard.kernel import limits
+from steelyard.kernel.clock import NS_PER_S
 from steelyard.kernel.errors import UpstreamError
 from steelyard.kernel.offers import Capability, Offer
 from steelyard.kernel.quantities import Usage
 from steelyard.kernel.records import Event, Order, Quote
-from steelyard.upstream.protocol import Events, Upstream
+from steelyard.scheduling.wish import Turn
+from steelyard.upstream.protocol import Events, Queued, Upstream
 
 _EVENTS_QUEUED_MAX = 16
 _NOTHING = Usage()
+_ENGINE = "llama_cpp"  # the kind of offers at engines of ours
 
 
 Said = tuple[int, Event, Usage]
@@ -96,8 +99,21 @@ async def _counted(upstream: Upstream, offer: Offer, order: Order, max_tokens: i
 
 
 def speaking(upstreams: Mapping[str, Upstream], order: Order) -> Callable[[Quote], Speech]:
-    """How to call whoever a quote names for this order."""
-    return lambda quote: call(upstreams[quote.offer.upstream], quote.offer, order, quote.max_tokens)
+    """How to call whoever a quote names for this order: an engine in its turn."""
+
+    def speak(quote: Quote) -> Speech:
+        offer = quote.offer
+        upstream = upstreams[offer.upstream]
+        if offer.kind == _ENGINE and isinstance(upstream, Queued):
+            upstream = upstream.in_turn(offer, _turn(quote, order))
+        return call(upstream, offer, order, quote.max_tokens)
+
+    return speak
+
+
+def _turn(quote: Quote, order: Order) -> Turn:
+    within_s = max(1, (order.deadline_ns - quote.priced_ns) // NS_PER_S) if order.deadline_ns else 0
+    return Turn(quote.caller.tenant_id, within_s)
 
 
 async def _merged(

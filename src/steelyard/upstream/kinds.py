@@ -8,12 +8,14 @@ from msgspec import Raw
 from steelyard.kernel.errors import UpstreamError
 from steelyard.kernel.offers import Capability, Offer
 from steelyard.kernel.records import Event
+from steelyard.scheduling.wish import Turn
 from steelyard.upstream.anthropic import Anthropic
 from steelyard.upstream.ark import ARK
 from steelyard.upstream.balance import Balance
 from steelyard.upstream.dashscope import DASHSCOPE
 from steelyard.upstream.dashscope_native import DashScopeNative
 from steelyard.upstream.deepseek import DEEPSEEK
+from steelyard.upstream.engine_line import EngineLine
 from steelyard.upstream.gemini import GEMINI
 from steelyard.upstream.llama_cpp import LlamaCpp
 from steelyard.upstream.minimax import MINIMAX
@@ -45,9 +47,11 @@ ADAPTERS: dict[str, Callable[[str, Pool, str], Upstream]] = {
 class ByKind:
     """An upstream whose adapter is chosen by the kind in the offer; each is made once."""
 
-    def __init__(self, name: str, pool: Pool, api_key: str) -> None:
+    def __init__(self, name: str, pool: Pool, api_key: str, workers: int = 1) -> None:
         self._name = name
         self._pool = pool
+        self._workers = workers
+        self._line: EngineLine | None = None
         self._api_key = api_key
         self._made: dict[str, Upstream] = {}
 
@@ -72,6 +76,15 @@ class ByKind:
         UpstreamError as `stream` does."""
         adapter = self._adapter(offer.kind)
         return await adapter.balance(offer) if isinstance(adapter, OpenAI) else None
+
+    def in_turn(self, offer: Offer, turn: Turn) -> Upstream:
+        """The same for an order that stands in the line of its engine, where there is one."""
+        if self._line is None:
+            adapter = self._adapter(offer.kind)
+            if not isinstance(adapter, LlamaCpp):
+                return self
+            self._line = EngineLine(adapter, self._workers)
+        return self._line.in_turn(turn)
 
     def _adapter(self, kind: str) -> Upstream:
         adapter = self._made.get(kind)

@@ -16,6 +16,7 @@ from steelyard.kernel.address import address_of
 from steelyard.kernel.errors import UpstreamError
 from steelyard.kernel.offers import Capability, Offer
 from steelyard.kernel.records import Event
+from steelyard.scheduling.wish import TURN_HEADER, Turn
 from steelyard.upstream.calls import CallReader, demanded, grammar_of
 from steelyard.upstream.http1 import header_block
 from steelyard.upstream.llama_answer import Answer, refusal
@@ -61,8 +62,10 @@ class _Counted(msgspec.Struct):
 
 class _Props(msgspec.Struct):
     chat_template_caps: _Caps = _Caps()
+    total_slots: int = 0
 
 
+_ANYBODY = Turn()
 _encode = msgspec.json.encode
 _counted_decoder = msgspec.json.Decoder(_Counted)
 _props_decoder = msgspec.json.Decoder(_Props)
@@ -83,16 +86,16 @@ class LlamaCpp:
         return self._name
 
     async def stream(
-        self, offer: Offer, params: dict[str, Raw], max_tokens: int, request_id: bytes
+        self, offer: Offer, params: dict[str, Raw], max_tokens: int, request_id: bytes, turn: Turn = _ANYBODY
     ) -> AsyncGenerator[Event, None]:
         """See `Upstream.stream`. `request_id` is not sent: the engine keeps no log of ours."""
         params, reader = await self._prepared(offer, params, request_id)
         path = "/v1/completions" if "prompt" in params else "/v1/chat/completions"
-        body = _body(offer, params, max_tokens)
+        body = _body(offer, params, max_tokens, turn.slot)
         if len(body) > offer.context_tokens * limits.TOKEN_BYTES_MAX:  # the engine would take half a minute to say so
             message = f"This prompt is longer than the model's context of {offer.context_tokens} tokens. Shorten it."
             raise UpstreamError(self._name, message, status=400)
-        response = await self._pool.request(self._request(offer, "POST", path, body))
+        response = await self._pool.request(self._request(offer, "POST", path, body, turn))
         try:
             if response.status != 200:
                 said = await response.body(limits.UPSTREAM_ERROR_BYTES_MAX)
@@ -143,13 +146,7 @@ class LlamaCpp:
         """Whether the chat template of the model at this address takes tools; asked once."""
         place = (offer.address, offer.upstream_model)
         if place not in self._with_tools:
-            async with await self._pool.request(self._request(offer, "GET", "/props")) as response:
-                body = await response.body(limits.UPSTREAM_PROPS_BYTES_MAX)
-                known = response.status == 200
-            try:
-                self._with_tools[place] = known and _props_decoder.decode(body).chat_template_caps.supports_tools
-            except (msgspec.DecodeError, UnicodeDecodeError):
-                self._with_tools[place] = False
+            self._with_tools[place] = (await self._props(offer)).chat_template_caps.supports_tools
         return self._with_tools[place]
 
     async def read(self, offer: Offer, capability: Capability, params: dict[str, Raw]) -> Event:
@@ -187,16 +184,35 @@ class LlamaCpp:
         except UpstreamError:
             return False
 
-    def _request(self, offer: Offer, method: str, path: str, body: bytes = b"") -> Request:
+    async def slots(self, offer: Offer) -> int:
+        """How many sequences the engine at this address decodes at once; 0 when it does not say."""
+        return (await self._props(offer)).total_slots
+
+    async def _props(self, offer: Offer) -> _Props:
+        async with await self._pool.request(self._request(offer, "GET", "/props")) as response:
+            body = await response.body(limits.UPSTREAM_PROPS_BYTES_MAX)
+            if response.status != 200:
+                return _Props()
+        try:
+            return _props_decoder.decode(body)
+        except (msgspec.DecodeError, UnicodeDecodeError):
+            return _Props()
+
+    def _request(self, offer: Offer, method: str, path: str, body: bytes = b"", turn: Turn = _ANYBODY) -> Request:
         at = address_of(offer.address)
-        return Request(self._name, at.host, at.port, method, at.under(path), self._headers, body, at.tls)
+        headers = self._headers
+        if turn.tenant_id and turn.slot < 0:
+            headers += b"%b: %b\r\n" % (TURN_HEADER, turn.header)
+        return Request(self._name, at.host, at.port, method, at.under(path), headers, body, at.tls)
 
 
-def _body(offer: Offer, params: dict[str, Raw], max_tokens: int) -> bytes:
+def _body(offer: Offer, params: dict[str, Raw], max_tokens: int, slot: int) -> bytes:
     fields: dict[str, Any] = {name: value for name, value in params.items() if name in KNOWN}
     fields["model"] = offer.upstream_model
     fields["max_tokens"] = max_tokens
     fields.update(_ALWAYS)
+    if slot >= 0:
+        fields["id_slot"] = slot
     if "stop" in fields and _may_tell_all(params, max_tokens):
         fields["verbose"] = _TRUE  # the last chunk says which stop text it was, and repeats the prompt and the answer
     wanted = params.get("logprobs")

@@ -5,7 +5,7 @@ dialect of a customer and no money.
 """
 
 from collections.abc import AsyncIterator, Awaitable
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 from msgspec import Raw
 
@@ -13,6 +13,7 @@ from steelyard.kernel.errors import UpstreamError
 from steelyard.kernel.faults import Fault
 from steelyard.kernel.offers import Capability, Offer
 from steelyard.kernel.records import Event
+from steelyard.scheduling.wish import Turn
 
 
 class Events(Protocol):
@@ -57,6 +58,15 @@ class Upstream(Protocol):
 
     async def ready(self, offer: Offer) -> bool:
         """Whether the upstream would take a request now. Never raises for an upstream that is away."""
+        ...
+
+
+@runtime_checkable
+class Queued(Protocol):
+    """An upstream before which a line may stand."""
+
+    def in_turn(self, offer: Offer, turn: Turn) -> Upstream:
+        """The upstream for one order: its sequences wait for their turn."""
         ...
 
 

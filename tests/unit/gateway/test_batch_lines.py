@@ -3,6 +3,7 @@
 import asyncio
 import json
 from pathlib import Path
+from typing import Any
 
 import msgspec
 import pytest
@@ -14,6 +15,7 @@ from steelyard.gateway.batch_lines import BatchGate
 from steelyard.jobs.run import LineAsk
 from steelyard.kernel.errors import UpstreamError
 from steelyard.kernel.ids import secret_hash
+from steelyard.kernel.records import Order
 from steelyard.kernel.settled import Opened, Position
 from steelyard.metering.reader import read
 
@@ -57,6 +59,19 @@ async def test_a_kept_answer_is_counted_at_the_price_of_batches(site: Site) -> N
     assert (closed.end, closed.usage.output > 0) == ("complete", True)
     records = read(site.folder, Position(0, 0), until=site.journal.end, max_records=9).records
     assert [one.price_id for one in records if isinstance(one, Opened)] == [BATCH_PRICE.id]
+
+
+async def test_the_deadline_of_its_batch_goes_with_a_line(site: Site) -> None:
+    orders: list[Order] = []
+    look = site.house.answers.look
+
+    def looked(order: Order, *rest: Any) -> Any:
+        orders.append(order)
+        return look(order, *rest)
+
+    site.house.answers.look = looked  # type: ignore[method-assign]
+    await BatchGate(site.house).serve(Keeper().line(site)._replace(deadline_ns=77))
+    assert [(one.deadline_ns, one.tier) for one in orders] == [(77, "batch")]
 
 
 async def test_strict_durability_parts_no_line(tmp_path: Path) -> None:
