@@ -8,13 +8,15 @@ import asyncio
 import socket
 import ssl
 from collections.abc import Awaitable, Callable
+from typing import TypeVar
 
 from steelyard.kernel import limits
 from steelyard.kernel.errors import UpstreamError
 from steelyard.upstream.addresses import Addresses, Place, Resolve
-from steelyard.upstream.http1 import Connection
 from steelyard.upstream.proxy import Proxy, tunnel
 from steelyard.upstream.trust import Trust, distrust
+
+Spoken = TypeVar("Spoken", bound=asyncio.Protocol)
 
 
 class Dial:
@@ -38,7 +40,7 @@ class Dial:
         self._proxy = proxy
         self.addresses = Addresses(proxy.host, proxy.port, self._resolve)
 
-    async def open(self, make: Callable[[], Connection], connect_s: float) -> Connection:
+    async def open(self, make: Callable[[], Spoken], connect_s: float) -> Spoken:
         """A connection over which the upstream has proved who it is. Raises UpstreamError."""
         try:
             async with asyncio.timeout(connect_s):

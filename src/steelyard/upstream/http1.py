@@ -32,12 +32,15 @@ class Request(Record, frozen=True, gc=False):
     body: bytes = b""
     tls: bool = False
 
+    @property
+    def authority(self) -> str:
+        """The host and, where it is not the usual one, the port, as a URL has them."""
+        host = f"[{self.host}]" if ":" in self.host else self.host
+        return host if self.port == (443 if self.tls else 80) else f"{host}:{self.port}"
+
     def head(self) -> bytes:
         """All of the head but the number of bytes that follow it, and the end: the same for every body."""
-        host = f"[{self.host}]" if ":" in self.host else self.host
-        if self.port != (443 if self.tls else 80):
-            host = f"{host}:{self.port}"
-        first = f"{self.method} {self.path} HTTP/1.1\r\nhost: {host}\r\n"
+        first = f"{self.method} {self.path} HTTP/1.1\r\nhost: {self.authority}\r\n"
         return b"".join((first.encode("ascii"), self.headers, b"content-length: "))
 
 

@@ -6,7 +6,7 @@ Nothing here makes a task, a timer or a future for a request that finds an idle 
 
 import asyncio
 from collections.abc import Callable
-from typing import Self
+from typing import Self, cast
 
 from steelyard.kernel import limits
 from steelyard.kernel.errors import UpstreamError
@@ -14,6 +14,7 @@ from steelyard.upstream.addresses import Resolve, resolve
 from steelyard.upstream.dial import Dial
 from steelyard.upstream.host import Host
 from steelyard.upstream.http1 import Connection, Patience, Request, header_of
+from steelyard.upstream.http2 import Http2Host, is_http2
 from steelyard.upstream.proxy import Proxy, proxy_of
 from steelyard.upstream.trust import Trust
 from steelyard.upstream.wheel import Wheel
@@ -168,17 +169,21 @@ class Pool:
         return known
 
     def _host_at(self, request: Request) -> Host:
-        trusting = self._trusting if request.tls else None
+        patience, proxy, http2 = self._patience, self._proxy_of(request.upstream), is_http2(request.upstream)
+        trusting = None
+        if request.tls:
+            trusting = self._trusting_http2 if http2 else self._trusting
+            patience = patience._replace(idle_s=limits.UPSTREAM_TLS_IDLE_S)
         dial = Dial(request.upstream, request.host, request.port, trusting, self._resolve)
-        proxy = self._proxy_of(request.upstream)
         if proxy is not None:
             dial.through(proxy)
-        patience = self._patience
-        if request.tls:
-            patience = patience._replace(idle_s=limits.UPSTREAM_TLS_IDLE_S)
-        return Host(dial, self._wheel, patience, self._connections_max, self._connect_s)
+        make = cast(type[Host], Http2Host) if http2 else Host  # it offers what is asked of one here
+        return make(dial, self._wheel, patience, self._connections_max, self._connect_s)
 
     async def _trusting(self) -> Trust:
         if self._trust is None:
             self._trust = await asyncio.to_thread(Trust.of)  # reads a hundred certificates: streams would stand still
         return self._trust
+
+    async def _trusting_http2(self) -> Trust:
+        return await asyncio.to_thread((await self._trusting()).over, "h2")

@@ -15,8 +15,6 @@ from urllib.parse import unquote, urlsplit
 from steelyard.kernel import limits
 from steelyard.kernel.errors import UpstreamError
 
-_VARIABLE = "STEELYARD_UPSTREAM_PROXY_"
-
 
 class Proxy(NamedTuple):
     """Where it listens, and the line that names us to it; empty: it asks for nobody's name."""
@@ -26,14 +24,14 @@ class Proxy(NamedTuple):
     authorization: bytes = b""
 
 
-def proxy_variable(upstream: str) -> str:
-    """The environment variable with an upstream's proxy: `my-vllm` → `STEELYARD_UPSTREAM_PROXY_MY_VLLM`."""
-    return _VARIABLE + re.sub(r"[^A-Z0-9]", "_", upstream.upper())
+def variable_of(word: str, upstream: str) -> str:
+    """The environment variable for something of an upstream: PROXY, `my-vllm` → `STEELYARD_UPSTREAM_PROXY_MY_VLLM`."""
+    return f"STEELYARD_UPSTREAM_{word}_" + re.sub(r"[^A-Z0-9]", "_", upstream.upper())
 
 
 def proxy_of(upstream: str) -> Proxy | None:
     """The proxy of an upstream, None where it has none. Raises UpstreamError for a value that cannot be used."""
-    variable = proxy_variable(upstream)
+    variable = variable_of("PROXY", upstream)
     value = os.environ.get(variable, "").strip()
     if not value:
         return None

@@ -17,10 +17,11 @@ class Trust(ssl.SSLContext):
     """Verifies certificate and name, speaks HTTP/1.1 only, and remembers the last session of each host."""
 
     sessions: dict[str, ssl.SSLSession]
+    ca_file: Path | None
 
     def __new__(cls) -> Self:
         trust = super().__new__(cls, ssl.PROTOCOL_TLS_CLIENT)  # checks certificates and names unasked
-        trust.sessions = {}
+        trust.sessions, trust.ca_file = {}, None
         trust.minimum_version = ssl.TLSVersion.TLSv1_2
         trust.set_alpn_protocols(["http/1.1"])
         return trust
@@ -29,6 +30,7 @@ class Trust(ssl.SSLContext):
     def of(cls, ca_file: Path | None = None) -> Self:
         """The system's CAs and those of `ca_file`. Raises StartError when the file has none."""
         trust = cls()
+        trust.ca_file = ca_file
         trust.load_default_certs()
         if ca_file is not None:
             try:
@@ -36,6 +38,12 @@ class Trust(ssl.SSLContext):
             except (OSError, ValueError) as error:  # an SSLError is an OSError
                 reason = "holds no certificates" if isinstance(error, ssl.SSLError) else f"cannot be read: {error}"
                 raise StartError(f"The CA file {ca_file} {reason}. It is a PEM file with certificates.") from None
+        return trust
+
+    def over(self, protocol: str) -> Self:
+        """Another that believes the same, and speaks `protocol` only."""
+        trust = type(self).of(self.ca_file)
+        trust.set_alpn_protocols([protocol])
         return trust
 
     def wrap_bio(

@@ -13,7 +13,7 @@ from steelyard.kernel.errors import UpstreamError
 from steelyard.upstream.addresses import Addresses, Place
 from steelyard.upstream.http1 import Patience
 from steelyard.upstream.pool import Pool, Request
-from steelyard.upstream.proxy import Proxy, proxy_of, proxy_variable
+from steelyard.upstream.proxy import Proxy, proxy_of, variable_of
 
 
 async def ok(exchange: Exchange) -> None:
@@ -173,15 +173,15 @@ async def test_a_proxy_that_does_not_connect(answer: bytes, said: str) -> None:
 
 
 def test_a_proxy_is_named_in_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
-    assert proxy_variable("my-vllm") == "STEELYARD_UPSTREAM_PROXY_MY_VLLM"
-    monkeypatch.delenv(proxy_variable("u"), raising=False)
+    assert variable_of("PROXY", "my-vllm") == "STEELYARD_UPSTREAM_PROXY_MY_VLLM"
+    monkeypatch.delenv(variable_of("PROXY", "u"), raising=False)
     assert proxy_of("u") is None
     for value, found in (
         ("http://proxy.example", Proxy("proxy.example", 3128)),
         ("http://[::1]:8080/", Proxy("::1", 8080)),
         ("http://me:p%40ss@10.0.0.1:80", Proxy("10.0.0.1", 80, b"proxy-authorization: Basic bWU6cEBzcw==\r\n")),
     ):
-        monkeypatch.setenv(proxy_variable("u"), value)
+        monkeypatch.setenv(variable_of("PROXY", "u"), value)
         assert proxy_of("u") == found
     for value in (
         "https://x:y-secret@proxy.example",
@@ -190,7 +190,7 @@ def test_a_proxy_is_named_in_the_environment(monkeypatch: pytest.MonkeyPatch) ->
         "http://a:y-secret@b:99999",
         "http://a/b",
     ):
-        monkeypatch.setenv(proxy_variable("u"), value)
+        monkeypatch.setenv(variable_of("PROXY", "u"), value)
         with pytest.raises(UpstreamError, match="must be http://HOST:PORT") as caught:
             proxy_of("u")
         assert "y-secret" not in caught.value.message

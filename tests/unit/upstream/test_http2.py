@@ -1,0 +1,207 @@
+"""An upstream that is spoken to over HTTP/2 looks like any other to whoever asks it."""
+
+import asyncio
+import sys
+from pathlib import Path
+
+import pytest
+
+pytest.importorskip("h2", reason="needs the extra http2")
+
+from tests.fakes.authority import Authority
+from tests.fakes.http2 import Asked, http2_server
+
+from steelyard.kernel import limits
+from steelyard.kernel.errors import UpstreamError
+from steelyard.kernel.run import Run
+from steelyard.upstream.http1 import Patience, header_block
+from steelyard.upstream.pool import Pool, Request
+from steelyard.upstream.trust import Trust
+
+
+@pytest.fixture(autouse=True)
+def over_http2(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("STEELYARD_UPSTREAM_HTTP2_U", "1")
+
+
+def ask(port: int, body: bytes = b"{}", *, tls: bool = False) -> Request:
+    return Request("u", "127.0.0.1", port, "POST", "/v1/x", header_block({"authorization": "Bearer k"}), body, tls)
+
+
+async def whole(pool: Pool, request: Request) -> bytes:
+    async with await pool.request(request) as response:
+        return await response.body(1 << 24)
+
+
+async def echo(asked: Asked) -> None:
+    asked.begin(201, (b"content-type", b"text/plain"), (b"retry-after", b"7"))
+    await asked.send(b"got ")
+    await asked.send(asked.body, end=True)
+
+
+async def test_requests_share_a_connection_and_go_on_without_a_task() -> None:
+    pool = Pool()
+    loop = asyncio.get_running_loop()
+    async with http2_server(echo) as server:
+        response = await pool.request(ask(server.port, b"one"))
+        assert (response.status, response.header(b"content-type")) == (201, b"text/plain")
+        assert (response.header(b"retry-after"), response.header(b"x")) == (b"7", b"")
+        assert await response.body(100) == b"got one"
+        runs = [Run(whole(pool, ask(server.port, b"%d" % number)), loop, lambda run: None) for number in range(5)]
+        for run in runs:
+            run.start()
+        async with asyncio.timeout(10):
+            while not all(run.over for run in runs):
+                await asyncio.sleep(0.001)
+        assert [run.result for run in runs] == [b"got %d" % number for number in range(5)]
+        assert server.connections == 1
+        headers = server.asked[0].headers
+        assert headers[b"authorization"] == b"Bearer k" and headers[b"content-length"] == b"3"
+        assert (headers[b":path"], headers[b":authority"]) == (b"/v1/x", b"127.0.0.1:%d" % server.port)
+        assert not {b"accept-encoding", b"user-agent"} & set(headers)
+        await pool.close()
+
+
+async def test_closing_early_resets_the_stream_and_no_other() -> None:
+    async def script(asked: Asked) -> None:
+        if asked.body == b"long":
+            asked.begin()
+            await asked.send(b"first")
+            await asked.reset.wait()
+        else:
+            await echo(asked)
+
+    pool = Pool()
+    async with http2_server(script) as server:
+        response = await pool.request(ask(server.port, b"long"))
+        assert await response.read() == b"first"
+        response.close()
+        await asyncio.wait_for(server.asked[0].reset.wait(), 10)
+        assert await whole(pool, ask(server.port, b"two")) == b"got two"
+        assert server.connections == 1
+        await pool.close()
+
+
+async def test_an_answer_cut_short_and_one_that_does_not_come_are_errors() -> None:
+    async def script(asked: Asked) -> None:
+        if asked.body == b"cut":
+            asked.begin()
+            await asked.send(b"first")
+            asked.peer.transport.close()
+        elif asked.body == b"silent":
+            await asked.reset.wait()
+
+    pool = Pool(patience=Patience(first_byte_s=0.05, idle_s=0.04))
+    async with http2_server(script) as server:
+        response = await pool.request(ask(server.port, b"cut"))
+        with pytest.raises(UpstreamError, match="middle of its answer") as caught:
+            while await response.read():
+                pass
+        assert not caught.value.retryable
+        with pytest.raises(UpstreamError, match="said nothing") as caught:
+            await pool.request(ask(server.port, b"silent"))
+        assert caught.value.retryable
+        await pool.close()
+
+
+async def test_with_tls_the_certificate_is_checked(tmp_path: Path) -> None:
+    if not Authority.is_possible():
+        pytest.skip("needs the openssl command line")
+    authority = Authority(tmp_path)
+    async with http2_server(echo, authority.server()) as server:
+        pool = Pool(Trust.of(authority.ca_file))
+        assert await whole(pool, ask(server.port, b"one", tls=True)) == b"got one"
+        await pool.close()
+        pool = Pool(Trust.of())
+        with pytest.raises(UpstreamError, match="not trusted"):
+            await pool.request(ask(server.port, b"two", tls=True))
+        await pool.close()
+        assert len(server.asked) == 1
+
+
+async def test_a_long_answer_waits_for_its_reader_and_holds_up_no_other() -> None:
+    async def script(asked: Asked) -> None:
+        if asked.body == b"long":
+            asked.begin()
+            await asked.send(bytes(4 * 1024 * 1024), end=True)
+        else:
+            await echo(asked)
+
+    pool = Pool()
+    async with http2_server(script) as server:
+        response = await pool.request(ask(server.port, b"long"))
+        async with asyncio.timeout(20):
+            while server.asked[0].sent_bytes < limits.UPSTREAM_READ_BYTES:
+                await asyncio.sleep(0.001)
+            for _ in range(5):
+                assert await whole(pool, ask(server.port, b"two")) == b"got two"
+            assert server.asked[0].sent_bytes == limits.UPSTREAM_READ_BYTES
+            assert await response.body(1 << 24) == bytes(4 * 1024 * 1024)
+        assert server.connections == 1
+        await pool.close()
+
+
+async def test_a_long_request_arrives_as_the_upstream_takes_it() -> None:
+    pool = Pool()
+    async with http2_server(echo) as server:
+        body = bytes(range(256)) * 4096
+        assert await asyncio.wait_for(whole(pool, ask(server.port, body)), 20) == b"got " + body
+        await pool.close()
+
+
+async def test_who_finds_no_room_waits_and_an_upstream_that_leaves_is_asked_on_another_connection() -> None:
+    go = asyncio.Event()
+
+    async def script(asked: Asked) -> None:
+        await go.wait()
+        await echo(asked)
+
+    pool = Pool(connections_max=1)
+    async with http2_server(script) as server:
+        server.streams_max = 2
+        assert not server.peers
+        tasks = [asyncio.ensure_future(whole(pool, ask(server.port, b"%d" % number))) for number in range(5)]
+        async with asyncio.timeout(10):
+            while len(server.asked) < 2:
+                await asyncio.sleep(0.001)
+            go.set()
+            assert await asyncio.gather(*tasks) == [b"got %d" % number for number in range(5)]
+            assert server.connections == 1
+            server.peers[0].speaks.close_connection()
+            server.peers[0].flush()
+            while pool._hosts and next(iter(pool._hosts.values())).free() is not None:
+                await asyncio.sleep(0.001)
+            assert await whole(pool, ask(server.port, b"last")) == b"got last"
+            assert server.connections == 2
+        await pool.close()
+
+
+async def test_one_that_speaks_http1_only_is_told_apart(tmp_path: Path) -> None:
+    if not Authority.is_possible():
+        pytest.skip("needs the openssl command line")
+    authority = Authority(tmp_path)
+    context = authority.server()
+    context.set_alpn_protocols(["http/1.1"])
+    async with http2_server(echo, context) as server:
+        pool = Pool(Trust.of(authority.ca_file))
+        with pytest.raises(UpstreamError, match="unset STEELYARD_UPSTREAM_HTTP2_U"):
+            await pool.request(ask(server.port, tls=True))
+        await pool.close()
+
+
+async def test_nobody_listens_and_a_closed_pool() -> None:
+    pool = Pool()
+    with pytest.raises(UpstreamError, match="cannot be reached") as caught:
+        await pool.request(ask(1))
+    assert caught.value.retryable
+    await pool.close()
+    with pytest.raises(UpstreamError, match="no longer asked"):
+        await pool.request(ask(1))
+
+
+async def test_without_the_extra_it_is_said_how_to_get_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "h2.connection", None)
+    pool = Pool()
+    with pytest.raises(UpstreamError, match=r"pip install 'steelyard\[http2\]'"):
+        await pool.request(ask(1))
+    await pool.close()
