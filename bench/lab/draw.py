@@ -12,6 +12,7 @@ from collections.abc import Mapping, Sequence
 from html import escape
 from typing import Any
 
+from bench.lab.goals import lines as goal_lines
 from bench.lab.told import OURS, REFERENCE
 from bench.lab.trial import SHAPES
 from bench.report import RESULTS, plain
@@ -92,9 +93,9 @@ def gateway(record: Mapping[str, Any]) -> str:
     for shape, title in _TITLES.items():
         figures = {label: found[f"{shape}, {label}"] for label in labels(found) if f"{shape}, {label}" in found}
         if figures:
-            (PAGE.parent / f"speed-{shape.lower()}.svg").write_text(
-                bars(title, circumstances(record), figures), "utf-8"
-            )
+            name = f"speed-{shape.lower()}.svg"
+            (PAGE.parent / name).write_text(bars(title, circumstances(record), figures), "utf-8")
+            pictures.append(f"![{title}]({name})")
     shapes = [shape for shape in SHAPES if shape != "C1"]
     heads = ["", *shapes, "J32 × nginx", "J32 /s", "p99 ms", "T500 gap p99 ms", "added ms", "RSS MB", "start s"]
     lines = []
@@ -108,8 +109,10 @@ def gateway(record: Mapping[str, Any]) -> str:
         ]
         name = label + (f" {record['peers'][label]}" if label in record["peers"] else "")
         lines.append([f"**{name}**" if label == OURS else name, *("–" if one is None else plain(one) for one in cells)])
+    goals = table(["to reach", "measured", "floor", "aim", "met"], goal_lines(record["goals"]))
     skipped = "".join(f"\n\nNot measured: {what} ({why})." for what, why in record["skipped"].items())
-    return f"{' '.join(pictures)}\n\n{table(heads, lines)}\n\n{circumstances(record).rpartition(',')[0]}.{skipped}"
+    where = circumstances(record).rpartition(",")[0]
+    return "\n\n".join(["\n".join(pictures), table(heads, lines), goals, f"{where}.{skipped}"])
 
 
 def rows(record: Mapping[str, Any]) -> str:

@@ -3,6 +3,7 @@
 import statistics
 from collections.abc import Callable, Mapping, Sequence
 
+from bench.lab.goals import lines, reached
 from bench.lab.trial import SHAPES, Subject, Trial
 from bench.report import RESULTS, Report, plain, write
 
@@ -17,12 +18,21 @@ def told(
     found: Found, subjects: Sequence[Subject], skipped: Mapping[str, str], versions: Mapping[str, str], *, written: bool
 ) -> None:
     """Print; write results/gateway.json when the run was whole."""
-    labels = [subject.label for subject in subjects]
     print(table(found, subjects), flush=True)
     for label, why in skipped.items():
         print(f"*** SKIPPED {label}: {why}", flush=True)
-    if not written:
-        return
+    report = rows(found, subjects)
+    goals = reached({row.label: row.value for row in report.rows})
+    print(aligned([["", "measured", "floor", "aim", "met"], *lines(goals)]), flush=True)
+    if written:
+        record = report.record() | {"peers": dict(versions), "skipped": dict(skipped), "goals": goals}
+        RESULTS.mkdir(exist_ok=True)
+        write(RESULTS / "gateway.json", record)
+
+
+def rows(found: Found, subjects: Sequence[Subject]) -> Report:
+    """Every figure as a row of the record."""
+    labels = [subject.label for subject in subjects]
     report = Report("gateway", "CPU µs per request, of T500 per event; other units in the label")
     for shape in SHAPES:
         for label in labels:
@@ -31,12 +41,10 @@ def told(
     for label, added_ms in added(found, labels).items():
         report.add(f"C1, {label}, added ms p50", added_ms)
     for subject in subjects:
-        if subject.label != DIRECT:
-            report.add(f"{subject.label}, RSS MB", max(_rss(found, subject.label)))
+        if subject.label != DIRECT and (sizes := _rss(found, subject.label)):
+            report.add(f"{subject.label}, RSS MB", max(sizes))
             report.add(f"{subject.label}, start s", subject.started_s)
-    record = report.record() | {"peers": dict(versions), "skipped": dict(skipped)}
-    RESULTS.mkdir(exist_ok=True)
-    write(RESULTS / "gateway.json", record)
+    return report
 
 
 def _rows(report: Report, found: Found, label: str, shape: str) -> None:
@@ -68,7 +76,7 @@ def table(found: Found, subjects: Sequence[Subject]) -> str:
     more = added(found, labels)
     heads = ["", *(f"{shape} {_UNITS.get(shape, 'µs')}" for shape in SHAPES if shape != "C1")]
     heads += ["J32 × nginx", "J32 /s", "J32 p50 ms", "p99 ms", "T500 gap p99", "added ms", "RSS MB", "start s"]
-    lines = [heads]
+    body = [heads]
     reference = _median(found, REFERENCE, "J32", lambda one: one.cpu_us)
     for subject in subjects:
         label = subject.label
@@ -86,15 +94,17 @@ def table(found: Found, subjects: Sequence[Subject]) -> str:
             max(_rss(found, label), default=None),
             subject.started_s,
         ]
-        lines.append([label, *("–" if cell is None else plain(cell) for cell in cells)])
+        body.append([label, *("–" if cell is None else plain(cell) for cell in cells)])
     books = [_median(found, OURS, shape, lambda one: one.beside_us) for shape in SHAPES if shape != "C1"]
-    lines.append(["the books behind it", *("–" if cell is None else plain(cell) for cell in books)])
-    wide = [max(len(line[place]) for line in lines if len(line) > place) for place in range(len(heads))]
+    body.append(["the books behind it", *("–" if cell is None else plain(cell) for cell in books)])
+    return aligned(body)
+
+
+def aligned(lines: Sequence[Sequence[str]]) -> str:
+    """Columns, figures to the right."""
+    wide = [max(len(line[place]) for line in lines if len(line) > place) for place in range(len(lines[0]))]
     return "\n".join(
-        "  ".join(
-            f"{cell:>{width}}" if place else f"{cell:<{width}}"
-            for place, (cell, width) in enumerate(zip(line, wide, strict=False))
-        )
+        "  ".join(f"{cell:>{wide[place]}}" if place else f"{cell:<{wide[0]}}" for place, cell in enumerate(line))
         for line in lines
     )
 
