@@ -285,6 +285,31 @@ def whole(status: int, body: Body) -> bytes:
     return head % (status, len(said)) + said
 
 
+def in_one_piece(pieces: list[bytes]) -> Body:
+    """What the events of a stream say, as a body."""
+    events = [json.loads(line[6:]) for line in b"".join(pieces).split(b"\n\n") if line.startswith(b"data: {")]
+    message: Body = {"role": "assistant", "content": None}
+    calls: dict[int, Body] = {}
+    made: Body = {"id": "x", "object": "chat.completion", "model": "m", "created": 1}
+    for said in events:
+        made |= {name: said[name] for name in ("usage", "error") if name in said}
+        for choice in said.get("choices", ()):
+            for name, value in choice["delta"].items():
+                if name == "tool_calls":
+                    for piece in value:
+                        begun = calls.setdefault(piece["index"], {"type": "function", "function": {"arguments": ""}})
+                        begun |= {"id": piece["id"]} if "id" in piece else {}
+                        arguments = begun["function"]["arguments"] + piece["function"]["arguments"]
+                        begun["function"] |= piece["function"] | {"arguments": arguments}
+                elif name != "role":
+                    field = "reasoning_content" if name == "reasoning" else name
+                    message[field] = (message.get(field) or "") + value
+            made["choices"] = [{"index": 0, "message": message, "finish_reason": choice["finish_reason"]}]
+    if calls:
+        message["tool_calls"] = [*calls.values()]
+    return made
+
+
 def answer_of(body: Body, instead: str | None = None) -> Iterator[bytes]:
     """The bytes of an answer, HTTP and all."""
     name = instead or next(iter(_words(body) if "messages" in body else ()), "hello")
@@ -293,6 +318,9 @@ def answer_of(body: Body, instead: str | None = None) -> Iterator[bytes]:
     if name in STATUSES:
         said = json.dumps({"error": {"message": f"{name} it is", "type": "x", "code": name}}).encode()
         yield b"HTTP/1.1 %d X\r\ncontent-length: %d\r\n\r\n%b" % (STATUSES[name], len(said), said)
+        return
+    if "messages" in body and not body.get("stream"):
+        yield whole(200, in_one_piece(SCENES[name](body)))
         return
     yield b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\ntransfer-encoding: chunked\r\n\r\n"
     pieces = SCENES[name](body) if "messages" in body else _completion()

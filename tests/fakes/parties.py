@@ -130,7 +130,7 @@ class ScriptedUpstream:
         self.cancelled = 0
 
     async def stream(
-        self, offer: Offer, params: dict[str, msgspec.Raw], max_tokens: int, request_id: bytes
+        self, offer: Offer, params: dict[str, msgspec.Raw], max_tokens: int, request_id: bytes, whole: bool = False
     ) -> AsyncIterator[Event]:
         self.calls.append(max_tokens)
         self.running += 1

@@ -186,7 +186,7 @@ class Upstream:
         self._world = worker.world
 
     async def stream(
-        self, offer: Offer, params: dict[str, msgspec.Raw], max_tokens: int, request_id: bytes
+        self, offer: Offer, params: dict[str, msgspec.Raw], max_tokens: int, request_id: bytes, whole: bool = False
     ) -> AsyncGenerator[Event, None]:
         rng, habits, tally = self._world.random, self._worker.house.habits, self._world.tally
         prompt = int(bytes(params["prompt"]))

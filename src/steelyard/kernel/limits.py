@@ -55,6 +55,7 @@ ADDRESSES_KNOWN_MAX = 1024  # read once and kept
 ADDRESS_CHARACTERS_MAX = 256
 UPSTREAM_RETRY_AFTER_S_MAX = 60  # how long a customer is told to wait, however long the upstream wants to be left alone
 UPSTREAM_ERROR_BYTES_MAX = 64 * 1024
+WHOLE_ANSWER_BYTES_MAX = 16 * 1024 * 1024  # of an answer that came in one piece
 READING_ANSWER_BYTES_MAX = 96 * 1024 * 1024  # 2048 vectors of 3072 numbers as text
 UPSTREAM_PROPS_BYTES_MAX = 4 * 1024 * 1024  # what an engine says about its model, the chat template included
 TOKEN_BYTES_MAX = 128  # of text in one token, on average over a prompt; the longest in any known vocabulary
@@ -75,6 +76,8 @@ RETRY_AFTER_S = 1
 
 # routing
 ATTEMPTS_MAX = 4  # offers that one request is tried at
+WHOLE_TOKENS_MAX = 8192  # of an answer that may be asked for in one piece: longer ones are heard as they are made
+WHOLE_TOKEN_MS = 50  # ... which has so much longer to begin, for each token that it may have
 FIRST_TOKEN_S = 30  # an offer that has said nothing by then is left for another, where there is one
 RETRY_PERCENT = 20  # of the requests may be tried again where others have failed
 RETRIES_BURST = 10

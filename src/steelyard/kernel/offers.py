@@ -33,6 +33,11 @@ class Offer(Record, frozen=True, gc=False):
     first_token_s: int = 0  # it is left for another that has said nothing by then; 0: limits.FIRST_TOKEN_S
 
     @property
+    def answers_whole(self) -> bool:
+        """Whether its adapter can ask for an answer in one piece: servers of OpenAI's dialect, ours perhaps."""
+        return self.kind == "openai"
+
+    @property
     def is_bounded(self) -> bool:
         return bool(self.concurrency or self.rpm or self.tpm)
 

@@ -12,6 +12,7 @@ from typing import Protocol
 
 import msgspec
 
+from steelyard.kernel import limits
 from steelyard.kernel.frozen import JournalRecord, Record
 from steelyard.kernel.left import Left
 from steelyard.kernel.offers import Capability, Model, Offer
@@ -224,6 +225,13 @@ class Quote(Record, frozen=True):
     def model(self) -> str:
         """Who answers, by the name it is sold under."""
         return self.offer.model
+
+    def is_whole(self, order: Order) -> bool:
+        """Whether the answer is asked for in one piece: the customer waits for all of it, and nothing is owed of one
+        that breaks off."""
+        if order.stream or not self.offer.answers_whole or self.max_tokens > limits.WHOLE_TOKENS_MAX:
+            return False
+        return order.capability is Capability.TEXT and not self.cost.owes_tokens
 
 
 class CallPiece(Record, frozen=True):

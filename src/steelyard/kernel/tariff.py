@@ -93,6 +93,13 @@ class Tariff(Record, frozen=True, gc=False):
         return any(line.meter not in ENGINE_METERS for line in self.lines)
 
     @property
+    def owes_tokens(self) -> bool:
+        """Whether every token costs us something: then an answer that broke off is owed as far as it came."""
+        if self.variants:
+            return self.of_vendor
+        return any(line.pico and line.meter not in ENGINE_METERS for line in self.lines)
+
+    @property
     def of_gpus(self) -> bool:
         """Whether a cost tariff prices the time of GPUs, and not that of CPU cores."""
         return any(line.meter is Meter.GPU for line in self.lines)

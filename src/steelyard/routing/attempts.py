@@ -51,7 +51,7 @@ class Served:
         self._router = router
         self._clock = ways.clock
         now_ns = ways.clock.monotonic_ns()
-        self._call = router.begin(quote.offer, tokens, now_ns)
+        self._call = router.begin(quote.offer, tokens, now_ns, whole=quote.is_whole(order))
         self._use = router.affinity.called(order.request_id, quote.offer, now_ns)
         self._heard = ways.heard
         self._speech = ways.call(quote)
@@ -62,7 +62,7 @@ class Served:
 
         `alone`: nobody else could be asked, so it is waited for as long as the connection lives.
         """
-        patience_s = self.quote.offer.first_token_s or limits.FIRST_TOKEN_S
+        patience_s = patience_of(self._order, self.quote)
         try:
             async with asyncio.timeout(None if alone else patience_s) as patience:
                 async for said in self._speech:
@@ -77,7 +77,7 @@ class Served:
                         self._said.append(said)
                         self._heard(said[2])
         except TimeoutError:
-            message = f"did not begin to answer within {patience_s} s"
+            message = f"did not begin to answer within {patience_s:g} s"
             failure = UpstreamError(self.quote.offer.upstream, message, retryable=True)
             await self._close(failure)
             raise failure from None
@@ -150,6 +150,13 @@ async def _first(router: Router, order: Order, left: deque[Quote], ways: Ways) -
         else:
             return answer
     raise AssertionError("the last try returns or raises")
+
+
+def patience_of(order: Order, quote: Quote) -> float:
+    """How long an offer may say nothing before another is asked, in seconds. One that is asked for an answer in one
+    piece says nothing until that is made, however well it does."""
+    patience_s = quote.offer.first_token_s or limits.FIRST_TOKEN_S
+    return patience_s + quote.max_tokens * limits.WHOLE_TOKEN_MS / 1000 if quote.is_whole(order) else patience_s
 
 
 def pause_s(request_id: bytes, moves: int) -> float:

@@ -245,7 +245,7 @@ def times(states: Sequence[OfferState], output: int, now_ns: int) -> list[int]:
     for state in states:
         first, token = state.first, state.token
         time_ns = first.p50 if first.noted_ns >= since_ns else 0
-        if time_ns and token.noted_ns >= since_ns:
+        if token.noted_ns >= since_ns:
             time_ns += token.p50 * output
         found.append(time_ns)
     return found
@@ -258,10 +258,11 @@ def _share(bound: int, workers: int) -> int:
 class Call:
     """One call under way. `spoke` once, at the first event; `ended` once."""
 
-    __slots__ = ("_began_ns", "_first_ns", "_over", "_probe", "_state")
+    __slots__ = ("_began_ns", "_first_ns", "_over", "_probe", "_state", "_whole")
 
-    def __init__(self, state: OfferState, now_ns: int) -> None:
+    def __init__(self, state: OfferState, now_ns: int, *, whole: bool = False) -> None:
         self._state = state
+        self._whole = whole  # asked for an answer in one piece, of which the first event is the last
         self._began_ns = self._first_ns = now_ns
         self._over = False
         self._probe = state.breaker(now_ns) == "half-open" and not state.probing
@@ -270,15 +271,17 @@ class Call:
 
     def spoke(self, now_ns: int) -> None:
         """The first event came."""
-        self._first_ns = now_ns
-        self._state.first.note(now_ns - self._began_ns, now_ns)
+        if not self._whole:
+            self._first_ns = now_ns
+            self._state.first.note(now_ns - self._began_ns, now_ns)
         self._state.worked()
 
     def whole(self, order: Order, used: Usage, now_ns: int) -> None:
         """It came to its end and used this."""
         tokens = used.generated // order.sequences
         if tokens >= limits.SPEED_TOKENS_MIN:
-            self._state.token.note((now_ns - self._first_ns) // tokens, now_ns)
+            since_ns = self._first_ns + (self._state.first.median(now_ns) if self._whole else 0)
+            self._state.token.note(max(0, now_ns - since_ns) // tokens, now_ns)
         self._state.habit.note(order, used)
 
     def ended(self) -> None:

@@ -188,12 +188,12 @@ class Router:
 
     # --- what became of it --------------------------------------------------------------------------------------
 
-    def begin(self, offer: Offer, tokens: int, now_ns: int) -> Call:
-        """The offer is called, for a request of so many tokens at most."""
+    def begin(self, offer: Offer, tokens: int, now_ns: int, *, whole: bool = False) -> Call:
+        """The offer is called, for a request of so many tokens at most; `whole`: for an answer in one piece."""
         state = self.state(offer)
         if offer.rpm or offer.tpm:
             state.take(offer, self._workers, tokens, now_ns)
-        return Call(state, now_ns)
+        return Call(state, now_ns, whole=whole)
 
     def spoke(self, offer: Offer) -> None:
         """It has begun to answer, so its account is in order."""

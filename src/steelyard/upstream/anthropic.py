@@ -66,7 +66,9 @@ class Anthropic:
     def name(self) -> str:
         return self._name
 
-    def stream(self, offer: Offer, params: dict[str, Raw], max_tokens: int, request_id: bytes) -> Events:
+    def stream(
+        self, offer: Offer, params: dict[str, Raw], max_tokens: int, request_id: bytes, whole: bool = False
+    ) -> Events:
         """See `Upstream.stream`. The prompt's counts are exact from the first event, the output's at the last."""
         sent = request_of(self._name, offer, params, max_tokens)
         request = self._request(offer, "/v1/messages", sent, sent.body)

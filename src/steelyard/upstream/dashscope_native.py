@@ -43,7 +43,9 @@ class DashScopeNative:
     def name(self) -> str:
         return self._name
 
-    def stream(self, offer: Offer, params: dict[str, Raw], max_tokens: int, request_id: bytes) -> Events:
+    def stream(
+        self, offer: Offer, params: dict[str, Raw], max_tokens: int, request_id: bytes, whole: bool = False
+    ) -> Events:
         """See `Upstream.stream`. Counts are the vendor's own from the first event."""
         asked = Asked(self._name, offer.upstream_model, params, max_tokens)
         sent = request_of(asked)

@@ -97,6 +97,7 @@ class _CallSaid:
 class Answer:
     """The state of one sequence; see `hearing.Hearing`."""
 
+    whole = False
     done = False  # it ends with the connection's answer, which nothing announces
 
     def __init__(self, asked: Asked) -> None:
@@ -111,6 +112,10 @@ class Answer:
         self._logprobs: list[Any] = []
         self._finish: str | None = None
         self._counts: Usage | None = None
+
+    def hear_whole(self, body: bytes) -> None:
+        """Never asked for."""
+        raise UpstreamError(self._upstream, "answered without a stream of events")
 
     def hear(self, read: bytes) -> None:
         """See `hearing.Hearing`."""

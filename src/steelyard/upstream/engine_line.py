@@ -69,13 +69,13 @@ class InTurn:
         return self._line.engine.name
 
     async def stream(
-        self, offer: Offer, params: dict[str, Raw], max_tokens: int, request_id: bytes
+        self, offer: Offer, params: dict[str, Raw], max_tokens: int, request_id: bytes, whole: bool = False
     ) -> AsyncGenerator[Event, None]:
         """See `Upstream.stream`. Raises CallerError 429 when the line is full."""
         line, turn = self._line, self._turn
         gate = await line.gate(offer)
         if gate is None:
-            async with aclosing(line.engine.stream(offer, params, max_tokens, request_id, turn)) as events:
+            async with aclosing(line.engine.stream(offer, params, max_tokens, request_id, whole, turn)) as events:
                 async for event in events:
                     yield event
             return
@@ -88,7 +88,7 @@ class InTurn:
             raise overloaded("Too many requests wait for this model.", full.retry_after_s) from None
         with place:
             turn = line.turn_at(place, turn)
-            async with aclosing(line.engine.stream(offer, params, max_tokens, request_id, turn)) as events:
+            async with aclosing(line.engine.stream(offer, params, max_tokens, request_id, whole, turn)) as events:
                 async for event in events:
                     place.spoke()
                     place.used_tokens = event.usage.total

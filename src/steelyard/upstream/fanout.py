@@ -36,25 +36,27 @@ class Speech(Protocol):
     def aclose(self) -> Awaitable[None]: ...
 
 
-def call(upstream: Upstream, offer: Offer, order: Order, max_tokens: int) -> Speech:
-    """Ask for all sequences. The iterator raises UpstreamError as the upstream does."""
+def call(upstream: Upstream, offer: Offer, order: Order, max_tokens: int, whole: bool = False) -> Speech:
+    """Ask for all sequences; `whole`: each in one piece, if it can be. The iterator raises UpstreamError as the
+    upstream does."""
     if order.capability is not Capability.TEXT:
         return _read(upstream, offer, order)
     if order.sequences == 1:
-        return _Sole(upstream, offer, order, max_tokens)
-    return _counted(upstream, offer, order, max_tokens)
+        return _Sole(upstream, offer, order, max_tokens, whole)
+    return _counted(upstream, offer, order, max_tokens, whole)
 
 
 class _Sole:
     """The only sequence of an order. No async generator: one of those costs a microsecond for every event."""
 
-    __slots__ = ("_events", "_max_tokens", "_offer", "_order", "_over", "_told", "_upstream")
+    __slots__ = ("_events", "_max_tokens", "_offer", "_order", "_over", "_told", "_upstream", "_whole")
 
-    def __init__(self, upstream: Upstream, offer: Offer, order: Order, max_tokens: int) -> None:
+    def __init__(self, upstream: Upstream, offer: Offer, order: Order, max_tokens: int, whole: bool) -> None:
         self._upstream = upstream
         self._offer = offer
         self._order = order
         self._max_tokens = max_tokens
+        self._whole = whole
         self._events: Events | None = None  # an upstream that refuses at once does it when it is awaited
         self._told = _NOTHING
         self._over = False
@@ -68,7 +70,8 @@ class _Sole:
         events = self._events
         if events is None:
             order = self._order
-            events = self._events = self._upstream.stream(self._offer, order.params, self._max_tokens, order.request_id)
+            asked = (self._offer, order.params, self._max_tokens, order.request_id, self._whole)
+            events = self._events = self._upstream.stream(*asked)
         event = await events.__anext__()
         usage = believed(event, self._offer).usage
         if usage.output + usage.reasoning > self._max_tokens and is_too_much(event, self._told):
@@ -90,8 +93,10 @@ async def _read(upstream: Upstream, offer: Offer, order: Order) -> AsyncGenerato
     yield 0, read, read.usage
 
 
-async def _counted(upstream: Upstream, offer: Offer, order: Order, max_tokens: int) -> AsyncGenerator[Said, None]:
-    async with aclosing(_merged(upstream, offer, order, max_tokens)) as merged:
+async def _counted(
+    upstream: Upstream, offer: Offer, order: Order, max_tokens: int, whole: bool
+) -> AsyncGenerator[Said, None]:
+    async with aclosing(_merged(upstream, offer, order, max_tokens, whole)) as merged:
         usages = [Usage()] * order.sequences
         async for sequence, event in merged:
             usages[sequence] = event.usage
@@ -106,7 +111,7 @@ def speaking(upstreams: Mapping[str, Upstream], order: Order) -> Callable[[Quote
         upstream = upstreams[offer.upstream]
         if offer.kind == _ENGINE and isinstance(upstream, Queued):
             upstream = upstream.in_turn(offer, _turn(quote, order))
-        return call(upstream, offer, order, quote.max_tokens)
+        return call(upstream, offer, order, quote.max_tokens, quote.is_whole(order))
 
     return speak
 
@@ -117,7 +122,7 @@ def _turn(quote: Quote, order: Order) -> Turn:
 
 
 async def _merged(
-    upstream: Upstream, offer: Offer, order: Order, max_tokens: int
+    upstream: Upstream, offer: Offer, order: Order, max_tokens: int, whole: bool
 ) -> AsyncGenerator[tuple[int, Event], None]:
     queue: asyncio.Queue[tuple[int, Event | UpstreamError | None]] = asyncio.Queue(_EVENTS_QUEUED_MAX)
 
@@ -131,7 +136,7 @@ async def _merged(
 
     async def said(sequence: int) -> None:
         params = own_params(order, sequence)
-        async with aclosing(upstream.stream(offer, params, max_tokens, order.request_id)) as events:
+        async with aclosing(upstream.stream(offer, params, max_tokens, order.request_id, whole)) as events:
             told = _NOTHING
             async for event in events:
                 if believed(event, offer).usage.generated > max_tokens and is_too_much(event, told):

@@ -21,6 +21,15 @@ class Hearing(Protocol):
         """It has said all, and the connection may be used again."""
         ...
 
+    @property
+    def whole(self) -> bool:
+        """It was asked for in one piece."""
+        ...
+
+    def hear_whole(self, body: bytes) -> None:
+        """Take all of it in. Raises UpstreamError when that is no answer."""
+        ...
+
     def hear(self, read: bytes) -> None:
         """Take one read in. Raises UpstreamError for an error in the stream, or what cannot be read."""
         ...
@@ -102,8 +111,11 @@ class Heard:
         self._close()
 
     async def _begin(self) -> Response:
+        """The answer: a stream or, if it was asked for in one piece and came so, read already."""
         response = self._response = await self._pool.request(self._request)
-        if response.status != 200 or not _is_stream(response):
+        if response.status == 200 and self._hearing.whole and _is_json(response):
+            self._hearing.hear_whole(await response.body(limits.WHOLE_ANSWER_BYTES_MAX))
+        elif response.status != 200 or not _is_stream(response):
             raise self._voice.refusal(response, await response.body(limits.UPSTREAM_ERROR_BYTES_MAX))
         return response
 
@@ -112,6 +124,10 @@ class Heard:
         self._new = []
         if self._response is not None:
             self._response.close()
+
+
+def _is_json(response: Response) -> bool:
+    return response.headers.get(b"content-type", b"").startswith(b"application/json")
 
 
 def _is_stream(response: Response) -> bool:

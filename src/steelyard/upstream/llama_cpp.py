@@ -86,7 +86,13 @@ class LlamaCpp:
         return self._name
 
     async def stream(
-        self, offer: Offer, params: dict[str, Raw], max_tokens: int, request_id: bytes, turn: Turn = _ANYBODY
+        self,
+        offer: Offer,
+        params: dict[str, Raw],
+        max_tokens: int,
+        request_id: bytes,
+        whole: bool = False,
+        turn: Turn = _ANYBODY,
     ) -> AsyncGenerator[Event, None]:
         """See `Upstream.stream`. `request_id` is not sent: the engine keeps no log of ours."""
         params, reader = await self._prepared(offer, params, request_id)

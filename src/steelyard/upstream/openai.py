@@ -53,13 +53,15 @@ class OpenAI:
     def name(self) -> str:
         return self._name
 
-    def stream(self, offer: Offer, params: dict[str, Raw], max_tokens: int, request_id: bytes) -> Events:
+    def stream(
+        self, offer: Offer, params: dict[str, Raw], max_tokens: int, request_id: bytes, whole: bool = False
+    ) -> Events:
         """See `Upstream.stream`. Counts before the closing ones are lower estimates unless the server tells its own."""
         vendor = self._vendor
         path = vendor.completion_path if "prompt" in params else vendor.chat_path
         if not path:
             raise not_carried(self._name, "prompt", "this model answers conversations only; ask /v1/chat/completions")
-        asked = Asked(self._name, offer.upstream_model, params, max_tokens)
+        asked = Asked(self._name, offer.upstream_model, params, max_tokens, whole and offer.answers_whole)
         request = self._request(offer, "POST", path, _encode(vendor.fields(asked)))
         return Heard(self._pool, request, (vendor.hearing or Answer)(vendor, asked), self)
 

@@ -58,9 +58,10 @@ _NOTHING = _Delta()
 
 
 class _Choice(msgspec.Struct):
-    """`delta` of a chat, `text` of a completion."""
+    """`delta` of a chat, or the `message` of a whole one; `text` of a completion."""
 
     delta: _Delta | None = None
+    message: _Delta | None = None
     text: str | None = None
     finish_reason: str | None = None
     stop_reason: Any = None  # vLLM: the stop text that was met, or a token's id
@@ -107,6 +108,7 @@ class Answer:
 
     def __init__(self, vendor: Vendor, asked: Asked) -> None:
         self.done = False
+        self.whole = asked.whole
         self._vendor = vendor
         self._upstream = asked.upstream
         self._most = asked.max_tokens
@@ -136,6 +138,11 @@ class Answer:
                 self.take(found)
             else:
                 self._take_run(found)
+
+    def hear_whole(self, body: bytes) -> None:
+        """See `hearing.Hearing`. A message says what the pieces of a stream say."""
+        self.take(body)
+        self.done = True
 
     def _take_run(self, run: Run) -> None:
         """What `_choice` does with such events, for all of them at once."""
@@ -171,7 +178,7 @@ class Answer:
             self._runs.learn(field, data)
 
     def _choice(self, choice: _Choice) -> None:
-        delta = choice.delta or _NOTHING
+        delta = choice.delta or choice.message or _NOTHING
         text, reasoning = self._new(choice, delta)
         for said, kept in ((text, self._texts), (delta.refusal or "", self._refusal)):
             if said:

@@ -32,8 +32,8 @@ class Upstream(Protocol):
         """The word offers, costs and energy clocks know this upstream by."""
         ...
 
-    def stream(self, offer: Offer, params: dict[str, Raw], max_tokens: int, request_id: bytes) -> Events:
-        """Answer one sequence.
+    def stream(self, offer: Offer, params: dict[str, Raw], max_tokens: int, request_id: bytes, whole: bool) -> Events:
+        """Answer one sequence. `whole`: all of it is waited for, so it may be asked for in one piece and be one Event.
 
         One Event per read. `Event.usage` is cumulative, never falls, and is exact after every event: all tokens whose
         text was handed out so far are in it. `finish` comes once, on an event that carries the final counts. Raises

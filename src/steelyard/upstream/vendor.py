@@ -28,7 +28,7 @@ WITHHELD = frozenset(
 """Ours to set, or not a customer's to choose: they change what is counted, what we pay, or who answers.
 A beta of another dialect means nothing here."""
 
-_ALWAYS = {"stream": Raw(b"true"), "stream_options": Raw(b'{"include_usage":true}')}
+_STREAM = {"stream": Raw(b"true"), "stream_options": Raw(b'{"include_usage":true}')}
 
 FAILED = ""
 """An end by which the upstream says that it failed."""
@@ -52,6 +52,7 @@ class Asked:
     model: str  # the upstream's name of it
     params: dict[str, Raw]
     max_tokens: int
+    whole: bool = False  # in one piece
 
     @property
     def text_bytes(self) -> int:
@@ -78,7 +79,7 @@ def fields_of(asked: Asked) -> dict[str, Any]:
         fields["logprobs"] = fields.pop("top_logprobs", 1)
     fields["model"] = asked.model
     fields["max_tokens"] = asked.max_tokens
-    return fields | _ALWAYS
+    return fields if asked.whole else fields | _STREAM
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,7 +11,7 @@ from steelyard.kernel.errors import UpstreamError
 from steelyard.kernel.faults import Fault
 from steelyard.kernel.quantities import Usage
 from steelyard.kernel.records import Order
-from steelyard.routing.health import Call, Habit, Latency, OfferState, Size, expected, most, size_of
+from steelyard.routing.health import Call, Habit, Latency, OfferState, Size, expected, most, size_of, times
 from steelyard.routing.pace import Bucket
 
 BROKEN = UpstreamError("x", "no", status=500)
@@ -139,3 +139,16 @@ def test_each_worker_has_its_share_of_the_bounds() -> None:
     for _ in range(50):
         state.take(offer, 2, 10, 0)
     assert state.full(offer, 2, 10, 0) == "rpm"
+
+
+def test_an_answer_in_one_piece_tells_the_time_of_a_token_and_none_of_a_first_one() -> None:
+    state, used = OfferState(), Usage(10, 0, 100)
+    call = Call(state, 0, whole=True)
+    call.spoke(NS_PER_S)
+    call.whole(order(), used, NS_PER_S)
+    assert (state.first.count, state.token.p50) == (0, NS_PER_S // 100)
+    assert times([state], 50, NS_PER_S) == [NS_PER_S // 2]
+    state.first.note(NS_PER_S // 2, NS_PER_S)
+    later = Call(state, NS_PER_S, whole=True)
+    later.whole(order(), used, 2 * NS_PER_S)
+    assert state.token.p50 < NS_PER_S // 100, "the time to the first one is known by then"

@@ -35,7 +35,7 @@ class TwoThatFail:
         self.fails = asyncio.Event()
 
     async def stream(
-        self, offer: Offer, params: dict[str, Raw], max_tokens: int, request_id: bytes
+        self, offer: Offer, params: dict[str, Raw], max_tokens: int, request_id: bytes, whole: bool = False
     ) -> AsyncGenerator[Event, None]:
         yield Event("word", Usage(1, 0, 1))
         await self.fails.wait()
@@ -83,7 +83,7 @@ class OneThatLostCount(TwoThatFail):
         self._counted = counted
 
     async def stream(
-        self, offer: Offer, params: dict[str, Raw], max_tokens: int, request_id: bytes
+        self, offer: Offer, params: dict[str, Raw], max_tokens: int, request_id: bytes, whole: bool = False
     ) -> AsyncGenerator[Event, None]:
         yield Event("word", Usage(1, 0, 1))
         yield Event("", self._counted, "stop")

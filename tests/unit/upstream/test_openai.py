@@ -28,13 +28,15 @@ def server() -> Iterator[OpenAIServer]:
         yield running
 
 
-async def events_of(server: OpenAIServer, scene: str, seen: list[Event] | None = None, **fields: Any) -> list[Event]:
+async def events_of(
+    server: OpenAIServer, scene: str, seen: list[Event] | None = None, whole: bool = False, **fields: Any
+) -> list[Event]:
     params = {"messages": [{"role": "user", "content": f"scene: {scene}"}], **fields}
     encoded = {name: Raw(msgspec.json.encode(value)) for name, value in params.items() if value is not None}
     offer = Offer(1, "m", "vendor", f"127.0.0.1:{server.port}", "their-m", 2048, 2048, "openai")
     pool, events = Pool(), [] if seen is None else seen
     try:
-        async for event in ByKind("vendor", pool, "secret").stream(offer, encoded, 50, b""):
+        async for event in ByKind("vendor", pool, "secret").stream(offer, encoded, 50, b"", whole):
             events.append(event)
     finally:
         await pool.close()
@@ -72,6 +74,35 @@ async def test_no_usage_is_an_estimate_that_says_so_and_is_never_zero(
     last = (await events_of(server, scene))[-1]
     assert last.estimated
     assert last.usage.input > 0 and last.usage.output >= output_min
+
+
+@pytest.mark.parametrize("scene", ["hello", "reasoning", "refusal", "parallel", "filtered"])
+async def test_an_answer_in_one_piece_says_what_a_stream_says(server: OpenAIServer, scene: str) -> None:
+    pieces, [whole] = await events_of(server, scene), await events_of(server, scene, whole=True)
+    assert "stream" not in server.bodies[-1] and "stream_options" not in server.bodies[-1]
+    for name in ("text", "reasoning", "refusal"):
+        assert getattr(whole, name) == "".join(getattr(piece, name) for piece in pieces)
+    arguments = {piece.index: "" for piece in whole.tool_calls}
+    for piece in (piece for event in pieces for piece in event.tool_calls):
+        arguments[piece.index] += piece.arguments
+    assert {piece.index: piece.arguments for piece in whole.tool_calls} == arguments
+    assert (whole.usage, whole.finish, whole.estimated) == (pieces[-1].usage, pieces[-1].finish, False)
+
+
+async def test_whoever_streams_though_asked_for_one_piece_is_heard_all_the_same(server: OpenAIServer) -> None:
+    events = await events_of(server, "hello", whole=True, prompt="x", messages=None)  # its completions know no better
+    assert ("".join(event.text for event in events), events[-1].finish) == ("Hello", "length")
+
+
+async def test_one_piece_without_counts_is_an_estimate(server: OpenAIServer) -> None:
+    [whole] = await events_of(server, "usage_never_in_one_piece", whole=True)
+    assert whole.estimated and whole.usage.input > 0 and whole.usage.output >= 100
+
+
+@pytest.mark.parametrize("scene", ["error", "unfinished"])
+async def test_one_piece_that_is_no_answer_is_an_error(server: OpenAIServer, scene: str) -> None:
+    with pytest.raises(UpstreamError):
+        await events_of(server, scene, whole=True)
 
 
 @pytest.mark.parametrize("scene", ["parallel", "parallel_null", "parallel_zero"])

@@ -1,0 +1,48 @@
+"""Who is asked for an answer in one piece: whoever can, where nobody waits for a part and nothing is owed for one."""
+
+import msgspec
+import pytest
+from tests.fakes.parties import CALLER, COST, OFFER, PRICE
+
+from steelyard.kernel import limits
+from steelyard.kernel.offers import Capability
+from steelyard.kernel.quantities import Meter
+from steelyard.kernel.records import Order, Quote
+from steelyard.kernel.tariff import Condition, Tariff, TariffLine, Variant
+from steelyard.routing.attempts import patience_of
+
+SERVER = msgspec.structs.replace(OFFER, kind="openai")
+FREE = Tariff(3, "fake", "CNY", 0, (TariffLine(Meter.INPUT, "0", 0, 1), TariffLine(Meter.OUTPUT, "0", 0, 1)))
+AT_NIGHT = msgspec.structs.replace(FREE, variants=(Variant("night", Condition(thinking=True), PRICE.lines),))
+ORDER = Order(bytes(16), "m", {}, 10, 20, 1, False)
+
+
+def quote(**changes: object) -> Quote:
+    return msgspec.structs.replace(Quote(CALLER, SERVER, PRICE, COST, 1, 20, False, 0), **changes)
+
+
+@pytest.mark.parametrize(
+    ("asked", "changes", "is_whole"),
+    [
+        ({}, {}, True),
+        ({"sequences": 3}, {}, True),
+        ({}, {"cost": FREE}, True),
+        ({"stream": True}, {}, False),
+        ({"capability": Capability.EMBEDDING}, {}, False),
+        ({}, {"offer": OFFER}, False),
+        ({}, {"cost": PRICE}, False),
+        ({}, {"cost": AT_NIGHT}, False),
+        ({}, {"max_tokens": limits.WHOLE_TOKENS_MAX + 1}, False),
+    ],
+)
+def test_only_where_all_of_it_is_waited_for_and_no_token_is_owed(
+    asked: dict[str, object], changes: dict[str, object], is_whole: bool
+) -> None:
+    assert quote(**changes).is_whole(msgspec.structs.replace(ORDER, **asked)) is is_whole
+
+
+def test_it_has_the_time_to_make_it_before_another_is_asked() -> None:
+    assert patience_of(ORDER, quote(max_tokens=1000)) == limits.FIRST_TOKEN_S + limits.WHOLE_TOKEN_MS
+    assert patience_of(ORDER, quote(cost=PRICE)) == limits.FIRST_TOKEN_S
+    hasty = msgspec.structs.replace(SERVER, first_token_s=2)
+    assert patience_of(ORDER, quote(offer=hasty, max_tokens=100)) == 2 + limits.WHOLE_TOKEN_MS / 10
