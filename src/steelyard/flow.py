@@ -11,8 +11,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from steelyard.catalog.costed import Costs
-from steelyard.catalog.tariffs import sold
+from steelyard.catalog.costed import Costs, Prices
 from steelyard.identity.keys import authenticate
 from steelyard.kernel.clock import Clock
 from steelyard.kernel.errors import ClientGone, UpstreamError
@@ -50,6 +49,7 @@ class House:
     strict: bool = False  # the last bytes of an answer wait until its close is on the medium
     router: Router = field(default_factory=Router)
     estimator: Estimator = field(default_factory=Estimator)
+    prices: Prices = field(default_factory=Prices)
     costs: Costs = field(default_factory=Costs)
     answers: AnswerCache = field(default_factory=AnswerCache)
 
@@ -93,7 +93,7 @@ async def paid_request(house: House, ask: Ask, answer: Answer) -> Settlement:
 async def hold(house: House, caller: Caller, order: Order) -> list[Terms]:
     """Set the worst case aside, or as much of it as wallet and limits cover; then fewer output tokens are forwarded."""
     snapshot, priced_ns = house.teller.snapshot, house.meter.now_ns()
-    found = sold(snapshot, sought(snapshot, caller, order), order, priced_ns, caller.currency)
+    found = house.prices.of(snapshot, sought(snapshot, caller, order), order, priced_ns, caller.currency)
     asks = [hold_ask(one.price, order, caller, bounds(order, one.model), priced_ns) for one in found]
     granted = await house.teller.hold(dearest(asks))
     return covered(found, asks, granted, priced_ns)

@@ -1,4 +1,4 @@
-"""Which offers have a cost in force, found once per snapshot and stretch of time: a worker asks before every request.
+"""Prices and costs in force, found once per snapshot and stretch of time: a worker asks before every request.
 
 What the moment decides within a version (its variants' conditions) is looked at every time. Knows nothing of routing.
 """
@@ -8,10 +8,10 @@ from typing import NamedTuple
 
 import msgspec
 
-from steelyard.catalog.tariffs import at_open, costed
-from steelyard.kernel.choice import Candidate
+from steelyard.catalog.tariffs import at_open, costed, sold
+from steelyard.kernel.choice import Candidate, Sold
 from steelyard.kernel.money import INT64_MAX
-from steelyard.kernel.offers import Capability, Offer
+from steelyard.kernel.offers import Capability, Model, Offer
 from steelyard.kernel.records import Order, Snapshot
 from steelyard.kernel.tariff import Tariff
 
@@ -25,8 +25,38 @@ class _Stretch(NamedTuple):
     varied: tuple[int, ...]  # the places of those with variants
 
 
+class Prices:
+    """One per worker: what models are sold for."""
+
+    def __init__(self) -> None:
+        self._snapshot: Snapshot | None = None
+        self._known: dict[tuple[str, Capability, str, str], tuple[int, int, list[Sold]]] = {}  # since, until
+
+    def of(
+        self, snapshot: Snapshot, models: Sequence[Model], order: Order, at_ns: int, currency: str
+    ) -> Sequence[Sold]:
+        """`catalog.tariffs.sold`, the same each time."""
+        if len(models) != 1:
+            return sold(snapshot, models, order, at_ns, currency)
+        if snapshot is not self._snapshot:
+            self._snapshot, self._known = snapshot, {}
+        [model] = models
+        key = (model.name, order.capability, order.tier, currency)
+        known = self._known.get(key)
+        if known is not None and known[0] <= at_ns < known[1]:
+            return known[2]
+        found = sold(snapshot, models, order, at_ns, currency)
+        if not found[0].price.variants:  # what holds of one that has some depends on the order
+            versions = snapshot.prices.get(model.name, ())
+            until_ns = min(
+                (one.effective_from_ns for one in versions if one.effective_from_ns > at_ns), default=INT64_MAX
+            )
+            self._known[key] = at_ns, until_ns, found
+        return found
+
+
 class Costs:
-    """One per worker."""
+    """One per worker: which offers have a cost."""
 
     def __init__(self) -> None:
         self._snapshot: Snapshot | None = None

@@ -227,9 +227,10 @@ class Quote(Record, frozen=True):
         return self.offer.model
 
     def is_whole(self, order: Order) -> bool:
-        """Whether the answer is asked for in one piece: the customer waits for all of it, and nothing is owed of one
-        that breaks off."""
-        if order.stream or not self.offer.answers_whole or self.max_tokens > limits.WHOLE_TOKENS_MAX:
+        """Whether the answer is asked for in one piece: the customer waits for all of it, nothing is owed of one that
+        breaks off, and the operator has not said how soon the offer must begin to speak."""
+        offer = self.offer
+        if order.stream or not offer.answers_whole or offer.first_token_s or self.max_tokens > limits.WHOLE_TOKENS_MAX:
             return False
         return order.capability is Capability.TEXT and not self.cost.owes_tokens
 

@@ -11,6 +11,7 @@ from typing import NamedTuple
 
 import msgspec
 
+from steelyard.kernel import limits
 from steelyard.kernel.choice import Sold
 from steelyard.kernel.errors import BooksError, money_held, wallet_empty
 from steelyard.kernel.money import INT64_MAX, divide_half_even
@@ -75,8 +76,7 @@ def hold_ask(price: Tariff, order: Order, caller: Caller, bounds: tuple[int, int
     return HoldAsk(
         order.request_id,
         caller.tenant_id,
-        worst_case_nano(price, prompt, output, order.sequences),
-        worst_case_nano(price, prompt, min(output, 1), order.sequences),
+        *_want_and_floor(price, prompt, output, order.sequences),
         caller.project_id,
         caller.key_id,
         opened_ns,
@@ -84,6 +84,28 @@ def hold_ask(price: Tariff, order: Order, caller: Caller, bounds: tuple[int, int
         output,
         order.sequences,
     )
+
+
+def _want_and_floor(price: Tariff, prompt: int, output: int, sequences: int) -> tuple[int, int]:
+    """The worst case, and that of one output token per sequence."""
+    if price.variants or output < 1 or prompt < 0 or sequences < 1:
+        floor_nano = worst_case_nano(price, prompt, min(output, 1), sequences)
+        return worst_case_nano(price, prompt, output, sequences), floor_nano
+    lines = price.lines
+    kept = _plain.get(id(lines))
+    if kept is None or kept[0] is not lines:
+        if len(_plain) >= limits.TARIFFS_READY_MAX:
+            _plain.clear()
+        sides = _dearest(price, lines, _PROMPT), _dearest(price, lines, _ANSWER), _fee_nano(lines)
+        kept = _plain[id(lines)] = lines, *sides
+    _, of_prompt, of_answer, fee_nano = kept
+    prompt_nano = _worst_nano(of_prompt, prompt * sequences) + fee_nano
+    want_nano = prompt_nano + _worst_nano(of_answer, output * sequences)
+    return want_nano, prompt_nano + _worst_nano(of_answer, sequences)
+
+
+_plain: dict[int, tuple[tuple[TariffLine, ...], tuple[int, int, int], tuple[int, int, int], int]] = {}
+"""Of a tariff without variants, by its lines' own object: the dearest of the prompt's and of the answer's, the fee."""
 
 
 def covered_tokens(price: Tariff, ask: HoldAsk, granted: Granted) -> int:

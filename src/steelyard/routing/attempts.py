@@ -62,31 +62,40 @@ class Served:
 
         `alone`: nobody else could be asked, so it is waited for as long as the connection lives.
         """
-        patience_s = patience_of(self._order, self.quote)
         try:
-            async with asyncio.timeout(None if alone else patience_s) as patience:
+            if alone:
                 async for said in self._speech:
                     self._said.append(said)
                     self._heard(said[2])
-                    if alone or _speaks(said[1]):
-                        patience.reschedule(None)
-                        self._spoke()
-                        break
-                if whole and not alone:
-                    async for said in self._speech:
-                        self._said.append(said)
-                        self._heard(said[2])
-        except TimeoutError:
-            message = f"did not begin to answer within {patience_s:g} s"
-            failure = UpstreamError(self.quote.offer.upstream, message, retryable=True)
-            await self._close(failure)
-            raise failure from None
+                    self._spoke()
+                    return
+            else:
+                await self._first_of_several(whole)
         except UpstreamError as error:
             await self._close(error)
             raise
         except BaseException:
             await self._close(None)
             raise
+
+    async def _first_of_several(self, whole: bool) -> None:
+        patience_s = patience_of(self._order, self.quote)
+        try:
+            async with asyncio.timeout(patience_s) as patience:
+                async for said in self._speech:
+                    self._said.append(said)
+                    self._heard(said[2])
+                    if _speaks(said[1]):
+                        patience.reschedule(None)
+                        self._spoke()
+                        break
+                if whole:
+                    async for said in self._speech:
+                        self._said.append(said)
+                        self._heard(said[2])
+        except TimeoutError:
+            message = f"did not begin to answer within {patience_s:g} s"
+            raise UpstreamError(self.quote.offer.upstream, message, retryable=True) from None
 
     def _spoke(self) -> None:
         self._call.spoke(self._clock.monotonic_ns())
@@ -155,8 +164,9 @@ async def _first(router: Router, order: Order, left: deque[Quote], ways: Ways) -
 def patience_of(order: Order, quote: Quote) -> float:
     """How long an offer may say nothing before another is asked, in seconds. One that is asked for an answer in one
     piece says nothing until that is made, however well it does."""
-    patience_s = quote.offer.first_token_s or limits.FIRST_TOKEN_S
-    return patience_s + quote.max_tokens * limits.WHOLE_TOKEN_MS / 1000 if quote.is_whole(order) else patience_s
+    if quote.is_whole(order):
+        return limits.FIRST_TOKEN_S + quote.max_tokens * limits.WHOLE_TOKEN_MS / 1000
+    return quote.offer.first_token_s or limits.FIRST_TOKEN_S
 
 
 def pause_s(request_id: bytes, moves: int) -> float:

@@ -5,9 +5,11 @@ The catalog's order decides; an offer that cannot answer at all is left out, and
 """
 
 from collections.abc import Callable, Sequence
+from typing import NamedTuple
 
 import msgspec
 
+from steelyard.kernel import limits
 from steelyard.kernel.choice import Candidate
 from steelyard.kernel.errors import CallerError, bad_request, unknown_model
 from steelyard.kernel.offers import Capability, Model, Offer
@@ -50,8 +52,10 @@ def sought(snapshot: Snapshot, caller: Caller, order: Order) -> list[Model]:
     asks for must be served for this (400).
     """
     found = [find_model(snapshot, order.model)]
-    choose(found[0], order.capability)
+    _chosen(found[0], order.capability)
     rule = snapshot.routes.keys.get(caller.key_id)
+    if not order.fallbacks and (rule is None or not rule.fallbacks):
+        return found
     if order.fallbacks:
         found += [find_model(snapshot, name) for name in order.fallbacks]
     elif rule is not None and rule.fallbacks:
@@ -79,6 +83,33 @@ def choose(model: Model, capability: Capability = Capability.TEXT) -> tuple[Offe
 
     Raises CallerError 404 when nobody serves the model, 400 when it is served for something else.
     """
+    return _chosen(model, capability).offers
+
+
+class _Chosen(NamedTuple):
+    model: Model
+    offers: tuple[Offer, ...]
+    context_tokens: int  # the most that any of them takes
+    output_tokens: int  # ... and writes
+
+
+_kept: dict[tuple[int, str], _Chosen] = {}
+"""By the model's own object: a snapshot's models are asked for again and again, and never changed."""
+
+
+def _chosen(model: Model, capability: Capability) -> _Chosen:
+    kept = _kept.get((id(model), capability))
+    if kept is not None and kept.model is model:
+        return kept
+    offers = _able_of(model, capability)
+    most = (max(offer.context_tokens for offer in offers), max(offer.max_output_tokens for offer in offers))
+    if len(_kept) >= limits.OFFERS_WATCHED_MAX:
+        _kept.clear()
+    chosen = _kept[id(model), capability] = _Chosen(model, offers, *most)
+    return chosen
+
+
+def _able_of(model: Model, capability: Capability) -> tuple[Offer, ...]:
     served = tuple(offer for offer in model.offers if offer.context_tokens > 1)
     able = tuple(offer for offer in served if capability in offer.capabilities and _can_answer(offer, capability))
     if able:
@@ -106,15 +137,14 @@ def quoted(caller: Caller, terms: Terms, candidate: Candidate, reuse: Reuse | No
     max_tokens = min(terms.max_tokens, offer.max_output_tokens)
     lowered = terms.lowered and max_tokens == terms.max_tokens
     money = (held.amount_nano, max_tokens, lowered, terms.priced_ns, held.lease, held.left)
-    rate_id = candidate.rate.id if candidate.rate else 0
+    rate_id = candidate.rate.id if candidate.rate is not None else 0
     return Quote(caller, offer, terms.price, candidate.cost, *money, rate_id, reuse)
 
 
 def bounds(order: Order, model: Model) -> tuple[int, int]:
     """Prompt tokens and output tokens of one sequence, at most, at any of the model's offers. Raises as `choose`."""
-    offers = choose(model, order.capability)
-    prompt = min(order.prompt_tokens_max, order.parts * max(offer.context_tokens for offer in offers))
+    chosen = _chosen(model, order.capability)
+    prompt = min(order.prompt_tokens_max, order.parts * chosen.context_tokens)
     if order.capability is not Capability.TEXT:
         return prompt, 0
-    asked = order.max_tokens or model.default_max_tokens
-    return prompt, min(asked, max(offer.max_output_tokens for offer in offers))
+    return prompt, min(order.max_tokens or model.default_max_tokens, chosen.output_tokens)

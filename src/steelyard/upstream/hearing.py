@@ -113,22 +113,17 @@ class Heard:
     async def _begin(self) -> Response:
         """The answer: a stream or, if it was asked for in one piece and came so, read already."""
         response = self._response = await self._pool.request(self._request)
-        if response.status == 200 and self._hearing.whole and _is_json(response):
-            self._hearing.hear_whole(await response.body(limits.WHOLE_ANSWER_BYTES_MAX))
-        elif response.status != 200 or not _is_stream(response):
-            raise self._voice.refusal(response, await response.body(limits.UPSTREAM_ERROR_BYTES_MAX))
-        return response
+        if response.status == 200:
+            form = response.header(b"content-type")
+            if form.startswith(b"text/event-stream"):
+                return response
+            if self._hearing.whole and form.startswith(b"application/json"):
+                self._hearing.hear_whole(await response.body(limits.WHOLE_ANSWER_BYTES_MAX))
+                return response
+        raise self._voice.refusal(response, await response.body(limits.UPSTREAM_ERROR_BYTES_MAX))
 
     def _close(self) -> None:
         self._over = True
         self._new = []
         if self._response is not None:
             self._response.close()
-
-
-def _is_json(response: Response) -> bool:
-    return response.headers.get(b"content-type", b"").startswith(b"application/json")
-
-
-def _is_stream(response: Response) -> bool:
-    return response.header(b"content-type").startswith(b"text/event-stream")

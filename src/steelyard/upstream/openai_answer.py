@@ -103,6 +103,9 @@ class _Numbers:
         return number
 
 
+_NO_RUNS = Runs()
+
+
 class Answer:
     """The state of one sequence."""
 
@@ -112,28 +115,33 @@ class Answer:
         self._vendor = vendor
         self._upstream = asked.upstream
         self._most = asked.max_tokens
-        self._reader = EventReader(asked.upstream)
-        self._runs = Runs()
         self._tally = Tally(asked.upstream, asked.text_bytes)
         self._stops = asked.stops
-        self._text, self._thought = Growth(asked.upstream), Growth(asked.upstream)
+        self._reader: EventReader | None = None
+        self._runs = _NO_RUNS
+        if vendor.may_repeat:
+            self._text, self._thought = Growth(asked.upstream), Growth(asked.upstream)
         self._stop_text: str | None = None
         self._texts: list[str] = []
         self._reasoning: list[str] = []
         self._refusal: list[str] = []
         self._calls: list[CallPiece] = []
-        self._numbers = _Numbers()
+        self._numbers: _Numbers | None = None  # most answers call nothing
         self._logprobs: list[Any] = []
         self._finish: str | None = None
         self._counts: Usage | None = None
 
     def hear(self, read: bytes) -> None:
         """See `hearing.Hearing`. One text that repeats itself is no run: each piece has to be looked at."""
+        reader = self._reader
+        if reader is None:  # what comes in one piece needs none
+            reader = self._reader = EventReader(self._upstream)
+            self._runs = Runs() if self._runs is _NO_RUNS else self._runs
         if self._vendor.may_repeat:
-            for data in self._reader.feed(read):
+            for data in reader.feed(read):
                 self.take(data)
             return
-        for found in self._reader.feed_runs(read, self._runs):
+        for found in reader.feed_runs(read, self._runs):
             if isinstance(found, bytes):
                 self.take(found)
             else:
@@ -190,6 +198,7 @@ class Answer:
         for call in delta.tool_calls or ():
             function = call.function or _Function()
             arguments = function.arguments or ""
+            self._numbers = self._numbers or _Numbers()
             number = self._numbers.of(call)
             piece = CallPiece(number, call.id or None, function.name or None, arguments, call.signature)
             self._calls.append(piece)

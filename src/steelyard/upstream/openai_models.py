@@ -5,6 +5,7 @@ dialect: 429 with `insufficient_quota` is an empty account (platform.openai.com,
 """
 
 import re
+from functools import lru_cache
 from typing import Any
 
 from steelyard.kernel.faults import Fault
@@ -39,11 +40,18 @@ _NEVER_OFF = {"o": "low", "gpt-5": "minimal"}
 _EFFORTS = {**{word: word for word in ("minimal", "low", "medium", "high", "xhigh")}, "max": "xhigh"}
 
 
+@lru_cache(maxsize=256)
+def _known(model: str) -> tuple[bool, bool]:
+    """Whether it is one of theirs, and whether it reasons."""
+    return _OWN.match(model) is not None, _REASONS.match(model) is not None
+
+
 def _fields(asked: Asked) -> dict[str, Any]:
     fields = fields_of(asked)
-    if "messages" in fields and _OWN.match(asked.model):
+    is_theirs, reasons = _known(asked.model)
+    if is_theirs and "messages" in fields:
         fields["messages"] = without_reasoning(fields["messages"])
-    if "prompt" in asked.params or not _REASONS.match(asked.model):
+    if not reasons or "prompt" in asked.params:
         return fields
     fields = {name: value for name, value in fields.items() if name not in WORDS}
     fields["max_completion_tokens"] = fields.pop("max_tokens")

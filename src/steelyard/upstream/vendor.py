@@ -5,7 +5,7 @@ Owns what is sent to a server nobody knows: an order's own fields, less those th
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 import msgspec
 from msgspec import Raw
@@ -28,6 +28,7 @@ WITHHELD = frozenset(
 """Ours to set, or not a customer's to choose: they change what is counted, what we pay, or who answers.
 A beta of another dialect means nothing here."""
 
+_TEXTS = ("messages", "prompt", "tools")
 _STREAM = {"stream": Raw(b"true"), "stream_options": Raw(b'{"include_usage":true}')}
 
 FAILED = ""
@@ -44,8 +45,7 @@ ENDS: Mapping[str, str] = {
 """An upstream's own word for its end → the canonical one; words that are not here are canonical."""
 
 
-@dataclass(frozen=True, slots=True)
-class Asked:
+class Asked(NamedTuple):
     """One sequence that is to be answered. `params`: the order's canonical fields, all of them."""
 
     upstream: str
@@ -57,9 +57,11 @@ class Asked:
     @property
     def text_bytes(self) -> int:
         """How much text the model reads, for estimates of a prompt."""
-        return sum(
-            memoryview(self.params[name]).nbytes for name in ("messages", "prompt", "tools") if name in self.params
-        )
+        params, size = self.params, 0
+        for name in _TEXTS:
+            if (raw := params.get(name)) is not None:
+                size += memoryview(raw).nbytes
+        return size
 
     @property
     def stops(self) -> list[str]:
