@@ -138,6 +138,7 @@ class ChatStream:
         self._suffix = b',"usage":null}\n\n' if include_usage else b"}\n\n"
         self._include_usage = include_usage
         self._spoken = [Spoken() for _ in range(order.sequences)]
+        self._kept = b""  # the end of the only sequence: the closing follows it at once, and leaves with it
         self.bill: Callable[[Usage], Bill] | None = None
 
     def _chunk(self, index: int, delta: dict[str, Any], finish: str | None, logprobs: msgspec.Raw | None) -> bytes:
@@ -167,17 +168,20 @@ class ChatStream:
             pieces.append(self._chunk(sequence, {"tool_calls": calls}, None, None))
         if event.finish is not None:
             pieces.append(self._chunk(sequence, {}, event.finish, None))
+            if len(self._spoken) == 1:
+                self._kept = b"".join(pieces)
+                return b""
         return b"".join(pieces)
 
     def closing(self, usage: Usage) -> bytes:
         if not self._include_usage:
-            return DONE
+            return self._kept + DONE
         shown = usage_shown(usage, self._spoken, self.bill)
-        return self._prefix + b'[],"usage":' + _encode(shown) + b"}\n\n" + DONE
+        return self._kept + self._prefix + b'[],"usage":' + _encode(shown) + b"}\n\n" + DONE
 
     def parted(self, closing: bytes) -> tuple[bytes, bytes]:
-        """Nothing that the model said is in it, so all of it may wait."""
-        return b"", closing
+        """What the model said leaves; nothing of that is in the rest, so all of it may wait."""
+        return self._kept, closing[len(self._kept) :]
 
     def failing(self, error: UpstreamError) -> bytes:
         """A failure after the first byte, in the form client libraries raise on."""

@@ -2,7 +2,7 @@ import json
 
 from msgspec import Raw
 
-from steelyard.gateway.chat_answer import Bill, ChatBody, ChatStream
+from steelyard.gateway.chat_answer import DONE, Bill, ChatBody, ChatStream
 from steelyard.kernel.errors import UpstreamError
 from steelyard.kernel.quantities import Usage
 from steelyard.kernel.records import CallPiece, Event, Order
@@ -146,7 +146,7 @@ def test_usage_carries_the_charge_and_says_when_counts_are_estimates() -> None:
     stream = ChatStream(order(), 0, include_usage=True, tier="default")
     stream.bill = lambda usage: Bill(usage.total * 10**6, "CNY")
     stream.render(0, Event("x", finish="stop", estimated=True))
-    shown, _ = events(stream.closing(USAGE))
+    *_, shown, _ = events(stream.closing(USAGE))
     assert shown["usage"]["steelyard"] == {"charge": "0.013", "currency": "CNY", "estimated": True}
     assert shown["service_tier"] == "default" and shown["system_fingerprint"].startswith("steelyard-")
 
@@ -172,3 +172,12 @@ def test_signed_thinking_is_given_whole_to_be_handed_back() -> None:
     assert seen == [{"index": place, **block} for place, block in enumerate(blocks)]
     message = json.loads(whole.closing(USAGE))["choices"][0]["message"]
     assert (message["thinking_blocks"], message["reasoning_content"]) == (blocks, "First")
+
+
+def test_the_end_of_the_only_sequence_leaves_with_the_closing_and_does_not_wait_for_the_books() -> None:
+    stream, two = ChatStream(order(), 0, include_usage=False), ChatStream(order(2), 0, include_usage=False)
+    last = Event("the last words", finish="stop")
+    assert stream.render(0, last) == b"" != two.render(0, last)
+    said, rest = stream.parted(stream.closing(USAGE))
+    assert b"the last words" in said and b'"finish_reason":"stop"' in said
+    assert rest == DONE
