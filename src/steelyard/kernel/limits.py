@@ -160,6 +160,7 @@ LEASE_WORST_CASES_MAX = 64  # ... and no more than so many worst cases
 LEASE_ROUND_TRIPS_MIN = 32  # holds of a tenant in one worker and second before it asks for a lease
 LEASE_QUIET_S = 1  # a worker whose lease was refused or called back asks again after this
 LEASE_IDLE_S = 2  # what a worker has free goes back when a tenant has not asked for so long
+CLOSED_TOLD_MS = 5  # a worker tells of the requests it has closed together, or with its next question
 LEASE_RECALLED_MS = 250  # a short hold waits this long for leases to come back
 
 # sub-limits

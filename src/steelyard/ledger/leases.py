@@ -147,6 +147,9 @@ class Leases:
                 del self._leases[tenant_id]
 
 
+DRY, LOW, LASTING = range(3)
+
+
 class _Pool:
     """One tenant's money in a worker."""
 
@@ -173,15 +176,16 @@ class Pools:
         pool = self._pools.get(tenant_id)
         return pool.free_nano if pool else 0
 
-    def draw(self, ask: HoldAsk, now_s: int) -> bool:
-        """Hold what is asked out of the lease; False when it does not cover all of it."""
+    def draw(self, ask: HoldAsk, now_s: int) -> int:
+        """Hold what is asked out of the lease. DRY: it does not cover all of that; LOW: perhaps it `wants` more now."""
         pool = self._pools.get(ask.tenant_id)
-        if pool is None or pool.free_nano < ask.want_nano or not ask.want_nano:
-            return False
-        pool.free_nano -= ask.want_nano
+        want_nano = ask.want_nano
+        if pool is None or pool.free_nano < want_nano or not want_nano:
+            return DRY
+        pool.free_nano = free_nano = pool.free_nano - want_nano
         pool.holds.add(ask.request_id)
         pool.used_s = now_s
-        return True
+        return LOW if free_nano < pool.low_nano else LASTING
 
     def wants(self, ask: HoldAsk, now_s: int, *, round_trip: bool) -> bool:
         """Whether to ask for a lease, or for more of it, now that this hold was given."""

@@ -20,7 +20,7 @@ from steelyard.kernel.errors import BooksError, CallerError, StartError, unavail
 from steelyard.kernel.key_table import KeyTable
 from steelyard.kernel.records import CallersKept, Granted, HoldAsk, Snapshot
 from steelyard.ledger import wire
-from steelyard.ledger.leases import Pools
+from steelyard.ledger.leases import DRY, LOW, Pools
 from steelyard.ledger.sublimits import use_of
 from steelyard.ledger.telling import Gathering
 
@@ -105,7 +105,9 @@ class TellerClient:
         self._loop: asyncio.AbstractEventLoop
         self._keeper: asyncio.Task[None] | None = None
         self._idler: asyncio.Task[None] | None = None
-        self._holds: dict[bytes, wire.Held] = {}
+        self._holds: dict[bytes, HoldAsk | wire.Held] = {}  # what came out of a lease as it was asked for
+        self._now_s = 0  # when leases were last looked at
+        self._closes = 0  # that books were not told yet
         self._pools = Pools()
         self._gathering = Gathering()
         self._keys = Path()
@@ -127,6 +129,7 @@ class TellerClient:
         """
         self._path, self._worker = socket_path, worker
         self._loop = asyncio.get_running_loop()
+        self._now_s = int(self._loop.time())
         greeted = self._loop.create_future()
         self._keeper = asyncio.create_task(self._keep_connected(greeted))
         self._idler = asyncio.create_task(self._return_idle())
@@ -149,6 +152,7 @@ class TellerClient:
                     await task
         self._keeper = self._idler = None
         if self._link is not None:
+            self._tell_closed()
             self._link.close()
             await self._link.gone.wait()
             self._link = None
@@ -158,17 +162,25 @@ class TellerClient:
         link = self._link
         if link is None or not link.alive:
             raise _books_away()
-        now_s = int(self._loop.time())
-        leased = self._pools.draw(ask, now_s)
-        granted = Granted(ask.want_nano, ask.max_tokens, self.series) if leased else await self._asked(link, ask)
+        drawn = self._pools.draw(ask, self._now_s)
+        if drawn != DRY:  # nothing is awaited, made or sent that can wait
+            self._holds[ask.request_id] = ask
+            if drawn == LOW:
+                self._want_lease(link, ask, round_trip=False)
+            return Granted(ask.want_nano, ask.max_tokens, self.series)
+        granted = await self._asked(link, ask)
         if granted.amount_nano:
             use = use_of(ask, granted.max_tokens)
             self._holds[ask.request_id] = wire.Held(ask.request_id, ask.tenant_id, granted.amount_nano, use)
-            if self._pools.wants(ask, now_s, round_trip=not leased):
-                link.send(wire.NOTICE, "lease", wire.LeaseAsk(ask.tenant_id, ask.want_nano))
+            self._want_lease(link, ask, round_trip=True)
         return granted
 
+    def _want_lease(self, link: _ClientLink, ask: HoldAsk, *, round_trip: bool) -> None:
+        if self._pools.wants(ask, int(self._loop.time()), round_trip=round_trip):
+            link.send(wire.NOTICE, "lease", wire.LeaseAsk(ask.tenant_id, ask.want_nano))
+
     async def _asked(self, link: _ClientLink, ask: HoldAsk) -> Granted:
+        self._tell_closed()
         try:
             answer = await link.ask("hold", ask, limits.TELLER_REPLY_S)
         except BaseException:  # cancelled or given up: whatever books granted meanwhile goes back
@@ -179,21 +191,30 @@ class TellerClient:
     def release(self, request_id: bytes) -> None:
         """Give back a hold that never led to an opened request."""
         held = self._holds.pop(request_id, None)
-        if held is not None and self._pools.release(request_id, held.tenant_id, held.amount_nano):
+        if isinstance(held, HoldAsk) and self._pools.release(request_id, held.tenant_id, held.want_nano):
             return
         if self._link is not None:
             self._link.send(wire.NOTICE, "release", request_id)
 
     def closed(self) -> None:
-        """Tell books that a request was closed in the journal."""
-        if self._link is not None:
-            self._link.send(wire.NOTICE, "closed", 1)
+        """Tell books that a request was closed in the journal; soon, together with others."""
+        if self._link is None:
+            return
+        if not self._closes:
+            self._loop.call_later(limits.CLOSED_TOLD_MS / 1000, self._tell_closed)
+        self._closes += 1
+
+    def _tell_closed(self) -> None:
+        count, self._closes = self._closes, 0
+        if count and self._link is not None:
+            self._link.send(wire.NOTICE, "closed", count)
 
     async def command(self, op: str, payload: dict[str, Any]) -> Any:
         """Have books carry out a command of the office. Raises its CallerError, or 503 without books."""
         link = self._link
         if link is None:
             raise _books_away()
+        self._tell_closed()
         return wire.decode_any(await link.ask(op, payload, limits.COMMAND_REPLY_S))
 
     async def _keep_connected(self, greeted: "asyncio.Future[None]") -> None:
@@ -222,14 +243,14 @@ class TellerClient:
 
     async def _greet(self, link: _ClientLink) -> None:
         self._pools.void()  # books that greet know of no lease: all holds are told
-        hello = wire.Hello(self._worker, os.getpid(), self.epoch, self.series, tuple(self._holds.values()))
+        hello = wire.Hello(self._worker, os.getpid(), self.epoch, self.series, tuple(map(_told, self._holds.values())))
         try:
             welcome = wire.decode_welcome(await link.ask("hello", hello, limits.TELLER_REPLY_S))
         except BaseException:
             link.abort()
             raise
         self.epoch, self.series = welcome.epoch, welcome.series
-        self._link = link
+        self._link, self._closes = link, 0  # books count closes from the greeting on
 
     def _on_push(self, op: str, payload: msgspec.Raw) -> None:
         if op == "part":
@@ -255,7 +276,7 @@ class TellerClient:
         elif op == "recall":
             tenant_id = wire.decode_count(payload)
             holds = self._pools.dissolve(tenant_id, int(self._loop.time()))
-            told = tuple(self._holds[request_id] for request_id in holds if request_id in self._holds)
+            told = tuple(_told(self._holds[request_id]) for request_id in holds if request_id in self._holds)
             self._return(wire.Returned(tenant_id, 0, told))
 
         elif op == "errand" and self._link is not None:
@@ -277,7 +298,8 @@ class TellerClient:
     async def _return_idle(self) -> None:
         while True:
             await asyncio.sleep(_SWEEP_S)
-            for tenant_id, amount_nano in self._pools.idle(int(self._loop.time())):
+            self._now_s = int(self._loop.time())
+            for tenant_id, amount_nano in self._pools.idle(self._now_s):
                 self._return(wire.Returned(tenant_id, amount_nano))
 
     def _take_snapshot(self, snapshot: Snapshot) -> None:
@@ -299,3 +321,10 @@ class TellerClient:
     def _tell_known(self) -> None:
         if self._link is not None:
             self._link.send(wire.NOTICE, "known", wire.Known(self.snapshot.version, str(self._keys)))
+
+
+def _told(hold: HoldAsk | wire.Held) -> wire.Held:
+    """A hold as books are told it."""
+    if isinstance(hold, wire.Held):
+        return hold
+    return wire.Held(hold.request_id, hold.tenant_id, hold.want_nano, use_of(hold, hold.max_tokens))

@@ -204,6 +204,8 @@ class Link(asyncio.Protocol):
         self._unsent: list[bytes] = []
         self.gone = asyncio.Event()
         """Set when the connection is lost."""
+        self.alive = False
+        """Whether what is sent can still arrive."""
 
     def on_message(self, number: int, op: str, payload: msgspec.Raw) -> None:
         raise NotImplementedError
@@ -211,24 +213,32 @@ class Link(asyncio.Protocol):
     def on_gone(self) -> None:
         raise NotImplementedError
 
-    @property
-    def alive(self) -> bool:
-        return self._transport is not None and not self._transport.is_closing()
-
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = cast(asyncio.Transport, transport)  # uvloop's is one by its methods only
+        self.alive = True
 
     def connection_lost(self, exc: Exception | None) -> None:
-        self._transport = None
+        self._transport, self.alive = None, False
         self._unsent.clear()
         self.on_gone()
         self.gone.set()
 
     def data_received(self, data: bytes) -> None:
         received = self._received
+        if not received:  # most of the time messages come whole
+            at = self._hear(data)
+            received += data[at:] if at else data
+            return
         received += data
-        at, size = 0, len(received)
-        view = memoryview(received)
+        length = int.from_bytes(received[:4], "little")
+        if len(received) >= 4 + length or length > limits.SOCKET_MESSAGE_BYTES_MAX:
+            rest = bytes(received)
+            del received[: self._hear(rest)]
+
+    def _hear(self, data: bytes) -> int:
+        """Take the whole messages at the beginning; returns how many bytes they were."""
+        at, size = 0, len(data)
+        view = memoryview(data)
         try:
             while size - at >= 4:
                 length = int.from_bytes(view[at : at + 4], "little")
@@ -238,14 +248,12 @@ class Link(asyncio.Protocol):
                 end = at + 4 + length
                 if end > size:
                     break
-                number, op, payload = _decode_message(bytes(view[at + 4 : end]))
+                number, op, payload = _decode_message(view[at + 4 : end])
                 at = end
                 self.on_message(number, op, payload)
         except msgspec.MsgspecError:  # whoever speaks another language is not heard further
             self.abort()
-        finally:
-            view.release()
-            del received[:at]
+        return at
 
     def send(self, number: int, op: str, payload: object) -> None:
         """Send with everything else of this turn of the loop. A dead connection swallows it."""
@@ -263,16 +271,18 @@ class Link(asyncio.Protocol):
         if transport is None or transport.is_closing() or not unsent:
             return
         if transport.get_write_buffer_size() > limits.SOCKET_MESSAGE_BYTES_MAX:  # the other end reads nothing any more
-            transport.abort()
+            self.abort()
             return
         transport.write(b"".join(unsent))
 
     def close(self) -> None:
         """Send what is unsent and close."""
         self._flush()
+        self.alive = False
         if self._transport is not None:
             self._transport.close()
 
     def abort(self) -> None:
+        self.alive = False
         if self._transport is not None:
             self._transport.abort()

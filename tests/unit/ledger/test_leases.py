@@ -15,7 +15,7 @@ from tests.fakes.ledger import Requests
 from steelyard.kernel import limits
 from steelyard.kernel.records import Granted, HoldAsk, Limit, LimitKind, Scope, Use
 from steelyard.kernel.settled import Kind, Opened
-from steelyard.ledger.leases import Leases, Pools
+from steelyard.ledger.leases import DRY, LASTING, LOW, Leases, Pools
 from steelyard.ledger.sublimits import Seed, use_of
 from steelyard.ledger.teller import Teller
 from steelyard.ledger.wire import Held, Lease, LeaseAsk, Returned
@@ -128,11 +128,11 @@ def test_a_lease_is_drawn_refilled_and_goes_back_when_idle() -> None:
     assert pools.lend(TENANT, 500, 0) == 500, "nobody asked for it"
     assert any(pools.wants(ask(0), 0, round_trip=True) for _ in range(limits.LEASE_ROUND_TRIPS_MIN))
     assert pools.lend(TENANT, 400, 0) == 0
-    assert [pools.draw(ask(number), 1) for number in range(2)] == [True, True]
+    assert [pools.draw(ask(number), 1) for number in range(2)] == [LASTING, LASTING]
     assert not pools.wants(ask(1), 1, round_trip=False)
-    assert pools.draw(ask(2), 1)
+    assert pools.draw(ask(2), 1) == LOW
     assert pools.wants(ask(2), 1, round_trip=False), "below a half"
-    assert not pools.draw(ask(3, want=200), 1)
+    assert pools.draw(ask(3, want=200), 1) == DRY
     assert pools.release(ask(0).request_id, TENANT, 100)
     assert not pools.release(ask(0).request_id, TENANT, 100)
     assert pools.free(TENANT) == 200

@@ -11,6 +11,7 @@ from tests.unit.processes.test_books import House, bare, clean, house, until, wa
 from steelyard.kernel import limits
 from steelyard.kernel.records import Granted, HoldAsk
 from steelyard.kernel.settled import Opened
+from steelyard.ledger import wire
 from steelyard.ledger.teller_client import TellerClient
 from steelyard.metering.journal import Journal
 
@@ -178,3 +179,53 @@ async def test_a_commit_that_happened_and_failed_leaves_no_lease(house: House, m
     await until(lambda: not leases.holders(1), "the lease to come back")
     assert await wallet(client) == (5_000_000_000 - 97_000 * len(records), 0)
     await clean(client)
+
+
+async def test_closes_are_told_together_and_before_the_next_question(house: House, monkeypatch) -> None:
+    monkeypatch.setattr(limits, "CLOSED_TOLD_MS", 60_000)
+    told: list[int] = []
+    client, _ = await house.worker()
+    monkeypatch.setattr(house.books, "noticed_close", lambda series, count: told.append(count))
+    for _ in range(3):
+        client.closed()
+    for _ in range(20):
+        await asyncio.sleep(0)
+    assert told == []
+    await client.command("status", {})
+    assert told == [3]
+    await client.command("status", {})
+    assert told == [3]
+    client.closed()
+    await client.close()
+    await until(lambda: told == [3, 1], "the last one, told when the worker leaves")
+
+
+async def test_a_hold_out_of_a_lease_suspends_nobody(house: House) -> None:
+    client, journal = await house.worker()
+    await until_leased(house, client, journal)
+    opened = house.requests.opened(hold_nano=0)
+    with pytest.raises(StopIteration) as given:
+        client.hold(HoldAsk(opened.request_id, 1, 1000, 1)).send(None)
+    assert given.value.value.amount_nano == 1000 and given.value.value.lease == client.series
+    client.release(opened.request_id)
+
+
+async def test_messages_cut_anywhere_are_heard_whole_and_one_that_is_too_long_ends_the_connection() -> None:
+    heard: list[object] = []
+
+    class Listening(wire.Link):
+        def on_message(self, number, op, payload) -> None:
+            heard.append((number, op, wire.decode_any(payload)))
+
+    link = Listening()
+    sent = [(0, "closed", 3), (7, "hold", b"x" * 40_000), (8, "ok", ["y", 2])]
+    stream = b"".join(wire.frame(*one) for one in sent)
+    for size in (1, 3, 7, 4096, len(stream)):
+        heard.clear()
+        for at in range(0, len(stream), size):
+            link.data_received(stream[at : at + size])
+        assert heard == sent
+    link.alive = True
+    for byte in (limits.SOCKET_MESSAGE_BYTES_MAX + 1).to_bytes(4, "little"):
+        link.data_received(bytes([byte]))
+    assert not link.alive
