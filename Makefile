@@ -26,7 +26,7 @@ ARGS ?=
 
 BENCHES := $(filter-out bench-__init__ bench-report bench-house bench-crash,$(patsubst bench/%.py,bench-%,$(wildcard bench/*.py)))
 
-.PHONY: up install dev clients test check format prove prove-sqlite prove-postgres crash bench simulate lock clean
+.PHONY: up install dev clients test test-uvicorn check format prove prove-sqlite prove-postgres crash bench simulate lock clean
 
 up: install ## install into .venv, start the platform, ask the model one question, print the answer and its bill
 	@exec $(BIN)/steelyard up $(ARGS)
@@ -89,6 +89,13 @@ crash: KILLS = 2000
 crash: dev ## every kill test, and the proof with 2,000 kills; `make crash KILLS=10000` for a longer one
 	@$(BIN)/python -m pytest tests/crash $(PYTEST_ARGS)
 	@$(BIN)/python -m bench.crash --kills $(KILLS) $(ARGS)
+
+test-uvicorn: dev ## both fronts against the oldest and the newest uvicorn that pyproject.toml allows
+	@for version in "==0.34.0" "<1"; do rm -rf $(VENV)/other && \
+		$(PIP) install --quiet --no-deps --target $(VENV)/other "uvicorn$$version" && \
+		PYTHONPATH=$(VENV)/other $(BIN)/python -c 'import uvicorn; print("uvicorn", uvicorn.__version__)' && \
+		PYTHONPATH=$(VENV)/other $(BIN)/python -m pytest -q --durations=0 tests/unit/gateway/test_fronts.py \
+		tests/unit/gateway/test_rehearsal.py tests/unit/gateway/test_public.py || exit 1; done; rm -rf $(VENV)/other
 
 bench: $(BENCHES) ## every measurement of bench/README.md; results in bench/results
 

@@ -59,6 +59,10 @@ class Settings(BaseSettings):
     durability: Literal["normal", "strict"] = Field(
         "normal", description="strict holds the last bytes of an answer until its close is on the disk"
     )
+    front: Literal["auto", "fast", "asgi"] = Field(
+        "auto",
+        description="how hot URLs are served: from the connection (fast) or over ASGI; auto: fast where it can be",
+    )
     batch_lines: int = Field(2, ge=1, le=64, description="lines of batches that one worker runs at once")
     cors_origins: str = Field(
         "", description="origins of web pages that may ask the API from a browser, comma-separated; * for any"

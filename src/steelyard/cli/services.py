@@ -71,6 +71,7 @@ def worker_service(settings: Settings, number: int, keys: Mapping[str, str]) -> 
     command += ["--host", settings.host, "--port", str(settings.port)]
     command += ["--worker", str(number), "--workers", str(settings.workers), "--drain", str(settings.drain_s)]
     command += ["--batch-lines", str(settings.batch_lines)]
+    command += ["--front", settings.front]
     command += ["--strict"] if settings.durability == "strict" else []
     command += [] if settings.store_days else ["--no-store"]
     command += ["--cors-origins", settings.cors_origins] if settings.cors_origins else []

@@ -7,15 +7,23 @@ up on clients that have fallen silent, and drains what runs before it stops.
 import logging
 import socket
 from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any
 
+import structlog
 import uvicorn
 
 from steelyard.gateway.exact import ExactProtocol
 from steelyard.gateway.exchange import Hot
 from steelyard.gateway.fast import FastFront, FastProtocol
+from steelyard.gateway.rehearsal import complaint
 from steelyard.kernel import limits
+from steelyard.kernel.errors import StartError
 
+log = structlog.get_logger()
+FRONTS: Mapping[str, Callable[[Mapping[str, Hot]], Any]] = {"fast": FastFront, "asgi": lambda hot: ExactProtocol}
+"""What makes uvicorn's protocols, by their names, best first."""
+AUTO = "auto"
 _TICKS_PER_S = 10  # of uvicorn's main loop
 
 
@@ -37,15 +45,34 @@ def public_socket(host: str, port: int) -> socket.socket:
 class PublicServer(uvicorn.Server):
     """Calls `on_ready` once it accepts connections, and `on_drain` when it takes no more."""
 
-    def __init__(self, config: uvicorn.Config, on_ready: Callable[[], None]) -> None:
+    def __init__(
+        self, config: uvicorn.Config, fronts: Mapping[str, Callable[[], Any]], on_ready: Callable[[], None]
+    ) -> None:
         super().__init__(config)
+        self._fronts = fronts
         self._on_ready = on_ready
         self.on_drain: Callable[[], object] = lambda: None
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        try:
+            self.config.http_protocol_class = await self._front()
+        except StartError:
+            for listener in sockets or []:
+                listener.close()
+            raise
         await super().startup(sockets)
         if self.started:
             self._on_ready()
+
+    async def _front(self) -> Any:
+        """The best front that may be had and has rehearsed well. Raises StartError without any."""
+        reason = ""
+        for name, made in self._fronts.items():
+            reason = await complaint(FRONTS[name])
+            if not reason:
+                return made()
+            log.warning("front_given_up", front=name, uvicorn=uvicorn.__version__, reason=reason)
+        raise StartError(f"uvicorn {uvicorn.__version__} is not as expected ({reason}). Install the locked version.")
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         self.on_drain()
@@ -68,12 +95,11 @@ def public_server(
 ) -> PublicServer:
     """A server that logs nothing per request and drains running answers for `drain_s` seconds.
 
-    `front`: "fast", "asgi", or "auto" for the fast one where uvicorn is as expected.
+    `front`: one of FRONTS, or AUTO for the best that uvicorn in this version allows.
     """
-    protocol: Any = ExactProtocol if front == "asgi" else FastFront(hot)
+    names = [*FRONTS] if front == AUTO else [front]
     config = uvicorn.Config(
         app,
-        http=protocol,
         ws="none",
         loop="uvloop",
         lifespan="off",
@@ -86,4 +112,4 @@ def public_server(
     )
     # Our application catches everything itself; what uvicorn would add is a line for each client that hangs up.
     logging.getLogger("uvicorn.error").setLevel(logging.CRITICAL)
-    return PublicServer(config, on_ready)
+    return PublicServer(config, {name: partial(FRONTS[name], hot) for name in names}, on_ready)

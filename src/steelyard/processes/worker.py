@@ -26,7 +26,7 @@ from steelyard.flow import House
 from steelyard.gateway.app import PublicApp
 from steelyard.gateway.batch_lines import BatchGate
 from steelyard.gateway.cors import with_cors
-from steelyard.gateway.server import public_server, public_socket
+from steelyard.gateway.server import AUTO, FRONTS, public_server, public_socket
 from steelyard.jobs.content import Content
 from steelyard.jobs.run import House as JobHouse
 from steelyard.jobs.runner import Runner
@@ -63,6 +63,7 @@ class Options(NamedTuple):
     ca_file: Path | None
     stores: bool  # whether responses are stored
     workers: int  # how many share what an offer may be asked for
+    front: str
 
 
 async def run(data: DataDir, listener: socket.socket, options: Options) -> None:
@@ -88,7 +89,7 @@ async def run(data: DataDir, listener: socket.socket, options: Options) -> None:
     try:
         public = PublicApp(house, teller, ids, pages, content, stores=options.stores)
         app = with_cors(public, options.cors_origins)
-        running = public_server(app, public.hot, options.drain_s, _ready)
+        running = public_server(app, public.hot, options.drain_s, _ready, options.front)
         stop_with_parent(running)
         working = asyncio.ensure_future(jobs.run())
         running.on_drain = working.cancel
@@ -163,6 +164,7 @@ def main() -> int:
     parser.add_argument("--batch-lines", type=int, default=2, help="lines of batches that run at once")
     parser.add_argument("--no-store", action="store_true", help="store no responses")
     parser.add_argument("--strict", action="store_true", help="the last bytes of an answer wait for its close")
+    parser.add_argument("--front", choices=[AUTO, *FRONTS], default=AUTO, help="how hot URLs are served")
     arguments = parser.parse_args()
     # uvicorn takes these signals over while it serves and raises them again when it has drained
     signal.signal(signal.SIGTERM, lambda *_: None)
@@ -177,7 +179,8 @@ def main() -> int:
     try:
         data = DataDir.of_child(arguments.data)
         told = (arguments.worker, arguments.drain, arguments.strict, arguments.cors_origins, arguments.batch_lines)
-        uvloop.run(run(data, listener, Options(*told, arguments.ca_file, not arguments.no_store, arguments.workers)))
+        more = (arguments.ca_file, not arguments.no_store, arguments.workers, arguments.front)
+        uvloop.run(run(data, listener, Options(*told, *more)))
     except SteelyardError as error:
         print(error, file=sys.stderr)
         return 1
