@@ -42,7 +42,7 @@ class Stage(ScriptedUpstream):
         self.gate = threading.Event()
         self.said = 0
 
-    async def stream(self, offer, params, max_tokens, request_id):  # type: ignore[no-untyped-def]
+    async def stream(self, offer, params, max_tokens, request_id, whole=False):  # type: ignore[no-untyped-def]
         what, _, number = json.loads(bytes(params["messages"]))[-1]["content"].partition(" ")
         self.running += 1
         try:
