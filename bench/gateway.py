@@ -19,6 +19,7 @@ import sys
 from dataclasses import asdict, replace
 from pathlib import Path
 
+from bench.lab import platform
 from bench.lab.peers import PEERS
 from bench.lab.stand import DIRECT, OURS, Stand, stand
 from bench.lab.told import told
@@ -33,15 +34,17 @@ def asked(arguments: list[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--only", help="shapes, comma-separated: " + ", ".join(SHAPES))
     parser.add_argument("--peers", help="whom to measure beside: parts of their names, or none; all unless --only")
-    parser.add_argument("--variants", default="", help="of ours: asgi, off (the accounting); all in a whole run")
+    parser.add_argument(
+        "--variants", default="", help="of ours: asgi, off (the accounting), vendor (an upstream that bills)"
+    )
     parser.add_argument("--seconds", type=float, help="of each trial, after its warm-up")
     parser.add_argument("--runs", type=int, default=RUNS_MIN)
     parser.add_argument("--keep", type=Path, metavar="FILE", help="keep each trial there, and do none twice")
     parser.add_argument("--profile", metavar="FILE", help="run the worker under cProfile and leave its figures there")
     options = parser.parse_args(arguments)
     options.whole = options.only is None and options.peers is None and not options.profile and options.runs >= RUNS_MIN
-    variants = "asgi,off" if options.whole else options.variants
-    options.ours = [label for label, launch in OURS.items() if launch[-1] in variants or label == "steelyard"]
+    options.variants = "asgi,off,vendor" if options.whole else options.variants
+    options.ours = [label for label, launch in OURS.items() if launch[-1] in options.variants or label == "steelyard"]
     options.shapes = options.only.split(",") if options.only else list(SHAPES)
     options.peers = options.peers.split(",") if options.peers else ["none"] if options.only or options.profile else [""]
     if unknown := [shape for shape in options.shapes if shape not in SHAPES]:
@@ -64,6 +67,9 @@ class Bench:
         wrap = ("-m", "cProfile", "-o", self.options.profile) if self.options.profile else ()
         for label in self.options.ours:
             self.subjects.append(self.place.ours(label, wrap))
+            if label == "steelyard" and "vendor" in self.options.variants:
+                vendor = replace(self.subjects[-1], label=f"{label}, vendor upstream", model=platform.VENDOR_MODEL)
+                self.subjects.append(vendor)
 
     def run(self) -> None:
         """Every subject in every shape, in turn, as often as asked."""
@@ -86,7 +92,7 @@ class Bench:
         try:
             one = trial(shape, load, subject, self.place.cores)
         except SystemExit as error:
-            if subject.label in OURS:
+            if subject.label.startswith("steelyard"):
                 raise
             self.place.skip(f"{subject.label}, {shape}", str(error))
             return []

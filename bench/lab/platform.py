@@ -17,6 +17,8 @@ from steelyard.cli.desk import Line
 from steelyard.kernel.directory import DataDir
 
 MODEL, UPSTREAM, TENANT = "mock", "mock", "acme"
+VENDOR_MODEL, VENDOR = "mock-vendor", "mock-vendor"
+"""The same upstream as somebody who bills by the token: he is asked for a stream, so that what he counts is known."""
 WORKER = ("-m", "steelyard.processes.worker")
 VARIANT = ("-m", "bench.lab.variant")
 _MONEY = "9000000"
@@ -35,6 +37,26 @@ source = "an upstream for measurements"
 
 [[cost]]
 upstream = "{UPSTREAM}"
+currency = "CNY"
+effective_from = 2026-01-01T00:00:00+08:00
+cpu_hour = "0.10"
+watts_per_busy_core = "8"
+kwh = "0.60"
+source = "an upstream for measurements"
+"""
+_VENDOR_PRICES = f"""
+[[price]]
+model = "{VENDOR_MODEL}"
+currency = "CNY"
+effective_from = 2026-01-01T00:00:00+08:00
+per = "1M tokens"
+input = "0.50"
+cached_input = "0.05"
+output = "1.50"
+source = "an upstream for measurements"
+
+[[cost]]
+upstream = "{VENDOR}"
 currency = "CNY"
 effective_from = 2026-01-01T00:00:00+08:00
 per = "1M tokens"
@@ -57,14 +79,15 @@ def tell(data: DataDir, op: str, payload: dict[str, Any]) -> Any:
 
 
 def furnish(root: Path, upstream_port: int) -> Keys:
-    """A model at the mock with price and cost, a rich tenant with a key, and an operator, in running books."""
+    """Two models at the mock with prices and costs, a rich tenant with a key, and an operator, in running books."""
     data = DataDir(root)
-    tell(data, "prices.load", {"text": _PRICES})
+    tell(data, "prices.load", {"text": _PRICES + _VENDOR_PRICES})
     tell(data, "tenant.add", {"name": TENANT})
     tell(data, "wallet.topup", {"tenant": TENANT, "amount": _MONEY})
     counts = {"context_tokens": 1_000_000, "max_output_tokens": 8192, "default_max_tokens": 512}
-    names = {"name": MODEL, "upstream": UPSTREAM, "upstream_model": MODEL, "kind": "openai"}
-    tell(data, "model.register", names | counts | {"address": f"127.0.0.1:{upstream_port}"})
+    for model, upstream in ((MODEL, UPSTREAM), (VENDOR_MODEL, VENDOR)):
+        names = {"name": model, "upstream": upstream, "upstream_model": MODEL, "kind": "openai"}
+        tell(data, "model.register", names | counts | {"address": f"127.0.0.1:{upstream_port}"})
     customer = tell(data, "key.add", {"tenant": TENANT, "name": "bench"})
     return Keys(str(customer["key"]), str(tell(data, "operator.add", {"name": "bench"})["key"]))
 

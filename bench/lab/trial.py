@@ -37,6 +37,7 @@ class Subject:
     settle: Callable[[], None] = lambda: None
     started_s: float = 0
     slow: bool = False
+    model: str = "mock"
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,7 +55,7 @@ class Trial:
 
 def trial(shape: str, load: Load, subject: Subject, cores: Cores) -> Trial:
     """Raises SystemExit when an answer was not what it must be: a figure of failures is none."""
-    load = replace(load, port=subject.port, key=subject.key)
+    load = replace(load, port=subject.port, key=subject.key, model=subject.model)
     subject.settle()
     with on(cores.rest):
         command = [sys.executable, "-m", "bench.lab.load", json.dumps(asdict(load))]
