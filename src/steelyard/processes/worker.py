@@ -8,10 +8,12 @@ import argparse
 import asyncio
 import errno
 import os
+import resource
 import signal
 import socket
 import sys
 import threading
+from contextlib import suppress
 from itertools import chain
 from pathlib import Path
 from typing import NamedTuple
@@ -151,6 +153,15 @@ async def _have_calendars(teller: TellerClient, clock: SystemClock) -> None:
         await asyncio.sleep(limits.HEALTH_INTERVAL_S)
 
 
+def _have_files() -> None:
+    """A held stream takes two connections, and many systems begin with 1024 for all."""
+    bound, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = limits.FILES_MAX if most == resource.RLIM_INFINITY else min(limits.FILES_MAX, most)
+    if bound != resource.RLIM_INFINITY and bound < wanted:
+        with suppress(OSError, ValueError):  # macOS names no bound and has one
+            resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, most))
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(prog="steelyard-worker", description=__doc__)
     parser.add_argument("--data", type=Path, required=True)
@@ -166,6 +177,7 @@ def main() -> int:
     parser.add_argument("--strict", action="store_true", help="the last bytes of an answer wait for its close")
     parser.add_argument("--front", choices=[AUTO, *FRONTS], default=AUTO, help="how hot URLs are served")
     arguments = parser.parse_args()
+    _have_files()
     # uvicorn takes these signals over while it serves and raises them again when it has drained
     signal.signal(signal.SIGTERM, lambda *_: None)
     signal.signal(signal.SIGINT, lambda *_: None)

@@ -128,7 +128,7 @@ class Host:
 
     def _open_more(self) -> None:
         """Open a connection for each who waits, as far as the bound allows."""
-        while len(self.waiters) > self._connecting and not self._closed:
+        while len(self.waiters) > self._connecting < limits.CONNECTIONS_OPENING_MAX and not self._closed:
             if self.open >= self._connections_max:
                 if self.idle:  # of those that were idle when one of them was found dead
                     self.idle.pop(0).abort()

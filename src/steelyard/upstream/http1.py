@@ -31,6 +31,7 @@ class Request(Record, frozen=True, gc=False):
     headers: bytes = b""
     body: bytes = b""
     tls: bool = False
+    connections_max: int = limits.CONNECTIONS_PER_UPSTREAM_MAX
 
     @property
     def authority(self) -> str:

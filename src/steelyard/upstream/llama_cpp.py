@@ -42,6 +42,7 @@ KNOWN = frozenset(
 )
 """What a customer may set and the engine understands under the same name; anything else is not sent."""
 
+_CONNECTIONS = limits.CONNECTIONS_PER_ENGINE_MAX
 _TOOL_FIELDS = ("tools", "tool_choice", "parallel_tool_calls")
 _TRUE = Raw(b"true")
 _ALWAYS = {
@@ -209,7 +210,7 @@ class LlamaCpp:
         headers = self._headers
         if turn.tenant_id and turn.slot < 0:
             headers += b"%b: %b\r\n" % (TURN_HEADER, turn.header)
-        return Request(self._name, at.host, at.port, method, at.under(path), headers, body, at.tls)
+        return Request(self._name, at.host, at.port, method, at.under(path), headers, body, at.tls, _CONNECTIONS)
 
 
 def _body(offer: Offer, params: dict[str, Raw], max_tokens: int, slot: int) -> bytes:

@@ -178,7 +178,8 @@ class Pool:
         if proxy is not None:
             dial.through(proxy)
         make = cast(type[Host], Http2Host) if http2 else Host  # it offers what is asked of one here
-        return make(dial, self._wheel, patience, self._connections_max, self._connect_s)
+        bound = min(self._connections_max, request.connections_max)
+        return make(dial, self._wheel, patience, bound, self._connect_s)
 
     async def _trusting(self) -> Trust:
         if self._trust is None:

@@ -149,7 +149,7 @@ async def test_a_long_request_arrives_as_the_upstream_takes_it() -> None:
         await pool.close()
 
 
-async def test_who_finds_no_room_waits_and_an_upstream_that_leaves_is_asked_on_another_connection() -> None:
+async def test_who_finds_no_room_waits_for_it() -> None:
     go = asyncio.Event()
 
     async def script(asked: Asked) -> None:
@@ -159,20 +159,40 @@ async def test_who_finds_no_room_waits_and_an_upstream_that_leaves_is_asked_on_a
     pool = Pool(connections_max=1)
     async with http2_server(script) as server:
         server.streams_max = 2
-        assert not server.peers
         tasks = [asyncio.ensure_future(whole(pool, ask(server.port, b"%d" % number))) for number in range(5)]
         async with asyncio.timeout(10):
             while len(server.asked) < 2:
                 await asyncio.sleep(0.001)
             go.set()
             assert await asyncio.gather(*tasks) == [b"got %d" % number for number in range(5)]
-            assert server.connections == 1
+        assert server.connections == 1
+        await pool.close()
+
+
+async def test_an_upstream_that_leaves_is_asked_on_another_connection() -> None:
+    """Its word ends what runs; who waited for room goes on, as does who comes later."""
+
+    async def script(asked: Asked) -> None:
+        if asked.body == b"first":
+            asked.begin()
+            await asked.send(b"some")
+        else:
+            await echo(asked)
+
+    pool = Pool(connections_max=1, patience=Patience(idle_s=60))
+    async with http2_server(script) as server:
+        server.streams_max = 1
+        first = await pool.request(ask(server.port, b"first"))
+        waiting = asyncio.ensure_future(whole(pool, ask(server.port, b"second")))
+        async with asyncio.timeout(10):
+            assert await first.read() == b"some"
             server.peers[0].speaks.close_connection()
             server.peers[0].flush()
-            while pool._hosts and next(iter(pool._hosts.values())).free() is not None:
-                await asyncio.sleep(0.001)
-            assert await whole(pool, ask(server.port, b"last")) == b"got last"
-            assert server.connections == 2
+            with pytest.raises(UpstreamError, match="middle of its answer"):
+                await first.read()
+            assert await waiting == b"got second"
+            assert await whole(pool, ask(server.port, b"third")) == b"got third"
+        assert server.connections == 2
         await pool.close()
 
 

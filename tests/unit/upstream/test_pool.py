@@ -3,6 +3,7 @@
 import asyncio
 import socket
 
+import msgspec
 import pytest
 from tests.fakes.engine import HEAD, Exchange, ScriptedServer, chunk, scripted
 
@@ -537,3 +538,30 @@ async def test_no_more_wait_than_may(monkeypatch: pytest.MonkeyPatch) -> None:
         assert caught.value.retryable
         await pool.close()
         await asyncio.gather(*tasks, return_exceptions=True)
+
+
+async def test_a_burst_opens_connections_one_after_the_other_up_to_the_bound_of_its_upstream(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(limits, "CONNECTIONS_OPENING_MAX", 2)
+    go = asyncio.Event()
+    opening = 0
+
+    async def script(exchange: Exchange) -> None:
+        nonlocal opening
+        (host,) = pool._hosts.values()
+        opening = max(opening, host._connecting)
+        await go.wait()
+        await exchange.answer(exchange.body)
+
+    pool = Pool()
+    async with scripted(script) as server:
+        requests = [msgspec.structs.replace(ask(server, b"%d" % number), connections_max=5) for number in range(8)]
+        tasks = [asyncio.ensure_future(whole(pool, request)) for request in requests]
+        async with asyncio.timeout(10):
+            while len(server.exchanges) < 5:
+                await asyncio.sleep(0)
+            go.set()
+            assert await asyncio.gather(*tasks) == [b"%d" % number for number in range(8)]
+        assert (server.connections, opening) == (5, 2)
+        await pool.close()
