@@ -12,23 +12,31 @@ import os
 import shutil
 import sys
 import tempfile
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, NamedTuple
 
 import msgspec
 
+from steelyard.engines.widened import Kind, Progress, write_weights
 from steelyard.kernel.errors import StartError
 from steelyard.upstream.gguf import read_gguf
+from steelyard.upstream.weights import alone
 
-Kind = Literal["f16", "q8"]
+if TYPE_CHECKING:
+    import openvino_genai
+
 KINDS: tuple[Kind, ...] = ("f16", "q8")
 _MANIFEST = "manifest.json"
 _MADE = "openvino_model.bin"
-_CONTROL, _UNUSED = 3, 5  # token types of GGUF that have no text
-_WRITTEN_PERCENT = 60  # of the work, when the file is written and OpenVINO reads it
+_CONTEXT_TOKENS = 2048  # of a file that names no other
+_DRAFT = "making-"
 
-Progress = Callable[[int, int], None]
+
+class Tokens(NamedTuple):
+    """Ids without a text, and those that end an answer."""
+
+    special: list[int]
+    ends: list[int]
 
 
 class Manifest(msgspec.Struct, frozen=True):
@@ -63,87 +71,61 @@ def make(source: Path, folder: Path, kind: Kind, progress: Progress | None = Non
     """Make the folder, or find it made. Raises StartError. Several may call it at once: the first one's stays."""
     if (manifest := kept(folder)) is not None:
         return manifest
-    file = read_gguf(source)
     try:
         folder.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-        draft = Path(tempfile.mkdtemp(prefix="making-", dir=folder.parent))
-        try:
-            _make(source, draft, kind, progress or _unheard)
-            special, ends = _special(source)
-            files = {path.name: path.stat().st_size for path in draft.iterdir()}
-            manifest = Manifest(
-                file.model_name, file.context_tokens or 2048, kind, special, ends, files, _sha256(draft / _MADE),
-                _sha256(source),
-            )  # fmt: skip
-            (draft / _MANIFEST).write_bytes(msgspec.json.encode(manifest))
-            for path in draft.iterdir():
-                _sync(path)
-            if kept(folder) is None:
-                shutil.rmtree(folder, ignore_errors=True)
-                draft.rename(folder)
-        finally:
-            shutil.rmtree(draft, ignore_errors=True)
+        with alone(folder.parent / "making.lock"):
+            if (manifest := kept(folder)) is not None:
+                return manifest
+            for left in folder.parent.glob(f"{_DRAFT}*"):  # of a making that was killed
+                shutil.rmtree(left, ignore_errors=True)
+            return _made(source, folder, kind, progress)
     except OSError as error:
         raise StartError(f"The weights cannot be kept in {folder}: {error.strerror or error}.") from None
+
+
+def _made(source: Path, folder: Path, kind: Kind, progress: Progress | None) -> Manifest:
+    file = read_gguf(source)
+    draft = Path(tempfile.mkdtemp(prefix=_DRAFT, dir=folder.parent))
+    try:
+        tokens = _make(source, draft, kind, progress or _unheard)
+        manifest = Manifest(
+            model=file.model_name,
+            context_tokens=file.context_tokens or _CONTEXT_TOKENS,
+            kind=kind,
+            special_ids=tokens.special,
+            end_ids=tokens.ends,
+            files={path.name: path.stat().st_size for path in draft.iterdir()},
+            sha256=_sha256(draft / _MADE),
+            source_sha256=_sha256(source),
+        )
+        (draft / _MANIFEST).write_bytes(msgspec.json.encode(manifest))
+        for path in draft.iterdir():
+            _sync(path)
+        shutil.rmtree(folder, ignore_errors=True)  # one that is not whole
+        draft.rename(folder)
+    finally:
+        shutil.rmtree(draft, ignore_errors=True)
     return manifest
 
 
-def _make(source: Path, draft: Path, kind: Kind, progress: Progress) -> None:
+def _make(source: Path, draft: Path, kind: Kind, progress: Progress) -> Tokens:
     import openvino_genai
 
-    gguf_path = draft / "weights.gguf"
-    _write_gguf(source, gguf_path, kind, progress)
-    openvino_genai.Tokenizer(str(gguf_path), enable_save_ov_model=True)
+    path = draft / "weights.gguf"
+    write_weights(source, path, kind, progress)
+    tokenizer = openvino_genai.Tokenizer(str(path), enable_save_ov_model=True)
     scheduler = openvino_genai.SchedulerConfig()
     scheduler.num_kv_blocks = 1
-    openvino_genai.ContinuousBatchingPipeline(str(gguf_path), scheduler, "CPU", {"enable_save_ov_model": True})
-    gguf_path.unlink()
+    openvino_genai.ContinuousBatchingPipeline(str(path), tokenizer, scheduler, "CPU", enable_save_ov_model=True)
+    path.unlink()
+    return Tokens(_special(tokenizer), [tokenizer.get_eos_token_id()])
 
 
-def _write_gguf(source: Path, target: Path, kind: Kind, progress: Progress) -> None:
-    """The same model with its matrices as 16-bit floats or 8-bit blocks; what is a vector stays 32 bits wide."""
-    import gguf
-    import numpy
-
-    reader = gguf.GGUFReader(source)
-    architecture = reader.get_field("general.architecture")
-    writer = gguf.GGUFWriter(target, architecture.contents() if architecture else "llama")
-    for name, field in reader.fields.items():
-        if name.startswith("GGUF.") or name == "general.architecture":
-            continue
-        value: Any = field.contents()
-        if name == "general.file_type":
-            value = int(gguf.LlamaFileType.MOSTLY_F16 if kind == "f16" else gguf.LlamaFileType.MOSTLY_Q8_0)
-        is_array = field.types[0] == gguf.GGUFValueType.ARRAY
-        writer.add_key_value(name, value, field.types[0], sub_type=field.types[-1] if is_array else None)
-    total = sum(tensor.n_bytes for tensor in reader.tensors)
-    done = 0
-    for tensor in reader.tensors:
-        values = gguf.quants.dequantize(tensor.data, tensor.tensor_type)
-        if values.ndim == 1:
-            writer.add_tensor(tensor.name, values.astype(numpy.float32))
-        elif kind == "f16":
-            writer.add_tensor(tensor.name, values.astype(numpy.float16))
-        else:
-            quantized = gguf.quants.quantize(values, gguf.GGMLQuantizationType.Q8_0)
-            writer.add_tensor(tensor.name, quantized, raw_dtype=gguf.GGMLQuantizationType.Q8_0)
-        done += tensor.n_bytes
-        progress(done * _WRITTEN_PERCENT // 100, total)
-    writer.write_header_to_file()
-    writer.write_kv_data_to_file()
-    writer.write_tensors_to_file()
-    writer.close()
-
-
-def _special(source: Path) -> tuple[list[int], list[int]]:
-    """Ids without a text, and those that end an answer."""
-    import gguf
-
-    reader = gguf.GGUFReader(source)
-    kinds = reader.get_field("tokenizer.ggml.token_type")
-    end = reader.get_field("tokenizer.ggml.eos_token_id")
-    special = [number for number, kind in enumerate(kinds.contents()) if kind in {_CONTROL, _UNUSED}] if kinds else []
-    return special, [int(end.contents())] if end else []
+def _special(tokenizer: "openvino_genai.Tokenizer") -> list[int]:
+    """Ids that have a text only when special ones are asked for."""
+    ids = [[token] for token in sorted(tokenizer.get_vocab().values())]
+    plain, whole = tokenizer.decode(ids, skip_special_tokens=True), tokenizer.decode(ids, skip_special_tokens=False)
+    return [one[0] for one, without, with_it in zip(ids, plain, whole, strict=True) if with_it and not without]
 
 
 def _unheard(done: int, total: int) -> None:
@@ -164,7 +146,7 @@ def _sync(path: Path) -> None:
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Make a folder; its progress is told on standard output as `bytes bytes-in-all`."""
+    """Make a folder; its progress is told on standard output as `values values-in-all`."""
     parser = argparse.ArgumentParser(prog="steelyard-converted", description="Make OpenVINO's weights of a GGUF file.")
     parser.add_argument("--model", type=Path, required=True)
     parser.add_argument("--folder", type=Path, required=True)

@@ -9,6 +9,7 @@ import re
 import struct
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 from steelyard.kernel import limits
 from steelyard.kernel.errors import StartError
@@ -18,6 +19,10 @@ _STRING, _ARRAY = 8, 9
 _SCALARS = {0: "<B", 1: "<b", 2: "<H", 3: "<h", 4: "<I", 5: "<i", 6: "<f", 7: "<?", 10: "<Q", 11: "<q", 12: "<d"}
 _PAIRS_MAX = 65_536
 _KEY_BYTES_MAX = 65_535  # the format's own limit
+_COUNTS_AT = len(_MAGIC) + 4
+_TENSORS_MAX = 65_536
+_RANK_MAX = 4
+_ALIGNMENT = 32  # of the tensors' data, where the file names no other
 _DEPTH_MAX = 4  # arrays of arrays of arrays are not in any known file
 
 _PUBLISHED_AS = {"smollm2-135m-8k-lc100k-mix1-ep2": "smollm2-135m-instruct"}
@@ -44,6 +49,15 @@ class GgufFile:
         return _PUBLISHED_AS.get(name, name)
 
 
+class TensorAt(NamedTuple):
+    """A tensor's place: `begin` in the file, `dims` innermost first, `kind` the number of its type in the format."""
+
+    name: str
+    dims: tuple[int, ...]
+    kind: int
+    begin: int
+
+
 class _Damaged(Exception):
     """The bytes are not what the format promises."""
 
@@ -60,6 +74,10 @@ class _Cursor:
         piece = self._data[self._place : end]
         self._place = end
         return piece
+
+    @property
+    def place(self) -> int:
+        return self._place
 
     def skip(self, length: int) -> None:
         if self._place + length > len(self._data):
@@ -133,6 +151,33 @@ def read_gguf(path: Path) -> GgufFile:
     )
 
 
+def read_tensors(data: mmap.mmap, path: Path) -> tuple[int, list[TensorAt]]:
+    """Where the metadata of an open file ends, and its tensors. Raises StartError as `read_gguf` does."""
+    try:
+        found = _metadata(data, path)
+        cursor = _past_metadata(data)
+        end = cursor.place
+        count = struct.unpack_from("<Q", data, _COUNTS_AT)[0]
+        if count > _TENSORS_MAX:
+            raise _Damaged
+        told = [_tensor(cursor) for _ in range(count)]
+    except (_Damaged, struct.error):
+        raise StartError(f"The model file {path} is damaged or cut short. Fetch it again.") from None
+    alignment = found.get("general.alignment")
+    alignment = alignment if isinstance(alignment, int) and alignment > 0 else _ALIGNMENT
+    start = -(-cursor.place // alignment) * alignment
+    return end, [one._replace(begin=start + one.begin) for one in told]
+
+
+def _tensor(cursor: _Cursor) -> TensorAt:
+    name = cursor.text(_KEY_BYTES_MAX)
+    rank = cursor.unsigned("<I")
+    if rank > _RANK_MAX:
+        raise _Damaged
+    dims = tuple(cursor.unsigned("<Q") for _ in range(rank))
+    return TensorAt(name, dims, cursor.unsigned("<I"), cursor.unsigned("<Q"))
+
+
 def model_name_of(path: Path) -> str:
     """The public name of the model in a file: its `general.name` as a slug, else the file's name as one.
 
@@ -146,6 +191,15 @@ def slug(text: str) -> str:
     """Lower case, runs of anything but letters, digits and dots become one dash: `SmolLM2 135M Instruct` →
     `smollm2-135m-instruct`. Empty when nothing is left."""
     return re.sub(r"[^a-z0-9.]+", "-", text.lower()).strip("-.")[: limits.NAME_CHARACTERS_MAX].rstrip("-.")
+
+
+def _past_metadata(data: mmap.mmap) -> _Cursor:
+    cursor = _Cursor(data)
+    cursor.skip(4 + 8)
+    for _ in range(cursor.unsigned("<Q")):
+        cursor.text(_KEY_BYTES_MAX)
+        cursor.value(cursor.unsigned("<I"))
+    return cursor
 
 
 def _metadata(data: mmap.mmap, path: Path) -> dict[str, Value]:

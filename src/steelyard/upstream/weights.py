@@ -102,7 +102,7 @@ def fetch(directory: Path | None = None, progress: Progress | None = None, weigh
     path = directory / weights.file_name
     try:
         directory.mkdir(mode=0o700, parents=True, exist_ok=True)
-        with _alone(directory / "fetch.lock"):
+        with alone(directory / "fetch.lock"):
             for left in directory.glob("fetch-*"):  # of a fetch that was killed
                 shutil.rmtree(left, ignore_errors=True)
             if kept(directory, weights) is None:
@@ -115,7 +115,8 @@ def fetch(directory: Path | None = None, progress: Progress | None = None, weigh
 
 
 @contextmanager
-def _alone(lock: Path) -> Iterator[None]:
+def alone(lock: Path) -> Iterator[None]:
+    """Hold a lock among processes while the block runs."""
     with lock.open("ab") as file:
         fcntl.flock(file, fcntl.LOCK_EX)
         yield
