@@ -13,23 +13,24 @@ import shutil
 import sys
 import tempfile
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import Any, NamedTuple
 
 import msgspec
 
-from steelyard.engines.widened import Kind, Progress, write_weights
+from steelyard.engines.silent import genai
+from steelyard.engines.widened import Kind, Progress, write_stand_in, write_weights
 from steelyard.kernel.errors import StartError
 from steelyard.upstream.gguf import read_gguf
 from steelyard.upstream.weights import alone
-
-if TYPE_CHECKING:
-    import openvino_genai
 
 KINDS: tuple[Kind, ...] = ("f16", "q8")
 _MANIFEST = "manifest.json"
 _MADE = "openvino_model.bin"
 _CONTEXT_TOKENS = 2048  # of a file that names no other
+_FORMAT = 1  # of the folder; another one makes its own
 _DRAFT = "making-"
+STAND_IN = "forms"
+"""A folder inside it: the model that `engines/forms.py` compiles forms with."""
 
 
 class Tokens(NamedTuple):
@@ -54,7 +55,7 @@ class Manifest(msgspec.Struct, frozen=True):
 
 def folder_of(cache: Path, source: Path, kind: Kind) -> Path:
     """Where the folder is kept: a newer OpenVINO makes its own."""
-    return cache / "openvino" / f"{source.stem}-{kind}-{importlib.metadata.version('openvino-genai')}"
+    return cache / "openvino" / f"{source.stem}-{kind}-{_FORMAT}-{importlib.metadata.version('openvino-genai')}"
 
 
 def kept(folder: Path) -> Manifest | None:
@@ -94,12 +95,12 @@ def _made(source: Path, folder: Path, kind: Kind, progress: Progress | None) -> 
             kind=kind,
             special_ids=tokens.special,
             end_ids=tokens.ends,
-            files={path.name: path.stat().st_size for path in draft.iterdir()},
+            files={str(path.relative_to(draft)): path.stat().st_size for path in _files(draft)},
             sha256=_sha256(draft / _MADE),
             source_sha256=_sha256(source),
         )
         (draft / _MANIFEST).write_bytes(msgspec.json.encode(manifest))
-        for path in draft.iterdir():
+        for path in _files(draft):
             _sync(path)
         shutil.rmtree(folder, ignore_errors=True)  # one that is not whole
         draft.rename(folder)
@@ -109,8 +110,7 @@ def _made(source: Path, folder: Path, kind: Kind, progress: Progress | None) -> 
 
 
 def _make(source: Path, draft: Path, kind: Kind, progress: Progress) -> Tokens:
-    import openvino_genai
-
+    openvino_genai = genai()
     path = draft / "weights.gguf"
     write_weights(source, path, kind, progress)
     tokenizer = openvino_genai.Tokenizer(str(path), enable_save_ov_model=True)
@@ -118,10 +118,15 @@ def _make(source: Path, draft: Path, kind: Kind, progress: Progress) -> Tokens:
     scheduler.num_kv_blocks = 1
     openvino_genai.ContinuousBatchingPipeline(str(path), tokenizer, scheduler, "CPU", enable_save_ov_model=True)
     path.unlink()
+    stand_in = draft / STAND_IN / "weights.gguf"
+    stand_in.parent.mkdir()
+    write_stand_in(source, stand_in)
+    openvino_genai.ContinuousBatchingPipeline(str(stand_in), tokenizer, scheduler, "CPU", enable_save_ov_model=True)
+    stand_in.unlink()
     return Tokens(_special(tokenizer), [tokenizer.get_eos_token_id()])
 
 
-def _special(tokenizer: "openvino_genai.Tokenizer") -> list[int]:
+def _special(tokenizer: Any) -> list[int]:
     """Ids that have a text only when special ones are asked for."""
     ids = [[token] for token in sorted(tokenizer.get_vocab().values())]
     plain, whole = tokenizer.decode(ids, skip_special_tokens=True), tokenizer.decode(ids, skip_special_tokens=False)
@@ -130,6 +135,10 @@ def _special(tokenizer: "openvino_genai.Tokenizer") -> list[int]:
 
 def _unheard(done: int, total: int) -> None:
     return None
+
+
+def _files(folder: Path) -> list[Path]:
+    return sorted(path for path in folder.rglob("*") if path.is_file())
 
 
 def _sha256(path: Path) -> str:

@@ -9,17 +9,15 @@ import secrets
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from steelyard.engines.asked import Ask, Refused, Sampling
 from steelyard.engines.blocks import Blocks
-from steelyard.engines.converted import Manifest
+from steelyard.engines.converted import STAND_IN, Manifest
+from steelyard.engines.forms import Forms, form_config, reason
 from steelyard.engines.said import Counts, TokenSaid
+from steelyard.engines.silent import genai, tensor_of
 from steelyard.engines.text import Text
-from steelyard.kernel import limits
-
-if TYPE_CHECKING:
-    import openvino_genai
 
 BLOCK_TOKENS = 32
 """Of the KV cache on a CPU: fixed by OpenVINO, and seen in first-token times (tests/e2e/test_engine_openvino.py)."""
@@ -47,7 +45,7 @@ class Shape:
 class Sequence:
     """One answer on its way. What a step added lies in `text` and `tokens` until `taken`."""
 
-    def __init__(self, ask: Ask, prompt: list[int], handle: "openvino_genai.GenerationHandle", text: Text) -> None:
+    def __init__(self, ask: Ask, prompt: list[int], handle: Any, text: Text) -> None:
         self.ask = ask
         self.counts = Counts(len(prompt))
         self.finish: str | None = None
@@ -74,9 +72,7 @@ class Decoder:
     """The pipeline over the weights in a folder made by `engines/converted.py`."""
 
     def __init__(self, folder: Path, manifest: Manifest, shape: Shape) -> None:
-        import openvino_genai
-
-        self._genai = openvino_genai
+        self._genai = openvino_genai = genai()
         self._shape = shape
         self._manifest = manifest
         scheduler = openvino_genai.SchedulerConfig()
@@ -93,6 +89,7 @@ class Decoder:
             str(folder), self.tokenizer, scheduler, "CPU", **properties
         )
         self._pieces = _pieces(self.tokenizer.get_vocab(), manifest)
+        self._forms = Forms(folder / STAND_IN, self.tokenizer)
         self._blocks = Blocks(BLOCK_TOKENS, shape.cache_blocks)
         self._running: dict[int, Sequence] = {}
         self._number = 0
@@ -123,12 +120,13 @@ class Decoder:
             )
         if any(not 0 <= token < len(self._pieces) for token in prompt):
             raise Refused("'prompt' has token ids that this model's vocabulary does not have. Send the text instead.")
+        self._forms.try_out(ask)
         config = self._config(ask, min(ask.max_tokens, self._shape.context - len(prompt)))
         self._number += 1
         try:
-            handle = self._pipeline.add_request(self._number, _tensor(prompt), config)
+            handle = self._pipeline.add_request(self._number, tensor_of(prompt), config)
         except RuntimeError as error:
-            raise Refused(f"The engine does not take this request: {_reason(error)}.") from None
+            raise Refused(f"The engine does not take this request: {reason(error)}.") from None
         sequence = Sequence(ask, prompt, handle, Text(self._pieces, ask.stops))
         self._running[self._number] = sequence
         return sequence
@@ -167,7 +165,7 @@ class Decoder:
         try:
             self._pipeline.step()
         except RuntimeError as error:
-            raise Broken(_reason(error)) from None
+            raise Broken(reason(error)) from None
 
     def _read(self, sequence: Sequence) -> bool:
         handle = sequence.handle
@@ -205,12 +203,10 @@ class Decoder:
             return None
         return "length" if reason == reasons.LENGTH else "stop"
 
-    def _config(self, ask: Ask, max_tokens: int) -> "openvino_genai.GenerationConfig":
+    def _config(self, ask: Ask, max_tokens: int) -> Any:
         fields = _sampled(ask.sampling)
-        if ask.schema is not None:
-            fields["structured_output_config"] = self._genai.StructuredOutputConfig(json_schema=ask.schema)
-        elif ask.grammar is not None:
-            fields["structured_output_config"] = self._genai.StructuredOutputConfig(grammar=ask.grammar)
+        if (form := form_config(ask)) is not None:
+            fields["structured_output_config"] = form
         config = self._genai.GenerationConfig(
             max_new_tokens=max_tokens,
             ignore_eos=ask.ignore_eos,
@@ -250,16 +246,3 @@ def _pieces(vocabulary: dict[bytes, int], manifest: Manifest) -> list[bytes]:
     for token in manifest.special_ids:
         pieces[token] = b""
     return pieces
-
-
-def _tensor(prompt: list[int]) -> Any:
-    import numpy
-    import openvino
-
-    return openvino.Tensor(numpy.array([prompt], dtype=numpy.int64))
-
-
-def _reason(error: RuntimeError) -> str:
-    """The last line of OpenVINO's complaint, without the paths of the machine it was built on."""
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return lines[-1].rpartition("/")[2][: limits.LOG_LINE_BYTES_MAX // 64] if lines else "no reason given"

@@ -8,7 +8,7 @@ import mmap
 import struct
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Literal
+from typing import IO, Any, Literal
 
 from steelyard.kernel.errors import StartError
 from steelyard.upstream.gguf import TensorAt, read_tensors
@@ -21,6 +21,16 @@ _F32, _F16, _Q4_1, _Q8_0 = 0, 1, 3, 8
 _BLOCK = 32  # values of a block
 _BYTES_OF_BLOCK = {_F32: 128, _F16: 64, _Q4_1: 20, _Q8_0: 34}
 _ALIGNMENT = 32
+_U32 = 4  # the metadata's number of that type
+_VOCABULARY_MIN = 8192  # a longer side of a matrix is the vocabulary
+_NARROW_WIDTH = 64
+_NARROW = {
+    "llama.block_count": 1,
+    "llama.embedding_length": _NARROW_WIDTH,
+    "llama.feed_forward_length": _NARROW_WIDTH,
+    "llama.attention.head_count": 1,
+    "llama.attention.head_count_kv": 1,
+}
 _WRITTEN = {"f16": _F16, "q8": _Q8_0}
 
 
@@ -33,14 +43,51 @@ def write_weights(source: Path, target: Path, kind: Kind, progress: Progress) ->
         kinds = [_WRITTEN[kind] if len(one.dims) > 1 else _F32 for one in tensors]
         total, done = sum(map(_values, tensors)), 0
         with target.open("wb") as out:
-            out.write(data[:end])
-            out.write(_infos(tensors, kinds))
-            _pad(out.tell(), out.write)
+            _write_head(out, data[:end], tensors, kinds)
             for tensor, wanted in zip(tensors, kinds, strict=True):
                 out.write(_packed(data, tensor, wanted))
-                _pad(out.tell(), out.write)
+                _pad(out)
                 done += _values(tensor)
                 progress(done, total)
+
+
+def write_stand_in(source: Path, target: Path) -> None:
+    """A model of the same vocabulary with one layer, as narrow as can be, all zero. Raises StartError."""
+    with source.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
+        end, tensors = read_tensors(data, source)
+        head = bytearray(data[:end])
+        counted = len(b"GGUF") + 4
+        for key, value in _NARROW.items():
+            _set_number(head, key, value, source)
+    kept = [one for one in tensors if not one.name.startswith("blk.") or one.name.startswith("blk.0.")]
+    narrow = [one._replace(dims=_narrow(one)) for one in kept]
+    struct.pack_into("<Q", head, counted, len(narrow))
+    kinds = [_F16 if len(one.dims) > 1 else _F32 for one in narrow]
+    with target.open("wb") as out:
+        _write_head(out, bytes(head), narrow, kinds)
+        for tensor, kind in zip(narrow, kinds, strict=True):
+            out.write(bytes(_values(tensor) // _BLOCK * _BYTES_OF_BLOCK[kind]))
+            _pad(out)
+
+
+def _set_number(head: bytearray, key: str, value: int, source: Path) -> None:
+    """Overwrite a 32-bit number of the metadata in place."""
+    name = key.encode()
+    place = head.find(struct.pack("<Q", len(name)) + name + struct.pack("<I", _U32))
+    if place < 0:
+        raise StartError(f"The model file {source} does not say {key!r}.")
+    struct.pack_into("<I", head, place + 8 + len(name) + 4, value)
+
+
+def _narrow(tensor: TensorAt) -> tuple[int, ...]:
+    """Every length but the vocabulary's becomes the narrow one."""
+    return tuple(length if length > _VOCABULARY_MIN else _NARROW_WIDTH for length in tensor.dims)
+
+
+def _write_head(out: IO[bytes], metadata: bytes, tensors: list[TensorAt], kinds: list[int]) -> None:
+    out.write(metadata)
+    out.write(_infos(tensors, kinds))
+    _pad(out)
 
 
 def _infos(tensors: list[TensorAt], kinds: list[int]) -> bytes:
@@ -60,7 +107,7 @@ def _packed(data: mmap.mmap, tensor: TensorAt, wanted: int) -> bytes:
     size = _values(tensor) // _BLOCK * _BYTES_OF_BLOCK[tensor.kind]
     raw = numpy.frombuffer(data, numpy.uint8, size, tensor.begin)
     values = raw if tensor.kind == wanted else _unpacked(raw, tensor.kind)
-    if tensor.kind != wanted and wanted != _F32:
+    if wanted not in {tensor.kind, _F32}:
         values = values.astype(numpy.float16) if wanted == _F16 else _as_q8(values)
     return bytes(values.tobytes())
 
@@ -110,5 +157,5 @@ def _aligned(place: int) -> int:
     return -(-place // _ALIGNMENT) * _ALIGNMENT
 
 
-def _pad(place: int, write: Callable[[bytes], int]) -> None:
-    write(bytes(_aligned(place) - place))
+def _pad(out: IO[bytes]) -> None:
+    out.write(bytes(_aligned(out.tell()) - out.tell()))

@@ -1,0 +1,293 @@
+"""OpenVINO GenAI behind our listener, in its own process, asked through the adapter. One process for all of it."""
+
+import asyncio
+import json
+import os
+import signal
+import struct
+import subprocess
+import sys
+import urllib.error
+import urllib.request
+from collections.abc import AsyncIterator, Iterator
+from contextlib import aclosing
+from dataclasses import dataclass
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import psutil
+import pytest
+from msgspec import Raw
+
+from steelyard.engines.choice import OPENVINO, Asked, machine_here, possible
+from steelyard.engines.converted import folder_of, kept, make
+from steelyard.kernel.errors import UpstreamError
+from steelyard.kernel.offers import Offer
+from steelyard.kernel.quantities import Usage
+from steelyard.kernel.records import Event
+from steelyard.upstream.http1 import header_block
+from steelyard.upstream.llama_cpp import LlamaCpp
+from steelyard.upstream.pool import Pool, Request
+from steelyard.upstream.weights import cache_directory, fetch
+
+_here = next(one for one in possible(machine_here(), Asked()) if one.name == OPENVINO)
+if not _here.possible or find_spec("openvino_genai") is None:
+    pytest.skip(f"OPENVINO IS NOT TESTED HERE: {_here.why}", allow_module_level=True)
+
+KEY = "the-engine-key"
+CONTEXT = 1024
+FRANCE = "What is the capital of France?"
+
+
+def start(folder: Path, data: Path, key: str = KEY, *options: str) -> "subprocess.Popen[str]":
+    command = [sys.executable, "-m", "steelyard.processes.engine_openvino", "--folder", str(folder)]
+    return subprocess.Popen(
+        [*command, "--data", str(data), "--context", str(CONTEXT), "--slots", "8", "--precision", "f32", *options],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env={**os.environ, "STEELYARD_ENGINE_KEY": key},
+    )
+
+
+@dataclass(frozen=True)
+class Engine:
+    greeting: dict[str, Any]
+    data: Path
+    process: "subprocess.Popen[str]"
+
+    @property
+    def offer(self) -> Offer:
+        told = self.greeting
+        return Offer(1, "m", "local", told["address"], told["model"], told["context_tokens"], told["context_tokens"])
+
+    def cpu_s(self) -> float:
+        times = psutil.Process(self.process.pid).cpu_times()
+        return float(times.user + times.system)
+
+
+@pytest.fixture(scope="module")
+def folder() -> Path:
+    """The 8-bit weights, made by the first run on this machine."""
+    source = fetch()
+    place = folder_of(cache_directory(), source, "q8")
+    manifest = make(source, place, "q8")
+    assert kept(place) == manifest
+    return place
+
+
+@pytest.fixture(scope="module")
+def engine(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Engine]:
+    data = tmp_path_factory.mktemp("engine")
+    with start(folder, data) as process:
+        assert process.stdout is not None
+        word, _, greeting = process.stdout.readline().partition(" ")
+        assert word == "ready", process.communicate()
+        yield Engine(json.loads(greeting), data, process)
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(10) == 0
+        assert process.stderr is not None
+        assert process.stderr.read() == "", "the engine keeps quiet"
+
+
+@pytest.fixture
+async def upstream(engine: Engine) -> AsyncIterator[LlamaCpp]:
+    pool = Pool()
+    yield LlamaCpp("local", pool, KEY)
+    await pool.close()
+
+
+def params(text: str, **fields: Any) -> dict[str, Raw]:
+    whole = {"messages": [{"role": "user", "content": text}], "temperature": 0, **fields}
+    return {name: Raw(msgspec.json.encode(value)) for name, value in whole.items()}
+
+
+def completion(prompt: Any, **fields: Any) -> dict[str, Raw]:
+    return {
+        name: Raw(msgspec.json.encode(value)) for name, value in {"prompt": prompt, "temperature": 0, **fields}.items()
+    }
+
+
+async def answer(upstream: LlamaCpp, offer: Offer, asked: dict[str, Raw], max_tokens: int) -> tuple[str, Event]:
+    """The text and the last event; counts are checked to rise on the way."""
+    text, last = "", Event()
+    async for event in upstream.stream(offer, asked, max_tokens, b""):
+        assert event.usage.output >= last.usage.output
+        assert event.usage.prompt >= last.usage.prompt
+        text, last = text + event.text, event
+    return text, last
+
+
+async def busy(engine: Engine, pool: Pool) -> int:
+    host, _, port = engine.greeting["address"].partition(":")
+    request = Request("local", host, int(port), "GET", "/slots", header_block({"authorization": f"Bearer {KEY}"}))
+    async with await pool.request(request) as response:
+        return sum(slot["is_processing"] for slot in msgspec.json.decode(await response.body(1 << 20)))
+
+
+def form_of(schema: Any) -> dict[str, Any]:
+    return {"type": "json_schema", "json_schema": {"name": "x", "schema": schema}}
+
+
+def test_what_it_says_of_itself(engine: Engine) -> None:
+    told = dict(engine.greeting)
+    assert told.pop("address").startswith("127.0.0.1:")
+    assert told == {"model": "smollm2-135m-instruct", "context_tokens": CONTEXT, "slots": 8}
+
+
+async def test_paris_and_its_counts(engine: Engine, upstream: LlamaCpp) -> None:
+    text, last = await answer(upstream, engine.offer, params(FRANCE), 20)
+    assert text == "The capital of France is Paris."
+    assert (last.finish, last.usage) == ("stop", Usage(input=16, output=8)), "seven tokens and the end-of-text"
+    assert await upstream.count(engine.offer, params(FRANCE)) == 16
+    assert await upstream.ready(engine.offer)
+
+
+async def test_our_account_of_the_prefix_cache_against_the_work_it_saves(engine: Engine, upstream: LlamaCpp) -> None:
+    """OpenVINO tells no cached tokens. What we count must be what it did not compute: CPU time says so, roughly."""
+    asked = params("".join(f"Item {n} of the list is the number {n * n}. " for n in range(36)))
+    used, usages = [], []
+    for _ in range(2):
+        before = engine.cpu_s()
+        _, last = await answer(upstream, engine.offer, asked, 1)
+        used.append(engine.cpu_s() - before)
+        usages.append(last.usage)
+    cold, warm = usages
+    assert (cold.cached_input, cold.input + cold.cached_input) == (0, warm.input + warm.cached_input)
+    assert warm.cached_input == (cold.input - 1) // 32 * 32 > 400
+    assert used[1] < used[0] / 2, used
+
+
+async def test_length_stop_and_seed(engine: Engine, upstream: LlamaCpp) -> None:
+    _, last = await answer(upstream, engine.offer, params(FRANCE), 3)
+    assert (last.finish, last.usage.output) == ("length", 3)
+    text, last = await answer(upstream, engine.offer, params(FRANCE, stop=["x", "al of Fr"]), 20)
+    assert (text, last.finish, last.stop_text) == ("The capit", "stop", "al of Fr")
+    drawn = params("Say something.", temperature=1.5, seed=7)
+    both = await asyncio.gather(*(answer(upstream, engine.offer, drawn, 12) for _ in range(2)))
+    assert both[0][0] == both[1][0]
+    assert (await answer(upstream, engine.offer, params("Say something.", temperature=1.5, seed=8), 12))[0] != both[0][
+        0
+    ]
+
+
+async def test_characters_of_several_tokens_come_whole(engine: Engine, upstream: LlamaCpp) -> None:
+    text, _ = await answer(upstream, engine.offer, params("Repeat exactly: 你好, 世界 😀"), 24)
+    assert text == "Repeat exactly: 你好, 世界 😀"
+
+
+async def test_completions_of_texts_and_token_ids(engine: Engine, upstream: LlamaCpp) -> None:
+    of_text, last = await answer(upstream, engine.offer, completion("The capital of France is"), 4)
+    of_ids, _ = await answer(upstream, engine.offer, completion([504, 3575, 282, 4649, 314]), 4)
+    assert of_text == of_ids
+    assert of_text.startswith(" Paris")
+    assert last.usage == Usage(input=5, output=4)
+    with pytest.raises(UpstreamError, match="vocabulary does not have"):
+        await answer(upstream, engine.offer, completion([1, 99_999]), 4)
+
+
+async def test_logprobs_have_one_entry_per_token(engine: Engine, upstream: LlamaCpp) -> None:
+    tokens: list[Any] = []
+    async for event in upstream.stream(engine.offer, params(FRANCE, logprobs=True, top_logprobs=1), 5, b""):
+        if event.logprobs is not None:
+            tokens += msgspec.json.decode(event.logprobs)["content"]
+    assert [one["token"] for one in tokens] == ["The", " capital", " of", " France", " is"]
+    assert all(one["logprob"] <= 0 and one["top_logprobs"][0]["token"] == one["token"] for one in tokens)
+
+
+async def test_a_form_is_kept_and_one_that_cannot_be_is_refused_before_it_does_harm(
+    engine: Engine, upstream: LlamaCpp
+) -> None:
+    """A form that cannot be compiled would make a step fail, and everybody's answer with it."""
+    schema = {
+        "type": "object",
+        "properties": {"n": {"type": "integer"}},
+        "required": ["n"],
+        "additionalProperties": False,
+    }
+    async with aclosing(upstream.stream(engine.offer, params("Count.", ignore_eos=True), 60, b"")) as other:
+        await anext(other)
+        for wrong in ({"type": "nonsense"}, {"type": "string", "pattern": "[a-z"}, {"$ref": "#/$defs/none"}):
+            with pytest.raises(UpstreamError, match="'response_format' cannot be kept") as caught:
+                await answer(upstream, engine.offer, params("Hi", response_format=form_of(wrong)), 5)
+            assert caught.value.status == 400
+        with pytest.raises(UpstreamError, match="bounds a repetition by 1000000"):
+            await answer(upstream, engine.offer, params("Hi", response_format=form_of({"maxLength": 1_000_000})), 5)
+        text, _ = await answer(upstream, engine.offer, params("A number.", response_format=form_of(schema)), 40)
+        assert isinstance(json.loads(text)["n"], int)
+        rest = [event async for event in other]
+    assert rest[-1].usage.output == 60
+
+
+async def test_what_it_cannot_do_is_refused_by_name(engine: Engine, upstream: LlamaCpp) -> None:
+    for field, value in (("logit_bias", {"5": 1}), ("mirostat", 2)):
+        with pytest.raises(UpstreamError, match=f"'{field}' is not supported") as caught:
+            await answer(upstream, engine.offer, params(FRANCE, **{field: value}), 5)
+        assert caught.value.status == 400
+    with pytest.raises(UpstreamError, match=rf"has \d+ tokens.* holds {CONTEXT} tokens"):
+        await answer(upstream, engine.offer, params("word " * 2 * CONTEXT), 5)
+
+
+async def test_more_than_fit_at_once_are_all_answered_and_counted(engine: Engine, upstream: LlamaCpp) -> None:
+    asked = [params(f"Tell me about the number {n}.", ignore_eos=True) for n in range(12)]
+    answers = await asyncio.gather(*(answer(upstream, engine.offer, one, 8) for one in asked))
+    assert {last.usage.output for _, last in answers} == {8}
+    alone, _ = await answer(upstream, engine.offer, asked[3], 8)
+    assert alone == answers[3][0]
+
+
+async def test_closing_the_iterator_frees_its_place(engine: Engine, upstream: LlamaCpp) -> None:
+    pool = Pool()
+    async with aclosing(upstream.stream(engine.offer, params("Tell a story.", ignore_eos=True), 900, b"")) as stream:
+        await anext(stream)
+        assert await busy(engine, pool) == 1
+    async with asyncio.timeout(5):
+        while await busy(engine, pool):
+            await asyncio.sleep(0.01)
+    await pool.close()
+
+
+async def test_the_energy_clock_runs_while_it_works(engine: Engine, upstream: LlamaCpp) -> None:
+    clock = engine.data / "energy" / "local.clock"
+    before = struct.unpack_from("=QQ", clock.read_bytes())
+    await answer(upstream, engine.offer, params("Count.", ignore_eos=True), 10)
+    async with asyncio.timeout(5):
+        while struct.unpack_from("=QQ", clock.read_bytes())[1] - before[1] < 50_000_000:
+            await asyncio.sleep(0.02)
+
+
+@pytest.mark.parametrize("path", ["/slots", "/props", "/v1/models", "/"])
+def test_without_the_key_it_tells_nothing(engine: Engine, path: str) -> None:
+    with pytest.raises(urllib.error.HTTPError) as caught:
+        urllib.request.urlopen(f"http://{engine.greeting['address']}{path}")
+    with caught.value:
+        assert caught.value.code == 401
+
+
+def test_nothing_of_openvino_calls_home() -> None:
+    """Its Python package sends an event when it is imported, unless its telemetry client is not there."""
+    lines = [
+        "from steelyard.engines.silent import genai, tensor_of",
+        "genai(), tensor_of([1])",
+        "import sys; print(sorted(name for name in sys.modules if name.startswith('openvino_telemetry')))",
+        "print(sys.modules['openvino_telemetry'])",
+    ]
+    done = subprocess.run([sys.executable, "-c", "\n".join(lines)], capture_output=True, text=True, check=True)
+    assert done.stdout == "['openvino_telemetry']\nNone\n"
+
+
+def test_what_it_cannot_use_is_one_line_and_exit_code_2(folder: Path, engine: Engine, tmp_path: Path) -> None:
+    port = engine.greeting["address"].rpartition(":")[2]
+    for place, key, options, said in (
+        (tmp_path, KEY, (), "missing or cut short"),
+        (folder, "", (), "needs its key"),
+        (folder, KEY, ("--port", port), f"cannot listen on 127.0.0.1:{port}"),
+    ):
+        with start(place, tmp_path, key, *options) as process:
+            out, err = process.communicate(timeout=60)
+        assert (process.returncode, out) == (2, "")
+        assert said in err
+        assert err.count("\n") == 1, err
