@@ -1,8 +1,9 @@
 """The HTTP listener of an engine of ours: llama.cpp's dialect on loopback, for the holder of the key.
 
-Owns connections, the bounded line before the decoder and the turn-taking: a step holds Python's lock, so one thread
-steps and listens in turn. A connection that closes takes its sequence with it before the next step. A customer who
-reads slowly costs memory bounded by the context. Knows no customer and no price.
+Owns connections and the taking of turns between them and the decoder: a step holds Python's lock, so one thread steps
+and listens in turn; whose sequence the decoder gets is the line's affair. A connection that closes takes its sequence
+with it before the next step. A customer who reads slowly costs memory bounded by the context. Knows no customer and no
+price.
 """
 
 import asyncio
@@ -13,17 +14,28 @@ from typing import Any, NamedTuple, cast
 import httptools
 import msgspec
 
-from steelyard.engines.asked import Refused, read_ask
+from steelyard.engines.asked import Ask, Refused, read_ask
 from steelyard.engines.decoder import Broken, Decoder, Sequence
+from steelyard.engines.line import Line, wish_of
 from steelyard.engines.said import ALIVE, chunk, closing, failed, refusal
 from steelyard.kernel import limits
+from steelyard.scheduling.wish import TURN_HEADER, Capacity, QueueFull, Turn, turn_from
 
-_WORDS = {200: b"OK", 400: b"Bad Request", 401: b"Unauthorized", 404: b"Not Found", 413: b"Too Large", 503: b"Busy"}
+_WORDS = {
+    200: b"OK",
+    400: b"Bad Request",
+    401: b"Unauthorized",
+    404: b"Not Found",
+    413: b"Too Large",
+    429: b"Full",
+    503: b"Busy",
+}
 _STREAM = (
     b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\ncache-control: no-store\r\n"
     b"transfer-encoding: chunked\r\n\r\n"
 )
-_BUSY = "The engine's line is full. Try again in a moment."
+_BUSY, _FULL = "The engine's line is full. Try again in a moment.", "rate_limit_error"
+_STATUSES = {"unavailable_error": 503, _FULL: 429}
 _encode = msgspec.json.encode
 
 
@@ -37,6 +49,25 @@ class Told(NamedTuple):
     model: str
     context: int
     slots: int
+    cache_tokens: int = 0  # of all sequences together; 0: as many as they like
+
+
+class Ticket:
+    """One sequence of a connection, from its coming to its end."""
+
+    __slots__ = ("_desk", "ask", "connection", "number", "sequence", "spoke")
+
+    def __init__(self, desk: "Desk", connection: "Connection", ask: Ask) -> None:
+        self._desk = desk
+        self.connection = connection
+        self.ask = ask
+        self.number = 0
+        self.sequence: Sequence | None = None  # None: it waits
+        self.spoke = False
+
+    def begin(self) -> None:
+        """See `Waits`."""
+        self._desk.begin(self)
 
 
 class Desk:
@@ -48,52 +79,72 @@ class Desk:
         self._authorization = f"Bearer {key}".encode()
         self._broken = broken
         self._loop = asyncio.get_running_loop()
-        self._listeners: dict[Sequence, Connection] = {}
+        self._listeners: dict[Sequence, Ticket] = {}
+        self._line = Line(Capacity(told.slots, told.cache_tokens))
         self._stepping = False
         self._alive = self._loop.call_later(limits.ENGINE_ALIVE_S, self._say_alive)
 
     def knows(self, authorization: bytes) -> bool:
         return hmac.compare_digest(authorization, self._authorization)
 
-    def take(self, connection: "Connection", body: bytes, *, chat: bool) -> Sequence:
-        """Put an ask before the decoder. Raises Refused."""
-        if self.decoder.active >= limits.ENGINE_SEQUENCES_MAX:
-            raise Refused(_BUSY, "unavailable_error")
-        sequence = self.decoder.add(read_ask(body, chat=chat))
-        self._listeners[sequence] = connection
+    def take(self, connection: "Connection", body: bytes, turn: Turn, *, chat: bool) -> None:
+        """Put an ask into the line. Raises Refused."""
+        ask = read_ask(body, chat=chat)
+        ticket = Ticket(self, connection, ask)
+        tokens = len(self.decoder.prompt_of(ask))  # counted again when it starts: a hundredth of what reading it takes
+        try:
+            ticket.number = self._line.come(ticket, wish_of(ask, tokens, turn, self.told.context))
+        except QueueFull:
+            raise Refused(_BUSY, _FULL) from None
+        connection.ticket = ticket
+        self._line.let_in()
+
+    def begin(self, ticket: Ticket) -> None:
+        """Its turn has come: the decoder gets it, or refuses it."""
+        try:
+            sequence = ticket.sequence = self.decoder.add(ticket.ask)
+        except Refused as refused:
+            ticket.connection.refuse(refused)
+            self._line.leave(ticket.number)
+            return
+        self._listeners[sequence] = ticket
+        ticket.connection.begin()
         if not self._stepping:
             self._stepping = True
             self._loop.call_soon(self._turn)
-        return sequence
 
-    def leave(self, sequence: Sequence) -> None:
+    def leave(self, ticket: Ticket) -> None:
         """Its connection is gone."""
-        if self._listeners.pop(sequence, None) is not None:
+        if ticket.sequence is not None and self._listeners.pop(ticket.sequence, None) is not None:
             try:
-                self.decoder.cancel(sequence)
+                self.decoder.cancel(ticket.sequence)
             except Broken as error:
                 self._broken(str(error))
+        self._line.leave(ticket.number)
 
     def _turn(self) -> None:
         if not self.decoder.active:
             self._stepping = False
             return
         try:
-            for sequence in self.decoder.step():
-                self._tell(sequence)
+            told = list(self.decoder.step())
         except Broken as error:
-            for connection in self._listeners.values():
-                connection.end(failed("The engine failed while it answered."))
+            for one in self._listeners.values():
+                one.connection.end(failed("The engine failed while it answered."))
             self._broken(str(error))
             return
+        for sequence in told:
+            if (ticket := self._listeners.get(sequence)) is not None:
+                self._tell(sequence, ticket)
         self._loop.call_soon(self._turn)
 
-    def _tell(self, sequence: Sequence) -> None:
-        connection = self._listeners.get(sequence)
-        if connection is None:
-            return
+    def _tell(self, sequence: Sequence, ticket: Ticket) -> None:
+        connection = ticket.connection
+        if sequence.counts.generated and not ticket.spoke:
+            ticket.spoke = True
+            self._line.spoke(ticket.number)
         if sequence.failed is not None:
-            del self._listeners[sequence]
+            self._ended(sequence, ticket)
             connection.end(failed(sequence.failed))
             return
         text, tokens = sequence.taken() if sequence.said or sequence.finish is not None else ("", [])
@@ -103,12 +154,16 @@ class Desk:
         if sequence.finish is None:
             connection.say(said)
             return
-        del self._listeners[sequence]
+        self._ended(sequence, ticket)
         connection.end(said + closing(sequence.counts, sequence.stop if sequence.ask.verbose else None))
 
+    def _ended(self, sequence: Sequence, ticket: Ticket) -> None:
+        del self._listeners[sequence]
+        self._line.leave(ticket.number, sequence.counts.prompt + sequence.counts.generated)
+
     def _say_alive(self) -> None:
-        for connection in self._listeners.values():
-            connection.say(ALIVE)
+        for ticket in self._listeners.values():
+            ticket.connection.say(ALIVE)
         self._alive = self._loop.call_later(limits.ENGINE_ALIVE_S, self._say_alive)
 
 
@@ -119,8 +174,8 @@ class Connection(asyncio.Protocol):
         self._desk = desk
         self._parser = httptools.HttpRequestParser(self)
         self._transport: asyncio.Transport | None = None
-        self._sequence: Sequence | None = None
-        self._target = self._authorization = b""
+        self.ticket: Ticket | None = None
+        self._target = self._authorization = self._turn = b""
         self._body: list[bytes] = []
         self._body_bytes = 0
 
@@ -129,9 +184,9 @@ class Connection(asyncio.Protocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._transport = None
-        if self._sequence is not None:
-            self._desk.leave(self._sequence)
-            self._sequence = None
+        if self.ticket is not None:
+            self._desk.leave(self.ticket)
+            self.ticket = None
 
     def data_received(self, data: bytes) -> None:
         try:
@@ -145,7 +200,7 @@ class Connection(asyncio.Protocol):
     # What httptools calls
 
     def on_message_begin(self) -> None:
-        self._target = self._authorization = b""
+        self._target = self._authorization = self._turn = b""
         self._body, self._body_bytes = [], 0
 
     def on_url(self, url: bytes) -> None:
@@ -154,6 +209,8 @@ class Connection(asyncio.Protocol):
     def on_header(self, name: bytes, value: bytes) -> None:
         if name.lower() == b"authorization":
             self._authorization = value
+        elif name.lower() == TURN_HEADER:
+            self._turn = value
 
     def on_body(self, body: bytes) -> None:
         self._body_bytes += len(body)
@@ -161,14 +218,13 @@ class Connection(asyncio.Protocol):
             self._body.append(body)
 
     def on_message_complete(self) -> None:
-        if self._sequence is not None:  # a second request before the first is answered
+        if self.ticket is not None:  # a second request before the first is answered
             self._close()
             return
         try:
             self._serve(self._target.partition(b"?")[0], b"".join(self._body))
         except Refused as refused:
-            status = 503 if refused.kind == "unavailable_error" else 400
-            self._answer(status, refusal(refused, status))
+            self.refuse(refused)
         finally:
             self._body = []
 
@@ -182,12 +238,21 @@ class Connection(asyncio.Protocol):
         elif self._body_bytes > limits.ENGINE_BODY_BYTES_MAX:
             self._answer(413, refusal(Refused("The request is too long."), 413))
         elif path in {b"/v1/chat/completions", b"/v1/completions"}:
-            self._sequence = self._desk.take(self, body, chat=path.endswith(b"/chat/completions"))
-            self._write(_STREAM)
+            self._desk.take(self, body, turn_from(self._turn), chat=path.endswith(b"/chat/completions"))
         elif (made := _FACTS.get(path)) is not None:
             self._answer(200, _encode(made(self._desk, body)))
         else:
             self._answer(404, refusal(Refused("File Not Found", "not_found_error"), 404))
+
+    def begin(self) -> None:
+        """The head of a stream."""
+        self._write(_STREAM)
+
+    def refuse(self, refused: Refused) -> None:
+        """An answer that is none; no stream has begun."""
+        self.ticket = None
+        status = _STATUSES.get(refused.kind, 400)
+        self._answer(status, refusal(refused, status))
 
     def say(self, data: bytes) -> None:
         """A part of the stream."""
@@ -195,7 +260,7 @@ class Connection(asyncio.Protocol):
 
     def end(self, data: bytes) -> None:
         """The last part of the stream."""
-        self._sequence = None
+        self.ticket = None
         self._write(b"%x\r\n%b\r\n0\r\n\r\n" % (len(data), data))
 
     def _answer(self, status: int, body: bytes) -> None:

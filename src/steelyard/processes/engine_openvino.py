@@ -97,7 +97,7 @@ async def _run(options: argparse.Namespace, decoder: Decoder, manifest: Manifest
     if parent_holds_pipe():
         loop.add_reader(0, lambda: end(0) if os.read(0, 4096) == b"" else None)
     context = min(options.context, manifest.context_tokens)
-    desk = Desk(decoder, Told(manifest.model, context, options.slots), key, broken)
+    desk = Desk(decoder, Told(manifest.model, context, options.slots, options.cache_tokens), key, broken)
     server = await loop.create_server(lambda: Connection(desk), HOST, options.port, backlog=limits.ENGINE_SEQUENCES_MAX)
     port = server.sockets[0].getsockname()[1]
     ticker = asyncio.ensure_future(_tick(decoder, options))

@@ -20,6 +20,7 @@ from steelyard.scheduling.gate import Gate, Place
 from steelyard.scheduling.wish import Capacity, QueueFull, Turn, Wish
 from steelyard.upstream.llama_cpp import LlamaCpp
 
+_FULL, _TOO_MANY = 429, "Too many requests wait for this model."
 _BYTES_PER_TOKEN = 4  # of a prompt, where shares of tenants are counted before the engine has
 
 
@@ -75,9 +76,14 @@ class InTurn:
         line, turn = self._line, self._turn
         gate = await line.gate(offer)
         if gate is None:
-            async with aclosing(line.engine.stream(offer, params, max_tokens, request_id, whole, turn)) as events:
-                async for event in events:
-                    yield event
+            try:
+                async with aclosing(line.engine.stream(offer, params, max_tokens, request_id, whole, turn)) as events:
+                    async for event in events:
+                        yield event
+            except UpstreamError as error:
+                if error.status != _FULL:
+                    raise
+                raise overloaded(_TOO_MANY) from error
             return
         text = text_of(params)
         tokens = min(offer.context_tokens, len(text) // _BYTES_PER_TOKEN + max_tokens)
@@ -85,7 +91,7 @@ class InTurn:
         try:
             place = await gate.enter(wish)
         except QueueFull as full:
-            raise overloaded("Too many requests wait for this model.", full.retry_after_s) from None
+            raise overloaded(_TOO_MANY, full.retry_after_s) from None
         with place:
             turn = line.turn_at(place, turn)
             async with aclosing(line.engine.stream(offer, params, max_tokens, request_id, whole, turn)) as events:

@@ -1,0 +1,182 @@
+"""The line before the decoder, through the listener: leaders first, tenants in turn, refusals and those who go."""
+
+import asyncio
+import json
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager
+from typing import Any
+
+import pytest
+
+from steelyard.engines.asked import Ask, Refused
+from steelyard.engines.listener import Connection, Desk, Told
+from steelyard.engines.said import Counts
+from steelyard.kernel import limits
+
+SYSTEM = "You are a helpful assistant. " * 40
+
+
+class Sequence:
+    def __init__(self, ask: Ask) -> None:
+        self.ask = ask
+        self.counts = Counts(5)
+        self.finish: str | None = None
+        self.failed: str | None = None
+        self.stop: str | None = None
+        self.said: list[str] = []
+
+    def taken(self) -> tuple[str, list[Any]]:
+        said, self.said = "".join(self.said), []
+        return said, []
+
+
+class Decoder:
+    """Says a token when a test lets it; a prompt with `refuse` in it is refused."""
+
+    def __init__(self) -> None:
+        self.sequences: list[Sequence] = []
+        self.added: list[str] = []
+        self.speaks: set[str] = set()
+        self.ends: set[str] = set()
+
+    @property
+    def active(self) -> int:
+        return len(self.sequences)
+
+    def add(self, ask: Ask) -> Sequence:
+        if "refuse" in str(ask.prompt):
+            raise Refused("too long")
+        sequence = Sequence(ask)
+        self.sequences.append(sequence)
+        self.added.append(name_of(sequence))
+        return sequence
+
+    def prompt_of(self, ask: Ask) -> list[int]:
+        return [1] * 5
+
+    def cancel(self, sequence: Sequence) -> None:
+        self.sequences.remove(sequence)
+
+    def step(self) -> Iterator[Sequence]:
+        for sequence in list(self.sequences):
+            name = name_of(sequence)
+            if name in self.speaks and not sequence.counts.generated:
+                sequence.counts.generated = 1
+                sequence.said.append("Hi")
+                yield sequence
+            elif name in self.ends:
+                sequence.finish = "stop"
+                self.sequences.remove(sequence)
+                yield sequence
+
+
+def name_of(sequence: Sequence) -> str:
+    """The number behind the last `#` of what was asked."""
+    return str(sequence.ask.prompt).rpartition("#")[2][:1]
+
+
+class Client:
+    def __init__(self, port: int) -> None:
+        self._port = port
+        self.writers: list[asyncio.StreamWriter] = []
+
+    async def ask(self, text: str, turn: str = "1 0") -> asyncio.StreamReader:
+        reader, writer = await asyncio.open_connection("127.0.0.1", self._port)
+        self.writers.append(writer)
+        body = json.dumps({"messages": [{"role": "user", "content": text}], "max_tokens": 5, "stream": True}).encode()
+        head = f"POST /v1/chat/completions HTTP/1.1\r\nauthorization: Bearer key\r\nx-steelyard-turn: {turn}\r\n"
+        writer.write(f"{head}content-length: {len(body)}\r\n\r\n".encode() + body)
+        return reader
+
+
+@asynccontextmanager
+async def serving(slots: int) -> AsyncIterator[tuple[Decoder, Desk, Client]]:
+    decoder = Decoder()
+    desk = Desk(decoder, Told("m", 4096, slots), "key", pytest.fail)  # type: ignore[arg-type]
+    server = await asyncio.get_running_loop().create_server(lambda: Connection(desk), "127.0.0.1", 0)
+    client = Client(server.sockets[0].getsockname()[1])
+    try:
+        yield decoder, desk, client
+    finally:
+        desk._alive.cancel()
+        for writer in client.writers:
+            writer.transport.abort()
+        server.close()
+        while desk._line.count:
+            await asyncio.sleep(0)
+
+
+async def until(has_come: Any) -> None:
+    async with asyncio.timeout(10):
+        while not has_come():
+            await asyncio.sleep(0)
+
+
+async def test_a_burst_with_one_unseen_beginning_is_computed_once() -> None:
+    async with serving(8) as (decoder, desk, client):
+        readers = [await client.ask(f"{SYSTEM}#{number}") for number in range(4)]
+        await until(lambda: desk._line.count == 4)
+        leader = decoder.added[0]
+        assert decoder.added == [leader]
+        decoder.speaks.add(leader)
+        await until(lambda: len(decoder.added) == 4)
+        decoder.speaks |= set("0123")
+        decoder.ends |= set("0123")
+        for reader in readers:
+            assert b'"Hi"' in await reader.readuntil(b"data: [DONE]")
+
+
+async def test_the_next_one_leads_when_the_leaders_connection_closes() -> None:
+    async with serving(8) as (decoder, desk, client):
+        for number in range(2):
+            await client.ask(f"{SYSTEM}#{number}")
+            await until(lambda number=number: desk._line.count == number + 1)
+        client.writers[0].transport.abort()
+        await until(lambda: decoder.added == ["0", "1"])
+
+
+async def test_tenants_take_turns_and_batches_come_last() -> None:
+    async with serving(1) as (decoder, desk, client):
+        asked = [("#0", "1 0"), ("#1", "1 86400"), ("#2", "1 0"), ("#3", "1 0"), ("#4", "2 0")]
+        for number, (text, turn) in enumerate(asked):
+            await client.ask(text, turn)
+            await until(lambda number=number: desk._line.count == number + 1)
+        decoder.ends |= set("01234")
+        await until(lambda: len(decoder.added) == 5)
+        assert decoder.added == ["0", "4", "2", "3", "1"]
+
+
+async def test_one_who_goes_while_he_waits_is_never_decoded() -> None:
+    async with serving(1) as (decoder, desk, client):
+        for number in range(3):
+            await client.ask(f"#{number}")
+            await until(lambda number=number: desk._line.count == number + 1)
+        client.writers[1].transport.abort()
+        await until(lambda: desk._line.count == 2)
+        decoder.ends.add("0")
+        await until(lambda: decoder.added == ["0", "2"])
+
+
+@pytest.mark.parametrize("waits", [False, True])
+async def test_what_the_decoder_refuses_is_a_400_and_leaves_no_place_taken(waits: bool) -> None:
+    async with serving(1) as (decoder, desk, client):
+        if waits:
+            await client.ask("#0")
+            await until(lambda: desk._line.count == 1)
+        refused = [await client.ask(f"refuse #{number}") for number in (1, 2)]
+        last = await client.ask("#3")
+        decoder.ends |= {"0", "3"}
+        for reader in refused:
+            assert (await reader.readline()).startswith(b"HTTP/1.1 400 ")
+        assert b'"stop"' in await last.readuntil(b"data: [DONE]")
+        await until(lambda: desk._line.count == 0)
+
+
+async def test_a_full_line_is_a_429(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(limits, "WISHES_PER_TENANT_MAX", 1)
+    async with serving(1) as (_, desk, client):
+        for number in range(2):
+            await client.ask(f"#{number}")
+            await until(lambda number=number: desk._line.count == number + 1)
+        reader = await client.ask("#2")
+        assert (await reader.readline()).startswith(b"HTTP/1.1 429 ")
