@@ -241,10 +241,13 @@ class FastWire(Turn):
         self.started = self.response_started = True
         protocol = self._protocol
         lines = [STATUS_LINE[status], protocol.front.block(protocol.server_state.default_headers)]
-        lines += [b"%b: %b\r\n" % pair for pair in headers]
+        is_framed = not self._is_new
+        for name, value in headers:
+            lines += name, b": ", value, b"\r\n"
+            is_framed = is_framed or name == b"content-length"
         if not self.keep_alive:
             lines.append(b"connection: close\r\n")
-        if self._is_new and not any(name == b"content-length" for name, _ in headers):
+        if not is_framed:
             self._chunked = True
             lines.append(b"transfer-encoding: chunked\r\n")
         lines.append(b"\r\n")

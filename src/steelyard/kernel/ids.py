@@ -7,6 +7,7 @@ Sixteen bytes: 48 bits of milliseconds, 12 bits of sequence within the milliseco
 import hashlib
 import os
 from collections.abc import Callable
+from struct import Struct
 
 from steelyard.kernel.clock import NS_PER_MS, Clock
 
@@ -15,8 +16,8 @@ OPERATOR_KEY_PREFIX = "sk-sy-op-"
 _ALPHABET = "0123456789ABCDEFGHJKMNPQRSTVWXYZabcdefghjkmnpqrstvwxyz"
 _SECRET_CHARACTERS = 32  # 32 of 54 characters: 184 bits
 _SHOWN_CHARACTERS = 6
-_TAIL_BYTES = 8
-_TAILS_BYTES = 64 * _TAIL_BYTES  # drawn at once: the system is asked once for 64 ids
+_tails = Struct(">64Q")  # drawn at once: the system is asked once for 64 ids
+_halves = Struct(">QQ")
 
 
 class Ids:
@@ -25,8 +26,7 @@ class Ids:
     def __init__(self, clock: Clock, random_bytes: Callable[[int], bytes] = os.urandom) -> None:
         self._clock = clock
         self._random_bytes = random_bytes
-        self._tails = b""
-        self._tail_at = 0
+        self._tails: list[int] = []
         self._last_ms = 0
         self._sequence = 0
 
@@ -39,13 +39,10 @@ class Ids:
             self._sequence += 1
             if self._sequence >> 12:
                 self._last_ms, self._sequence = self._last_ms + 1, 0
-        at = self._tail_at
-        if at == len(self._tails):
-            self._tails, at = self._random_bytes(_TAILS_BYTES), 0
-        self._tail_at = at + _TAIL_BYTES
-        tail = int.from_bytes(self._tails[at : at + _TAIL_BYTES], "big") & ((1 << 62) - 1)
-        value = self._last_ms << 80 | 7 << 76 | self._sequence << 64 | 0b10 << 62 | tail
-        return value.to_bytes(16, "big")
+        if not self._tails:
+            self._tails += _tails.unpack(self._random_bytes(_tails.size))
+        tail = self._tails.pop() & ((1 << 62) - 1)
+        return _halves.pack(self._last_ms << 16 | 7 << 12 | self._sequence, 0b10 << 62 | tail)
 
 
 def text_from_id(value: bytes, prefix: str = "req") -> str:

@@ -7,7 +7,7 @@ see single sequences and the counts are summed here. Closing the iterator cancel
 import asyncio
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import aclosing
-from typing import Protocol, Self
+from typing import Protocol, Self, cast
 
 from msgspec import Raw
 
@@ -109,8 +109,8 @@ def speaking(upstreams: Mapping[str, Upstream], order: Order) -> Callable[[Quote
     def speak(quote: Quote) -> Speech:
         offer = quote.offer
         upstream = upstreams[offer.upstream]
-        if offer.kind == _ENGINE and isinstance(upstream, Queued):
-            upstream = upstream.in_turn(offer, _turn(quote, order))
+        if offer.kind == _ENGINE and hasattr(upstream, "in_turn"):  # isinstance takes 20 µs for it
+            upstream = cast(Queued, upstream).in_turn(offer, _turn(quote, order))
         return call(upstream, offer, order, quote.max_tokens, quote.is_whole(order))
 
     return speak

@@ -5,7 +5,7 @@ dialect of a customer and no money.
 """
 
 from collections.abc import AsyncIterator, Awaitable
-from typing import Protocol, runtime_checkable
+from typing import Protocol
 
 from msgspec import Raw
 
@@ -61,7 +61,6 @@ class Upstream(Protocol):
         ...
 
 
-@runtime_checkable
 class Queued(Protocol):
     """An upstream before which a line may stand."""
 
