@@ -136,7 +136,7 @@ def _as_q8(values: Any) -> Any:
     rows = values.reshape(-1, _BLOCK)
     scale = numpy.abs(rows).max(axis=1, keepdims=True) / 127
     ratio = numpy.divide(1, scale, out=numpy.zeros_like(scale), where=scale > 0)
-    blocks = numpy.empty((len(rows), _BYTES_OF_BLOCK[_Q8_0]), numpy.uint8)
+    blocks: Any = numpy.empty((len(rows), _BYTES_OF_BLOCK[_Q8_0]), numpy.uint8)
     blocks[:, :2] = scale.astype(numpy.float16).view(numpy.uint8)
     blocks[:, 2:] = numpy.rint(rows * ratio).astype(numpy.int8).view(numpy.uint8)
     return blocks
