@@ -8,7 +8,7 @@ import os
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import Field, SecretStr, ValidationError, field_validator
+from pydantic import Field, SecretStr, ValidationError, field_validator, model_validator
 from pydantic_settings import (
     BaseSettings,
     PydanticBaseSettingsSource,
@@ -17,6 +17,7 @@ from pydantic_settings import (
 )
 
 from steelyard.kernel import limits
+from steelyard.kernel.cpus import cpus_allowed
 from steelyard.kernel.directory import DatabaseUrl, DataDir
 from steelyard.kernel.errors import StartError
 
@@ -29,8 +30,15 @@ def _threads() -> int:
     llama.cpp's threads wait for each other by spinning: with as many threads as cores, one busy neighbour was measured
     to cut decoding from 130 to 30 tokens/s; with one thread fewer it stayed at 80, at less CPU per token.
     """
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return max(1, min(8, cores - 1))
+    return max(1, min(8, cpus_allowed() - 1))
+
+
+def workers_for(cpus: int, engine_threads: int) -> int:
+    """How many workers `auto` is: two thirds of the CPUs that the engine leaves, at least one.
+
+    The books post what the workers serve: small requests were measured to keep them half as busy as one worker.
+    """
+    return max(1, min(limits.WORKERS_MAX, (cpus - engine_threads) * 2 // 3))
 
 
 class Settings(BaseSettings):
@@ -46,7 +54,9 @@ class Settings(BaseSettings):
     )
     host: str = Field("127.0.0.1", description="address the public port binds")
     port: int = Field(8780, ge=1, le=65535, description="the public port")
-    workers: int = Field(1, ge=1, le=64, description="worker processes on the public port")
+    workers: int = Field(
+        1, ge=1, le=limits.WORKERS_MAX, description="worker processes on the public port; auto: as many as have CPUs"
+    )
     engine: Literal["auto", "openvino", "xllamacpp", "none"] = Field(
         "auto", description="the local engine; auto: what `steelyard engines` says; none: other upstreams only"
     )
@@ -75,6 +85,15 @@ class Settings(BaseSettings):
     )
     drain_s: int = Field(limits.DRAIN_S, ge=0, le=3600, description="seconds running streams get at shutdown")
     log_level: Literal["debug", "info", "warning", "error"] = Field("info", description="least level that is logged")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _as_many_as_have_cpus(cls, told: dict[str, Any]) -> dict[str, Any]:
+        if str(told.get("workers", "")).lower() != "auto":
+            return told
+        runs = cls._was_yes_or_no(told.get("engine", "auto")) != "none"
+        threads = int(told.get("threads") or _threads()) if runs else 0
+        return told | {"workers": workers_for(cpus_allowed(), threads)}
 
     @field_validator("engine", mode="before")
     @classmethod

@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 
+from steelyard import config
 from steelyard.config import Settings, load_settings
 from steelyard.kernel.errors import StartError
 
@@ -21,6 +22,30 @@ def test_every_setting_has_its_row_in_order() -> None:
         if not field.default_factory:
             shown = "" if str(field.default or "") == "" else f"`{field.default}`"
             assert default.lower() == shown.lower()
+
+
+@pytest.mark.parametrize(
+    ("cpus", "given", "workers"),
+    [
+        (1, {}, 1),
+        (2, {"engine": "none"}, 1),
+        (8, {"engine": "none"}, 5),
+        (8, {"engine": False}, 5),
+        (8, {"engine": "xllamacpp", "threads": 4}, 2),
+        (8, {"threads": 8}, 1),
+        (200, {"engine": "none"}, 64),
+        (8, {"workers": "3"}, 3),
+    ],
+)
+def test_auto_is_as_many_workers_as_have_cpus(
+    cpus: int, given: dict[str, object], workers: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(config, "cpus_allowed", lambda: cpus)
+    assert load_settings(**({"workers": "auto"} | given)).workers == workers
+    monkeypatch.setenv("STEELYARD_WORKERS", "AUTO")
+    assert load_settings(**given).workers == workers
+    with pytest.raises(StartError, match="workers"):
+        load_settings(workers="many")
 
 
 def test_durability_is_one_of_two_words() -> None:

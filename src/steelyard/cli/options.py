@@ -10,11 +10,26 @@ import click
 from steelyard.cli.desk import Desk
 from steelyard.cli.show import Show
 from steelyard.config import SETTINGS_FILE, directory_of, load_settings
+from steelyard.kernel import limits
 from steelyard.kernel.clock import SystemClock
 from steelyard.kernel.directory import DATABASE_VARIABLE, DatabaseUrl
 from steelyard.kernel.errors import StartError
 
 Parameters = ParamSpec("Parameters")
+
+
+class _Workers(click.ParamType):  # type: ignore[type-arg]  # generic since click 8.4 only
+    """A number, or the word that leaves it to the settings."""
+
+    name = f"[auto|1-{limits.WORKERS_MAX}]"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        if str(value).lower() == "auto":
+            return "auto"
+        return click.IntRange(1, limits.WORKERS_MAX).convert(value, param, ctx)
+
+
+WORKERS = _Workers()
 
 data_option = click.option(
     "--data", type=click.Path(path_type=Path), metavar="DIR", help="The data directory (default: ./steelyard-data)."

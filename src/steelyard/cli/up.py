@@ -24,7 +24,7 @@ from steelyard.cli.directory import directory_lock
 from steelyard.cli.engine_room import KEEPER, EngineRoom
 from steelyard.cli.epilog import examples
 from steelyard.cli.local_engine import LocalEngine
-from steelyard.cli.options import data_option, refuse_password
+from steelyard.cli.options import WORKERS, data_option, refuse_password
 from steelyard.cli.progress import Steps
 from steelyard.cli.services import (
     BOOKS,
@@ -63,7 +63,7 @@ _ANSWER_TOKENS_DEFAULT = 512
 @click.option("--host", help="The address to bind (default: 127.0.0.1, this machine only).")
 @data_option
 @click.option("--database", metavar="URL", help="A postgresql:// URL for the books (default: SQLite in --data).")
-@click.option("--workers", type=click.IntRange(1, 64), help="Worker processes on the public port (default: 1).")
+@click.option("--workers", type=WORKERS, help="Worker processes on the public port, or auto (default: 1).")
 @click.option(
     "--model",
     type=click.Path(path_type=Path),

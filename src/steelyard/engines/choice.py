@@ -10,8 +10,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from steelyard.engines.cpus import cpus_allowed
 from steelyard.engines.widened import Kind
+from steelyard.kernel.cpus import cpus_allowed
 from steelyard.kernel.errors import StartError
 
 AUTO, OPENVINO, XLLAMACPP, NONE = "auto", "openvino", "xllamacpp", "none"

@@ -26,6 +26,7 @@ CLIENT_SILENCE_S = 120  # one who sends no more of a request, or takes no more o
 DRAIN_S = 20  # running streams get this long after SIGTERM
 
 # the worker
+WORKERS_MAX = 64
 COUNTS_AT_ONCE_MAX = 16  # prompts being counted for nothing in one worker; more answer 429
 COUNT_BYTES_PER_TOKEN_MAX = 64  # a prompt with more bytes for each token of the context is not counted at all
 SLOTS_PER_WORKER = 1024  # requests in flight in one worker; more answer 429

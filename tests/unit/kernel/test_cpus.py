@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from steelyard.engines.cpus import cpus_allowed
+from steelyard.kernel.cpus import cpus_allowed
 
 
 def machine(root: Path, groups: str, **files: str) -> Path:
