@@ -19,6 +19,7 @@ from starlette.routing import BaseRoute, Route
 from starlette.types import ASGIApp
 
 from steelyard.flow import House
+from steelyard.gateway.admission import Admission
 from steelyard.gateway.batches import Batches
 from steelyard.gateway.chat_dialect import Chat
 from steelyard.gateway.completion_dialect import Completions
@@ -214,6 +215,10 @@ class PublicApp:
             **{f"{base}/messages": messages for base in BASES},
             **{f"{base}/messages/count_tokens": count for base in BASES},
         }
+        self.admission = Admission()
+        for url in self.hot.values():
+            if isinstance(url, HotUrl):
+                url.admission = self.admission
         self._ids = ids
         self._pages = pages
         stored = ResponsePlaces(house, store).routes()

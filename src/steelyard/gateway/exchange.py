@@ -11,6 +11,7 @@ from typing import Any, Protocol
 import structlog
 
 from steelyard.flow import House, paid_request
+from steelyard.gateway.admission import Admission
 from steelyard.gateway.chat_answer import Bill
 from steelyard.gateway.dialect import FALLBACKS, Asked, Dialect
 from steelyard.gateway.errors import from_upstream, internal_error
@@ -39,6 +40,8 @@ class Exchange:
     caller: Caller | None = None
     asked: Asked
     holds_back = False
+    held_bytes = 0  # what its body counts for with `admission`
+    admission: Admission | None = None
     session = b""  # as a header names it
     fallbacks = b""
     reuse = b""
@@ -61,6 +64,8 @@ class Exchange:
 
     async def order(self) -> Order:
         body = await self._wire.body()
+        if self.admission is not None and len(body) != self.held_bytes:
+            self.held_bytes += self.admission.add(len(body) - self.held_bytes)
         self._wire.watch()
         self.asked = await self._read(body)
         if self.session:
@@ -175,6 +180,8 @@ class HotUrl:
         self._once = once
         self._make = make
         self._now_ns = house.clock.now_ns
+        self.admission = Admission()
+        """Set it to that of the worker, which counts all that it serves."""
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         heads = dict(scope["headers"])
@@ -192,6 +199,14 @@ class HotUrl:
         await at_the_border(self._dialect, wire, request_id, self._paid(wire, heads, exchange))
 
     async def _paid(self, wire: Wire, heads: Heads, exchange: Exchange) -> None:
+        admission = exchange.admission = self.admission
+        exchange.held_bytes = admission.enter(heads.get(b"content-length", b""))
+        try:
+            await self._served(wire, heads, exchange)
+        finally:
+            admission.leave(exchange.held_bytes)
+
+    async def _served(self, wire: Wire, heads: Heads, exchange: Exchange) -> None:
         try:
             if self._once is not None and isinstance(wire, RecordingWire):
                 await self._once.paid_request(wire, exchange, str(heads[KEY_HEADER], "latin-1"))
