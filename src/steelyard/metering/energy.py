@@ -15,6 +15,7 @@ from urllib.parse import quote
 
 from steelyard.kernel.money import divide_half_even
 from steelyard.metering.disk import Disk
+from steelyard.metering.power import Rapl
 
 _BYTES = 32
 _TOTAL, _PER_SEQUENCE, _UJ_PER_SEQUENCE, _STRETCH = range(4)
@@ -62,9 +63,10 @@ class EnergyClock:
 
 
 class CpuClock:
-    """An engine's own side. `cpu_ns` tells the CPU time its process has used so far."""
+    """An engine's own side. `cpu_ns` tells the CPU time its process has used so far, `power` what that drew."""
 
-    def __init__(self, path: Path, cpu_ns: Callable[[], int] = time.process_time_ns) -> None:
+    def __init__(self, path: Path, cpu_ns: Callable[[], int] = time.process_time_ns, power: Rapl | None = None) -> None:
+        self._power = power
         self._clock = EnergyClock(path)
         self._cpu_ns = cpu_ns
         self._last_ns = cpu_ns()
@@ -74,7 +76,7 @@ class CpuClock:
         now_ns = self._cpu_ns()
         used_ns = max(0, now_ns - self._last_ns)
         self._last_ns = now_ns
-        self._clock.add(used_ns, active)
+        self._clock.add(used_ns, active, None if self._power is None else self._power.share_uj(used_ns))
 
     def close(self) -> None:
         self._clock.close()

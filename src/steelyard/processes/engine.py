@@ -134,8 +134,9 @@ def _tick(server: "xllamacpp.Server", options: argparse.Namespace, stop: "_Stop"
     """Advance the energy clock. The engine is asked for its load only when CPU time was spent: asking costs 0.15 ms."""
     from steelyard.kernel.directory import DataDir
     from steelyard.metering.energy import CpuClock, clock_path
+    from steelyard.metering.power import rapl_here
 
-    clock = CpuClock(clock_path(DataDir(options.data).energy, options.upstream))
+    clock = CpuClock(clock_path(DataDir(options.data).energy, options.upstream), power=rapl_here())
     spent_ns = time.process_time_ns()
     while not stop.told.wait(_TICK_S):
         now_ns = time.process_time_ns()

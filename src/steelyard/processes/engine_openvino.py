@@ -113,8 +113,9 @@ async def _tick(decoder: Decoder, options: argparse.Namespace) -> None:
     """Advance the energy clock, between steps: CPU time is shared among the sequences of the steps it was spent on."""
     from steelyard.kernel.directory import DataDir
     from steelyard.metering.energy import CpuClock, clock_path
+    from steelyard.metering.power import rapl_here
 
-    clock = CpuClock(clock_path(DataDir(options.data).energy, options.upstream))
+    clock = CpuClock(clock_path(DataDir(options.data).energy, options.upstream), power=rapl_here())
     while True:
         before = decoder.active
         await asyncio.sleep(_TICK_S)
