@@ -24,7 +24,7 @@ STEPS ?= 10000
 JOBS ?= 1
 ARGS ?=
 
-BENCHES := $(filter-out bench-__init__ bench-report bench-house bench-crash,$(patsubst bench/%.py,bench-%,$(wildcard bench/*.py)))
+BENCHES := $(filter-out bench-__init__ bench-report bench-house bench-crash bench-ladder,$(patsubst bench/%.py,bench-%,$(wildcard bench/*.py)))
 
 .PHONY: up install dev clients test test-uvicorn check format prove prove-sqlite prove-postgres crash bench simulate lock clean
 
