@@ -26,6 +26,8 @@ from steelyard.emulators.vendors import EMULATORS
 START_S = 90
 ENGINE = os.environ.get("STEELYARD_TEST_ENGINE", "xllamacpp")
 """The engine of the suite's platforms: the light one, unless a run wants the other."""
+ALTERNATIVES = 1 if ENGINE == "openvino" else 2
+"""Log probabilities to ask for at each place: OpenVINO tells that of the token it chose, and of no other."""
 STOP_S = 40
 VENDOR_KEYS = {
     "STEELYARD_UPSTREAM_KEY_CLAUDE": "sk-ant-emulated",

@@ -5,7 +5,7 @@ from collections.abc import Callable
 
 import openai
 import pytest
-from tests.platform import Platform
+from tests.platform import ALTERNATIVES, Platform
 
 MODEL = "smollm2-135m-instruct"
 FRANCE = [{"role": "user", "content": "What is the capital of France?"}]
@@ -140,11 +140,11 @@ def test_sampling_parameters_reach_the_engine(client) -> None:
 
 def test_logprobs_come_through(client) -> None:
     answer = client.chat.completions.create(
-        model=MODEL, messages=FRANCE, max_tokens=3, temperature=0, logprobs=True, top_logprobs=2
+        model=MODEL, messages=FRANCE, max_tokens=3, temperature=0, logprobs=True, top_logprobs=ALTERNATIVES
     )
     content = answer.choices[0].logprobs.content
     assert len(content) == 3
-    assert len(content[0].top_logprobs) == 2
+    assert len(content[0].top_logprobs) == ALTERNATIVES
 
 
 def test_models_are_listed(client) -> None:

@@ -2,7 +2,7 @@
 
 import openai
 import pytest
-from tests.platform import Platform
+from tests.platform import ALTERNATIVES, Platform
 
 MODEL = "smollm2-135m-instruct"
 
@@ -40,7 +40,7 @@ def test_every_sequence_is_metered(client, platform: Platform, prompt, n: int, a
 
 def test_a_streamed_list_has_one_usage_and_its_log_probabilities(client, platform: Platform) -> None:
     stream = client.completions.create(
-        model=MODEL, prompt=["One two", "Red green"], max_tokens=3, temperature=0, logprobs=2, stream=True,
+        model=MODEL, prompt=["One two", "Red green"], max_tokens=3, temperature=0, logprobs=ALTERNATIVES, stream=True,
         stream_options={"include_usage": True},
     )  # fmt: skip
     request_id = stream.response.headers["x-request-id"]
@@ -49,7 +49,7 @@ def test_a_streamed_list_has_one_usage_and_its_log_probabilities(client, platfor
     assert usage.completion_tokens == 6
     tokens = [c.choices[0].logprobs for c in chunks if c.choices and c.choices[0].logprobs]
     assert sum(len(one.tokens) for one in tokens) == 6
-    assert all(len(top) == 2 for one in tokens for top in one.top_logprobs)
+    assert all(len(top) == ALTERNATIVES for one in tokens for top in one.top_logprobs)
     assert metered(platform, request_id) == (usage.prompt_tokens, usage.completion_tokens)
 
 
