@@ -21,6 +21,7 @@ from bench.lab.mock import PACED
 _READ_BYTES = 65_536
 _TAIL_BYTES = 80
 _SILENCE_S = 30
+_BEGIN_S = 8  # until every held stream has begun; who is overloaded is measured as he is
 _AT_REST = -2  # bytes left of a connection that asks nothing any more
 _SAMPLES_MAX = 2_000_000
 SMALL = "Say a short greeting to a friend who has just come home from a long journey, please."
@@ -204,11 +205,11 @@ def run(load: Load) -> None:
         client.ask()
         if spread_s:
             _serve(epoll, time.perf_counter() + spread_s * 4)  # streams begin evenly, over four of their intervals
-    patience = time.perf_counter() + _SILENCE_S
+    patience = time.perf_counter() + _BEGIN_S
     while load.pace_ms and any(client.left == -1 for client in clients.values()) and time.perf_counter() < patience:
         _serve(epoll, time.perf_counter() + 0.05)  # until every stream has begun
     _serve(epoll, time.perf_counter() + load.warm_s)
-    fresh = Tally()
+    fresh = Tally(failures=tally.failures, first_failure=tally.first_failure)  # those count wherever they were
     for client in clients.values():
         client.tally = fresh
     print("begin", flush=True)

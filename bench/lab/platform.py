@@ -22,7 +22,7 @@ VENDOR_MODEL, VENDOR = "mock-vendor", "mock-vendor"
 WORKER = ("-m", "steelyard.processes.worker")
 VARIANT = ("-m", "bench.lab.variant")
 _MONEY = "9000000"
-_SETTLE_S = 120
+_SETTLE_S, _VERIFY_S = 300, 900
 _IDLE = 0.02  # of a core
 _PRICES = f"""
 [[price]]
@@ -140,7 +140,8 @@ class Platform:
             posted = {row[0] for row in database.execute(query)}
         if missing := set(answered) - posted:
             return f"{len(missing):,} of {len(answered):,} answers have no usage row as they should"
-        found = self.command("verify", {})
+        with Line(self.data.socket) as line:
+            found = line.command("verify", {}, _VERIFY_S)
         return "" if found["ok"] else f"verify is not clean: {found}"
 
     def stop(self) -> None:
