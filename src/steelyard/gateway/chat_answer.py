@@ -245,7 +245,10 @@ def usage_shown(usage: Usage, spoken: Sequence[Spoken], bill: Callable[[Usage], 
     """The usage object of an answer with what its sequences said and what it costs."""
     if bill is None:
         return usage_object(usage)
-    return usage_object(usage, msgspec.structs.replace(bill(usage), estimated=any(one.estimated for one in spoken)))
+    made = bill(usage)
+    if any(one.estimated for one in spoken):
+        made = msgspec.structs.replace(made, estimated=True)
+    return usage_object(usage, made)
 
 
 def one_of_each(pieces: Sequence[CallPiece]) -> list[CallPiece]:

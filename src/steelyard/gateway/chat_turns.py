@@ -16,6 +16,7 @@ from steelyard.kernel.errors import bad_request
 OUR_SIGNATURE = "steelyard_"
 """Begins the signature of thinking that its upstream did not sign: clients of one dialect want to see some."""
 
+_PLAIN_ROLES = frozenset({"system", "user", "assistant"})
 _TEMPLATE_TOKENS = 256  # a chat template's own text, at most
 _MESSAGE_TOKENS = 16  # the marks a template puts around one message, at most
 
@@ -91,7 +92,15 @@ class Turn(msgspec.Struct, omit_defaults=True):
 def turns_of(messages: list[Message]) -> list[Turn]:
     """The canonical turns. Raises CallerError 400 that names the field at fault."""
     log = CallLog()
-    return [_turn(message, place, log) for place, message in enumerate(messages)]
+    return [_plain(message) or _turn(message, place, log) for place, message in enumerate(messages)]
+
+
+def _plain(message: Message) -> Turn | None:
+    """What most turns are: a role and a text, and nothing else."""
+    role, content = message.role, message.content
+    if role not in _PLAIN_ROLES or not isinstance(content, str) or message != Message(role, content):
+        return None
+    return Turn(role, content)  # type: ignore[arg-type]  # one of those that it may have
 
 
 def _turn(message: Message, place: int, log: CallLog) -> Turn:
@@ -155,7 +164,7 @@ def prompt_tokens_max(turns: list[Turn], beside_bytes: int) -> int:
 def _turn_bytes(turn: Turn) -> int:
     content = turn.content
     if isinstance(content, str):
-        size = len(content.encode())
+        size = len(content) if content.isascii() else len(content.encode())
     elif isinstance(content, list):
         size = sum(
             len(part.text.encode()) if isinstance(part, TextPart) else limits.PART_TOKENS_MAX for part in content

@@ -5,7 +5,6 @@ A `HotUrl` serves on whatever wire: over ASGI it is the application's callable, 
 
 import asyncio
 from collections.abc import Callable, Coroutine
-from functools import partial
 from typing import Any, Protocol
 
 import structlog
@@ -85,7 +84,7 @@ class Exchange:
         return self._wire.gone
 
     def begin(self, order: Order, quote: Quote) -> None:
-        self._bill = self._form.bill = partial(bill_of, quote.price)
+        self._bill = self._form.bill = _Billing(quote.price)
         self._quote = quote
         if (left := quote.left) is not None:
             if order.stream:  # its charge is not known when the headers leave, so the hold counts
@@ -136,6 +135,22 @@ class Exchange:
                 headers.append((b"content-length", str(self._body_bytes).encode()))
             wire.start(200, headers)
         await wire.send(piece, last=piece is self._final)
+
+
+class _Billing:
+    """`bill_of`, asked twice for the same counts: for a header and for the body."""
+
+    __slots__ = ("_bill", "_price", "_usage")
+
+    def __init__(self, price: Tariff) -> None:
+        self._price = price
+        self._usage: Usage | None = None
+        self._bill: Bill
+
+    def __call__(self, usage: Usage) -> Bill:
+        if usage is not self._usage:
+            self._usage, self._bill = usage, bill_of(self._price, usage)
+        return self._bill
 
 
 def bill_of(price: Tariff, usage: Usage) -> Bill:

@@ -5,6 +5,7 @@ or leaves; a text that does not fit its unit exactly is refused, never rounded i
 """
 
 from decimal import Decimal, InvalidOperation
+from functools import lru_cache
 from typing import NewType
 
 Nano = NewType("Nano", int)
@@ -56,6 +57,7 @@ def pico_from_text(text: str) -> Pico:
     return Pico(_scaled(text, PICO_PER_UNIT, "price"))
 
 
+@lru_cache(maxsize=1024)  # a charge is told in a header and in the body
 def text_from_nano(amount: int, places: int = 9) -> str:
     """Plain decimal text, at least two and at most `places` decimals, trailing zeros cut beyond the second.
 

@@ -11,6 +11,7 @@ import msgspec
 from steelyard.kernel.tariff import Thinking
 
 _decode = msgspec.json.Decoder().decode
+_WORDS = frozenset({"thinking", "enable_thinking", "reasoning_effort", "thinking_budget"})
 
 
 def thinking_of(params: Mapping[str, msgspec.Raw]) -> Thinking:
@@ -19,6 +20,8 @@ def thinking_of(params: Mapping[str, msgspec.Raw]) -> Thinking:
     Where the model is left to choose ("auto", "adaptive") it may think, so thinking is on. What cannot be read says
     nothing: the upstream will refuse it.
     """
+    if _WORDS.isdisjoint(params):
+        return Thinking.UNSAID
     asked = _read(params, "thinking")
     if isinstance(asked, dict):
         return Thinking.OFF if asked.get("type") == "disabled" else Thinking.ON

@@ -134,6 +134,10 @@ async def served(router: Router, order: Order, quotes: Sequence[Quote], ways: Wa
     """The first of these that speaks. Raises UpstreamError of the last that was tried."""
     router.asked()
     try:
+        if len(quotes) == 1:  # as most have it
+            answer = Served(router, order, quotes[0], ways)
+            await answer.begin(alone=True, whole=False)
+            return answer
         return await _first(router, order, deque(quotes), ways)
     finally:
         router.affinity.ended(order.request_id)

@@ -110,20 +110,24 @@ class Habit:
 
     def note(self, order: Order, used: Usage) -> None:
         """What one whole answer used."""
-        step = 4 if self.known else 0  # of 32
-        bound, prompt = order.prompt_tokens_max * order.sequences, used.prompt
-        tokens = max(1, prompt + used.generated)
-        self.prompt_parts = _nearer(self.prompt_parts, min(_PARTS, _PARTS * prompt // max(1, bound)), step)
-        self.cached_parts = _nearer(self.cached_parts, _PARTS * used.cached_input // max(1, prompt), step)
-        self.output = _nearer(self.output, used.generated // order.sequences, step)
-        self.cpu_ns = _nearer(self.cpu_ns, _PARTS * used.cpu_ns // tokens, step)
-        self.energy_uj = _nearer(self.energy_uj, _PARTS * used.energy_uj // tokens, step)
-        self.known = True
-
-
-def _nearer(average: int, sample: int, step: int) -> int:
-    """Without a step the sample is all that is known."""
-    return average + (sample - average) * step // 32 if step else sample
+        bound, prompt = order.prompt_tokens_max * order.sequences or 1, used.prompt
+        generated = used.generated
+        prompt_parts, output = min(_PARTS, _PARTS * prompt // bound), generated // order.sequences
+        cached_parts = _PARTS * used.cached_input // (prompt or 1)
+        cpu_ns = energy_uj = 0
+        if used.cpu_ns or used.energy_uj:
+            tokens = prompt + generated or 1
+            cpu_ns, energy_uj = _PARTS * used.cpu_ns // tokens, _PARTS * used.energy_uj // tokens
+        if not self.known:  # then the sample is all that is known
+            self.known = True
+            self.prompt_parts, self.cached_parts, self.output = prompt_parts, cached_parts, output
+            self.cpu_ns, self.energy_uj = cpu_ns, energy_uj
+            return
+        self.prompt_parts += (prompt_parts - self.prompt_parts) * 4 // 32
+        self.cached_parts += (cached_parts - self.cached_parts) * 4 // 32
+        self.output += (output - self.output) * 4 // 32
+        self.cpu_ns += (cpu_ns - self.cpu_ns) * 4 // 32
+        self.energy_uj += (energy_uj - self.energy_uj) * 4 // 32
 
 
 def _moved(quantile: int, sample: int, step: int, rank: int) -> int:
