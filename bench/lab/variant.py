@@ -6,10 +6,8 @@ what the accounting costs, and is nothing to be served with.
 """
 
 import sys
-from functools import partial
 from typing import Any
 
-from steelyard.gateway.server import public_server
 from steelyard.kernel.records import Granted, HoldAsk, Order, Quote
 from steelyard.kernel.settled import Closed, End
 from steelyard.ledger.teller_client import TellerClient
@@ -78,7 +76,7 @@ _NEVER: Closed = None  # type: ignore[assignment]
 def main() -> int:
     match sys.argv.pop(1):
         case "asgi":
-            worker.public_server = partial(public_server, front="asgi")  # type: ignore[attr-defined]
+            sys.argv += ["--front", "asgi"]
         case "off":
             worker.TellerClient = NullTeller  # type: ignore[misc]
             worker.Meter = NullMeter  # type: ignore[misc]
