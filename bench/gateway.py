@@ -39,7 +39,9 @@ def asked(arguments: list[str] | None = None) -> argparse.Namespace:
     )
     parser.add_argument("--seconds", type=float, help="of each trial, after its warm-up")
     parser.add_argument("--runs", type=int, default=RUNS_MIN)
-    parser.add_argument("--keep", type=Path, metavar="FILE", help="keep each trial there, and do none twice")
+    parser.add_argument(
+        "--keep", type=Path, metavar="FILE", help="keep the trials there, turn by turn, and do none twice"
+    )
     parser.add_argument("--profile", metavar="FILE", help="run the worker under cProfile and leave its figures there")
     options = parser.parse_args(arguments)
     options.whole = options.only is None and options.peers is None and not options.profile and options.runs >= RUNS_MIN
@@ -72,13 +74,22 @@ class Bench:
                 self.subjects.append(vendor)
 
     def run(self) -> None:
-        """Every subject in every shape, in turn, as often as asked."""
+        """Every subject in every shape, in turn, as often as asked. Raises SystemExit when the books of a turn are
+        wrong; what is kept is kept when they are right."""
         for turn in range(self.options.runs):
+            fresh = []
             for shape in self.options.shapes:
                 for subject in self.subjects:
                     done = self.found.setdefault((subject.label, shape), [])
                     if _can(subject, shape) and len(done) <= turn:
-                        done += self._trial(shape, subject)
+                        tried = self._trial(shape, subject)
+                        done += tried
+                        fresh += [(subject.label, one) for one in tried]
+            if wrong := self.place.platform.lost(self.answered):
+                raise SystemExit(f"The books of this run are wrong, so there is no result: {wrong}.")
+            if self.options.keep:
+                with self.options.keep.open("a") as file:
+                    file.writelines(json.dumps({"label": label} | asdict(one)) + "\n" for label, one in fresh)
 
     def _trial(self, shape: str, subject: Subject) -> list[Trial]:
         """One, or none when somebody else's gateway does not stand it. Raises SystemExit when ours does not."""
@@ -99,9 +110,6 @@ class Bench:
         print(said(subject.label, one), file=sys.stderr, flush=True)
         if load.ids:
             self.answered |= ids_in(ids)
-        if self.options.keep:
-            with self.options.keep.open("a") as file:
-                file.write(json.dumps({"label": subject.label} | asdict(one)) + "\n")
         return [one]
 
     def recall(self) -> None:
@@ -137,8 +145,6 @@ def main() -> int:
         lab.recall()
         lab.start()
         lab.run()
-        if wrong := place.platform.lost(lab.answered):
-            raise SystemExit(f"The books of this run are wrong, so there is no result: {wrong}.")
         print(f"The books are right: {len(lab.answered):,} answers, each with its usage row; verify is clean.")
         told(lab.found, lab.subjects, place.skipped, place.versions, written=options.whole)
     return 0
