@@ -39,6 +39,7 @@ from steelyard.processes.errands import Errands
 from steelyard.processes.key_register import KeyRegister
 from steelyard.processes.lending import Lending
 from steelyard.processes.lifeline import watch_parent
+from steelyard.processes.logs import to_stderr
 from steelyard.processes.office import Office, transaction
 from steelyard.processes.only_writer import only_writer
 from steelyard.processes.outcome import Outcome
@@ -369,10 +370,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--store-days", type=int, default=limits.STORE_DAYS)
     options = parser.parse_args(arguments)
     data = DataDir.of_child(options.data)
-    structlog.configure(
-        wrapper_class=structlog.make_filtering_bound_logger("info"),
-        logger_factory=structlog.PrintLoggerFactory(sys.stderr),
-    )
+    to_stderr()
     try:
         data.prepare()
         with only_writer(data):

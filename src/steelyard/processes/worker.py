@@ -44,6 +44,7 @@ from steelyard.metering.meter import Meter
 from steelyard.metering.slots import Slots
 from steelyard.processes.collector import look_less_often
 from steelyard.processes.explaining import Explaining
+from steelyard.processes.logs import to_stderr
 from steelyard.processes.pages import Pages
 from steelyard.processes.upstreams import Upstreams
 from steelyard.routing.router import Router
@@ -177,6 +178,7 @@ def main() -> int:
     parser.add_argument("--strict", action="store_true", help="the last bytes of an answer wait for its close")
     parser.add_argument("--front", choices=[AUTO, *FRONTS], default=AUTO, help="how hot URLs are served")
     arguments = parser.parse_args()
+    to_stderr()
     _have_files()
     # uvicorn takes these signals over while it serves and raises them again when it has drained
     signal.signal(signal.SIGTERM, lambda *_: None)
