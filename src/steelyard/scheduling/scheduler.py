@@ -24,6 +24,7 @@ class _Running(NamedTuple):
     lane: Lane
     slot: int
     leads: bool
+    since_ns: int
 
 
 class Scheduler:
@@ -81,7 +82,7 @@ class Scheduler:
             one = self._next()
             if one is None:
                 break
-            started.append(self._start(one))
+            started.append(self._start(one, now_ns))
         return started
 
     def spoke(self, number: int) -> None:
@@ -103,7 +104,7 @@ class Scheduler:
         wish = running.wish
         self.tokens -= wish.tokens
         self._batch_running -= running.lane is Lane.BATCH
-        self._pace.ended(wish.tokens, now_ns)
+        self._pace.ended(now_ns - running.since_ns, now_ns)
         if used_tokens is not None and used_tokens < wish.tokens:
             lane = self._batch if running.lane is Lane.BATCH else self._interactive
             lane.give_back(wish.tenant_id, wish.tokens - used_tokens)
@@ -149,14 +150,14 @@ class Scheduler:
         self._held[one.number] = one
         return True
 
-    def _start(self, one: Waiting) -> Start:
+    def _start(self, one: Waiting, now_ns: int) -> Start:
         found, lane = self._waiting[one.number]
         self._take(found, lane, served=True)
         wish = one.wish
         kind = Lane.BATCH if lane is self._batch else Lane.INTERACTIVE
         slot = self._slots.take(wish.prompt) if self._slots is not None else -1
         leads = self._shared.lead(wish.prompt) if self._shared is not None else False
-        self._running[one.number] = _Running(wish, kind, slot, leads)
+        self._running[one.number] = _Running(wish, kind, slot, leads, now_ns)
         self._batch_running += kind is Lane.BATCH
         self.tokens += wish.tokens
         return Start(one.number, slot)
@@ -189,30 +190,39 @@ class Scheduler:
             self._put(one, self._interactive)
 
     def _wait_s(self, lane: FairQueue, now_ns: int) -> int:
-        """How long one who comes now is likely to wait, in whole seconds; 1 when nothing is known yet."""
-        per_s = self._pace.per_s(now_ns)
-        return max(1, lane.tokens // per_s) if per_s else 1
+        """How long one who comes now is likely to wait, in whole seconds; 1 when nothing is known yet.
+
+        What runs now comes free within the time that a run takes: how little was asked for lately says nothing.
+        """
+        run_ns = self._pace.run_ns(now_ns)
+        return max(1, lane.tokens * run_ns // (self.tokens * NS_PER_S)) if self.tokens else 1
 
 
 class _Pace:
-    """How much context came free lately, in tokens."""
+    """How long a run took lately."""
 
     def __init__(self) -> None:
         self._since_ns = 0
-        self._tokens = self._before = 0
+        self._sum = self._before = _Runs(0, 0)
 
-    def ended(self, tokens: int, now_ns: int) -> None:
+    def ended(self, run_ns: int, now_ns: int) -> None:
         self._turn(now_ns)
-        self._tokens += tokens
+        self._sum = _Runs(self._sum.count + 1, self._sum.ns + run_ns)
 
-    def per_s(self, now_ns: int) -> int:
+    def run_ns(self, now_ns: int) -> int:
+        """The mean of those that ended; 0 when none did."""
         self._turn(now_ns)
-        passed_ns = now_ns - self._since_ns + (_PACE_NS if self._before else 0)
-        return (self._tokens + self._before) * NS_PER_S // max(passed_ns, NS_PER_S)
+        count = self._sum.count + self._before.count
+        return (self._sum.ns + self._before.ns) // count if count else 0
 
     def _turn(self, now_ns: int) -> None:
         parts = (now_ns - self._since_ns) // _PACE_NS
         if parts:
-            self._before = self._tokens if parts == 1 else 0
-            self._tokens = 0
+            self._before = self._sum if parts == 1 else _Runs(0, 0)
+            self._sum = _Runs(0, 0)
             self._since_ns += parts * _PACE_NS
+
+
+class _Runs(NamedTuple):
+    count: int
+    ns: int

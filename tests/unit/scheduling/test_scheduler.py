@@ -190,6 +190,16 @@ def test_who_would_wait_too_long_is_told_how_long() -> None:
     assert full.value.retry_after_s == 70, "seven times a thousand tokens wait at a hundred a second"
 
 
+def test_a_burst_after_one_short_question_is_not_turned_away() -> None:
+    engine = Engine(Capacity(32))
+    alone = engine.come(Wish(1, tokens=600))
+    engine.now_ns += NS_PER_S
+    engine.ended(alone)
+    engine.now_ns += 10 * NS_PER_S  # 600 tokens in eleven seconds were all that was asked for
+    numbers = [engine.come(Wish(tenant, tokens=600)) for tenant in range(160)]
+    assert engine.started == [alone, *numbers[:32]]
+
+
 def test_a_withdrawn_wish_is_gone_and_ending_twice_changes_nothing() -> None:
     engine = Engine(Capacity(1, tokens=100))
     first, second, third = (engine.come(Wish(1, tokens=50)) for _ in range(3))
