@@ -1,4 +1,4 @@
-"""What the books process hangs on: its parent, with whom it ends."""
+"""What a process hangs on: its parent, with whom it ends."""
 
 import asyncio
 import contextlib
@@ -10,7 +10,10 @@ from collections.abc import Callable
 
 
 def watch_parent(loop: asyncio.AbstractEventLoop, stop: Callable[[], None]) -> None:
-    """Stop when standard input ends: the parent is gone. Only a pipe or socket says so."""
+    """Stop when standard input ends: the parent is gone. Only a pipe or socket says so.
+
+    Read past Python's own buffer: a thread that waits in it when the process ends makes the interpreter abort.
+    """
     kind = os.fstat(sys.stdin.fileno()).st_mode
     if not (stat.S_ISFIFO(kind) or stat.S_ISSOCK(kind)):
         return

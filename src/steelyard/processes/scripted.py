@@ -9,12 +9,11 @@ import argparse
 import asyncio
 import re
 import signal
-import sys
-import threading
 
 import msgspec
 
 from steelyard.kernel import limits
+from steelyard.processes.lifeline import watch_parent
 
 UPSTREAM = "scripted"
 MODEL = "scripted"
@@ -129,12 +128,7 @@ async def run(port: int) -> None:
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
     loop.add_signal_handler(signal.SIGTERM, stop.set)
-
-    def wait_for_parent() -> None:
-        sys.stdin.buffer.read()
-        loop.call_soon_threadsafe(stop.set)
-
-    threading.Thread(target=wait_for_parent, name="parent", daemon=True).start()
+    watch_parent(loop, stop.set)
     server = await asyncio.start_server(serve, "127.0.0.1", port, limit=limits.BODY_BYTES_MAX)
     print("ready", flush=True)
     await stop.wait()

@@ -12,8 +12,8 @@ import resource
 import signal
 import socket
 import sys
-import threading
 from contextlib import suppress
+from functools import partial
 from itertools import chain
 from pathlib import Path
 from typing import NamedTuple
@@ -44,6 +44,7 @@ from steelyard.metering.meter import Meter
 from steelyard.metering.slots import Slots
 from steelyard.processes.collector import look_less_often
 from steelyard.processes.explaining import Explaining
+from steelyard.processes.lifeline import watch_parent
 from steelyard.processes.logs import to_stderr
 from steelyard.processes.pages import Pages
 from steelyard.processes.upstreams import Upstreams
@@ -93,7 +94,7 @@ async def run(data: DataDir, listener: socket.socket, options: Options) -> None:
         public = PublicApp(house, teller, ids, pages, content, stores=options.stores)
         app = with_cors(public, options.cors_origins)
         running = public_server(app, public.hot, options.drain_s, _ready, options.front)
-        stop_with_parent(running)
+        watch_parent(asyncio.get_running_loop(), partial(setattr, running, "should_exit", True))
         working = asyncio.ensure_future(jobs.run())
         running.on_drain = working.cancel
         watches = [
@@ -115,16 +116,6 @@ async def run(data: DataDir, listener: socket.socket, options: Options) -> None:
 def _ready() -> None:
     look_less_often()  # a look through all there is takes tens of milliseconds, in which nobody is served
     print("ready", flush=True)
-
-
-def stop_with_parent(running: uvicorn.Server) -> None:
-    """The parent holds our standard input open; its end means that the parent is gone."""
-
-    def wait() -> None:
-        sys.stdin.buffer.read()
-        running.should_exit = True
-
-    threading.Thread(target=wait, name="parent", daemon=True).start()
 
 
 async def _stop_when_fenced(teller: TellerClient, running: uvicorn.Server) -> None:

@@ -207,13 +207,13 @@ class _Pace:
 
     def ended(self, run_ns: int, now_ns: int) -> None:
         self._turn(now_ns)
-        self._sum = _Runs(self._sum.count + 1, self._sum.ns + run_ns)
+        self._sum = _Runs(self._sum.ended + 1, self._sum.ns + run_ns)
 
     def run_ns(self, now_ns: int) -> int:
         """The mean of those that ended; 0 when none did."""
         self._turn(now_ns)
-        count = self._sum.count + self._before.count
-        return (self._sum.ns + self._before.ns) // count if count else 0
+        ended = self._sum.ended + self._before.ended
+        return (self._sum.ns + self._before.ns) // ended if ended else 0
 
     def _turn(self, now_ns: int) -> None:
         parts = (now_ns - self._since_ns) // _PACE_NS
@@ -224,5 +224,5 @@ class _Pace:
 
 
 class _Runs(NamedTuple):
-    count: int
+    ended: int
     ns: int
