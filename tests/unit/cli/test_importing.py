@@ -6,10 +6,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from msgspec import structs
 from sqlalchemy import create_engine, text
 from tests.fakes.foreign import CHANNEL_KEY, TOKEN, small_site
 
 from steelyard.identity.keys import authenticate
+from steelyard.identity.store import live_callers
 from steelyard.processes.snapshot import read_snapshot
 from steelyard.upstream.sealed import Master
 
@@ -38,8 +40,9 @@ def snapshot(terminal: Any) -> Any:
     engine = create_engine(f"sqlite:///{terminal.data.database}")
     with engine.connect() as connection:
         found = read_snapshot(connection)
+        callers = dict(live_callers(connection))
     engine.dispose()
-    return found
+    return structs.replace(found, callers=callers)
 
 
 def test_a_dry_run_tells_all_and_writes_nothing(terminal: Any, site: str) -> None:
