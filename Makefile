@@ -61,9 +61,9 @@ $(NODE_CLIENTS)/node_modules/.package-lock.json: $(NODE_CLIENTS)/package-lock.js
 	@if command -v npm >/dev/null; then echo "Installing client libraries into $(@D) …"; npm ci --prefix $(NODE_CLIENTS) \
 		--no-audit --no-fund --loglevel=error --ignore-scripts; else echo "No Node here: its clients will not be driven."; fi
 
-test: dev ## the whole suite, three tests at a time (many wait for processes); `make test PYTEST_ARGS="-n 0 tests/unit"` for a part of it
+test: dev ## the whole suite, two tests at a time; `make test PYTEST_ARGS="-n 0 tests/unit"` for a part of it
 	@BIN=$(BIN) sh tests/browser/find-chromium.sh
-	@$(BIN)/python -m pytest -n 3 --dist loadfile $(PYTEST_ARGS)
+	@$(BIN)/python -m pytest -n 2 --dist loadfile $(PYTEST_ARGS)
 
 check: dev ## lint, import contract, types, tidy rules: seconds
 	@$(BIN)/ruff check src tests bench

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-KILLS = int(os.environ.get("KILLS", "24"))
+KILLS = int(os.environ.get("KILLS", "12"))
 NAMES = [
     "requests",
     "interrupted",
