@@ -102,7 +102,7 @@ def engine_check(address: Callable[[], str]) -> Check:
 
     async def check(pids: Mapping[str, int]) -> frozenset[str]:
         host, _, port = address().rpartition(":")
-        writer = await _answering(host, int(port), "/health")
+        writer = await _answering(host, int(port), "/health", limits.ENGINE_HEALTH_REPLY_S)
         if writer is None:
             return frozenset(pids)
         writer.close()
@@ -116,7 +116,9 @@ def worker_check(host: str, port: int) -> Check:
 
     async def check(pids: Mapping[str, int]) -> frozenset[str]:
         probes = 1 if len(pids) == 1 else _PROBES_PER_WORKER * len(pids)
-        writers = await asyncio.gather(*(_answering(host, port, "/healthz") for _ in range(probes)))
+        writers = await asyncio.gather(
+            *(_answering(host, port, "/healthz", limits.HEALTH_REPLY_S) for _ in range(probes))
+        )
         met = [writer for writer in writers if writer is not None]
         if len(met) == probes:
             silent: frozenset[str] = frozenset()
@@ -143,11 +145,11 @@ def _without_peer(pids: Mapping[str, int], ports: set[int]) -> frozenset[str]:
     return frozenset(silent)
 
 
-async def _answering(host: str, port: int, path: str) -> asyncio.StreamWriter | None:
-    """A connection over which a GET was answered, or None."""
+async def _answering(host: str, port: int, path: str, wait_s: float) -> asyncio.StreamWriter | None:
+    """A connection over which a GET was answered in time, or None."""
     writer = None
     try:
-        async with asyncio.timeout(limits.HEALTH_REPLY_S):
+        async with asyncio.timeout(wait_s):
             reader, writer = await asyncio.open_connection(host, port)
             writer.write(f"GET {path} HTTP/1.1\r\nHost: {host}\r\n\r\n".encode())
             if (await reader.readline()).startswith(b"HTTP/"):

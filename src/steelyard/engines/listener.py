@@ -111,7 +111,7 @@ class Desk:
         ticket.connection.begin()
         if not self._stepping:
             self._stepping = True
-            self._loop.call_soon(self._turn)
+            self._listen()
 
     def leave(self, ticket: Ticket) -> None:
         """Its connection is gone."""
@@ -136,7 +136,15 @@ class Desk:
         for sequence in told:
             if (ticket := self._listeners.get(sequence)) is not None:
                 self._tell(sequence, ticket)
-        self._loop.call_soon(self._turn)
+        self._listen()
+
+    def _listen(self, turns: int = limits.ENGINE_LISTENS) -> None:
+        """Let who knocks be accepted, read and answered before the next step: were there one turn of the loop between
+        two steps, a question would take three steps, and a supervisor would take a busy engine for a dead one."""
+        if turns:
+            self._loop.call_soon(self._listen, turns - 1)
+        else:
+            self._turn()
 
     def _tell(self, sequence: Sequence, ticket: Ticket) -> None:
         connection = ticket.connection

@@ -137,7 +137,7 @@ async def test_the_one_that_hangs_is_found_among_those_that_share_the_port(
 
 
 async def test_silent_engines_and_books_are_found(port: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(limits, "HEALTH_REPLY_S", 0.2)
+    monkeypatch.setattr(limits, "ENGINE_HEALTH_REPLY_S", 0.2)
     monkeypatch.setattr(limits, "TELLER_REPLY_S", 0.2)
     assert await engine_check(lambda: f"127.0.0.1:{port}")({"engine": 1}) == {"engine"}
     assert await books_check(DataDir(tmp_path))({"books": 1}) == {"books"}
