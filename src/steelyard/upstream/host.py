@@ -20,9 +20,10 @@ from steelyard.upstream.wheel import Wheel
 class _Waiter:
     """One who waits for a connection. It may have been brought to him before he knows."""
 
-    __slots__ = ("connection", "signal")
+    __slots__ = ("connection", "fresh", "signal")
 
-    def __init__(self) -> None:
+    def __init__(self, fresh: bool) -> None:
+        self.fresh = fresh
         self.connection: Connection | None = None
         self.signal: Signal[None] = Signal()
 
@@ -58,13 +59,16 @@ class Host:
                     return connection
         return None
 
-    async def next(self) -> Connection:
-        """A new connection, or the first that becomes free. Raises UpstreamError."""
+    async def next(self, *, fresh: bool = False) -> Connection:
+        """A new connection, or the first that becomes free. Raises UpstreamError.
+
+        `fresh`: none that was used, as long as the bound leaves room for a new one.
+        """
         if self._closed:
             raise self._ended()
         if len(self.waiters) >= limits.UPSTREAM_WAITERS_MAX:
             raise UpstreamError(self.dial.upstream, "has too many requests waiting", retryable=True)
-        waiter = _Waiter()
+        waiter = _Waiter(fresh)
         self.waiters.append(waiter)
         self._open_more()
         try:
@@ -89,12 +93,21 @@ class Host:
             if self.dial.tls and not connection.used and (session := connection.session) is not None:
                 self.dial.keep(session)
             connection.rest()
-        if self.waiters:
-            waiter = self.waiters.popleft()
-            waiter.connection = connection
-            waiter.signal.give(None)
-        else:
+        waiter = self._next_for(connection)
+        if waiter is None:
             self.idle.append(connection)
+            return
+        self.waiters.remove(waiter)
+        waiter.connection = connection
+        waiter.signal.give(None)
+
+    def _next_for(self, connection: Connection) -> "_Waiter | None":
+        """Who met a dead connection is not given another one that may be dead as well."""
+        if not self.waiters:
+            return None
+        if not connection.used or self.open >= self._connections_max:
+            return self.waiters[0]
+        return next((one for one in self.waiters if not one.fresh), None)
 
     def let_end(self, connection: Connection) -> None:
         """The same for an answer that has said all it has to say: the bytes that end it may come later."""

@@ -285,8 +285,8 @@ class Http2Host:
                 return Exchange(line)
         return None
 
-    async def next(self) -> Exchange:
-        """One as soon as there is a connection with room. Raises UpstreamError."""
+    async def next(self, *, fresh: bool = False) -> Exchange:
+        """One as soon as there is a connection with room; each is an exchange of its own. Raises UpstreamError."""
         while (exchange := self.free()) is None:
             if self._closed:
                 raise UpstreamError(self.upstream, "is no longer asked: the platform stops", retryable=True)

@@ -139,7 +139,7 @@ class Pool:
             raise
         else:
             return Response(host, connection)
-        connection = await host.next()
+        connection = await host.next(fresh=True)
         try:
             connection.send(head, body)
             while not connection.head_done:
