@@ -2,6 +2,7 @@
 
 import asyncio
 import socket
+from collections.abc import Callable
 
 import msgspec
 import pytest
@@ -10,7 +11,8 @@ from tests.fakes.engine import HEAD, Exchange, ScriptedServer, chunk, scripted
 from steelyard.kernel import limits
 from steelyard.kernel.errors import UpstreamError
 from steelyard.kernel.run import Run
-from steelyard.upstream.http1 import Patience, Request, header_block
+from steelyard.upstream.dial import Dial
+from steelyard.upstream.http1 import Connection, Patience, Request, header_block
 from steelyard.upstream.pool import Pool
 
 
@@ -132,6 +134,45 @@ async def test_a_stale_connection_is_replaced_once() -> None:
         assert await whole(pool, ask(server)) == b"ok"
         assert await whole(pool, ask(server)) == b"ok"
         assert [one.connection for one in server.exchanges] == [0, 0, 1]
+        await pool.close()
+
+
+async def test_who_met_a_dead_connection_waits_for_a_new_one_not_for_another_that_was_used(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    may_open, may_answer = asyncio.Event(), asyncio.Event()
+    may_open.set()
+    dial = Dial.open
+
+    async def dial_when_told(self: Dial, make: Callable[[], Connection], connect_s: float) -> Connection:
+        await may_open.wait()
+        return await dial(self, make, connect_s)
+
+    async def script(exchange: Exchange) -> None:
+        while len(server.exchanges) < 2:
+            await asyncio.sleep(0)
+        if exchange.body == b"held":
+            await may_answer.wait()
+        if exchange.body == b"dies" and exchange.connection < 2:
+            exchange.cut()
+        else:
+            await exchange.answer(b"ok")
+
+    monkeypatch.setattr(Dial, "open", dial_when_told)
+    pool = Pool()
+    async with scripted(script) as server:
+        await asyncio.gather(*(whole(pool, ask(server)) for _ in range(2)))
+        may_open.clear()
+        held = asyncio.ensure_future(whole(pool, ask(server, b"held")))
+        dies = asyncio.ensure_future(whole(pool, ask(server, b"dies")))
+        [host] = pool._hosts.values()
+        while not host.waiters:
+            await asyncio.sleep(0)
+        may_answer.set()
+        assert await held == b"ok"  # its connection is free now
+        may_open.set()
+        assert await dies == b"ok"
+        assert [one.connection for one in server.exchanges if one.body == b"dies"][1:] == [2]
         await pool.close()
 
 
