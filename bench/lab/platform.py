@@ -24,47 +24,28 @@ VARIANT = ("-m", "bench.lab.variant")
 _MONEY = "9000000"
 _SETTLE_S, _VERIFY_S = 300, 900
 _IDLE = 0.02  # of a core
-_PRICES = f"""
-[[price]]
-model = "{MODEL}"
-currency = "CNY"
-effective_from = 2026-01-01T00:00:00+08:00
-per = "1M tokens"
-input = "0.50"
-cached_input = "0.05"
-output = "1.50"
-source = "an upstream for measurements"
-
-[[cost]]
-upstream = "{UPSTREAM}"
-currency = "CNY"
-effective_from = 2026-01-01T00:00:00+08:00
-cpu_hour = "0.10"
+_BY_THE_HOUR = """cpu_hour = "0.10"
 watts_per_busy_core = "8"
 kwh = "0.60"
-source = "an upstream for measurements"
 """
-_VENDOR_PRICES = f"""
-[[price]]
-model = "{VENDOR_MODEL}"
-currency = "CNY"
-effective_from = 2026-01-01T00:00:00+08:00
-per = "1M tokens"
-input = "0.50"
-cached_input = "0.05"
-output = "1.50"
-source = "an upstream for measurements"
-
-[[cost]]
-upstream = "{VENDOR}"
-currency = "CNY"
-effective_from = 2026-01-01T00:00:00+08:00
-per = "1M tokens"
+_BY_THE_TOKEN = """per = "1M tokens"
 input = "0.30"
 cached_input = "0.03"
 output = "0.90"
-source = "an upstream for measurements"
 """
+
+
+def _prices(model: str, upstream: str, cost: str) -> str:
+    """A price file with what the model is sold at and what its upstream costs."""
+    dated = 'currency = "CNY"\neffective_from = 2026-01-01T00:00:00+08:00\n'
+    price = 'per = "1M tokens"\ninput = "0.50"\ncached_input = "0.05"\noutput = "1.50"\n'
+    source = 'source = "an upstream for measurements"\n'
+    sold, costs = f'[[price]]\nmodel = "{model}"\n', f'[[cost]]\nupstream = "{upstream}"\n'
+    return "".join((sold, dated, price, source, "\n", costs, dated, cost, source))
+
+
+_PRICES = _prices(MODEL, UPSTREAM, _BY_THE_HOUR)
+_VENDOR_PRICES = _prices(VENDOR_MODEL, VENDOR, _BY_THE_TOKEN)
 
 
 class Keys(NamedTuple):
