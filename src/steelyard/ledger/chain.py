@@ -79,6 +79,11 @@ class UsageRow(NamedTuple):
     measured_uj: int = 0
 
 
+SUMMED = (
+    "input", "cached_input", "output", "cpu_ns", "energy_uj", "cache_write", "reasoning",
+    "reused_input", "reused_output", "measured_uj", "charge_nano",
+)  # fmt: skip
+"""Columns of a usage row that roll-ups and reports add up, beside the costs."""
 PRIVATE = ("upstream", "cost_id", "cpu_ns", "energy_uj", "cpu_cost_nano", "energy_cost_nano")
 """Columns of a usage row that are our own affair: a customer who checks his row gets their salted digest only."""
 LATER = (

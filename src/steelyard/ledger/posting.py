@@ -19,7 +19,17 @@ from steelyard.kernel.money import INT64_MAX
 from steelyard.kernel.settled import End, Position, Rated
 from steelyard.kernel.why import bytes_from_way
 from steelyard.ledger.accounts import PAIRS, WALLET, BatchKind, Fact, account_name, kind_of
-from steelyard.ledger.chain import EARLIER, GENESIS, NOTHING_LATER, EntryRow, UsageRow, content_of, heard_text, link
+from steelyard.ledger.chain import (
+    EARLIER,
+    GENESIS,
+    NOTHING_LATER,
+    SUMMED,
+    EntryRow,
+    UsageRow,
+    content_of,
+    heard_text,
+    link,
+)
 from steelyard.ledger.purse import Purse
 from steelyard.ledger.purses import limits_since, live_grants
 from steelyard.ledger.salt import salt_for
@@ -28,32 +38,9 @@ from steelyard.storage.bulk import bulk
 
 _USAGE = ("batch_id", *UsageRow._fields)
 _EARLIER_USAGE = _USAGE[: 1 + EARLIER]
-_ROLLUP = (
-    "grain", "start_ns", "tenant_id", "model", "currency",
-    "requests", "input", "cached_input", "output", "cpu_ns", "energy_uj", "cache_write", "reasoning",
-    "reused_input", "reused_output", "measured_uj", "charge_nano", "cost_nano",
-)  # fmt: skip
-_summed_of = itemgetter(
-    *map(
-        UsageRow._fields.index,
-        (
-            "input",
-            "cached_input",
-            "output",
-            "cpu_ns",
-            "energy_uj",
-            "cache_write",
-            "reasoning",
-            "reused_input",
-            "reused_output",
-            "measured_uj",
-            "charge_nano",
-            "cpu_cost_nano",
-            "energy_cost_nano",
-            "vendor_cost_nano",
-        ),
-    )
-)
+_ROLLUP = ("grain", "start_ns", "tenant_id", "model", "currency", "requests", *SUMMED, "cost_nano")
+_COSTS = ("cpu_cost_nano", "energy_cost_nano", "vendor_cost_nano")
+_summed_of = itemgetter(*map(UsageRow._fields.index, (*SUMMED, *_COSTS)))
 _CUT = frozenset(end.value for end in End if not (end.whole or end is End.REFUSED))
 """How an answer ended whose vendor may have counted more than we heard. What he refused he does not bill."""
 _id_of = itemgetter(UsageRow._fields.index("request_id"))
@@ -316,7 +303,7 @@ def _rollup_rows(usage: Iterable[UsageRow]) -> list[tuple[object, ...]]:
     hours: dict[tuple[int, int, str, str], list[UsageRow]] = defaultdict(list)
     for row in usage:
         hours[hour_of(row.closed_ns), row.tenant_id, row.model, row.currency].append(row)
-    days: dict[tuple[int, int, str, str], list[int]] = defaultdict(lambda: [0] * 13)
+    days: dict[tuple[int, int, str, str], list[int]] = defaultdict(lambda: [0] * (len(SUMMED) + 2))
     added: list[tuple[object, ...]] = []
     for key, rows in hours.items():
         columns = zip(*map(_summed_of, rows), strict=True)

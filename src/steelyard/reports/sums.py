@@ -15,22 +15,10 @@ from steelyard.kernel.clock import NS_PER_HOUR, day_of, hour_of, iso_from_ns
 from steelyard.kernel.frozen import Record
 from steelyard.kernel.money import divide_half_even
 from steelyard.ledger.accounts import OVERRUN
+from steelyard.ledger.chain import SUMMED
 from steelyard.storage import tables
 
 DAY_NS = 24 * NS_PER_HOUR
-_COUNTS = (
-    "input",
-    "cached_input",
-    "output",
-    "cpu_ns",
-    "energy_uj",
-    "cache_write",
-    "reasoning",
-    "reused_input",
-    "reused_output",
-    "measured_uj",
-    "charge_nano",
-)
 
 
 class By(StrEnum):
@@ -196,7 +184,7 @@ def _usage(by: By, scope: Scope) -> Select[Any]:
         _group(by, source, moment).label("grouped_by"),
         columns.currency,
         requests.label("requests"),
-        *(whole(columns[name]).label(name) for name in _COUNTS),
+        *(whole(columns[name]).label(name) for name in SUMMED),
         whole(cost).label("cost_nano"),
     ).group_by("grouped_by", columns.currency)
     query = _within(query, source, moment, scope)
