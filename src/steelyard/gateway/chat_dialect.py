@@ -1,9 +1,9 @@
 """The dialect of /v1/chat/completions: OpenAI's."""
 
 from steelyard.gateway.chat_answer import DONE, ChatBody, ChatStream
-from steelyard.gateway.chat_request import parse_chat
 from steelyard.gateway.dialect import Asked
 from steelyard.gateway.errors import error_body, error_headers
+from steelyard.gateway.known_chat import KnownChats
 from steelyard.gateway.left import openai_rates
 from steelyard.gateway.wire import Headers, Heads, text_of
 from steelyard.kernel.errors import CallerError
@@ -14,11 +14,14 @@ class Chat:
     name = b"chat"
     stream_end = DONE
 
+    def __init__(self) -> None:
+        self._known = KnownChats()
+
     def authorization(self, heads: Heads) -> str | None:
         return text_of(heads, b"authorization")
 
     def read(self, body: bytes, heads: Heads, request_id: bytes, created_ns: int) -> Asked:
-        parsed = parse_chat(body, request_id)
+        parsed = self._known.read(body, request_id)
         order = parsed.order
         if order.stream:
             return Asked(order, ChatStream(order, created_ns, parsed.include_usage, parsed.tier), parsed.unknown)

@@ -89,6 +89,13 @@ class Turn(msgspec.Struct, omit_defaults=True):
     thinking_blocks: list[dict[str, Any]] | None = None
 
 
+class PlainTurn(msgspec.Struct, forbid_unknown_fields=True):
+    """What most turns are, as clients send it and in the canonical form alike: a role and a text, and nothing else."""
+
+    role: Literal["system", "user", "assistant"]
+    content: str
+
+
 def turns_of(messages: list[Message]) -> list[Turn]:
     """The canonical turns. Raises CallerError 400 that names the field at fault."""
     log = CallLog()
@@ -159,6 +166,15 @@ def prompt_tokens_max(turns: list[Turn], beside_bytes: int) -> int:
     """
     text = sum(_turn_bytes(turn) for turn in turns)
     return text + _MESSAGE_TOKENS * len(turns) + _TEMPLATE_TOKENS + 2 * beside_bytes
+
+
+def plain_tokens_max(turns: list[PlainTurn]) -> int:
+    """What these turns count for in `prompt_tokens_max`."""
+    tokens = _MESSAGE_TOKENS * len(turns)
+    for turn in turns:
+        content = turn.content
+        tokens += len(content) if content.isascii() else len(content.encode())
+    return tokens
 
 
 def _turn_bytes(turn: Turn) -> int:

@@ -1,0 +1,182 @@
+"""A chat body that is known but for its messages means what `parse_chat` says, whatever stands in it."""
+
+import json
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from steelyard.gateway import known_chat
+from steelyard.gateway.chat_request import ChatOrder, parse_chat
+from steelyard.gateway.known_chat import KnownChats
+from steelyard.kernel import limits
+from steelyard.kernel.errors import CallerError
+
+ID = bytes(range(16))
+ONE = b'[{"role":"user","content":"Hi"}]'
+texts = st.one_of(
+    st.text(max_size=20), st.sampled_from(['"messages":[', "}]", '}],"a":1', "\\", "称\U0001f600", "\x1f"])
+)
+plain = st.fixed_dictionaries({"role": st.sampled_from(["system", "user", "assistant"]), "content": texts})
+PART = {"type": "text", "text": "x", "cache_control": {"type": "ephemeral"}}
+CALL = {"id": "c", "type": "function", "function": {"name": "f", "arguments": "{}"}}
+others: st.SearchStrategy[Any] = st.sampled_from(
+    [
+        {"content": "turned round", "role": "user"},
+        {"role": "developer", "content": "x"},
+        {"role": "user", "content": [PART]},
+        {"role": "user", "content": "x", "name": "Ann"},
+        {"role": "assistant", "content": None, "tool_calls": [CALL]},
+        {"role": "tool", "content": "x", "tool_call_id": "c"},
+        {"role": "user", "content": None},
+        {"role": "assistant", "content": "x", "refusal": None, "audio": None},
+        {"role": "nobody", "content": "x"},
+        {"role": "user", "content": [], "x": {"messages": [{}]}},
+        7,
+    ]
+)
+messages: st.SearchStrategy[Any] = st.one_of(
+    st.lists(plain, min_size=1, max_size=4),
+    st.lists(plain, min_size=1, max_size=4),
+    st.lists(st.one_of(plain, others), max_size=4),
+    st.sampled_from([None, "x", {}]),
+)
+TOOL = {"type": "function", "function": {"name": "f", "parameters": {"type": "object"}}}
+fields = st.fixed_dictionaries(
+    {"model": st.sampled_from(["m", "n"])},
+    optional={
+        "max_tokens": st.sampled_from([1, 100, 0, None]),
+        "n": st.sampled_from([1, 2]),
+        "stream": st.sampled_from([True, False]),
+        "temperature": st.sampled_from([0.5, 1, 3]),
+        "stop": st.sampled_from(["x", ["a", "b"]]),
+        "user": texts,
+        "tools": st.sampled_from([[TOOL], []]),
+        "tool_choice": st.just("auto"),
+        "metadata": st.sampled_from([{"messages": [{"role": "user", "content": "no"}]}, {}]),
+        "service_tier": st.just("auto"),
+        "store": st.just(True),
+        "shape": st.just([{"a": [1]}]),
+        "response_format": st.just({"type": "json_object"}),
+        "functions": st.just([]),
+    },
+)
+blanks = st.sampled_from([(",", ":"), (", ", ": "), (" ,\n", ":\t ")])
+
+
+def told(asked: ChatOrder) -> tuple[Any, ...]:
+    order = asked.order
+    return asked.include_usage, asked.unknown, asked.tier, list_of(order.params), *rest_of(order)
+
+
+def list_of(params: dict[str, Any]) -> list[tuple[str, bytes]]:
+    return [(name, bytes(raw)) for name, raw in params.items()]
+
+
+def rest_of(order: Any) -> list[Any]:
+    return [getattr(order, name) for name in order.__struct_fields__ if name != "params"]
+
+
+def said(read: Any, body: bytes) -> tuple[Any, ...]:
+    try:
+        return told(read(body, ID))
+    except CallerError as error:
+        return error.status, error.code, error.message, error.param
+
+
+@settings(max_examples=150)
+@given(fields, st.lists(messages, min_size=3, max_size=6), blanks, st.integers(0, 12), st.booleans())
+def test_it_reads_as_if_it_were_new(
+    beside: dict[str, Any], turns: list[Any], separators: tuple[str, str], place: int, ascii_only: bool
+) -> None:
+    chats = KnownChats()
+    for some in (turns[0], turns[0], *turns):
+        items = list(beside.items())
+        items.insert(place, ("messages", some))
+        body = json.dumps(dict(items), separators=separators, ensure_ascii=ascii_only).encode("utf-8", "replace")
+        assert said(chats.read, body) == said(parse_chat, body)
+
+
+def known(body: bytes, monkeypatch: pytest.MonkeyPatch, *others: bytes) -> list[bool]:
+    """Whether it, asked for the third time, and the others are read without `parse_chat`; all are read rightly."""
+    chats = KnownChats()
+    asked: list[bytes] = []
+
+    def counted(body: bytes, request_id: bytes) -> ChatOrder:
+        asked.append(body)
+        return parse_chat(body, request_id)
+
+    monkeypatch.setattr(known_chat, "parse_chat", counted)
+    found = []
+    for one in (body, body, body, *others):
+        asked.clear()
+        assert said(chats.read, one) == said(parse_chat, one)
+        found.append(not asked)
+    return found[2:]
+
+
+def test_what_clients_send_is_known_the_third_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    other = ONE.replace(b"Hi", b"Ho")
+    for form in (
+        b'{"model":"m","messages":%b,"max_tokens":5}',
+        b'{"model": "m", "messages": %b, "temperature": 0.70}',
+        b'{"messages":%b,"model":"m","stop":["\\n"],"stream":true,"stream_options":{"include_usage":true}}',
+        b'{"model":"m","messages":%b}',
+    ):
+        assert known(form % ONE, monkeypatch, form % other, form % b"[]", form % other) == [True, True, False, True]
+
+
+TRAPS = [
+    b'{"model":"m","metadata":{"messages":%b},"messages":%b}',
+    b'{"model":"m","messages":%b,"metadata":{"messages":%b}}',
+    b'{"model":"m","mess\\u0061ges":%b,"metadata":{"messages":%b}}',
+    b'{"model":"m","metadata":{"messages":%b},"mess\\u0061ges":%b}',
+]
+
+
+@pytest.mark.parametrize("form", TRAPS)
+def test_messages_that_stand_elsewhere_are_not_taken_for_them(form: bytes, monkeypatch: pytest.MonkeyPatch) -> None:
+    other = ONE.replace(b"Hi", b"Ho")
+    pairs = [(ONE, other), (other, ONE), (ONE, b"0"), (b"0", ONE), (other, other)]
+    known(form % (ONE, ONE), monkeypatch, *(form % pair for pair in pairs for _ in range(3)))
+    known(form % (other, ONE), monkeypatch, *(form % pair for pair in pairs for _ in range(3)))
+
+
+@pytest.mark.parametrize(
+    "messages",
+    [
+        ONE.replace(b"Hi", b"\xff"),
+        ONE.replace(b"Hi", b"\\ud800"),
+        ONE.replace(b"Hi", b"\x00"),
+        ONE + ONE,
+        ONE[:-1],
+        ONE + b',"n":2',
+        ONE + b',"messages":' + ONE,
+        ONE[:-1] + b"," + ONE[1:] * 2,
+        b"[" + ONE + b"]",
+        ONE.replace(b'"content"', b'"content":"Ha","content"'),
+        ONE.replace(b'"content"', b'"x":[[]],"content"'),
+    ],
+)
+def test_messages_that_are_something_else_are_read_whole(messages: bytes, monkeypatch: pytest.MonkeyPatch) -> None:
+    form = b'{"model":"m","messages":%b,"max_tokens":5}'
+    known(form % ONE, monkeypatch, form % messages, form % ONE, form % messages)
+
+
+def test_the_bounds_hold_for_what_is_known(monkeypatch: pytest.MonkeyPatch) -> None:
+    form = b'{"model":"m","messages":%b}'
+    many = b"[" + b",".join([ONE[1:-1]] * (limits.MESSAGES_MAX + 1)) + b"]"
+    brackets = ONE.replace(b"Hi", b"[" * (limits.JSON_BRACKETS_MAX + 1))
+    assert known(form % ONE, monkeypatch, form % many, form % brackets, form % ONE) == [True, False, False, True]
+
+
+def test_no_more_are_kept_than_the_bound(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(limits, "CHATS_KNOWN_MAX", 3)
+    chats = KnownChats()
+    for number in range(20):
+        for _ in range(3):
+            chats.read(b'{"model":"%d","messages":%b}' % (number, ONE), ID)
+        assert len(chats._known) <= 3
+    chats.read(b'{"model":"m","user":"%b","messages":%b}' % (b"x" * limits.CHAT_KNOWN_BYTES_MAX, ONE), ID)
+    assert all(len(around) <= limits.CHAT_KNOWN_BYTES_MAX for around in chats._known)
