@@ -267,7 +267,7 @@ async def test_calls_reasoning_and_logprobs_come_back_as_they_were(asking: Askin
     assert settled.closed.usage == Usage(reused_input=10, reused_output=5)
     quote = asking.answer.quote
     assert quote is not None and quote.reuse is not None
-    async for _, event, _ in asking.answers.speaking(quote, lambda _: None)(quote):
+    async for _, event, _ in asking.answers.speaking(quote, lambda *_: None)(quote, False):
         heard.append(event)
     assert [(one.text, one.reasoning) for one in heard] == [("", "hm"), ("a", ""), ("bc", ""), ("", ""), ("", "")]
     assert [one.usage.reused_output for one in heard] == [1, 2, 4, 5, 5]

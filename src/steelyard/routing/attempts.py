@@ -7,7 +7,7 @@ how to put on record that another is called, come in.
 
 import asyncio
 from collections import deque
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
 from types import TracebackType
 from typing import NamedTuple, Protocol, Self
 
@@ -20,6 +20,7 @@ from steelyard.routing.health import ELSEWHERE
 from steelyard.routing.router import Router
 
 Said = tuple[int, Event, Usage]
+_NOTHING: Iterator[Said] = iter(())
 
 
 class Speech(Protocol):
@@ -34,7 +35,7 @@ class Ways(NamedTuple):
     """What an attempt needs of other rooms."""
 
     clock: Clock
-    call: Callable[[Quote], Speech]
+    call: Callable[[Quote, bool], Speech]  # for an answer in one piece, or not
     move: Callable[[Quote, str], None]  # put on record who is called from here on, and why not the one before
     heard: Callable[[Usage], None]  # keep what its vendor may bill, while nothing of it is passed on yet
 
@@ -42,20 +43,22 @@ class Ways(NamedTuple):
 class Served:
     """The answer of the offer that has begun to speak. Leaving the context closes the call."""
 
-    __slots__ = ("_call", "_clock", "_heard", "_order", "_router", "_said", "_speech", "_use", "quote")
+    __slots__ = ("_call", "_clock", "_heard", "_order", "_over", "_router", "_said", "_speech", "_use", "quote")
 
     def __init__(self, router: Router, order: Order, quote: Quote, ways: Ways) -> None:
         self.quote = quote
         self._order = order
+        self._over = False  # it has said all
+        self._said: Iterator[Said] = _NOTHING  # heard already, to be handed out first
         tokens = (order.prompt_tokens_max + quote.max_tokens) * order.sequences
+        whole = quote.is_whole(order)
         self._router = router
         self._clock = ways.clock
         now_ns = ways.clock.monotonic_ns()
-        self._call = router.begin(quote.offer, tokens, now_ns, whole=quote.is_whole(order))
+        self._call = router.begin(quote.offer, tokens, now_ns, whole=whole)
         self._use = router.affinity.called(order.request_id, quote.offer, now_ns)
         self._heard = ways.heard
-        self._speech = ways.call(quote)
-        self._said: deque[Said] = deque()
+        self._speech = ways.call(quote, whole)
 
     async def begin(self, *, alone: bool, whole: bool) -> None:
         """Wait until it speaks or, `whole`, until it has said all. Raises UpstreamError.
@@ -64,13 +67,14 @@ class Served:
         """
         try:
             if alone:
-                async for said in self._speech:
-                    self._said.append(said)
-                    self._heard(said[2])
-                    self._spoke()
-                    return
+                said = await self._speech.__anext__()
+                self._said = iter((said,))
+                self._heard(said[2])
+                self._spoke()
             else:
                 await self._first_of_several(whole)
+        except StopAsyncIteration:  # not a word
+            return
         except UpstreamError as error:
             await self._close(error)
             raise
@@ -80,10 +84,11 @@ class Served:
 
     async def _first_of_several(self, whole: bool) -> None:
         patience_s = patience_of(self._order, self.quote)
+        heard: list[Said] = []
         try:
             async with asyncio.timeout(patience_s) as patience:
                 async for said in self._speech:
-                    self._said.append(said)
+                    heard.append(said)
                     self._heard(said[2])
                     if _speaks(said[1]):
                         patience.reschedule(None)
@@ -91,11 +96,12 @@ class Served:
                         break
                 if whole:
                     async for said in self._speech:
-                        self._said.append(said)
+                        heard.append(said)
                         self._heard(said[2])
         except TimeoutError:
             message = f"did not begin to answer within {patience_s:g} s"
             raise UpstreamError(self.quote.offer.upstream, message, retryable=True) from None
+        self._said = iter(heard)
 
     def _spoke(self) -> None:
         self._call.spoke(self._clock.monotonic_ns())
@@ -103,7 +109,9 @@ class Served:
 
     def whole(self, used: Usage, *, guessed: bool) -> None:
         """It came to its end and used this; `guessed`: the counts are ours, not the upstream's."""
+        self._over = True
         self._call.whole(self._order, used, self._clock.monotonic_ns())
+        self._call.ended()
         if self._use is not None and not guessed:
             self._router.affinity.answered(self._use, used)
 
@@ -111,7 +119,8 @@ class Served:
         return self
 
     def __anext__(self) -> Awaitable[Said]:
-        return _now(self._said.popleft()) if self._said else self._speech.__anext__()
+        said = next(self._said, None)
+        return self._speech.__anext__() if said is None else _now(said)
 
     async def __aenter__(self) -> Self:
         return self
@@ -119,7 +128,8 @@ class Served:
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        await self._close(error if isinstance(error, UpstreamError) else None)
+        if not self._over:
+            await self._close(error if isinstance(error, UpstreamError) else None)
 
     async def _close(self, error: UpstreamError | None) -> None:
         try:

@@ -96,14 +96,14 @@ class AnswerCache:
         self._kept.move_to_end(key)
         return Reuse(key, f"hit; age={age_ns // NS_PER_S}", kept.events)
 
-    def speaking(self, first: Quote, call: Callable[[Quote], Any]) -> Callable[[Quote], Any]:
+    def speaking(self, first: Quote, call: Callable[[Quote, bool], Any]) -> Callable[[Quote, bool], Any]:
         """How to call whoever a quote names: the cache itself for a hit; what others say is kept where it may be."""
         reuse = first.reuse
         if reuse is None or not reuse.key:
             return call
         if reuse.events:
-            return lambda quote: _again(reuse.events)
-        return lambda quote: self._keeping(quote, call(quote))
+            return lambda quote, whole: _again(reuse.events)
+        return lambda quote, whole: self._keeping(quote, call(quote, whole))
 
     async def _keeping(self, quote: Quote, speech: Speech) -> AsyncGenerator[Said, None]:
         """Pass on what is said, and keep it once it came to its end."""

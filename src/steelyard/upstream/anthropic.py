@@ -71,10 +71,9 @@ class Anthropic:
     ) -> Events:
         """See `Upstream.stream`. The prompt's counts are exact from the first event, the output's at the last."""
         sent = request_of(self._name, offer, params, max_tokens)
-        request = self._request(offer, "/v1/messages", sent, sent.body)
-        return Heard(
-            self._pool, request, Answer(self._name, len(sent.body)), _Voice(self._name, self._credential, sent)
-        )
+        to = self._pool.destination(self._request(offer, "/v1/messages", sent, sent.body))
+        voice = _Voice(self._name, self._credential, sent)
+        return Heard(self._pool, to, sent.body, Answer(self._name, len(sent.body)), voice)
 
     async def read(self, offer: Offer, capability: Capability, params: dict[str, Raw]) -> Event:
         raise writes_only(self._name, capability)  # the dialect has no place for it

@@ -241,6 +241,9 @@ class Answer:
     def _usage(self, finish: str | None) -> Usage:
         known = self._prompt is not None and self._output is not None
         ours = self._tally.low() if finish is None or known else self._tally.estimate()
-        said = ours if self._output is None else self._tally.parted(self._output, self._thought_tokens)
+        output, reasoning = ours.output, ours.reasoning
+        if self._output is not None:
+            reasoning = self._tally.reasoning(self._output, self._thought_tokens)
+            output = self._output - reasoning
         fresh, written, read = (ours.input, 0, 0) if self._prompt is None else self._prompt
-        return Usage(fresh, read, said.output, cache_write=written, reasoning=said.reasoning)
+        return Usage(fresh, read, output, cache_write=written, reasoning=reasoning)

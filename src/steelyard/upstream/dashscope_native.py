@@ -49,7 +49,8 @@ class DashScopeNative:
         """See `Upstream.stream`. Counts are the vendor's own from the first event."""
         asked = Asked(self._name, offer.upstream_model, params, max_tokens)
         sent = request_of(asked)
-        return Heard(self._pool, self._request(offer, "POST", sent.path, sent.body), Answer(asked), self)
+        to = self._pool.destination(self._request(offer, "POST", sent.path))
+        return Heard(self._pool, to, sent.body, Answer(asked), self)
 
     async def read(self, offer: Offer, capability: Capability, params: dict[str, Raw]) -> Event:
         raise writes_only(self._name, capability)

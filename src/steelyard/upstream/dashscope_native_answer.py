@@ -180,9 +180,9 @@ class Answer:
         cached = min(max(details.cached_tokens or 0, 0), prompt)
         written = min(max(details.cache_creation_input_tokens or 0, 0), prompt - cached)
         thought = counts.output_tokens_details
-        said = self._tally.parted(output, thought.reasoning_tokens if thought else None)
+        reasoning = self._tally.reasoning(output, thought.reasoning_tokens if thought else None)
         fresh = prompt - cached - written
-        self._counts = Usage(fresh, cached, said.output, cache_write=written, reasoning=said.reasoning)
+        self._counts = Usage(fresh, cached, output - reasoning, cache_write=written, reasoning=reasoning)
 
     def events(self) -> Sequence[Event]:
         """What is new since the last time; the finish is kept for `end`, when the last count is known."""

@@ -18,6 +18,7 @@ from steelyard.kernel.offers import Capability, Offer
 from steelyard.kernel.quantities import Usage
 from steelyard.kernel.records import Event, Order, Quote
 from steelyard.scheduling.wish import Turn
+from steelyard.upstream.hearing import Heard
 from steelyard.upstream.protocol import Events, Queued, Upstream
 
 _EVENTS_QUEUED_MAX = 16
@@ -64,15 +65,24 @@ class _Sole:
     def __aiter__(self) -> Self:
         return self
 
-    async def __anext__(self) -> Said:
-        if self._over:
+    def __anext__(self) -> Awaitable[Said]:
+        if self._over:  # told at once, as nothing is waited for
             raise StopAsyncIteration
+        return self._next()
+
+    async def _next(self) -> Said:
         events = self._events
         if events is None:
             order = self._order
-            asked = (self._offer, order.params, self._max_tokens, order.request_id, self._whole)
-            events = self._events = self._upstream.stream(*asked)
-        event = await events.__anext__()
+            events = self._events = self._upstream.stream(
+                self._offer, order.params, self._max_tokens, order.request_id, self._whole
+            )
+        if isinstance(events, Heard):
+            while (event := events.take()) is None:
+                await events.more()
+            self._over = events.over
+        else:
+            event = await events.__anext__()
         usage = believed(event, self._offer).usage
         if usage.output + usage.reasoning > self._max_tokens and is_too_much(event, self._told):
             self._over = True
@@ -103,15 +113,15 @@ async def _counted(
             yield sequence, event, sum(usages, Usage())
 
 
-def speaking(upstreams: Mapping[str, Upstream], order: Order) -> Callable[[Quote], Speech]:
-    """How to call whoever a quote names for this order: an engine in its turn."""
+def speaking(upstreams: Mapping[str, Upstream], order: Order) -> Callable[[Quote, bool], Speech]:
+    """How to call whoever a quote names for this order, for an answer in one piece or not: an engine in its turn."""
 
-    def speak(quote: Quote) -> Speech:
+    def speak(quote: Quote, whole: bool) -> Speech:
         offer = quote.offer
         upstream = upstreams[offer.upstream]
         if offer.kind == _ENGINE and hasattr(upstream, "in_turn"):  # isinstance takes 20 µs for it
             upstream = cast(Queued, upstream).in_turn(offer, _turn(quote, order))
-        return call(upstream, offer, order, quote.max_tokens, quote.is_whole(order))
+        return call(upstream, offer, order, quote.max_tokens, whole)
 
     return speak
 

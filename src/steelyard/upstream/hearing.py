@@ -4,13 +4,13 @@ Owns when a connection is given back, and that what came before a failure is del
 Knows no dialect: a `Hearing` reads what comes, a `Voice` knows how this upstream says no.
 """
 
-from collections.abc import Sequence
+from collections.abc import Awaitable, Sequence
 from typing import Protocol, Self
 
 from steelyard.kernel import limits
 from steelyard.kernel.errors import UpstreamError
 from steelyard.kernel.records import Event
-from steelyard.upstream.pool import Pool, Request, Response
+from steelyard.upstream.pool import Destination, Pool, Response
 
 
 class Hearing(Protocol):
@@ -58,41 +58,55 @@ class Voice(Protocol):
 class Heard:
     """See `Upstream.stream`. Closing it closes the connection, which cancels at the upstream.
 
-    No async generator: one of those costs a microsecond for every read.
+    `take` what is there, wait for `more` where nothing is. No async generator: one of those costs a microsecond for
+    every read.
     """
 
-    __slots__ = ("_failure", "_hearing", "_new", "_over", "_pool", "_request", "_response", "_voice")
+    __slots__ = ("_body", "_failure", "_hearing", "_new", "_pool", "_response", "_to", "_voice", "over")
 
-    def __init__(self, pool: Pool, request: Request, hearing: Hearing, voice: Voice) -> None:
+    def __init__(self, pool: Pool, to: Destination, body: bytes, hearing: Hearing, voice: Voice) -> None:
+        self.over = False  # all was said, or it was closed
         self._pool = pool
-        self._request = request
+        self._to = to
+        self._body = body
         self._hearing = hearing
         self._voice = voice
         self._response: Response | None = None
-        self._new: list[Event] = []  # of the last read, to be handed out first
+        self._new: Sequence[Event] = ()  # of the last read, to be handed out first
         self._failure: UpstreamError | None = None  # of the same read: what came before it is delivered
-        self._over = False
 
     def __aiter__(self) -> Self:
         return self
 
     async def __anext__(self) -> Event:
+        while (event := self.take()) is None:
+            await self.more()
+        return event
+
+    def take(self) -> Event | None:
+        """The next event; None where none has come. Raises UpstreamError, and StopAsyncIteration behind the last."""
         if self._new:
-            return self._new.pop(0)
-        if self._over:
+            event, *self._new = self._new
+            return event
+        if self.over:
             raise StopAsyncIteration
         hearing, response = self._hearing, self._response
+        if response is None:
+            return None
         try:
-            if response is None:
-                response = await self._begin()
-            while self._failure is None and not hearing.done and (read := await response.read()):
+            while self._failure is None and not hearing.done:
+                read = response.take()
+                if read is None:
+                    return None
+                if not read:
+                    break
                 try:
                     hearing.hear(read)
                 except UpstreamError as error:
                     self._failure = error
                 if events := hearing.events():
-                    event, *self._new = events
-                    return event
+                    self._new = events[1:]
+                    return events[0]
             if self._failure is not None:
                 raise self._failure
             if hearing.done:
@@ -107,23 +121,39 @@ class Heard:
         self._close()
         return last
 
+    def more(self) -> Awaitable[None]:
+        """To be awaited where `take` gave None. Raises UpstreamError, then or at once."""
+        if self._response is None:
+            return self._begin()
+        try:
+            return self._response.more()
+        except UpstreamError as error:
+            self._close()
+            raise self._voice.veiled(error) from None
+
     async def aclose(self) -> None:
         self._close()
 
-    async def _begin(self) -> Response:
+    async def _begin(self) -> None:
         """The answer: a stream or, if it was asked for in one piece and came so, read already."""
-        response = self._response = await self._pool.request(self._request)
-        if response.status == 200:
-            form = response.header(b"content-type")
-            if form.startswith(b"text/event-stream"):
-                return response
-            if self._hearing.whole and form.startswith(b"application/json"):
+        try:
+            response = self._response = await self._pool.ask(self._to, self._body)
+            form = response.form if response.status == 200 else b""
+            if form == b"text/event-stream":
+                return
+            if self._hearing.whole and form == b"application/json":
                 self._hearing.hear_whole(await response.body(limits.WHOLE_ANSWER_BYTES_MAX))
-                return response
-        raise self._voice.refusal(response, await response.body(limits.UPSTREAM_ERROR_BYTES_MAX))
+                return
+            raise self._voice.refusal(response, await response.body(limits.UPSTREAM_ERROR_BYTES_MAX))
+        except UpstreamError as error:
+            self._close()
+            raise self._voice.veiled(error) from None
+        except BaseException:
+            self._close()
+            raise
 
     def _close(self) -> None:
-        self._over = True
-        self._new = []
+        self.over = True
+        self._new = ()
         if self._response is not None:
             self._response.close()

@@ -93,7 +93,7 @@ class Host:
             if self.dial.tls and not connection.used and (session := connection.session) is not None:
                 self.dial.keep(session)
             connection.rest()
-        waiter = self._next_for(connection)
+        waiter = self._next_for(connection) if self.waiters else None
         if waiter is None:
             self.idle.append(connection)
             return
@@ -103,8 +103,6 @@ class Host:
 
     def _next_for(self, connection: Connection) -> "_Waiter | None":
         """Who met a dead connection is not given another one that may be dead as well."""
-        if not self.waiters:
-            return None
         if not connection.used or self.open >= self._connections_max:
             return self.waiters[0]
         return next((one for one in self.waiters if not one.fresh), None)

@@ -5,6 +5,7 @@ only what is asked for is looked at. Knows no pool, no retry and no dialect. Ans
 """
 
 import asyncio
+import re
 import ssl
 from collections.abc import Callable
 from typing import NamedTuple
@@ -17,6 +18,7 @@ from steelyard.kernel.frozen import Record
 from steelyard.kernel.run import Signal
 from steelyard.upstream.wheel import Wheel
 
+_FORM = re.compile(rb"\ncontent-type:[ \t]*([^\s;,]*)", re.IGNORECASE)
 _JOINED_BYTES = 16 * 1024  # a body below this is copied behind its head: one buffer is cheaper than two
 
 
@@ -51,6 +53,13 @@ def header_block(headers: dict[str, str]) -> bytes:
         if not name.isascii() or any(character in name + value for character in "\r\n\0"):
             raise ValueError(f"the header {name!r} cannot be sent")
     return b"".join(f"{name}: {value}\r\n".encode("latin-1") for name, value in headers.items())
+
+
+def form_of(head: bytes) -> bytes:
+    """What kind of body follows, without parameters: of repeated content types the last; empty when none is told."""
+    end = head.find(b"\r\n\r\n")
+    found: list[bytes] = _FORM.findall(head, 0, end if end >= 0 else len(head))
+    return found[-1] if found else b""
 
 
 def header_of(head: bytes, name: bytes) -> bytes:

@@ -62,7 +62,8 @@ class ByKind:
     def stream(
         self, offer: Offer, params: dict[str, Raw], max_tokens: int, request_id: bytes, whole: bool = False
     ) -> Events:
-        return self._adapter(offer.kind).stream(offer, params, max_tokens, request_id, whole)
+        adapter = self._made.get(offer.kind) or self._adapter(offer.kind)
+        return adapter.stream(offer, params, max_tokens, request_id, whole)
 
     async def read(self, offer: Offer, capability: Capability, params: dict[str, Raw]) -> Event:
         return await self._adapter(offer.kind).read(offer, capability, params)

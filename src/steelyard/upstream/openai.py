@@ -20,7 +20,7 @@ from steelyard.upstream.hearing import Heard
 from steelyard.upstream.openai_answer import Answer
 from steelyard.upstream.openai_fault import refusal
 from steelyard.upstream.openai_reading import PATHS, answer_of
-from steelyard.upstream.pool import Pool, Request, Response
+from steelyard.upstream.pool import Destination, Pool, Request, Response
 from steelyard.upstream.protocol import Events
 from steelyard.upstream.vendor import ANY_VENDOR, WITHHELD, Asked, Vendor
 from steelyard.upstream.whose import not_carried
@@ -48,6 +48,7 @@ class OpenAI:
         lines = {**_LINES, **vendor.headers}
         self._signed = vendor.token and Signed(self._credential, lines, vendor.token, clock or SystemClock())
         self._headers = b"" if self._signed else self._credential.headers(**lines)
+        self._known: dict[tuple[str, str], Destination] = {}  # by address and path
 
     @property
     def name(self) -> str:
@@ -62,8 +63,8 @@ class OpenAI:
         if not path:
             raise not_carried(self._name, "prompt", "this model answers conversations only; ask /v1/chat/completions")
         asked = Asked(self._name, offer.upstream_model, params, max_tokens, whole and offer.answers_whole)
-        request = self._request(offer, "POST", path, _encode(vendor.fields(asked)))
-        return Heard(self._pool, request, (vendor.hearing or Answer)(vendor, asked), self)
+        to = self._known.get((offer.address, path)) or self._destination(offer, path)
+        return Heard(self._pool, to, _encode(vendor.fields(asked)), (vendor.hearing or Answer)(vendor, asked), self)
 
     async def read(self, offer: Offer, capability: Capability, params: dict[str, Raw]) -> Event:
         fields = {name: value for name, value in params.items() if name not in WITHHELD}
@@ -121,6 +122,14 @@ class OpenAI:
                 return await response.body(limits.READING_ANSWER_BYTES_MAX)
         except UpstreamError as error:
             raise self.veiled(error) from None
+
+    def _destination(self, offer: Offer, path: str) -> Destination:
+        to = self._pool.destination(self._request(offer, "POST", path))
+        if not self._signed:  # whose headers do not stay as they are
+            if len(self._known) >= limits.ADDRESSES_KNOWN_MAX:
+                self._known.clear()
+            self._known[offer.address, path] = to
+        return to
 
     def _request(self, offer: Offer, method: str, path: str, body: bytes = b"", *, is_whole: bool = False) -> Request:
         """`path` lies below the API, unless it `is_whole`."""

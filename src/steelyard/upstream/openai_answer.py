@@ -116,15 +116,13 @@ class Answer:
         self._upstream = asked.upstream
         self._most = asked.max_tokens
         self._tally = Tally(asked.upstream, asked.text_bytes)
-        self._stops = asked.stops
+        self._asked = asked
         self._reader: EventReader | None = None
         self._runs = _NO_RUNS
         if vendor.may_repeat:
-            self._text, self._thought = Growth(asked.upstream), Growth(asked.upstream)
+            self._growing = Growth(asked.upstream), Growth(asked.upstream)  # text and reasoning
         self._stop_text: str | None = None
-        self._texts: list[str] = []
-        self._reasoning: list[str] = []
-        self._refusal: list[str] = []
+        self._text = self._reasoning = self._refusal = ""  # what is new since the last event
         self._calls: list[CallPiece] = []
         self._numbers: _Numbers | None = None  # most answers call nothing
         self._logprobs: list[Any] = []
@@ -157,10 +155,10 @@ class Answer:
         if not run.pieces:
             return
         if run.field in _THOUGHTS:
-            self._reasoning.append(run.text)
+            self._reasoning += run.text
             self._tally.think(run.text, run.pieces)
         else:
-            self._texts.append(run.text)
+            self._text += run.text
             self._tally.say(run.text)
             self._tally.pieces += run.pieces
 
@@ -186,45 +184,46 @@ class Answer:
             self._runs.learn(field, data)
 
     def _choice(self, choice: _Choice) -> None:
-        delta = choice.delta or choice.message or _NOTHING
-        text, reasoning = self._new(choice, delta)
-        for said, kept in ((text, self._texts), (delta.refusal or "", self._refusal)):
-            if said:
-                kept.append(said)
-                self._tally.say(said)
-        if reasoning:
-            self._reasoning.append(reasoning)
-            self._tally.think(reasoning)
-        for call in delta.tool_calls or ():
-            function = call.function or _Function()
-            arguments = function.arguments or ""
-            self._numbers = self._numbers or _Numbers()
-            number = self._numbers.of(call)
-            piece = CallPiece(number, call.id or None, function.name or None, arguments, call.signature)
-            self._calls.append(piece)
-            self._tally.say(arguments)
-        if choice.logprobs is not None:
-            self._logprobs += _tokens(choice.logprobs)
-        self._tally.pieces += bool(text or delta.refusal or delta.tool_calls)
-        end = self._vendor.end_of(choice.finish_reason) if choice.finish_reason else None
-        if end == FAILED:
-            raise UpstreamError(self._upstream, f"ended its answer with {choice.finish_reason!r}", retryable=True)
-        for met in (choice.stop_reason, choice.matched_stop):
-            if isinstance(met, str) and met in self._stops:
-                self._stop_text = met
-        if end:
-            self._finish = end
-
-    def _new(self, choice: _Choice, delta: _Delta) -> tuple[str, str]:
-        """What is new of the text and of the reasoning."""
-        text = delta.content or choice.text or ""
-        reasoning = delta.reasoning_content or delta.reasoning or ""
+        delta, tally = choice.delta or choice.message or _NOTHING, self._tally
+        text, reasoning = delta.content or choice.text or "", delta.reasoning_content or delta.reasoning or ""
         if not reasoning and isinstance(delta.reasoning_details, list):
             reasoning = "".join(map(_thought, delta.reasoning_details))
-        if not self._vendor.may_repeat:
-            return text, reasoning
-        last = bool(choice.finish_reason)
-        return self._text.feed(text, last=last), self._thought.feed(reasoning, last=last or bool(text))
+        if self._vendor.may_repeat:
+            texts, thoughts = self._growing
+            last = bool(choice.finish_reason)
+            text, reasoning = texts.feed(text, last=last), thoughts.feed(reasoning, last=last or bool(text))
+        if text:
+            self._text += text
+            tally.say(text)
+        if delta.refusal:
+            self._refusal += delta.refusal
+            tally.say(delta.refusal)
+        if reasoning:
+            self._reasoning += reasoning
+            tally.think(reasoning)
+        if delta.tool_calls:
+            self._call(delta.tool_calls)
+        if choice.logprobs is not None:
+            self._logprobs += _tokens(choice.logprobs)
+        if text or delta.refusal or delta.tool_calls:
+            tally.pieces += 1
+        if choice.finish_reason:
+            end = self._vendor.end_of(choice.finish_reason)
+            if end == FAILED:
+                raise UpstreamError(self._upstream, f"ended its answer with {choice.finish_reason!r}", retryable=True)
+            self._finish = end
+        for met in (choice.stop_reason, choice.matched_stop):
+            if met is not None and isinstance(met, str) and met in self._asked.stops:
+                self._stop_text = met
+
+    def _call(self, pieces: Sequence[_Call]) -> None:
+        self._numbers = self._numbers or _Numbers()
+        for piece in pieces:
+            function = piece.function or _Function()
+            arguments = function.arguments or ""
+            number = self._numbers.of(piece)
+            self._calls.append(CallPiece(number, piece.id or None, function.name or None, arguments, piece.signature))
+            self._tally.say(arguments)
 
     def _count(self, counts: Counts) -> None:
         """The last usage wins."""
@@ -234,7 +233,7 @@ class Answer:
 
     def events(self) -> Sequence[Event]:
         """What is new since the last time; the finish is kept for `end`, when the last count is known."""
-        if not (self._texts or self._reasoning or self._refusal or self._calls or self._logprobs):
+        if not (self._text or self._reasoning or self._refusal or self._calls or self._logprobs):
             return ()
         counts = self._counts
         if self.done and self._finish is not None and counts is not None and counts.generated <= self._most:
@@ -249,23 +248,24 @@ class Answer:
 
     def _event(self, usage: Usage, finish: str | None) -> Event:
         usage, estimated = self._tally.rising(usage), self._counts is None
-        text = "".join(self._texts)
-        self._texts.clear()
-        if finish is None and not (self._reasoning or self._refusal or self._calls or self._logprobs):
-            return Event(text, usage, estimated=estimated)
+        text, self._text = self._text, ""
+        if not (self._reasoning or self._refusal or self._calls or self._logprobs):
+            stop_text = None if finish is None else self._stop_text
+            return Event(text, usage, finish, estimated=estimated, stop_text=stop_text)
         event = Event(
             text=text,
             usage=usage,
             finish=finish,
             logprobs=Raw(_encode({"content": self._logprobs})) if self._logprobs else None,
-            reasoning="".join(self._reasoning),
+            reasoning=self._reasoning,
             tool_calls=tuple(self._calls),
-            refusal="".join(self._refusal),
+            refusal=self._refusal,
             estimated=estimated,
             stop_text=None if finish is None else self._stop_text,
         )
-        for kept in (self._reasoning, self._refusal, self._calls, self._logprobs):
-            kept.clear()
+        self._reasoning = self._refusal = ""
+        self._calls.clear()
+        self._logprobs.clear()
         return event
 
 

@@ -20,6 +20,9 @@ class _OutputDetails(msgspec.Struct):
     reasoning_tokens: int | None = None
 
 
+_NO_DETAILS = _PromptDetails()
+
+
 class Counts(msgspec.Struct):
     """A `usage` object."""
 
@@ -42,12 +45,14 @@ class Counts(msgspec.Struct):
         output += hidden
         if not prompt and not output:
             return None
-        details = self.prompt_tokens_details or _PromptDetails()
+        details = self.prompt_tokens_details or _NO_DETAILS
         read = details.cached_tokens or self.prompt_cache_hit_tokens or self.cached_tokens or 0
-        read = min(max(read, 0), prompt)
+        if read:
+            read = min(max(read, 0), prompt)
         written = details.cache_write_tokens or details.cache_creation_input_tokens or 0
-        written = min(max(written, 0), prompt - read)
+        if written:
+            written = min(max(written, 0), prompt - read)
         thought = self.completion_tokens_details
         told = thought.reasoning_tokens if thought else self.reasoning_tokens
-        said = tally.parted(output, max(told or 0, hidden) if hidden else told)
-        return Usage(prompt - read - written, read, said.output, cache_write=written, reasoning=said.reasoning)
+        reasoning = tally.reasoning(output, max(told or 0, hidden) if hidden else told)
+        return Usage(prompt - read - written, read, output - reasoning, cache_write=written, reasoning=reasoning)

@@ -6,20 +6,28 @@ Nothing here makes a task, a timer or a future for a request that finds an idle 
 
 import asyncio
 from collections.abc import Callable
-from typing import Self, cast
+from typing import NamedTuple, Self, cast
 
 from steelyard.kernel import limits
 from steelyard.kernel.errors import UpstreamError
+from steelyard.kernel.run import Signal
 from steelyard.upstream.addresses import Resolve, resolve
 from steelyard.upstream.dial import Dial
 from steelyard.upstream.host import Host
-from steelyard.upstream.http1 import Connection, Patience, Request, header_of
+from steelyard.upstream.http1 import Connection, Patience, Request, form_of, header_of
 from steelyard.upstream.http2 import Http2Host, is_http2
 from steelyard.upstream.proxy import Proxy, proxy_of
 from steelyard.upstream.trust import Trust
 from steelyard.upstream.wheel import Wheel
 
-__all__ = ["Pool", "Request", "Response"]
+__all__ = ["Destination", "Pool", "Request", "Response"]
+
+
+class Destination(NamedTuple):
+    """Whom requests go to, and all of their head that is the same for each; see `Pool.destination`."""
+
+    host: Host
+    head: bytes
 
 
 class Response:
@@ -38,30 +46,44 @@ class Response:
         return header_of(self._head, name)
 
     @property
+    def form(self) -> bytes:
+        """What kind of body it has; see `form_of`."""
+        return form_of(self._head)
+
+    @property
     def over(self) -> bool:
         """Whether all of the body was read: the connection is given back already."""
         return self._connection is None
 
     async def read(self) -> bytes:
         """All body bytes since the last read, waiting for at least one; empty at the end. Raises UpstreamError."""
+        while (read := self.take()) is None:
+            await self.more()
+        return read
+
+    def take(self) -> bytes | None:
+        """The same without waiting: None when nothing has come, and more may."""
         connection = self._connection
         if connection is None:
             return b""
-        while not connection.pieces:
-            if connection.complete:
-                self.close()
-                return b""
-            await connection.more()
-        read = connection.take()
+        read = connection.take() if connection.pieces else None
         if connection.complete:
             self.close()
+            return read or b""
         return read
+
+    def more(self) -> Signal[None]:
+        """To be awaited where `take` gave None. Raises UpstreamError when nothing more will come."""
+        assert self._connection is not None  # noqa: S101 - then there is nothing to wait for
+        return self._connection.more()
 
     async def body(self, bytes_max: int) -> bytes:
         """What is left of the body, cut at `bytes_max`."""
         pieces: list[bytes] = []
         room = bytes_max
         while room > 0 and (read := await self.read()):
+            if self.over and not pieces:  # as most have it: it came in one piece
+                return read[:room]
             pieces.append(read[:room])
             room -= len(read)
         return b"".join(pieces)
@@ -106,25 +128,18 @@ class Pool:
         self._patience = patience or Patience()
         self._wheel = Wheel(min(limits.UPSTREAM_SWEEP_S, self._patience.idle_s / 2))
         self._hosts: dict[tuple[str, str, int, bool], Host] = {}
-        self._known: dict[tuple[str, str, int, bool, str, str, bytes], tuple[Host, bytes]] = {}
+        self._destinations: dict[tuple[str, str, int, bool, str, str, bytes], Destination] = {}
         self._resolve = resolve
         self._proxy_of = proxy_of
         self._closed = False
 
     async def request(self, request: Request) -> Response:
         """Send and return when the head of the answer is there. Raises UpstreamError."""
-        upstream, address, port, method, path, headers, body, tls = (
-            request.upstream,
-            request.host,
-            request.port,
-            request.method,
-            request.path,
-            request.headers,
-            request.body,
-            request.tls,
-        )
-        known = self._known.get((upstream, address, port, tls, method, path, headers))
-        host, head = known or self._learn(request)
+        return await self.ask(self.destination(request), request.body)
+
+    async def ask(self, to: Destination, body: bytes) -> Response:
+        """The same for one whose destination is known."""
+        host, head = to
         connection = host.free() or await host.next()
         try:
             connection.send(head, body)
@@ -155,17 +170,22 @@ class Pool:
         self._wheel.stop()
         await asyncio.gather(*(host.close() for host in self._hosts.values()))
 
-    def _learn(self, request: Request) -> tuple[Host, bytes]:
-        """Whom a request goes to and all of its head that is the same for the next one."""
+    def destination(self, request: Request) -> Destination:
+        """Where it goes, whatever its body is: good for all that are alike, as long as the pool is open. Raises
+        UpstreamError."""
+        place = (request.upstream, request.host, request.port, request.tls)
+        key = (*place, request.method, request.path, request.headers)
+        known = self._destinations.get(key)
+        if known is not None:
+            return known
         if self._closed:
             raise UpstreamError(request.upstream, "is no longer asked: the platform stops", retryable=True)
-        place = (request.upstream, request.host, request.port, request.tls)
         host = self._hosts.get(place)
         if host is None:
             host = self._hosts[place] = self._host_at(request)
-        if len(self._known) >= limits.UPSTREAM_HEADS_KNOWN_MAX:
-            self._known.clear()
-        known = self._known[*place, request.method, request.path, request.headers] = (host, request.head())
+        if len(self._destinations) >= limits.UPSTREAM_HEADS_KNOWN_MAX:
+            self._destinations.clear()
+        known = self._destinations[key] = Destination(host, request.head())
         return known
 
     def _host_at(self, request: Request) -> Host:

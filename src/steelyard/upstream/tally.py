@@ -12,6 +12,7 @@ from steelyard.kernel.quantities import Usage
 
 log = structlog.get_logger()
 
+_NOTHING = Usage()
 _BYTES_PER_TOKEN = 4  # of an answer without any count
 _BYTES_PER_TOKEN_MAX = 8  # of a prompt whose count is still to come: low, so that the count only rises
 
@@ -26,15 +27,15 @@ class Tally:
         self._asked_bytes = asked_bytes
         self._said_bytes = 0
         self._thought_bytes = 0
-        self._told = Usage()
+        self._told = _NOTHING
 
     def say(self, text: str) -> None:
         """What the answer holds, token by token or not."""
-        self._said_bytes += _bytes_of(text)
+        self._said_bytes += len(text) if text.isascii() else len(text.encode())
 
     def think(self, text: str, pieces: int = 1) -> None:
         """So many pieces of reasoning."""
-        self._thought_bytes += _bytes_of(text)
+        self._thought_bytes += len(text) if text.isascii() else len(text.encode())
         self.thoughts += pieces
 
     def low(self) -> Usage:
@@ -48,11 +49,12 @@ class Tally:
         output = max(self.pieces, -(-self._said_bytes // _BYTES_PER_TOKEN), 0 if reasoning else 1)
         return Usage(max(1, -(-self._asked_bytes // _BYTES_PER_TOKEN)), 0, output, reasoning=reasoning)
 
-    def parted(self, generated: int, told: int | None) -> Usage:
-        """What was generated, of which at least as much was reasoning as was told or heard. No prompt."""
+    def reasoning(self, generated: int, told: int | None) -> int:
+        """How much of what was generated was reasoning: at least as much as was told or heard."""
+        if not told and not self.thoughts:  # as most have it
+            return 0
         heard = generated if told is None and self.thoughts and not self.pieces else self.thoughts
-        reasoning = min(max(told or 0, heard), generated)
-        return Usage(output=generated - reasoning, reasoning=reasoning)
+        return min(max(told or 0, heard), generated)
 
     def rising(self, usage: Usage) -> Usage:
         """These counts, or what was told before where they fell below it."""
@@ -67,10 +69,6 @@ class Tally:
         fresh = usage.input + max(0, told.prompt - usage.prompt)
         self._told = msgspec.structs.replace(usage, input=fresh, output=output, reasoning=reasoning)
         return self._told
-
-
-def _bytes_of(text: str) -> int:
-    return len(text) if text.isascii() else len(text.encode())
 
 
 def risen(now: Usage, told: Usage) -> tuple[int, int]:

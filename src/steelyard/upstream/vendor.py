@@ -5,11 +5,12 @@ Owns what is sent to a server nobody knows: an order's own fields, less those th
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple
+from typing import Any
 
 import msgspec
 from msgspec import Raw
 
+from steelyard.kernel.frozen import Record
 from steelyard.upstream.balance import BalanceAt
 from steelyard.upstream.counting import CountAt
 from steelyard.upstream.credential import Token
@@ -45,7 +46,7 @@ ENDS: Mapping[str, str] = {
 """An upstream's own word for its end → the canonical one; words that are not here are canonical."""
 
 
-class Asked(NamedTuple):
+class Asked(Record, frozen=True):
     """One sequence that is to be answered. `params`: the order's canonical fields, all of them."""
 
     upstream: str
@@ -59,8 +60,8 @@ class Asked(NamedTuple):
         """How much text the model reads, for estimates of a prompt."""
         params, size = self.params, 0
         for name in _TEXTS:
-            if (raw := params.get(name)) is not None:
-                size += memoryview(raw).nbytes
+            if name in params:
+                size += len(params[name])
         return size
 
     @property
@@ -74,13 +75,13 @@ class Asked(NamedTuple):
 def fields_of(asked: Asked) -> dict[str, Any]:
     """The body for a server nobody knows: what it was asked, under the names of the dialect."""
     params = asked.params
-    fields: dict[str, Any] = {name: value for name, value in params.items() if name not in WITHHELD}
-    if "messages" in fields:
-        fields["messages"] = without_proofs(fields["messages"])
-    if "prompt" in params and "logprobs" in fields:  # a completion's `logprobs` is the number of alternatives
+    if not WITHHELD.isdisjoint(params):
+        params = {name: value for name, value in params.items() if name not in WITHHELD}
+    fields: dict[str, Any] = {**params, "model": asked.model, "max_tokens": asked.max_tokens}
+    if "messages" in params:
+        fields["messages"] = without_proofs(params["messages"])
+    if "prompt" in params and "logprobs" in params:  # a completion's `logprobs` is the number of alternatives
         fields["logprobs"] = fields.pop("top_logprobs", 1)
-    fields["model"] = asked.model
-    fields["max_tokens"] = asked.max_tokens
     return fields if asked.whole else fields | _STREAM
 
 

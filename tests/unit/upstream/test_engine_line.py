@@ -66,7 +66,7 @@ class Asking:
         quote = Quote(caller, self.offer, PRICE, COST, 1, 5, False, 0)
 
         async def heard() -> list[str]:
-            speech = speaking({"local": self.upstream}, order)(quote)
+            speech = speaking({"local": self.upstream}, order)(quote, False)
             try:
                 return [event.text async for _, event, _ in speech]
             finally:
