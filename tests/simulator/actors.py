@@ -150,7 +150,8 @@ class Worker:
             self.world.say(f"{self.process.name} cannot start: {error}")
             self.process.exit()
             return
-        self.meter = Counter(self.journal, self.slots, self.house.clock, EnergyClocks(self.house.data.energy))
+        energy, soon = EnergyClocks(self.house.data.energy), asyncio.get_running_loop().call_soon
+        self.meter = Counter(self.journal, self.slots, self.house.clock, energy, soon)
         self.meter.oracle = self.house.oracle
         self.conductor = flow.House(self.teller, self.meter, {UPSTREAM: Upstream(self)}, self.house.clock)
         self.once = Once(self.conductor, self.teller)

@@ -110,7 +110,7 @@ class Customer:
                 else:
                     self.oracle.ended(request_id, end, world.now_ns)
                 if self._opened and worker.journal is not None and not worker.journal.failed:
-                    worker.closes.append((worker.journal.end, request_id))
+                    worker.closes.append((worker.journal.due, request_id))
 
     def hang_up(self, task: "asyncio.Task[None]") -> None:
         if task.done() or self._worker.process.dead or self._worker.process.paused:

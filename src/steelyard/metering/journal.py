@@ -10,6 +10,7 @@ import contextlib
 import errno
 import os
 import threading
+from collections.abc import Callable
 from pathlib import Path
 
 from steelyard.kernel import limits
@@ -37,6 +38,7 @@ class Journal:
         self._fd = self._new_segment(segment)
         self._offset = HEADER_BYTES
         self._open_requests = 0
+        self._late: list[tuple[bytes, Callable[[], None]]] = []  # closes that wait for the next write, and who is told
         self._failed = False
         self._closed = False
         self._retired: list[tuple[int, int]] = []  # rotated segments the syncer still has to finish: (fd, end)
@@ -100,6 +102,11 @@ class Journal:
         return Position(self._segment, self._offset)
 
     @property
+    def due(self) -> Position:
+        """The first byte behind what is written and what waits to be."""
+        return Position(self._segment, self._offset + sum(len(frame) for frame, _ in self._late))
+
+    @property
     def synced(self) -> Position:
         """Everything before this position is on the medium."""
         return self._synced
@@ -108,24 +115,42 @@ class Journal:
         """Write one record. Raises BooksError and leaves no trace of it when that fails.
 
         Whatever is no close needs room for those of all requests still open, its own included, so that on a full disk
-        it is refused first and every request under way can still be closed in space allocated long before.
+        it is refused first and every request under way can still be closed in space allocated long before. The closes
+        that wait leave in the same write.
         """
-        frame = frame_from(record)
+        frame = self._frame(record)
         size = len(frame)
         opening, closing = isinstance(record, Opened), isinstance(record, Closed)
         reserved = 0 if closing else (self._open_requests + opening) * limits.CLOSED_FRAME_BYTES_MAX
-        if self._failed or self._closed or size > limits.FRAME_BYTES_MAX:
-            raise BooksError(f"the journal {self._directory.name} takes no more records")
         if self._offset + size + reserved > self._segment_bytes:
+            self.flush()  # into the room that was kept for them here
             self._rotate(HEADER_BYTES + size + reserved)
-        self._write(frame, size)
-        self._offset += size
+        self._write(frame)
         if opening:
             self._open_requests += 1
         elif closing and self._open_requests:
             self._open_requests -= 1
-        if not self._dirty.is_set():
-            self._dirty.set()
+
+    def append_soon(self, record: Closed, written: Callable[[], None]) -> bool:
+        """Write a close with the next record that is appended, or at `flush`; True: it is the first that waits.
+
+        `written` is called when it is; never, when that fails. Raises BooksError when nothing can be written any more.
+        Whoever may be killed in between needs a slot that says the same.
+        """
+        self._late.append((self._frame(record), written))
+        return len(self._late) == 1
+
+    def flush(self) -> None:
+        """Write the closes that wait. Safe to call when none does, and when the journal has failed."""
+        if self._late:
+            with contextlib.suppress(BooksError):  # `failed` is set, and nobody is told that his close was written
+                self._write(b"")
+
+    def _frame(self, record: Entry) -> bytes:
+        frame = frame_from(record)
+        if self._failed or self._closed or len(frame) > limits.FRAME_BYTES_MAX:
+            raise BooksError(f"the journal {self._directory.name} takes no more records")
+        return frame
 
     def sync(self) -> None:
         """Return when all that was appended is on the medium. Raises BooksError when the disk says no."""
@@ -150,6 +175,7 @@ class Journal:
 
     async def wait_synced(self) -> None:
         """Wait until all that was appended before this call is on the medium. Raises BooksError when it never will."""
+        self.flush()
         end = self.end
         loop = asyncio.get_running_loop()
         future: asyncio.Future[None] = loop.create_future()
@@ -177,6 +203,7 @@ class Journal:
         """Sync, publish, cut the unused tail off, let the series go. Safe to call twice and after a failure."""
         if self._closed:
             return
+        self.flush()
         self._closed = True
         self._stopping.set()
         self._dirty.set()
@@ -194,7 +221,13 @@ class Journal:
         os.close(self._fd)
         self._lock.release()
 
-    def _write(self, frame: bytes, size: int) -> None:
+    def _write(self, frame: bytes) -> None:
+        """Write what waits and then the frame; all of it has its room."""
+        late = self._late
+        if late:
+            self._late = []
+            frame = b"".join([one for one, _ in late]) + frame
+        size = len(frame)
         try:
             written = self._disk.pwrite(self._fd, frame, self._offset)
         except OSError as error:
@@ -203,6 +236,13 @@ class Journal:
         if written != size:
             self._fail(written)
             raise BooksError(f"the journal {self._directory.name} cannot write: {written} of {size} bytes fitted")
+        self._offset += size
+        if not self._dirty.is_set():
+            self._dirty.set()
+        if late:
+            self._open_requests = max(0, self._open_requests - len(late))
+            for _, written_to in late:
+                written_to()
 
     def _fail(self, torn_bytes: int) -> None:
         """Wipe what a short write left, so that no reader meets half a frame; were that refused, its CRC is wrong."""

@@ -5,6 +5,7 @@ requests in flight. Knows no prices. Invariant I6: usage in a close record has l
 """
 
 import asyncio
+from collections.abc import Callable
 from contextlib import suppress
 
 from steelyard.kernel.clock import Clock
@@ -23,9 +24,21 @@ _TAKES_NONE = "The journal takes no new requests; nothing was charged."
 
 
 class Meter:
-    """One per worker and epoch."""
+    """One per worker and epoch.
 
-    def __init__(self, journal: Journal, slots: Slots, clock: Clock, energy: EnergyClocks) -> None:
+    `soon` calls something in the loop's next turn: closes wait for that, or for the next record, and leave with it in
+    one write. Until then their slots say what they say. Without it each is written at once.
+    """
+
+    def __init__(
+        self,
+        journal: Journal,
+        slots: Slots,
+        clock: Clock,
+        energy: EnergyClocks,
+        soon: Callable[[Callable[[], None]], object] | None = None,
+    ) -> None:
+        self._soon = soon
         self._journal = journal
         self._slots = slots
         self._clock = clock
@@ -55,6 +68,9 @@ class Meter:
         if self._slots.failed:
             raise unavailable("journal_failed", _TAKES_NONE)
         slot = self._slots.claim(order.request_id, quote.cost.watts_milli)
+        if slot is None:
+            self._journal.flush()  # those whose close waits have theirs still
+            slot = self._slots.claim(order.request_id, quote.cost.watts_milli)
         if slot is None:
             raise overloaded(f"All {self._slots.count} places for running requests are taken.")
         opened = Opened(
@@ -209,7 +225,7 @@ class Reading:
         self._estimated = bool(self._guessed)
 
     def close(self, end: End) -> Closed:
-        """Write the close record and free the slot. The second call returns the first one's record.
+        """Have the close record written, and the slot freed behind it. The second call returns the first one's record.
 
         When the journal refuses, the slot stays claimed and keeps the counts: recovery settles them after this worker.
         """
@@ -230,14 +246,20 @@ class Reading:
             heard=None if end.whole else beyond(usage, self._heard),
             measured_uj=measured_uj or 0,
         )
-        self._meter._in_flight -= 1
-        try:
-            self._meter._journal.append(self._closed)
-        except BooksError:
-            return self._closed
-        self._written = True
-        self._slots.free(opened.slot)
+        meter = self._meter
+        meter._in_flight -= 1
+        with suppress(BooksError):
+            if meter._journal.append_soon(self._closed, self._recorded):
+                if meter._soon is None:
+                    meter._journal.flush()
+                else:
+                    meter._soon(meter._journal.flush)
         return self._closed
+
+    def _recorded(self) -> None:
+        """The close is in the journal."""
+        self._written = True
+        self._slots.free(self.opened.slot)
 
     def move(self, quote: Quote, fault: str = "") -> None:
         """Put on record that another upstream is called now, and why. What the one before spent on it stays its own.
@@ -276,6 +298,7 @@ class Reading:
         Raises CallerError `journal_failed` when it never will be.
         """
         try:
+            self._meter._journal.flush()
             if not self._written:
                 raise BooksError("the close record was not written")
             await self._meter._journal.wait_synced()

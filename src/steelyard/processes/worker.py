@@ -79,7 +79,8 @@ async def run(data: DataDir, listener: socket.socket, options: Options) -> None:
     await teller.connect(data.socket, options.worker)
     directory = data.journals / teller.series
     journal = Journal.create(directory)
-    meter = Meter(journal, Slots.create(directory / "slots", limits.SLOTS_PER_WORKER), clock, EnergyClocks(data.energy))
+    slots, soon = Slots.create(directory / "slots", limits.SLOTS_PER_WORKER), asyncio.get_running_loop().call_soon
+    meter = Meter(journal, slots, clock, EnergyClocks(data.energy), soon)
     pool = Pool(trust)
     key = os.environ.get(KEY_VARIABLE, "")
     own = {LOCAL_UPSTREAM: key, EMBEDDING_UPSTREAM: key}
