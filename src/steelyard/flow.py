@@ -76,7 +76,8 @@ async def paid_request(house: House, ask: Ask, answer: Answer) -> Settlement:
         end = End.REFUSED if 400 <= error.status < 500 else End.UPSTREAM_ERROR
         if not reading.started:
             raise
-        await answer.send(answer.failing(error))
+        if sending := answer.send(answer.failing(error)):
+            await sending
     except ClientGone:
         end = End.CLIENT_GONE
     except asyncio.CancelledError:
@@ -93,7 +94,7 @@ async def paid_request(house: House, ask: Ask, answer: Answer) -> Settlement:
 async def hold(house: House, caller: Caller, order: Order) -> list[Terms]:
     """Set the worst case aside, or as much of it as wallet and limits cover; then fewer output tokens are forwarded."""
     snapshot, priced_ns = house.teller.snapshot, house.meter.now_ns()
-    found = house.prices.of(snapshot, sought(snapshot, caller, order), order, priced_ns, caller.currency)
+    found = house.prices.of(snapshot, caller, order, priced_ns, sought)
     asks = [hold_ask(one.price, order, caller, bounds(order, one.model), priced_ns) for one in found]
     granted = await house.teller.hold(dearest(asks))
     return covered(found, asks, granted, priced_ns)
@@ -104,7 +105,7 @@ def route(house: House, caller: Caller, order: Order, terms: Sequence[Terms]) ->
     snapshot, now_ns = house.teller.snapshot, house.clock.monotonic_ns()
 
     def quotes_of(one: Terms) -> list[Quote]:
-        found = house.costs.of(snapshot, choose(one.model, order.capability), order, one.priced_ns, caller.currency)
+        found = house.costs.of(snapshot, one.model, order, one.priced_ns, caller.currency, choose)
         reuse = house.answers.look(order, caller, one, snapshot.routes)
         if reuse is not None and reuse.events:  # it goes to no offer at all
             return [quoted(caller, one, found[0], reuse)]
@@ -123,15 +124,16 @@ async def relay(house: House, order: Order, quotes: list[Quote], reading: Readin
         answer.begin(order, quote := speech.quote)
         async for sequence, event, total in speech:
             reading.hear(sequence, event.estimated, total)
-            if piece := answer.render(sequence, event):
-                await reading.deliver(answer, piece, total)
+            if (piece := answer.render(sequence, event)) and (sending := reading.deliver(answer, piece, total)):
+                await sending
             if event.finish is not None and quote.lowered and at_cap(event, quote.max_tokens):
                 end = End.MONEY_ENDED
         speech.whole(reading.spent(total), guessed=reading.guessed)
     closing = answer.closing(total)
     if house.strict or answer.holds_back:
         closing, last = answer.parted(closing)
-    await reading.deliver(answer, closing, total)
+    if sending := reading.deliver(answer, closing, total):
+        await sending
     return end, last
 
 

@@ -3,7 +3,7 @@
 What the moment decides within a version (its variants' conditions) is looked at every time. Knows nothing of routing.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import NamedTuple
 
 import msgspec
@@ -12,8 +12,13 @@ from steelyard.catalog.tariffs import at_open, costed, sold
 from steelyard.kernel.choice import Candidate, Sold
 from steelyard.kernel.money import INT64_MAX
 from steelyard.kernel.offers import Capability, Model, Offer
-from steelyard.kernel.records import Order, Snapshot
+from steelyard.kernel.records import Caller, Order, Snapshot
 from steelyard.kernel.tariff import Tariff
+
+Sought = Callable[[Snapshot, Caller, Order], Sequence[Model]]
+"""The models that may answer an order, best first (routing.choose)."""
+Chosen = Callable[[Model, Capability], Sequence[Offer]]
+"""The offers of a model that can be asked this (routing.choose)."""
 
 
 class _Stretch(NamedTuple):
@@ -32,22 +37,22 @@ class Prices:
         self._snapshot: Snapshot | None = None
         self._known: dict[tuple[str, Capability, str, str], tuple[int, int, list[Sold]]] = {}  # since, until
 
-    def of(
-        self, snapshot: Snapshot, models: Sequence[Model], order: Order, at_ns: int, currency: str
-    ) -> Sequence[Sold]:
-        """`catalog.tariffs.sold`, the same each time."""
-        if len(models) != 1:
-            return sold(snapshot, models, order, at_ns, currency)
+    def of(self, snapshot: Snapshot, caller: Caller, order: Order, at_ns: int, sought: Sought) -> Sequence[Sold]:
+        """`catalog.tariffs.sold` of the models that are `sought`, the same each time.
+
+        Whoever names no fall-backs, and whose key has none, is sold what the last one was who named that model.
+        """
         if snapshot is not self._snapshot:
             self._snapshot, self._known = snapshot, {}
-        [model] = models
-        key = (model.name, order.capability, order.tier, currency)
-        known = self._known.get(key)
-        if known is not None and known[0] <= at_ns < known[1]:
+        key = (order.model, order.capability, order.tier, caller.currency)
+        rule = snapshot.routes.keys.get(caller.key_id)
+        is_plain = not order.fallbacks and (rule is None or not rule.fallbacks)
+        if is_plain and (known := self._known.get(key)) is not None and known[0] <= at_ns < known[1]:
             return known[2]
-        found = sold(snapshot, models, order, at_ns, currency)
-        if not found[0].price.variants:  # what holds of one that has some depends on the order
-            versions = snapshot.prices.get(model.name, ())
+        models = sought(snapshot, caller, order)
+        found = sold(snapshot, models, order, at_ns, caller.currency)
+        if is_plain and not found[0].price.variants:  # what holds of one that has some depends on the order
+            versions = snapshot.prices.get(models[0].name, ())
             until_ns = min(
                 (one.effective_from_ns for one in versions if one.effective_from_ns > at_ns), default=INT64_MAX
             )
@@ -63,14 +68,15 @@ class Costs:
         self._known: dict[tuple[str, Capability, str], _Stretch] = {}
 
     def of(
-        self, snapshot: Snapshot, offers: Sequence[Offer], order: Order, at_ns: int, currency: str
+        self, snapshot: Snapshot, model: Model, order: Order, at_ns: int, currency: str, chosen: Chosen
     ) -> list[Candidate]:
-        """`catalog.tariffs.costed` for all the offers of a model that can be asked this, the same each time."""
+        """`catalog.tariffs.costed` for all the offers of a model that are `chosen` for this, the same each time."""
         if snapshot is not self._snapshot:
             self._snapshot, self._known = snapshot, {}
-        key = (offers[0].model, order.capability, currency)
+        key = (model.name, order.capability, currency)
         known = self._known.get(key)
         if known is None or not known.since_ns <= at_ns < known.until_ns:
+            offers = chosen(model, order.capability)
             found = costed(snapshot, offers, order, at_ns, currency)
             until_ns = min((at for at in _changes(snapshot, offers) if at > at_ns), default=INT64_MAX)
             varied = tuple(place for place, one in enumerate(found) if one.cost.variants)

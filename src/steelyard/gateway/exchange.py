@@ -17,13 +17,14 @@ from steelyard.gateway.errors import from_upstream, internal_error
 from steelyard.gateway.left import balance_header
 from steelyard.gateway.once import HEADER as KEY_HEADER
 from steelyard.gateway.once import Once, RecordingWire
-from steelyard.gateway.wire import AsgiWire, Headers, Heads, Receive, Scope, Send, Wire
+from steelyard.gateway.wire import AsgiWire, Headers, Heads, Receive, Scope, Send, Wire, answered
 from steelyard.kernel.clock import NS_PER_MS
 from steelyard.kernel.errors import CallerError, ClientGone, UpstreamError, unavailable
 from steelyard.kernel.ids import text_from_id
 from steelyard.kernel.money import text_from_nano
 from steelyard.kernel.quantities import Usage
 from steelyard.kernel.records import Caller, Event, Order, Quote
+from steelyard.kernel.roles import Sending
 from steelyard.kernel.tariff import Tariff
 from steelyard.rating.rate import charge_nano
 
@@ -123,7 +124,7 @@ class Exchange:
         self._final = said = self._form.failing(error)
         return said
 
-    async def send(self, piece: bytes) -> None:
+    def send(self, piece: bytes) -> Sending:
         wire = self._wire
         if not wire.started:
             headers = [(b"content-type", self._form.content_type), *id_headers(self._request_id), *self._headers]
@@ -134,7 +135,7 @@ class Exchange:
             else:
                 headers.append((b"content-length", str(self._body_bytes).encode()))
             wire.start(200, headers)
-        await wire.send(piece, last=piece is self._final)
+        return wire.send(piece, last=piece is self._final)
 
 
 class _Billing:
@@ -172,7 +173,7 @@ def id_headers(request_id: bytes) -> Headers:
 class Hot(Protocol):
     """A hot URL, for whoever has a wire."""
 
-    async def serve(self, wire: Wire, heads: Heads) -> None:
+    def serve(self, wire: Wire, heads: Heads) -> Coroutine[Any, Any, None]:
         """One exchange, to its end. Raises nothing but what cancels it."""
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None: ...
@@ -204,24 +205,18 @@ class HotUrl:
         wire = RecordingWire(self._dialect, scope, receive, send) if records else AsgiWire(scope, receive, send)
         await self.serve(wire, heads)
 
-    async def serve(self, wire: Wire, heads: Heads) -> None:
+    def serve(self, wire: Wire, heads: Heads) -> Coroutine[Any, Any, None]:
         """See `Hot`."""
         request_id = self._next_id()
         exchange = self._make(self._dialect, wire, heads, request_id, self._now_ns)
         exchange.session = heads.get(SESSION_HEADER, b"")
         exchange.fallbacks = heads.get(FALLBACKS_HEADER, b"")
         exchange.reuse = heads.get(REUSE_HEADER, b"")
-        await at_the_border(self._dialect, wire, request_id, self._paid(wire, heads, exchange))
+        return at_the_border(self._dialect, wire, request_id, self._paid(wire, heads, exchange))
 
     async def _paid(self, wire: Wire, heads: Heads, exchange: Exchange) -> None:
         admission = exchange.admission = self.admission
         exchange.held_bytes = admission.enter(heads.get(b"content-length", b""))
-        try:
-            await self._served(wire, heads, exchange)
-        finally:
-            admission.leave(exchange.held_bytes)
-
-    async def _served(self, wire: Wire, heads: Heads, exchange: Exchange) -> None:
         try:
             if self._once is not None and isinstance(wire, RecordingWire):
                 await self._once.paid_request(wire, exchange, str(heads[KEY_HEADER], "latin-1"))
@@ -229,9 +224,11 @@ class HotUrl:
                 await paid_request(self._house, exchange, exchange)
         except UpstreamError as error:
             raise exchange.asked.in_own_words(error) from error
+        finally:
+            admission.leave(exchange.held_bytes)
         wire.unwatch()
-        if not wire.gone:
-            await wire.end()
+        if not wire.gone and (ending := wire.end()):
+            await ending
 
 
 async def at_the_border(dialect: Dialect, wire: Wire, request_id: bytes, work: Coroutine[Any, Any, None]) -> None:
@@ -264,5 +261,4 @@ async def refuse(dialect: Dialect, wire: Wire, error: CallerError, request_id: b
     status, headers, body = dialect.refusal(error, request_id)
     length = (b"content-length", str(len(body)).encode())
     wire.start(status, [*headers, *id_headers(request_id), length])
-    await wire.send(body, last=True)
-    await wire.end()
+    await answered(wire, body)

@@ -18,6 +18,7 @@ from steelyard.gateway.once import HEADER as ONCE
 from steelyard.gateway.wire import Headers, Heads, is_too_large, too_large
 from steelyard.kernel import limits
 from steelyard.kernel.errors import ClientGone
+from steelyard.kernel.roles import Sending
 from steelyard.kernel.run import Run, Signal
 
 _ORDINARY = frozenset({ONCE, ORIGIN})
@@ -253,7 +254,7 @@ class FastWire(Turn):
         lines.append(b"\r\n")
         self._head = b"".join(lines)
 
-    async def send(self, piece: bytes, *, last: bool = False) -> None:
+    def send(self, piece: bytes, *, last: bool = False) -> Sending:
         transport, protocol = self._transport, self._protocol
         if not transport.is_closing():
             head, self._head = self._head, b""
@@ -266,14 +267,17 @@ class FastWire(Turn):
                 piece = head + piece
             transport.write(piece)
             if not protocol.flow.write_paused and not transport.is_closing():
-                return
+                return None
+        return self._left()
+
+    async def _left(self) -> None:
         try:
-            await protocol.left()
+            await self._protocol.left()
         except ClientGone:
             self.gone = True
             raise
 
-    async def end(self) -> None:
+    def end(self) -> Sending:
         rest, self._head = self._head, b""
         if self._chunked and not self._ended:
             rest += _END
@@ -281,3 +285,4 @@ class FastWire(Turn):
             self._transport.write(rest)
         self.response_complete = True
         self._protocol.answered(self)
+        return None

@@ -11,7 +11,7 @@ from typing import Any
 import uvicorn
 from uvicorn.server import ServerState
 
-from steelyard.gateway.wire import AsgiWire, Heads, Receive, Scope, Send, Wire
+from steelyard.gateway.wire import AsgiWire, Heads, Receive, Scope, Send, Wire, answered
 
 _TURNS_MAX = 50  # of the loop, until all must have been said
 _HOT = b"POST /hot HTTP/1.1\r\nhost: x\r\ncontent-length: 1\r\n\r\n"
@@ -40,9 +40,8 @@ class _Part:
 
 async def _tell(wire: Wire, body: bytes) -> None:
     wire.start(200, [(b"content-length", b"%d" % len(body))])
-    await wire.send(body, last=True)
     wire.unwatch()
-    await wire.end()
+    await answered(wire, body)
 
 
 class _Nowhere(asyncio.Transport):

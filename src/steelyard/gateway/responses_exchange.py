@@ -18,6 +18,7 @@ from steelyard.gateway.responses_store import Bringing, Store
 from steelyard.identity.keys import authenticate
 from steelyard.kernel.errors import UpstreamError
 from steelyard.kernel.records import Caller
+from steelyard.kernel.roles import Sending
 from steelyard.kernel.stored import StoredResponse
 
 
@@ -58,19 +59,19 @@ class ResponsesExchange(Exchange):
             self._bring()
         return said
 
-    async def send(self, piece: bytes) -> None:
-        if self.holds_back and piece and piece is self._last:
-            bringing = self._bring()
-            if bringing is not None:
-                await self._taken(bringing)
-        await super().send(piece)
+    def send(self, piece: bytes) -> Sending:
+        if self.holds_back and piece and piece is self._last and (bringing := self._bring()) is not None:
+            return self._when_taken(bringing, piece)
+        return super().send(piece)
 
-    async def _taken(self, bringing: Bringing) -> None:
+    async def _when_taken(self, bringing: Bringing, piece: bytes) -> None:
         try:
             await self._store.taken(bringing)
         except asyncio.CancelledError:
             if not self.gone:
                 raise
+        if sending := super().send(piece):
+            await sending
 
     def _bring(self) -> Bringing | None:
         caller, previous = self._payer(), self._understood.request.previous_response_id

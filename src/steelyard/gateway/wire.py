@@ -10,6 +10,7 @@ from typing import Any, Protocol
 
 from steelyard.kernel import limits
 from steelyard.kernel.errors import CallerError, ClientGone, bad_request
+from steelyard.kernel.roles import Sending
 
 Scope = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
@@ -53,16 +54,24 @@ class Wire(Protocol):
     def start(self, status: int, headers: Headers) -> None:
         """Fix the head of the answer. It leaves with the first piece, or at the end."""
 
-    async def send(self, piece: bytes, *, last: bool = False) -> None:
-        """Send one piece of the body; returns when it has left user space. Raises ClientGone when it may not have.
+    def send(self, piece: bytes, *, last: bool = False) -> Sending:
+        """Send one piece of the body. Raises ClientGone, or its await does, when it may not have left user space.
 
         `last`: nothing will follow but `end`.
         """
 
-    async def end(self) -> None:
+    def end(self) -> Sending:
         """End the body. Safe to call when the client is gone."""
 
     def unwatch(self) -> None: ...
+
+
+async def answered(wire: Wire, body: bytes) -> None:
+    """Send the whole body, and end it."""
+    if sending := wire.send(body, last=True):
+        await sending
+    if ending := wire.end():
+        await ending
 
 
 class AsgiWire:

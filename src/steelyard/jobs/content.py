@@ -110,7 +110,7 @@ def write_whole(fd: int, data: bytes, offset: int) -> None:
     """Write all of it at this place. Raises OSError; a part may stand then."""
     view = memoryview(data)
     while view:
-        written = _disk.pwrite(fd, view, offset)  # type: ignore[arg-type]  # any buffer will do
+        written = _disk.pwrite(fd, view, offset)
         view, offset = view[written:], offset + written
 
 

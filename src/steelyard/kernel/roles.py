@@ -3,11 +3,15 @@
 Shapes only. `flow.py` talks to them; workers, the playground and the tests each bring their own.
 """
 
+from collections.abc import Awaitable
 from typing import Protocol
 
 from steelyard.kernel.errors import UpstreamError
 from steelyard.kernel.quantities import Usage
 from steelyard.kernel.records import Caller, Event, Granted, HoldAsk, Order, Quote, Snapshot
+
+Sending = Awaitable[None] | None
+"""Of a piece that is being sent: to be awaited, until it has left user space; None: it has."""
 
 
 class Teller(Protocol):
@@ -31,7 +35,7 @@ class Ask(Protocol):
 
 
 class Answer(Protocol):
-    """What goes out, in the customer's dialect. `send` returns when the piece has left user space."""
+    """What goes out, in the customer's dialect. What `send` returns is over when the piece has left user space."""
 
     @property
     def gone(self) -> bool: ...
@@ -46,5 +50,5 @@ class Answer(Protocol):
         """The closing piece in two: what is delivered and counted, and the bytes without which it is not whole."""
 
     def failing(self, error: UpstreamError) -> bytes: ...
-    async def send(self, piece: bytes) -> None:
-        """Raises ClientGone when the connection is lost."""
+    def send(self, piece: bytes) -> Sending:
+        """Raises ClientGone, at once or when it is awaited, when the connection is lost."""

@@ -13,9 +13,8 @@ _ZERO_CHUNK = bytes(1024 * 1024)
 class Disk:
     """The machine's own disk."""
 
-    def pwrite(self, fd: int, data: bytes, offset: int) -> int:
-        """Bytes written, possibly fewer than given. Raises OSError."""
-        return os.pwrite(fd, data, offset)
+    pwrite = staticmethod(os.pwrite)
+    """(fd, data, offset) → bytes written, possibly fewer than given. Raises OSError."""
 
     def sync(self, fd: int) -> None:
         """Return when the file's bytes are on the medium; stores through a shared mapping of it included (Linux).

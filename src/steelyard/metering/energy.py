@@ -87,6 +87,7 @@ class EnergyGauge:
 
     def __init__(self, words: memoryview | None) -> None:
         self._words = words
+        self.stands_still = words is None
 
     def per_sequence_ns(self) -> int:
         return 0 if self._words is None else self._words[_PER_SEQUENCE]

@@ -5,14 +5,14 @@ requests in flight. Knows no prices. Invariant I6: usage in a close record has l
 """
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from contextlib import suppress
 
 from steelyard.kernel.clock import Clock
 from steelyard.kernel.errors import BooksError, ClientGone, overloaded, unavailable
 from steelyard.kernel.quantities import Usage
 from steelyard.kernel.records import Order, Quote
-from steelyard.kernel.roles import Answer
+from steelyard.kernel.roles import Answer, Sending
 from steelyard.kernel.settled import Closed, End, Moved, Opened
 from steelyard.kernel.thinking import thinking_of
 from steelyard.metering.energy import EnergyClocks, EnergyGauge, energy_uj, measured_between
@@ -193,22 +193,28 @@ class Reading:
 
     def spent(self, usage: Usage) -> Usage:
         """These counts with the CPU time and the energy they have taken so far."""
-        cpu_ns = self._cpu_ns()
-        if not cpu_ns:
+        if self._gauge.stands_still or not (cpu_ns := self._cpu_ns()):
             return usage
         measured_uj = self._measured_uj()
         spent_uj = energy_uj(cpu_ns, self._watts_milli) if measured_uj is None else measured_uj
         return usage + Usage(cpu_ns=cpu_ns, energy_uj=spent_uj)
 
-    async def deliver(self, answer: Answer, piece: bytes, usage: Usage) -> None:
+    def deliver(self, answer: Answer, piece: bytes, usage: Usage) -> Sending:
         """Send one piece, after which the customer has had `usage` in all."""
         self.intend(usage)
-        await answer.send(piece)
+        if (sending := answer.send(piece)) is not None:
+            return self._delivered(sending, usage)
+        self.commit(usage)
+        return None
+
+    async def _delivered(self, sending: Awaitable[None], usage: Usage) -> None:
+        await sending
         self.commit(usage)
 
     def intend(self, usage: Usage) -> None:
         """Before the send: cumulative counts over all sequences, the piece about to be sent included."""
-        self._slots.intend(self.opened.slot, usage, self._cpu_ns(), bool(self._guessed))
+        cpu_ns = 0 if self._gauge.stands_still else self._cpu_ns()
+        self._slots.intend(self.opened.slot, usage, cpu_ns, bool(self._guessed))
         self._intended = usage
         self.started = True
 
@@ -218,7 +224,7 @@ class Reading:
             raise ValueError(f"committed {usage}, but {self._intended} was intended")
         elapsed_ns = self._monotonic_ns() - self._opened_mono_ns
         if not self._first_token_ns:
-            self._first_token_ns = max(1, elapsed_ns)
+            self._first_token_ns = elapsed_ns or 1
             self._slots.first_token(self.opened.slot, self._first_token_ns)
         self._slots.commit(self.opened.slot, elapsed_ns)
         self.delivered = usage
@@ -232,8 +238,8 @@ class Reading:
         if self._closed is not None:
             return self._closed
         opened = self.opened
-        measured_uj = self._measured_uj()
-        usage = settled_usage(opened, self.delivered, end, self._cpu_ns(), self._watts_milli, measured_uj)
+        cpu_ns, measured_uj = (0, None) if self._gauge.stands_still else (self._cpu_ns(), self._measured_uj())
+        usage = settled_usage(opened, self.delivered, end, cpu_ns, self._watts_milli, measured_uj)
         self._closed = Closed(
             request_id=opened.request_id,
             closed_ns=self._meter.now_ns(),
@@ -290,7 +296,8 @@ class Reading:
         with suppress(ClientGone):
             if strict:
                 await self.durable(answer)
-            await answer.send(piece)  # to one who is gone as well: what an Idempotency-Key keeps must be whole
+            if sending := answer.send(piece):
+                await sending  # to one who is gone as well: what an Idempotency-Key keeps must be whole
 
     async def durable(self, answer: Answer) -> None:
         """Return when the close record is on the medium, or when the customer has gone.
@@ -309,7 +316,8 @@ class Reading:
                 raise
 
     def _cpu_ns(self) -> int:
-        return max(0, self._gauge.per_sequence_ns() - self._opened_cpu_ns) * self.opened.sequences
+        since_ns = self._gauge.per_sequence_ns() - self._opened_cpu_ns
+        return since_ns * self.opened.sequences if since_ns > 0 else 0
 
     def _measured_uj(self) -> int | None:
         found = measured_between(self._opened_measured, self._gauge.measured())
@@ -325,7 +333,7 @@ def settled_usage(
     counted either; our own CPU time and energy were spent all the same. What has no output tokens leaves in one piece.
     Energy that was not measured is modelled.
     """
-    energy = energy_uj(cpu_ns, watts_milli) if measured_uj is None else measured_uj
+    energy = measured_uj if measured_uj is not None else energy_uj(cpu_ns, watts_milli) if cpu_ns else 0
     if delivered.generated == 0 and opened.max_tokens and not end.whole:
         return Usage(cpu_ns=cpu_ns, energy_uj=energy)
     fresh, cached, output = delivered.input, delivered.cached_input, delivered.output

@@ -178,7 +178,7 @@ class Slots:
         if not self._free:
             return None
         index = self._free.pop()
-        words, at = self._words, _at(index)
+        words, at = self._words, (1 + index) * _SLOT_WORDS
         words[at + _STATE] = FREE
         words[at + _COMMIT] = 0  # the counts are void before the id is there: an id never vouches for another's counts
         words[at + _INTENT] = 0
@@ -195,16 +195,16 @@ class Slots:
 
     def power(self, index: int, watts_milli: int) -> None:
         """The request is served elsewhere from here on, where a busy core draws this."""
-        self._words[_at(index) + _WATTS_MILLI] = watts_milli
+        self._words[(1 + index) * _SLOT_WORDS + _WATTS_MILLI] = watts_milli
 
     def free(self, index: int) -> None:
         """Give the cell back; only after the close record is in the journal."""
-        self._words[_at(index) + _STATE] = FREE
+        self._words[(1 + index) * _SLOT_WORDS + _STATE] = FREE
         self._free.append(index)
 
     def intend(self, index: int, usage: Usage, cpu_ns: int = 0, estimated: bool = False) -> None:
         """Before the send: cumulative counts of all that will have been delivered when it is done."""
-        words, at = self._words, _at(index)
+        words, at = self._words, (1 + index) * _SLOT_WORDS
         generation = words[at + _COMMIT] + 1
         bank = at + _BANK + (generation & 1) * _BANK_WORDS
         if usage.is_reused:  # it has nothing in the other buckets
@@ -221,14 +221,14 @@ class Slots:
 
     def commit(self, index: int, last_ns: int = 0) -> None:
         """After the bytes have left user space: what was intended is delivered, `last_ns` after the open."""
-        words, at = self._words, _at(index)
+        words, at = self._words, (1 + index) * _SLOT_WORDS
         words[at + _LAST_NS] = last_ns
         words[at + _COMMIT] = words[at + _INTENT]
         self._dirty = True
 
     def first_token(self, index: int, ns: int) -> None:
         """How long after the open the first piece left; before its commit."""
-        self._words[_at(index) + _FIRST_TOKEN_NS] = ns
+        self._words[(1 + index) * _SLOT_WORDS + _FIRST_TOKEN_NS] = ns
 
     def read_slot(self, index: int) -> SlotState:
         words, at = self._words, _at(index, self._layout.slot_words)

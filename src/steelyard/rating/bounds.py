@@ -73,17 +73,10 @@ def affordable_tokens(price: Tariff, prompt_tokens_max: int, sequences: int, mon
 def hold_ask(price: Tariff, order: Order, caller: Caller, bounds: tuple[int, int], opened_ns: int) -> HoldAsk:
     """What to set aside for an order. `bounds`: prompt tokens and output tokens of one sequence, at most."""
     prompt, output = bounds
-    return HoldAsk(
-        order.request_id,
-        caller.tenant_id,
-        *_want_and_floor(price, prompt, output, order.sequences),
-        caller.project_id,
-        caller.key_id,
-        opened_ns,
-        prompt * order.sequences,
-        output,
-        order.sequences,
-    )
+    sequences = order.sequences
+    want_nano, floor_nano = _want_and_floor(price, prompt, output, sequences)
+    whose, how_much = (caller.project_id, caller.key_id), (prompt * sequences, output, sequences)
+    return HoldAsk(order.request_id, caller.tenant_id, want_nano, floor_nano, *whose, opened_ns, *how_much)
 
 
 def _want_and_floor(price: Tariff, prompt: int, output: int, sequences: int) -> tuple[int, int]:
@@ -96,16 +89,22 @@ def _want_and_floor(price: Tariff, prompt: int, output: int, sequences: int) -> 
     if kept is None or kept[0] is not lines:
         if len(_plain) >= limits.TARIFFS_READY_MAX:
             _plain.clear()
-        sides = _dearest(price, lines, _PROMPT), _dearest(price, lines, _ANSWER), _fee_nano(lines)
-        kept = _plain[id(lines)] = lines, *sides
-    _, of_prompt, of_answer, fee_nano = kept
-    prompt_nano = _worst_nano(of_prompt, prompt * sequences) + fee_nano
-    want_nano = prompt_nano + _worst_nano(of_answer, output * sequences)
-    return want_nano, prompt_nano + _worst_nano(of_answer, sequences)
+        slopes = _slope(_dearest(price, lines, _PROMPT)), _slope(_dearest(price, lines, _ANSWER))
+        kept = _plain[id(lines)] = lines, *slopes, _fee_nano(lines)
+    _, (prompt_slope, prompt_start, prompt_per), (slope, start, per), fee_nano = kept
+    prompt_nano = ((prompt * sequences * prompt_slope + prompt_start) // prompt_per if prompt else 0) + fee_nano
+    want_nano = prompt_nano + (output * sequences * slope + start) // per
+    return want_nano, prompt_nano + (sequences * slope + start) // per
 
 
 _plain: dict[int, tuple[tuple[TariffLine, ...], tuple[int, int, int], tuple[int, int, int], int]] = {}
-"""Of a tariff without variants, by its lines' own object: the dearest of the prompt's and of the answer's, the fee."""
+"""Of a tariff without variants, by its lines' own object: the slopes of the prompt's and of the answer's, the fee."""
+
+
+def _slope(dearest: tuple[int, int, int]) -> tuple[int, int, int]:
+    """`_worst_nano` of so many tokens, none excepted, is (tokens × the first + the second) // the third."""
+    numerator, denominator, broken = dearest
+    return 2 * numerator, broken * denominator, 2 * denominator
 
 
 def covered_tokens(price: Tariff, ask: HoldAsk, granted: Granted) -> int:
@@ -131,6 +130,8 @@ def covered(sold: Sequence[Sold], asks: Sequence[HoldAsk], granted: Granted, pri
     """
     if granted.amount_nano < asks[0].floor_nano:
         raise money_held() if granted.busy else wallet_empty()
+    if len(asks) == 1 and granted.amount_nano >= asks[0].want_nano and granted.max_tokens >= asks[0].max_tokens:
+        return [Terms(sold[0].model, sold[0].price, granted, asks[0].max_tokens, False, priced_ns)]
     terms: list[Terms] = []
     for (model, price), ask in zip(sold, asks, strict=True):
         if granted.amount_nano >= ask.floor_nano:
@@ -221,8 +222,8 @@ def _worst_nano(dearest: tuple[int, int, int], tokens: int) -> int:
     """
     if tokens == 0:
         return 0
-    numerator, denominator, broken = dearest
-    return (2 * tokens * numerator + broken * denominator) // (2 * denominator)
+    slope, start, per = _slope(dearest)
+    return (tokens * slope + start) // per
 
 
 @lru_cache(maxsize=4096)

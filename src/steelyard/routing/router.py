@@ -140,14 +140,10 @@ class Router:
 
         Raises CallerError 429.
         """
-        state = self._states.get(offer.id)
-        if state is None and not offer.is_bounded:
-            return
         state = self.state(offer)
-        wait_ns = state.back_ns() - now_ns
-        if state.told and wait_ns > 0:
+        if state.told and (wait_ns := state.back_ns() - now_ns) > 0:
             raise _busy(wait_ns)
-        if offer.is_bounded and state.full(offer, self._workers, _tokens(wanted), now_ns):
+        if state.bounded and state.full(offer, self._workers, _tokens(wanted), now_ns):
             raise _busy(NS_PER_S)
 
     def left_out(self, offer: Offer, now_ns: int) -> str:

@@ -7,6 +7,7 @@ from tests.fakes.parties import OFFER, snapshot
 
 from steelyard.catalog.costed import Costs
 from steelyard.catalog.tariffs import costed
+from steelyard.kernel.offers import Model
 from steelyard.kernel.quantities import Meter as M
 from steelyard.kernel.records import Order
 from steelyard.kernel.tariff import Condition, Tariff, TariffLine, Variant
@@ -22,6 +23,7 @@ def order(thinking: bool) -> Order:
 def test_it_is_the_same_at_every_change_of_tariffs_rates_and_snapshots() -> None:
     dice = random.Random(5)
     offers = tuple(msgspec.structs.replace(OFFER, id=n, upstream=f"u{n}") for n in range(3))
+    model = Model(1, "m", 0, 10, offers)
     when = (Variant("thinking", Condition(thinking=True), LINES),)
     costs, number = {}, 0
     for one in offers:
@@ -38,7 +40,7 @@ def test_it_is_the_same_at_every_change_of_tariffs_rates_and_snapshots() -> None
     for part in (snapshot(costs=costs, rates=rates), snapshot(costs=dict(list(costs.items())[:2]), rates=rates)):
         for at_ns in range(0, 1100, 7):
             asked = order(dice.random() < 0.5)
-            found = known.of(part, offers, asked, at_ns, "CNY")
+            found = known.of(part, model, asked, at_ns, "CNY", lambda model, capability: model.offers)
             assert found == costed(part, offers, asked, at_ns, "CNY")
             seen.add(tuple((one.cost.id, one.cost.met) for one in found))
     assert len(seen) > 10

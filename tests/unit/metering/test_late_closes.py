@@ -1,6 +1,5 @@
 """Closes that leave with the next record, or in the loop's next turn: nothing is lost in between."""
 
-import os
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
@@ -13,6 +12,7 @@ from steelyard.kernel.errors import BooksError, CallerError
 from steelyard.kernel.quantities import Usage
 from steelyard.kernel.settled import Closed, End, Opened, Position
 from steelyard.metering.energy import EnergyClocks
+from steelyard.metering.frames import segments
 from steelyard.metering.journal import Journal
 from steelyard.metering.meter import Meter
 from steelyard.metering.reader import read
@@ -158,7 +158,7 @@ def test_what_waits_stays_before_a_rotation(tmp_path: Path) -> None:
             numbers.append(number)
     assert written == [number for number in numbers if number < 1000]
     journal.close()
-    assert os.listdir(tmp_path / "w0-1").count("00000000.journal") == 1
+    assert segments(tmp_path / "w0-1") == [0]
     kept = read(tmp_path / "w0-1", Position(), until=None, max_records=10**6)
     assert len(kept.records) == len(numbers) + len(written)
     assert not kept.torn
