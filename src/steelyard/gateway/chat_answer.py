@@ -4,11 +4,13 @@ Owns the OpenAI dialect's projection of usage and its chunk order. Pure text mak
 """
 
 from collections.abc import Callable, Sequence
+from functools import lru_cache
 from typing import Any
 
 import msgspec
 
 from steelyard import __version__
+from steelyard.kernel import limits
 from steelyard.kernel.clock import NS_PER_S
 from steelyard.kernel.errors import UpstreamError
 from steelyard.kernel.money import text_from_nano
@@ -30,21 +32,23 @@ FAILED = b"data: %b\n\n" % _encode(
 )
 
 
-def usage_object(usage: Usage, bill: "Bill | None" = None) -> dict[str, Any]:
+_FINGERPRINT = _encode(FINGERPRINT)
+_HEAD = b'{"id":"%b-%b","object":"%b","created":%d,"model":%b,"system_fingerprint":%b'
+_USAGE = (
+    b'{"prompt_tokens":%d,"completion_tokens":%d,"total_tokens":%d,'
+    b'"prompt_tokens_details":{"cached_tokens":%d,"cache_write_tokens":%d},'
+    b'"completion_tokens_details":{"reasoning_tokens":%d},'
+    b'"prompt_cache_hit_tokens":%d,"prompt_cache_miss_tokens":%d'
+)
+
+
+def usage_json(usage: Usage, bill: "Bill | None" = None) -> bytes:
     """OpenAI-style usage: `prompt_tokens` includes those read from a cache and written to one, `completion_tokens` the
     reasoning. DeepSeek's two names are given as well, and what this costs so far under `steelyard`."""
-    shown: dict[str, Any] = {
-        "prompt_tokens": usage.prompt,
-        "completion_tokens": usage.generated,
-        "total_tokens": usage.total,
-        "prompt_tokens_details": {"cached_tokens": usage.from_cache, "cache_write_tokens": usage.cache_write},
-        "completion_tokens_details": {"reasoning_tokens": usage.reasoning},
-        "prompt_cache_hit_tokens": usage.from_cache,
-        "prompt_cache_miss_tokens": usage.input + usage.cache_write,
-    }
-    if bill is not None:
-        shown["steelyard"] = bill.shown()
-    return shown
+    prompt, generated, cached, written = usage.prompt, usage.generated, usage.from_cache, usage.cache_write
+    counts = prompt, generated, prompt + generated, cached, written, usage.reasoning, cached, prompt - cached
+    shown = _USAGE % counts
+    return shown + b"}" if bill is None else b'%b,"steelyard":%b}' % (shown, _encode(bill.shown()))
 
 
 class Bill(msgspec.Struct, frozen=True):
@@ -79,7 +83,7 @@ class Spoken(msgspec.Struct):
         message: dict[str, Any] = {
             "role": "assistant",
             "content": text if text or not (self.calls or self.refusal) else None,
-            "refusal": "".join(self.refusal) or None,
+            "refusal": "".join(self.refusal) if self.refusal else None,
         }
         if self.reasoning:
             message["reasoning_content"] = message["reasoning"] = "".join(self.reasoning)
@@ -115,16 +119,41 @@ class Spoken(msgspec.Struct):
         call |= _signed(piece)
 
 
-def head_of(order: Order, kind: str, created_ns: int, tier: str | None = None) -> dict[str, Any]:
-    """The fields every chunk of an answer repeats."""
-    head: dict[str, Any] = {
-        "id": f"{'cmpl' if order.prompts else 'chatcmpl'}-{order.request_id.hex()}",
-        "object": kind,
-        "created": created_ns // NS_PER_S,
-        "model": order.model,
-        "system_fingerprint": FINGERPRINT,
-    }
-    return {**head, "service_tier": tier} if tier else head
+def sequences_of(order: Order) -> list[Spoken]:
+    """One for each sequence, nothing said yet."""
+    return [Spoken()] if order.sequences == 1 else [Spoken() for _ in range(order.sequences)]
+
+
+def head_of(order: Order, kind: bytes, created_ns: int, tier: str | None = None) -> bytes:
+    """The fields every chunk of an answer repeats, as the beginning of a JSON object."""
+    family, request_id = b"cmpl" if order.prompts else b"chatcmpl", order.request_id.hex().encode()
+    head = _HEAD % (family, request_id, kind, created_ns // NS_PER_S, _encode(order.model), _FINGERPRINT)
+    return b'%b,"service_tier":%b' % (head, _encode(tier)) if tier else head
+
+
+def _choice(index: int, delta: dict[str, Any], finish: str | None = None, logprobs: msgspec.Raw | None = None) -> bytes:
+    return _encode([{"index": index, "delta": delta, "logprobs": logprobs, "finish_reason": finish}])
+
+
+@lru_cache(maxsize=limits.SEQUENCES_MAX)
+def _greeting(index: int) -> bytes:
+    return _choice(index, {"role": "assistant", "content": ""})
+
+
+@lru_cache(maxsize=limits.SEQUENCES_MAX)
+def _around_text(index: int) -> tuple[bytes, bytes]:
+    """What stands before and behind a text that is said."""
+    return _cut(_choice(index, {"content": ""}))
+
+
+@lru_cache(maxsize=limits.SEQUENCES_MAX)
+def _around_finish(index: int) -> tuple[bytes, bytes]:
+    return _cut(_choice(index, {}, ""))
+
+
+def _cut(choice: bytes) -> tuple[bytes, bytes]:
+    before, _, behind = choice.partition(b'""')
+    return before, behind
 
 
 class ChatStream:
@@ -133,51 +162,56 @@ class ChatStream:
     content_type = b"text/event-stream; charset=utf-8"
 
     def __init__(self, order: Order, created_ns: int, include_usage: bool, tier: str | None = None) -> None:
-        head = head_of(order, "chat.completion.chunk", created_ns, tier)
-        self._prefix = b"data: " + _encode(head)[:-1] + b',"choices":'
+        self._prefix = b'data: %b,"choices":' % head_of(order, b"chat.completion.chunk", created_ns, tier)
         self._suffix = b',"usage":null}\n\n' if include_usage else b"}\n\n"
         self._include_usage = include_usage
-        self._spoken = [Spoken() for _ in range(order.sequences)]
+        self._spoken = sequences_of(order)
         self._kept = b""  # the end of the only sequence: the closing follows it at once, and leaves with it
         self.bill: Callable[[Usage], Bill] | None = None
 
-    def _chunk(self, index: int, delta: dict[str, Any], finish: str | None, logprobs: msgspec.Raw | None) -> bytes:
-        choice = {"index": index, "delta": delta, "logprobs": logprobs, "finish_reason": finish}
-        return self._prefix + _encode([choice]) + self._suffix
-
     def render(self, sequence: int, event: Event) -> bytes:
         """The chunks of one event; empty when it says nothing."""
-        pieces: list[bytes] = []
-        spoken = self._spoken[sequence]
+        spoken, prefix, suffix = self._spoken[sequence], self._prefix, self._suffix
         spoken.estimated = event.estimated
+        said = b""
         if not spoken.greeted:
             spoken.greeted = True
-            pieces.append(self._chunk(sequence, {"role": "assistant", "content": ""}, None, None))
-        if event.reasoning:
-            delta: dict[str, Any] = {"reasoning_content": event.reasoning, "reasoning": event.reasoning}
-            pieces.append(self._chunk(sequence, delta, None, None))
-        if (block := spoken.proved(event)) is not None:
-            delta = {"thinking_blocks": [{"index": len(spoken.blocks) - 1, **block}]}
-            pieces.append(self._chunk(sequence, delta, None, None))
-        if event.text or event.logprobs is not None:
-            pieces.append(self._chunk(sequence, {"content": event.text}, None, event.logprobs))
+            said = prefix + _greeting(sequence) + suffix
+        if event.reasoning or event.signature or event.redacted:
+            said += self._thought(sequence, event)
+        if event.logprobs is not None:
+            said += prefix + _choice(sequence, {"content": event.text}, None, event.logprobs) + suffix
+        elif event.text:
+            before, behind = _around_text(sequence)
+            said += b"".join((prefix, before, _encode(event.text), behind, suffix))
         if event.refusal:
-            pieces.append(self._chunk(sequence, {"refusal": event.refusal}, None, None))
+            said += prefix + _choice(sequence, {"refusal": event.refusal}) + suffix
         if event.tool_calls:
             calls = [_call_delta(piece) for piece in one_of_each(event.tool_calls)]
-            pieces.append(self._chunk(sequence, {"tool_calls": calls}, None, None))
+            said += prefix + _choice(sequence, {"tool_calls": calls}) + suffix
         if event.finish is not None:
-            pieces.append(self._chunk(sequence, {}, event.finish, None))
+            before, behind = _around_finish(sequence)
+            said += b"".join((prefix, before, _encode(event.finish), behind, suffix))
             if len(self._spoken) == 1:
-                self._kept = b"".join(pieces)
+                self._kept = said
                 return b""
-        return b"".join(pieces)
+        return said
+
+    def _thought(self, sequence: int, event: Event) -> bytes:
+        spoken, said = self._spoken[sequence], b""
+        if event.reasoning:
+            delta: dict[str, Any] = {"reasoning_content": event.reasoning, "reasoning": event.reasoning}
+            said = self._prefix + _choice(sequence, delta) + self._suffix
+        if (block := spoken.proved(event)) is not None:
+            delta = {"thinking_blocks": [{"index": len(spoken.blocks) - 1, **block}]}
+            said += self._prefix + _choice(sequence, delta) + self._suffix
+        return said
 
     def closing(self, usage: Usage) -> bytes:
         if not self._include_usage:
             return self._kept + DONE
         shown = usage_shown(usage, self._spoken, self.bill)
-        return self._kept + self._prefix + b'[],"usage":' + _encode(shown) + b"}\n\n" + DONE
+        return b'%b%b[],"usage":%b}\n\n%b' % (self._kept, self._prefix, shown, DONE)
 
     def parted(self, closing: bytes) -> tuple[bytes, bytes]:
         """What the model said leaves; nothing of that is in the rest, so all of it may wait."""
@@ -194,8 +228,8 @@ class ChatBody:
     content_type = b"application/json"
 
     def __init__(self, order: Order, created_ns: int, tier: str | None = None) -> None:
-        self._head = head_of(order, "chat.completion", created_ns, tier)
-        self._spoken = [Spoken() for _ in range(order.sequences)]
+        self._head = head_of(order, b"chat.completion", created_ns, tier)
+        self._spoken = sequences_of(order)
         self.bill: Callable[[Usage], Bill] | None = None
 
     def render(self, sequence: int, event: Event) -> bytes:
@@ -213,7 +247,8 @@ class ChatBody:
             }
             for index, spoken in enumerate(self._spoken)
         ]
-        return _encode({**self._head, "choices": choices, "usage": usage_shown(usage, self._spoken, self.bill)})
+        shown = usage_shown(usage, self._spoken, self.bill)
+        return b'%b,"choices":%b,"usage":%b}' % (self._head, _encode(choices), shown)
 
     def parted(self, closing: bytes) -> tuple[bytes, bytes]:
         """The answer leaves but for its last brace: until that comes no client takes it for whole."""
@@ -230,7 +265,8 @@ def gather(spoken: Spoken, event: Event) -> None:
         spoken.texts.append(event.text)
     if event.reasoning:
         spoken.reasoning.append(event.reasoning)
-    spoken.proved(event)
+    if event.reasoning or event.signature or event.redacted:
+        spoken.proved(event)
     if event.refusal:
         spoken.refusal.append(event.refusal)
     for piece in event.tool_calls:
@@ -241,14 +277,15 @@ def gather(spoken: Spoken, event: Event) -> None:
     spoken.estimated = event.estimated
 
 
-def usage_shown(usage: Usage, spoken: Sequence[Spoken], bill: Callable[[Usage], Bill] | None) -> dict[str, Any]:
+def usage_shown(usage: Usage, spoken: Sequence[Spoken], bill: Callable[[Usage], Bill] | None) -> bytes:
     """The usage object of an answer with what its sequences said and what it costs."""
     if bill is None:
-        return usage_object(usage)
+        return usage_json(usage)
     made = bill(usage)
-    if any(one.estimated for one in spoken):
-        made = msgspec.structs.replace(made, estimated=True)
-    return usage_object(usage, made)
+    for one in spoken:
+        if one.estimated:
+            made = msgspec.structs.replace(made, estimated=True)
+    return usage_json(usage, made)
 
 
 def one_of_each(pieces: Sequence[CallPiece]) -> list[CallPiece]:

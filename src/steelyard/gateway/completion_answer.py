@@ -8,7 +8,7 @@ from typing import Any
 
 import msgspec
 
-from steelyard.gateway.chat_answer import DONE, FAILED, Bill, Spoken, gather, head_of, usage_shown
+from steelyard.gateway.chat_answer import DONE, FAILED, Bill, gather, head_of, sequences_of, usage_shown
 from steelyard.kernel.errors import UpstreamError
 from steelyard.kernel.quantities import Usage
 from steelyard.kernel.records import Event, Order
@@ -44,11 +44,10 @@ class CompletionStream:
     content_type = b"text/event-stream; charset=utf-8"
 
     def __init__(self, order: Order, created_ns: int, include_usage: bool) -> None:
-        head = head_of(order, "text_completion", created_ns)
-        self._prefix = b"data: " + _encode(head)[:-1] + b',"choices":'
+        self._prefix = b'data: %b,"choices":' % head_of(order, b"text_completion", created_ns)
         self._suffix = b',"usage":null}\n\n' if include_usage else b"}\n\n"
         self._include_usage = include_usage
-        self._spoken = [Spoken() for _ in range(order.sequences)]
+        self._spoken = sequences_of(order)
         self._lengths = [0] * order.sequences
         self.bill: Callable[[Usage], Bill] | None = None
 
@@ -67,7 +66,7 @@ class CompletionStream:
         if not self._include_usage:
             return DONE
         shown = usage_shown(usage, self._spoken, self.bill)
-        return self._prefix + b'[],"usage":' + _encode(shown) + b"}\n\n" + DONE
+        return self._prefix + b'[],"usage":' + shown + b"}\n\n" + DONE
 
     def parted(self, closing: bytes) -> tuple[bytes, bytes]:
         """Nothing that the model said is in it, so all of it may wait."""
@@ -83,8 +82,8 @@ class CompletionBody:
     content_type = b"application/json"
 
     def __init__(self, order: Order, created_ns: int) -> None:
-        self._head = head_of(order, "text_completion", created_ns)
-        self._spoken = [Spoken() for _ in range(order.sequences)]
+        self._head = head_of(order, b"text_completion", created_ns)
+        self._spoken = sequences_of(order)
         self.bill: Callable[[Usage], Bill] | None = None
 
     def render(self, sequence: int, event: Event) -> bytes:
@@ -102,7 +101,8 @@ class CompletionBody:
             }
             for index, spoken in enumerate(self._spoken)
         ]
-        return _encode({**self._head, "choices": choices, "usage": usage_shown(usage, self._spoken, self.bill)})
+        shown = usage_shown(usage, self._spoken, self.bill)
+        return b'%b,"choices":%b,"usage":%b}' % (self._head, _encode(choices), shown)
 
     def parted(self, closing: bytes) -> tuple[bytes, bytes]:
         """The last byte closes the body: without it no client has an answer."""

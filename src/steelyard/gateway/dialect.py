@@ -5,7 +5,6 @@ Shapes only. `exchange.py` binds any dialect to the wire and the flow; each dial
 
 import re
 from collections.abc import Callable
-from dataclasses import dataclass, replace
 from typing import Protocol
 
 import msgspec
@@ -21,6 +20,7 @@ from steelyard.kernel.records import Event, Order
 FALLBACKS = "x-steelyard-fallbacks"
 _TURN = re.compile(r"messages\[(\d+)\](?:\.content((?:\[\d+\])?)|(?:\.\w+(?:\[\d+\])*)*)")
 _FIELD = re.compile(r"(?<=')[a-z_]+(?:\[\d+\]|\.[a-z_]+)*(?=')")
+_replace = msgspec.structs.replace
 Names = tuple[tuple[re.Pattern[str], str], ...]
 """Canonical fields, as patterns, and what a dialect calls them."""
 
@@ -38,8 +38,7 @@ class Form(Protocol):
     def failing(self, error: UpstreamError) -> bytes: ...
 
 
-@dataclass(frozen=True, slots=True)
-class Asked:
+class Asked(msgspec.Struct, frozen=True):
     """A request that was understood."""
 
     order: Order
@@ -50,7 +49,7 @@ class Asked:
 
     def in_session(self, session: bytes) -> "Asked":
         """The same, in a session that the customer names in a header."""
-        return replace(self, order=msgspec.structs.replace(self.order, session=session))
+        return _replace(self, order=_replace(self.order, session=session))
 
     def with_fallbacks(self, header: bytes) -> "Asked":
         """The same, with models that may answer in its place, as the customer names them in a header, by commas.
@@ -60,11 +59,11 @@ class Asked:
         names = tuple(name.strip() for name in header.decode("utf-8", "replace").split(",") if name.strip())
         if len(names) > limits.FALLBACKS_MAX:
             raise bad_request(f"{FALLBACKS} names at most {limits.FALLBACKS_MAX} models.", FALLBACKS)
-        return replace(self, order=msgspec.structs.replace(self.order, fallbacks=names))
+        return _replace(self, order=_replace(self.order, fallbacks=names))
 
     def with_reuse(self, header: bytes) -> "Asked":
         """The same, with the customer's word about answers that were given before."""
-        return replace(self, order=msgspec.structs.replace(self.order, reuse=header.decode("utf-8", "replace")))
+        return _replace(self, order=_replace(self.order, reuse=header.decode("utf-8", "replace")))
 
     def in_own_words(self, error: UpstreamError) -> UpstreamError:
         """An upstream's refusal of a canonical field, told about the field that the customer sent."""

@@ -16,6 +16,7 @@ from steelyard.kernel import limits
 
 _BEGIN, _END = b'"messages":', b"}]"
 _HOLE, _ONE_TURN = b"0", b'[{"role":"user","content":""}]'
+_SHORT_BYTES = 16_384  # copied sooner than looked at through a view
 _encode = msgspec.json.encode
 _turns_of = msgspec.json.Decoder(Annotated[list[PlainTurn], Meta(min_length=1, max_length=limits.MESSAGES_MAX)]).decode
 _fields_of = msgspec.json.Decoder(dict[str, Raw]).decode
@@ -48,7 +49,7 @@ class KnownChats:
             self._learn(body, at, end, around)
             return asked
         try:
-            turns = _turns_of(memoryview(body)[at:end])
+            turns = _turns_of(body[at:end] if length < _SHORT_BYTES else memoryview(body)[at:end])
         except (msgspec.DecodeError, UnicodeDecodeError):
             del self._known[around]
             return parse_chat(body, request_id)

@@ -2,7 +2,7 @@ import json
 
 from msgspec import Raw
 
-from steelyard.gateway.chat_answer import DONE, Bill, ChatBody, ChatStream
+from steelyard.gateway.chat_answer import DONE, FINGERPRINT, Bill, ChatBody, ChatStream
 from steelyard.kernel.errors import UpstreamError
 from steelyard.kernel.quantities import Usage
 from steelyard.kernel.records import CallPiece, Event, Order
@@ -32,6 +32,45 @@ def test_a_stream_greets_speaks_finishes_and_counts_once() -> None:
     assert seen[4] == {"done": True}
     assert {e["id"] for e in seen[:4]} == {"chatcmpl-000102030405060708090a0b0c0d0e0f"}
     assert {e["created"] for e in seen[:4]} == {5}
+
+
+HEAD = (
+    b'{"id":"chatcmpl-000102030405060708090a0b0c0d0e0f","object":"chat.completion%b","created":5,"model":"m\\"",'
+    b'"system_fingerprint":"' + FINGERPRINT.encode() + b'","service_tier":"default",'
+)
+COUNTS = (
+    b'"usage":{"prompt_tokens":10,"completion_tokens":3,"total_tokens":13,'
+    b'"prompt_tokens_details":{"cached_tokens":6,"cache_write_tokens":0},'
+    b'"completion_tokens_details":{"reasoning_tokens":2},'
+    b'"prompt_cache_hit_tokens":6,"prompt_cache_miss_tokens":4,'
+    b'"steelyard":{"charge":"0.0001","currency":"CNY"}}'
+)
+NAMED = Order(bytes(range(16)), 'm"', {}, 100, None, 1, True)
+
+
+def test_a_body_is_these_bytes() -> None:
+    body = ChatBody(NAMED, 5_000_000_000, "default")
+    body.bill = lambda usage: Bill(100_000, "CNY")
+    body.render(0, Event('H\u00e9\n"', finish="stop"))
+    message = '{"role":"assistant","content":"H\u00e9\\n\\"","refusal":null}'.encode()
+    choices = b'"choices":[{"index":0,"message":%b,"logprobs":null,"finish_reason":"stop"}],' % message
+    assert body.closing(USAGE) == HEAD % b"" + choices + COUNTS + b"}"
+
+
+def test_a_stream_is_these_bytes() -> None:
+    stream = ChatStream(NAMED, 5_000_000_000, include_usage=True, tier="default")
+    stream.bill = lambda usage: Bill(100_000, "CNY")
+    deltas = [
+        (b'{"role":"assistant","content":""}', b"null"),
+        ('{"content":"H\u00e9\\n\\""}'.encode(), b"null"),
+        (b'{"content":"\\\\"}', b"null"),
+        (b"{}", b'"stop"'),
+    ]
+    choice = b'"choices":[{"index":0,"delta":%b,"logprobs":null,"finish_reason":%b}],"usage":null}\n\n'
+    said = stream.render(0, Event('H\u00e9\n"')) + stream.render(0, Event("\\", finish="stop"))
+    assert said == b"".join(b"data: " + HEAD % b".chunk" + choice % delta for delta in deltas[:2])
+    rest = b"".join(b"data: " + HEAD % b".chunk" + choice % delta for delta in deltas[2:])
+    assert stream.closing(USAGE) == rest + b"data: " + HEAD % b".chunk" + b'"choices":[],' + COUNTS + b"}\n\n" + DONE
 
 
 def test_usage_is_not_shown_unless_asked_for() -> None:
