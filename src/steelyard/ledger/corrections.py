@@ -78,7 +78,7 @@ def post_correction(
     reason, actor = why
     batch_id = None
     if any(pairs.values()):
-        batch_id = write_batch(connection, BatchKind.RERATE, Why(reason, actor).note, pairs, [], clock)
+        batch_id = write_batch(connection, BatchKind.RERATE, Why(reason, actor).note, pairs, clock)
     row = period._asdict() | {"batch_id": batch_id, "reason": reason, "actor": actor, "posted_ns": clock.now_ns()}
     connection.execute(insert(tables.corrections).values(row))
     return Posted(batch_id, {tenant_id: amount for tenant_id, amount in taken.items() if amount}, again=False)

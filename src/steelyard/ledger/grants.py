@@ -63,7 +63,7 @@ def post_grants(connection: Connection, given: Sequence[Given], why: Why, clock:
         row = {"name": name, "kind": GRANT.name, "currency": wallet.currency, "tenant_id": one.tenant_id}
         connection.execute(insert(tables.accounts).values(row | {"debit_nano": 0, "credit_nano": 0}))
         pairs[Pair(Fact.GRANT, account_name(PROMOTION), name, wallet.currency)] = one.amount_nano
-    batch_id = write_batch(connection, BatchKind.GRANT, why.note, pairs, [], clock)
+    batch_id = write_batch(connection, BatchKind.GRANT, why.note, pairs, clock)
     accounts = tables.accounts.c
     for one, pair in zip(given, pairs, strict=True):
         allowance_id, start_ns = one.window or (None, None)
@@ -93,7 +93,7 @@ def post_expiry(connection: Connection, due: Mapping[int, int], clock: Clock) ->
             pairs[pair] = taken
     if not any(pairs.values()):
         return None
-    return write_batch(connection, BatchKind.EXPIRY, "", pairs, [], clock)
+    return write_batch(connection, BatchKind.EXPIRY, "", pairs, clock)
 
 
 def grant_rows(connection: Connection, tenant_id: int) -> list[GrantRow]:

@@ -192,7 +192,7 @@ def post_move(connection: Connection, move: Move, why: Why, clock: Clock) -> int
     """Post it. CallerError 409 when an account does not have what it needs. Returns the batch."""
     for need in move.needs:
         refuse_short(need, _room(connection, need))
-    batch_id = write_batch(connection, move.kind, why.note, move.pairs, [], clock)
+    batch_id = write_batch(connection, move.kind, why.note, move.pairs, clock)
     if move.conversion is not None:
         values = move.conversion._asdict() | {"batch_id": batch_id, "at_ns": clock.now_ns()}
         rate: Fraction = values.pop("rate")

@@ -14,8 +14,8 @@ from sqlalchemy import BigInteger, Connection, cast, func, insert, select
 from steelyard.kernel.clock import Clock, iso_from_ns
 from steelyard.kernel.errors import CallerError
 from steelyard.ledger.operations import Why
-from steelyard.ledger.posting import closed_until
 from steelyard.ledger.purses import last_batch_id
+from steelyard.ledger.standing import read_standing
 from steelyard.storage import tables
 
 
@@ -51,8 +51,9 @@ def close_period(connection: Connection, until_ns: int, zone: str, why: Why, clo
         return found[0]
     if until_ns > clock.now_ns():
         raise CallerError(409, "period_not_over", "A period can be closed when it is over.", param="until")
-    if until_ns <= closed_until(connection):
-        end = iso_from_ns(closed_until(connection))
+    closed_until_ns = read_standing(connection).closed_until_ns
+    if until_ns <= closed_until_ns:
+        end = iso_from_ns(closed_until_ns)
         raise CallerError(
             409, "period_closed", f"The books are closed until {end}. Close a later period.", param="until"
         )

@@ -11,7 +11,7 @@ from operator import add, itemgetter
 from typing import NamedTuple
 
 from msgspec.structs import astuple
-from sqlalchemy import Connection, func, insert, select
+from sqlalchemy import Connection, insert, select
 
 from steelyard.kernel.clock import Clock, day_of, hour_of
 from steelyard.kernel.errors import BooksError
@@ -21,7 +21,6 @@ from steelyard.kernel.why import bytes_from_way
 from steelyard.ledger.accounts import PAIRS, WALLET, BatchKind, Fact, account_name, kind_of
 from steelyard.ledger.chain import (
     EARLIER,
-    GENESIS,
     NOTHING_LATER,
     SUMMED,
     EntryRow,
@@ -33,6 +32,7 @@ from steelyard.ledger.chain import (
 from steelyard.ledger.purse import Purse
 from steelyard.ledger.purses import limits_since, live_grants
 from steelyard.ledger.salt import salt_for
+from steelyard.ledger.standing import Standing, read_standing
 from steelyard.storage import tables
 from steelyard.storage.bulk import bulk
 
@@ -45,15 +45,9 @@ _CUT = frozenset(end.value for end in End if not (end.whole or end is End.REFUSE
 """How an answer ended whose vendor may have counted more than we heard. What he refused he does not bill."""
 _id_of = itemgetter(UsageRow._fields.index("request_id"))
 _row = UsageRow._make
-# Made once: making a statement takes longer than running it.
-_CLOSED_UNTIL = select(func.coalesce(func.max(tables.periods.c.until_ns), 0))
-_LAST_BATCH = (
-    select(tables.batches.c.id, tables.batches.c.hash, tables.batches.c.posted_ns)
-    .order_by(tables.batches.c.id.desc())
-    .limit(1)
-)
-_NEWEST_REQUEST = select(tables.usage.c.request_id).order_by(tables.usage.c.request_id.desc()).limit(1)
-_INSERT_BATCH = insert(tables.batches)
+_BATCH = (
+    "id", "posted_ns", "kind", "note", "requests", "previous_hash", "hash", "content", "salt",
+)  # fmt: skip
 _ENTRY = ("batch_id", "fact", "debit_account_id", "credit_account_id", "currency", "amount_nano")
 
 
@@ -81,15 +75,28 @@ class Account(NamedTuple):
         return self.credit_nano - self.debit_nano
 
 
+class Contents(NamedTuple):
+    """What a batch is written from."""
+
+    kind: str
+    note: str
+    pairs: Mapping[Pair, int]
+    usage: Sequence[UsageRow] = ()  # in the order of their request ids
+    known: Iterable[Account] = ()  # accounts that were read already
+
+
 def post(connection: Connection, rated: Sequence[Rated], marks: Mapping[str, Position], clock: Clock) -> list[Rated]:
     """Post what is not posted yet and move the journals' watermarks. Returns what was posted now.
 
     Raises BooksError on an unknown tenant, a negative amount, or an amount the books cannot keep.
     """
-    fresh = _not_posted(connection, rated)
-    if fresh:
-        _post_usage(connection, fresh, clock)
-        _keep_ways(connection, fresh)
+    fresh: list[Rated] = []
+    if rated:
+        standing = read_standing(connection)
+        fresh = _not_posted(connection, rated, standing.newest)
+        if fresh:
+            _post_usage(connection, standing, fresh, clock)
+            _keep_ways(connection, fresh)
     if marks:
         rows = [(journal, mark.segment, mark.offset) for journal, mark in marks.items()]
         bulk(connection).put(connection, tables.watermarks, ("journal", "segment", "offset"), rows)
@@ -102,7 +109,7 @@ def post_topup(connection: Connection, tenant_id: int, amount_nano: int, note: s
         raise BooksError("a top-up is more than zero")
     wallet = wallets(connection, {tenant_id})[tenant_id]
     pair = Pair(Fact.TOPUP, account_name(PAIRS[Fact.TOPUP][0]), wallet.name, wallet.currency)
-    return write_batch(connection, BatchKind.TOPUP, note, {pair: amount_nano}, [], clock)
+    return write_batch(connection, BatchKind.TOPUP, note, {pair: amount_nano}, clock)
 
 
 def open_wallet(connection: Connection, tenant_id: int, tenant: str, currency: str) -> None:
@@ -132,18 +139,17 @@ def _keep_ways(connection: Connection, rated: Iterable[Rated]) -> None:
         bulk(connection).insert(connection, tables.choices, ("request_id", "way"), rows)
 
 
-def _not_posted(connection: Connection, rated: Sequence[Rated]) -> list[Rated]:
+def _not_posted(connection: Connection, rated: Sequence[Rated], newest: bytes | None) -> list[Rated]:
     by_id = {one.settlement.opened.request_id: one for one in reversed(rated)}  # of two with one id the first counts
-    newest = connection.execute(_NEWEST_REQUEST).scalar()
     known = [request_id for request_id in by_id if request_id <= newest] if newest else []  # ids grow with time
     done = posted_ids(connection, known)
     return [by_id[request_id] for request_id in reversed(by_id) if request_id not in done]
 
 
-def _post_usage(connection: Connection, rated: Sequence[Rated], clock: Clock) -> None:
+def _post_usage(connection: Connection, standing: Standing, rated: Sequence[Rated], clock: Clock) -> None:
     found = wallets(connection, {one.settlement.opened.tenant_id for one in rated})
-    purses, plain = _purses(connection, rated, found)
-    closed_until_ns = closed_until(connection)
+    purses, plain = _purses(connection, standing, rated, found)
+    closed_until_ns = standing.closed_until_ns
     sums: dict[tuple[int, str, str, str], list[int]] = defaultdict(lambda: [0] * 4)
     pairs: dict[Pair, int] = defaultdict(int)
     # Sorted, because reports.shares tells from the rows what each request drew.
@@ -173,7 +179,7 @@ def _post_usage(connection: Connection, rated: Sequence[Rated], clock: Clock) ->
         pairs[Pair(Fact.OVERRUN, "overrun:" + wallet.name.partition(":")[2], revenue, currency)] += overrun
         pairs[Pair(Fact.CPU, "expense-cpu:" + upstream, "clearing-amortisation", currency)] += cpu
         pairs[Pair(Fact.ENERGY, "expense-energy:" + upstream, "clearing-energy", currency)] += energy
-    write_batch(connection, BatchKind.USAGE, "", pairs, usage, clock)
+    _write(connection, standing, Contents(BatchKind.USAGE, "", pairs, usage, tuple(found.values())), clock)
 
 
 def _owe_vendor(pairs: dict[Pair, int], row: UsageRow) -> None:
@@ -187,7 +193,7 @@ def _owe_vendor(pairs: dict[Pair, int], row: UsageRow) -> None:
 
 
 def _purses(
-    connection: Connection, rated: Iterable[Rated], found: Mapping[int, Account]
+    connection: Connection, standing: Standing, rated: Iterable[Rated], found: Mapping[int, Account]
 ) -> tuple[dict[int, Purse], set[int]]:
     """What these requests may draw on, and whose wallet alone covers all of them.
 
@@ -201,14 +207,10 @@ def _purses(
         wanted[tenant_id] += min(one.charge_nano, opened.hold_nano)
         if opened_ns < since.get(tenant_id, INT64_MAX):
             since[tenant_id] = opened_ns
-    limits, grants = limits_since(connection, since), live_grants(connection, since)
+    limits = limits_since(connection, since) if standing.has_limits else {}
+    grants = live_grants(connection, since) if standing.has_grants else {}
     purses = {one: Purse(found[one].balance_nano, limits.get(one, 0), grants.get(one, ())) for one in wanted}
     return purses, {one for one, nano in wanted.items() if purses[one].covers(nano)}
-
-
-def closed_until(connection: Connection) -> int:
-    """Until when the books are closed: nothing is posted before. 0 when no period was closed."""
-    return int(connection.execute(_CLOSED_UNTIL).scalar_one())
 
 
 def _usage_row(rated: Rated, closed_until_ns: int) -> UsageRow:
@@ -237,22 +239,24 @@ def _usage_row(rated: Rated, closed_until_ns: int) -> UsageRow:
     ))  # fmt: skip
 
 
-def write_batch(
-    connection: Connection, kind: str, note: str, pairs: Mapping[Pair, int], usage: Sequence[UsageRow], clock: Clock
-) -> int:
+def write_batch(connection: Connection, kind: str, note: str, pairs: Mapping[Pair, int], clock: Clock) -> int:
+    """One batch of money that moved without a request. Returns its id."""
+    return _write(connection, read_standing(connection), Contents(kind, note, pairs), clock)
+
+
+def _write(connection: Connection, standing: Standing, contents: Contents, clock: Clock) -> int:
     """One batch: header with its hash, entries, usage rows, roll-ups and the accounts' totals."""
+    kind, note, pairs, usage, known = contents
     wanted = [(pair, amount) for pair, amount in pairs.items() if amount]
-    accounts = _accounts(connection, [pair for pair, _ in wanted])
-    last = connection.execute(_LAST_BATCH).one_or_none()
-    batch_id, previous, not_before_ns = (last.id + 1, last.hash, last.posted_ns) if last else (1, GENESIS, 0)
-    posted_ns = max(clock.now_ns(), not_before_ns, closed_until(connection))  # the clock may have stepped back
+    accounts = _accounts(connection, [pair for pair, _ in wanted], known)
+    batch_id, previous = standing.batch_id + 1, standing.hash
+    posted_ns = max(clock.now_ns(), standing.posted_ns, standing.closed_until_ns)  # the clock may have stepped back
     entries = [EntryRow(pair.fact.value, pair.debit, pair.credit, pair.currency, amount) for pair, amount in wanted]
-    ordered = sorted(usage, key=_id_of)
-    salt = salt_for(connection, batch_id, previous)
-    content = content_of((batch_id, posted_ns, kind, note, len(usage)), entries, ordered, salt)
-    header = {"id": batch_id, "posted_ns": posted_ns, "kind": kind, "note": note, "requests": len(usage)}
-    chained = {"previous_hash": previous, "hash": link(previous, content), "content": content, "salt": salt}
-    connection.execute(_INSERT_BATCH, header | chained)
+    salt = salt_for(standing.secret, batch_id, previous)
+    header = (batch_id, posted_ns, kind, note, len(usage))
+    content = content_of(header, entries, usage, salt)
+    chained = (previous, link(previous, content), content, salt)
+    bulk(connection).insert(connection, tables.batches, _BATCH, [(*header, *chained)])
     if entries:
         rows = [
             (batch_id, one.fact, accounts[one.debit, one.currency].id, accounts[one.credit, one.currency].id,
@@ -261,10 +265,10 @@ def write_batch(
         ]  # fmt: skip
         bulk(connection).insert(connection, tables.entries, _ENTRY, rows)
         _add_totals(connection, entries, accounts)
-    if ordered:
-        _insert_usage(connection, batch_id, ordered)
-        bulk(connection).add(connection, tables.rollups, _ROLLUP, _rollup_rows(ordered))
-    return int(batch_id)
+    if usage:
+        _insert_usage(connection, batch_id, usage)
+        bulk(connection).add(connection, tables.rollups, _ROLLUP, _rollup_rows(usage))
+    return batch_id
 
 
 def _insert_usage(connection: Connection, batch_id: int, usage: Iterable[UsageRow]) -> None:
@@ -317,20 +321,23 @@ def _rollup_rows(usage: Iterable[UsageRow]) -> list[tuple[object, ...]]:
 
 def wallets(connection: Connection, tenant_ids: set[int]) -> dict[int, Account]:
     """The wallet of each of these tenants. Raises BooksError when one has none."""
-    rows = bulk(connection).find(
-        connection, tables.accounts, ("tenant_id", "kind", *Account._fields), sorted(tenant_ids)
-    )
-    found = {tenant_id: Account._make(rest) for tenant_id, kind, *rest in rows if kind == WALLET.name}
+    columns = ("tenant_id", *Account._fields)
+    rows = bulk(connection).find(connection, tables.accounts, columns, sorted(tenant_ids), also=("kind", WALLET.name))
+    found = {tenant_id: Account._make(rest) for tenant_id, *rest in rows}
     missing = tenant_ids - found.keys()
     if missing:
         raise BooksError(f"no wallet for the tenants {sorted(missing)}")
     return found
 
 
-def _accounts(connection: Connection, pairs: Sequence[Pair]) -> dict[tuple[str, str], Account]:
+def _accounts(
+    connection: Connection, pairs: Sequence[Pair], known: Iterable[Account]
+) -> dict[tuple[str, str], Account]:
     """The accounts of these pairs by (name, currency); those of the chart that are missing are opened."""
     wanted = {(name, pair.currency) for pair in pairs for name in (pair.debit, pair.credit)}
-    found = _find_accounts(connection, wanted)
+    found = {(one.name, one.currency): one for one in known}
+    found = {place: found[place] for place in wanted & found.keys()}
+    found |= _find_accounts(connection, wanted - found.keys())
     missing = sorted(wanted - found.keys())
     if missing:
         connection.execute(insert(tables.accounts), [_new_account(name, currency) for name, currency in missing])

@@ -50,7 +50,7 @@ def post_adjustment(connection: Connection, asked: Adjustment, why: Why, clock: 
         expense, payable = account_name(EXPENSE_VENDOR, asked.vendor), account_name(PAYABLE, asked.vendor)
         debit, credit = (expense, payable) if asked.amount_nano > 0 else (payable, expense)
         pair = Pair(Fact.VENDOR, debit, credit, asked.currency)
-        batch_id = write_batch(connection, BatchKind.RECONCILE, why.note, {pair: abs(asked.amount_nano)}, [], clock)
+        batch_id = write_batch(connection, BatchKind.RECONCILE, why.note, {pair: abs(asked.amount_nano)}, clock)
     stands_for = (asked.vendor, asked.currency, asked.since_ns, asked.until_ns, asked.amount_nano)
     amount = abs(asked.amount_nano) if batch_id is not None else None
     done_now = Operation(

@@ -13,19 +13,15 @@ from sqlalchemy import Connection, insert, select
 from steelyard.storage import tables
 
 _NAME = "chain"
-_SECRET = select(tables.secrets.c.value).where(tables.secrets.c.name == _NAME)
+SECRET = select(tables.secrets.c.value).where(tables.secrets.c.name == _NAME)
 
 
 def ensure_secret(connection: Connection, random_bytes: Callable[[int], bytes] = os.urandom) -> None:
     """Make the secret unless there is one."""
-    if _secret(connection) is None:
+    if connection.execute(SECRET).scalar() is None:
         connection.execute(insert(tables.secrets).values(name=_NAME, value=random_bytes(32)))
 
 
-def salt_for(connection: Connection, batch_id: int, previous_hash: bytes) -> bytes:
+def salt_for(secret: bytes | None, batch_id: int, previous_hash: bytes) -> bytes:
     """Thirty-two bytes for the batch that follows `previous_hash`."""
-    return hmac.digest(_secret(connection) or b"", batch_id.to_bytes(8, "big") + previous_hash, "sha256")
-
-
-def _secret(connection: Connection) -> bytes | None:
-    return connection.execute(_SECRET).scalar()
+    return hmac.digest(secret or b"", batch_id.to_bytes(8, "big") + previous_hash, "sha256")

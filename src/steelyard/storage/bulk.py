@@ -1,8 +1,8 @@
 """Many rows at once, by the quickest road of each database: the only SQL that is written by hand for a driver.
 
-Owns the statements that posting sends thousands of rows through. Rows are tuples in the order of the named columns and
-are written in the caller's transaction. Knows no rule of money; table and column names are the caller's own, not a
-user's.
+Owns the statements that posting sends thousands of rows through, past SQLAlchemy: its way around a statement takes
+longer than most of them run. Rows are tuples in the order of the named columns and are written in the caller's
+transaction. Knows no rule of money; table and column names are the caller's own, not a user's.
 """
 
 from collections.abc import Iterable, Iterator, Sequence
@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from functools import lru_cache
 from typing import Any, Protocol
 
-from sqlalchemy import Connection, CursorResult, Table
+from sqlalchemy import Connection, Dialect, Select, Table
 from sqlalchemy.exc import DBAPIError
 
 _PARAMETERS_MAX = 1000  # of one statement in SQLite
@@ -25,8 +25,19 @@ class Bulk(Protocol):
     ) -> None:
         """Rows that are not there yet, one after the other."""
 
-    def find(self, connection: Connection, table: Table, columns: Sequence[str], values: Sequence[Any]) -> Rows:
-        """These columns of the rows that have one of the values in the first of them."""
+    def ask(self, connection: Connection, query: Select[Any]) -> Rows:
+        """What a query without parameters, which was made once, finds now."""
+
+    def find(
+        self,
+        connection: Connection,
+        table: Table,
+        columns: Sequence[str],
+        values: Sequence[Any],
+        also: tuple[str, str] | None = None,
+    ) -> Rows:
+        """These columns of the rows that have one of the values in the first of them, and the text of `also` in its
+        column."""
 
     def put(self, connection: Connection, table: Table, columns: Sequence[str], rows: Rows) -> None:
         """Rows by primary key: what is there is replaced."""
@@ -53,12 +64,25 @@ class _SQLite:
         with _past_sqlalchemy(connection, statement) as session:
             session.executemany(statement, rows)
 
-    def find(self, connection: Connection, table: Table, columns: Sequence[str], values: Sequence[Any]) -> Rows:
+    def ask(self, connection: Connection, query: Select[Any]) -> Rows:
+        statement = _written(query, connection.dialect)
+        with _past_sqlalchemy(connection, statement) as session:
+            return _all(session.execute(statement))
+
+    def find(
+        self,
+        connection: Connection,
+        table: Table,
+        columns: Sequence[str],
+        values: Sequence[Any],
+        also: tuple[str, str] | None = None,
+    ) -> Rows:
         found: list[tuple[Any, ...]] = []
         for start in range(0, len(values), _PARAMETERS_MAX):
-            some = tuple(values[start : start + _PARAMETERS_MAX])
-            statement = _select_in(table, tuple(columns), ", ".join("?" * len(some)))
-            found += _plain(connection.exec_driver_sql(statement, some))
+            some = values[start : start + _PARAMETERS_MAX]
+            statement = _select_in(table, tuple(columns), ", ".join("?" * len(some)), also, "?")
+            with _past_sqlalchemy(connection, statement) as session:
+                found += session.execute(statement, (*some, also[1]) if also else tuple(some)).fetchall()
         return found
 
     def put(self, connection: Connection, table: Table, columns: Sequence[str], rows: Rows) -> None:
@@ -74,7 +98,8 @@ class _SQLite:
 
     def _send(self, connection: Connection, statement: str, rows: Rows) -> None:
         if rows:
-            connection.exec_driver_sql(statement, list(rows))
+            with _past_sqlalchemy(connection, statement) as session:
+                session.executemany(statement, rows)
 
 
 class _PostgreSQL:
@@ -92,11 +117,24 @@ class _PostgreSQL:
             for row in rows:
                 copy.write_row(row)
 
-    def find(self, connection: Connection, table: Table, columns: Sequence[str], values: Sequence[Any]) -> Rows:
+    def ask(self, connection: Connection, query: Select[Any]) -> Rows:
+        statement = _written(query, connection.dialect)
+        with _past_sqlalchemy(connection, statement) as session:
+            return _all(session.execute(statement))
+
+    def find(
+        self,
+        connection: Connection,
+        table: Table,
+        columns: Sequence[str],
+        values: Sequence[Any],
+        also: tuple[str, str] | None = None,
+    ) -> Rows:
         if not values:
             return []
-        statement = _select_in(table, tuple(columns), f"SELECT {_arrays(table, columns[:1])}")
-        return _plain(connection.exec_driver_sql(statement, (list(values),)))
+        statement = _select_in(table, tuple(columns), f"SELECT {_arrays(table, columns[:1])}", also, "%s")
+        with _past_sqlalchemy(connection, statement) as session:
+            return _all(session.execute(statement, (list(values), also[1]) if also else (list(values),)))
 
     def put(self, connection: Connection, table: Table, columns: Sequence[str], rows: Rows) -> None:
         statement = _insert_arrays(table, tuple(columns)) + on_conflict(table, tuple(columns), add=False)
@@ -111,13 +149,16 @@ class _PostgreSQL:
 
     def _send(self, connection: Connection, statement: str, rows: Rows) -> None:
         if rows:
-            connection.exec_driver_sql(statement, tuple(list(column) for column in zip(*rows, strict=True)))
+            with _past_sqlalchemy(connection, statement) as session:
+                session.execute(statement, tuple(list(column) for column in zip(*rows, strict=True)))
 
 
 @contextmanager
 def _past_sqlalchemy(connection: Connection, statement: str) -> Iterator[Any]:
     """The driver's own session; what it raises is told here as SQLAlchemy tells it."""
     driver = connection.dialect.loaded_dbapi
+    if not connection.in_transaction():
+        connection.begin()
     session: Any = connection.connection.driver_connection
     try:
         yield session
@@ -134,16 +175,21 @@ def key_of(table: Table) -> tuple[str, ...]:
     return tuple(column.name for column in table.primary_key)
 
 
-def _plain(result: CursorResult[Any]) -> list[tuple[Any, ...]]:
-    """The driver's own rows: SQLAlchemy's wrapper around each costs more than reading it."""
-    cursor: Any = result.cursor
-    rows: list[tuple[Any, ...]] = cursor.fetchall()
-    result.close()
+def _all(cursor: Any) -> Rows:
+    rows: Rows = cursor.fetchall()
     return rows
 
 
-def _select_in(table: Table, columns: tuple[str, ...], values: str) -> str:
-    return f'SELECT {listed(columns)} FROM "{table.name}" WHERE "{columns[0]}" IN ({values})'  # noqa: S608 - as above
+@lru_cache(maxsize=64)
+def _written(query: Select[Any], dialect: Dialect) -> str:
+    return str(query.compile(dialect=dialect, compile_kwargs={"literal_binds": True}))
+
+
+def _select_in(
+    table: Table, columns: tuple[str, ...], values: str, also: tuple[str, str] | None = None, mark: str = ""
+) -> str:
+    more = f' AND "{also[0]}" = {mark}' if also else ""
+    return f'SELECT {listed(columns)} FROM "{table.name}" WHERE "{columns[0]}" IN ({values}){more}'  # noqa: S608 - as above
 
 
 def listed(columns: Sequence[str]) -> str:
