@@ -7,28 +7,18 @@ the one before (I11). Rows are never updated. What a charge draws on is decided 
 
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
-from operator import add, itemgetter
 from typing import NamedTuple
 
-from msgspec.structs import astuple
 from sqlalchemy import Connection, insert, select
 
-from steelyard.kernel.clock import Clock, day_of, hour_of
+from steelyard.kernel.clock import Clock
 from steelyard.kernel.errors import BooksError
 from steelyard.kernel.money import INT64_MAX
-from steelyard.kernel.settled import End, Position, Rated
+from steelyard.kernel.settled import Position, Rated
 from steelyard.kernel.why import bytes_from_way
 from steelyard.ledger.accounts import PAIRS, WALLET, BatchKind, Fact, account_name, kind_of
-from steelyard.ledger.chain import (
-    EARLIER,
-    NOTHING_LATER,
-    SUMMED,
-    EntryRow,
-    UsageRow,
-    content_of,
-    heard_text,
-    link,
-)
+from steelyard.ledger.chain import EARLIER, NOTHING_LATER, SUMMED, EntryRow, UsageRow, content_of, link
+from steelyard.ledger.lots import Lot, lots_of, rollups_of
 from steelyard.ledger.purse import Purse
 from steelyard.ledger.purses import limits_since, live_grants
 from steelyard.ledger.salt import salt_for
@@ -39,12 +29,6 @@ from steelyard.storage.bulk import bulk
 _USAGE = ("batch_id", *UsageRow._fields)
 _EARLIER_USAGE = _USAGE[: 1 + EARLIER]
 _ROLLUP = ("grain", "start_ns", "tenant_id", "model", "currency", "requests", *SUMMED, "cost_nano")
-_COSTS = ("cpu_cost_nano", "energy_cost_nano", "vendor_cost_nano")
-_summed_of = itemgetter(*map(UsageRow._fields.index, (*SUMMED, *_COSTS)))
-_CUT = frozenset(end.value for end in End if not (end.whole or end is End.REFUSED))
-"""How an answer ended whose vendor may have counted more than we heard. What he refused he does not bill."""
-_id_of = itemgetter(UsageRow._fields.index("request_id"))
-_row = UsageRow._make
 _BATCH = (
     "id", "posted_ns", "kind", "note", "requests", "previous_hash", "hash", "content", "salt",
 )  # fmt: skip
@@ -82,11 +66,12 @@ class Contents(NamedTuple):
     note: str
     pairs: Mapping[Pair, int]
     usage: Sequence[UsageRow] = ()  # in the order of their request ids
+    lots: Sequence[Lot] = ()  # the same, added up
     known: Iterable[Account] = ()  # accounts that were read already
 
 
 def post(connection: Connection, rated: Sequence[Rated], marks: Mapping[str, Position], clock: Clock) -> list[Rated]:
-    """Post what is not posted yet and move the journals' watermarks. Returns what was posted now.
+    """Post what is not posted yet and move the journals' watermarks. Returns what was posted now, by request id.
 
     Raises BooksError on an unknown tenant, a negative amount, or an amount the books cannot keep.
     """
@@ -143,100 +128,76 @@ def _not_posted(connection: Connection, rated: Sequence[Rated], newest: bytes | 
     by_id = {one.settlement.opened.request_id: one for one in reversed(rated)}  # of two with one id the first counts
     known = [request_id for request_id in by_id if request_id <= newest] if newest else []  # ids grow with time
     done = posted_ids(connection, known)
-    return [by_id[request_id] for request_id in reversed(by_id) if request_id not in done]
+    return [by_id[request_id] for request_id in sorted(by_id) if request_id not in done]
 
 
 def _post_usage(connection: Connection, standing: Standing, rated: Sequence[Rated], clock: Clock) -> None:
-    found = wallets(connection, {one.settlement.opened.tenant_id for one in rated})
-    purses, plain = _purses(connection, standing, rated, found)
-    closed_until_ns = standing.closed_until_ns
-    sums: dict[tuple[int, str, str, str], list[int]] = defaultdict(lambda: [0] * 4)
+    usage, lots = lots_of(rated, standing.closed_until_ns)
+    found = wallets(connection, {lot.alike.tenant_id for lot in lots})
+    purses, plain = _purses(connection, standing, (usage, lots), found)
     pairs: dict[Pair, int] = defaultdict(int)
-    # Sorted, because reports.shares tells from the rows what each request drew.
-    usage = sorted([_usage_row(one, closed_until_ns) for one in rated], key=_id_of)
-    for row in usage:
-        # Never more than was set aside, never beyond the purse: what is above is our overrun, not the customer's.
-        tenant_id, charge = row.tenant_id, row.charge_nano
-        from_wallet = from_all = min(charge, row.hold_nano)
-        if tenant_id not in plain:
-            drawn = purses[tenant_id].draw(from_all)
-            purses[tenant_id] = drawn.purse
-            from_wallet, from_all = drawn.wallet_nano, drawn.total_nano
-            for account, amount in drawn.granted:
-                pairs[Pair(Fact.GRANT_SPENT, account, "revenue:" + row.model, row.currency)] += amount
-        sum_of = sums[tenant_id, row.model, row.upstream, row.currency]
-        sum_of[0] += from_wallet
-        sum_of[1] += charge - from_all
-        sum_of[2] += row.cpu_cost_nano
-        sum_of[3] += row.energy_cost_nano
-        if row.payable_currency:
-            _owe_vendor(pairs, row)
-    for (tenant_id, model, upstream, currency), (taken, overrun, cpu, energy) in sums.items():
-        wallet, revenue = found[tenant_id], "revenue:" + model
+    for lot in lots:
+        wallet, (_, tenant_id, model, upstream, currency, _) = found[lot.alike.tenant_id], lot.alike
         if currency != wallet.currency:
             raise BooksError(f"requests of {wallet.name} are in {currency}, it is in {wallet.currency}")
-        pairs[Pair(Fact.CHARGE, wallet.name, revenue, currency)] += taken
-        pairs[Pair(Fact.OVERRUN, "overrun:" + wallet.name.partition(":")[2], revenue, currency)] += overrun
-        pairs[Pair(Fact.CPU, "expense-cpu:" + upstream, "clearing-amortisation", currency)] += cpu
-        pairs[Pair(Fact.ENERGY, "expense-energy:" + upstream, "clearing-energy", currency)] += energy
-    _write(connection, standing, Contents(BatchKind.USAGE, "", pairs, usage, tuple(found.values())), clock)
+        if tenant_id in plain:
+            _charge(pairs, wallet, model, lot.due_nano, lot.charge_nano - lot.due_nano)
+        pairs[Pair(Fact.CPU, "expense-cpu:" + upstream, "clearing-amortisation", currency)] += lot.cpu_cost_nano
+        pairs[Pair(Fact.ENERGY, "expense-energy:" + upstream, "clearing-energy", currency)] += lot.energy_cost_nano
+        if lot.alike.payable_currency:
+            _owe_vendor(pairs, lot)
+    if len(plain) < len(purses):
+        for row in usage:  # in the order of their ids, because reports.shares tells from the rows what each one drew
+            if row.tenant_id not in plain:
+                drawn = purses[row.tenant_id].draw(min(row.charge_nano, row.hold_nano))
+                purses[row.tenant_id] = drawn.purse
+                for account, amount in drawn.granted:
+                    pairs[Pair(Fact.GRANT_SPENT, account, "revenue:" + row.model, row.currency)] += amount
+                _charge(pairs, found[row.tenant_id], row.model, drawn.wallet_nano, row.charge_nano - drawn.total_nano)
+    _write(connection, standing, Contents(BatchKind.USAGE, "", pairs, usage, lots, tuple(found.values())), clock)
 
 
-def _owe_vendor(pairs: dict[Pair, int], row: UsageRow) -> None:
+def _charge(pairs: dict[Pair, int], wallet: Account, model: str, taken_nano: int, overrun_nano: int) -> None:
+    """Never more than was set aside, never beyond the purse: what is above is our overrun, not the customer's."""
+    revenue, currency = "revenue:" + model, wallet.currency
+    pairs[Pair(Fact.CHARGE, wallet.name, revenue, currency)] += taken_nano
+    pairs[Pair(Fact.OVERRUN, "overrun:" + wallet.name.partition(":")[2], revenue, currency)] += overrun_nano
+
+
+def _owe_vendor(pairs: dict[Pair, int], lot: Lot) -> None:
     """What its vendor will bill; in another currency by way of `fx`, so that each currency balances by itself."""
-    expense, payable, currency = "expense-vendor:" + row.upstream, "payable:" + row.upstream, row.payable_currency
-    if currency == row.currency:
-        pairs[Pair(Fact.VENDOR, expense, payable, currency)] += row.payable_nano
+    upstream, currency = lot.alike.upstream, lot.alike.payable_currency
+    expense, payable = "expense-vendor:" + upstream, "payable:" + upstream
+    if currency == lot.alike.currency:
+        pairs[Pair(Fact.VENDOR, expense, payable, currency)] += lot.payable_nano
     else:
-        pairs[Pair(Fact.VENDOR_FX, expense, "fx", row.currency)] += row.vendor_cost_nano
-        pairs[Pair(Fact.PAYABLE_FX, "fx", payable, currency)] += row.payable_nano
+        pairs[Pair(Fact.VENDOR_FX, expense, "fx", lot.alike.currency)] += lot.vendor_cost_nano
+        pairs[Pair(Fact.PAYABLE_FX, "fx", payable, currency)] += lot.payable_nano
 
 
 def _purses(
-    connection: Connection, standing: Standing, rated: Iterable[Rated], found: Mapping[int, Account]
+    connection: Connection,
+    standing: Standing,
+    wanted: tuple[Sequence[UsageRow], Sequence[Lot]],
+    found: Mapping[int, Account],
 ) -> tuple[dict[int, Purse], set[int]]:
     """What these requests may draw on, and whose wallet alone covers all of them.
 
     The limit of a purse is the greatest that was in force since the first of its requests opened.
     """
-    since: dict[int, int] = {}
-    wanted: dict[int, int] = defaultdict(int)
-    for one in rated:
-        opened = one.settlement.opened
-        tenant_id, opened_ns = opened.tenant_id, opened.opened_ns
-        wanted[tenant_id] += min(one.charge_nano, opened.hold_nano)
-        if opened_ns < since.get(tenant_id, INT64_MAX):
-            since[tenant_id] = opened_ns
-    limits = limits_since(connection, since) if standing.has_limits else {}
-    grants = live_grants(connection, since) if standing.has_grants else {}
-    purses = {one: Purse(found[one].balance_nano, limits.get(one, 0), grants.get(one, ())) for one in wanted}
-    return purses, {one for one, nano in wanted.items() if purses[one].covers(nano)}
-
-
-def _usage_row(rated: Rated, closed_until_ns: int) -> UsageRow:
-    """What comes late for a closed period counts in the open one. By position: by name it takes twice as long."""
-    settlement, charge, cpu_cost, energy_cost, vendor_cost, payable, payable_currency = astuple(rated)
-    closed, rate_id, heard, cost_estimated = settlement.closed, 0, "", False
-    if payable_currency:
-        rate_id, heard = settlement.opened.rate_id, heard_text(closed.heard)
-        cost_estimated = closed.estimated or closed.end in _CUT
-    fresh, cached, output, cpu_ns, energy_uj, cache_write, reasoning, *reused = astuple(closed.usage)
-    (
-        request_id, opened_ns, _slot, tenant_id, project_id, key_id, model, upstream, price_id, cost_id, currency,
-        hold, max_tokens, sequences, stream, _lease, _rate_id, _why, _tried, price_when, cost_when, thinking, *_,
-    ) = astuple(settlement.opened)  # fmt: skip
-    if charge < 0 or cpu_cost < 0 or energy_cost < 0 or vendor_cost < 0 or hold < 0:
-        raise BooksError(f"{request_id.hex()} has a negative amount")
-    closed_ns = closed.closed_ns
-    return _row((
-        request_id, opened_ns, closed_ns if closed_ns > closed_until_ns else closed_until_ns,
-        tenant_id, project_id, key_id, model, upstream, price_id, cost_id, currency, sequences, stream, max_tokens,
-        fresh, cached, output, cpu_ns, energy_uj, hold, charge, cpu_cost, energy_cost,
-        str(closed.end), closed.first_token_ns, closed.duration_ns, closed.short_by_one_read,
-        cache_write, reasoning, closed.estimated,
-        vendor_cost, payable, payable_currency, rate_id, cost_estimated, heard,
-        price_when, cost_when, thinking, *reused, closed.measured_uj,
-    ))  # fmt: skip
+    usage, lots = wanted
+    due: dict[int, int] = defaultdict(int)
+    for lot in lots:
+        due[lot.alike.tenant_id] += lot.due_nano
+    limits: dict[int, int] = {}
+    if standing.has_limits:
+        since: dict[int, int] = {}
+        for row in usage:
+            since[row.tenant_id] = min(row.opened_ns, since.get(row.tenant_id, INT64_MAX))
+        limits = limits_since(connection, since)
+    grants = live_grants(connection, due) if standing.has_grants else {}
+    purses = {one: Purse(found[one].balance_nano, limits.get(one, 0), grants.get(one, ())) for one in due}
+    return purses, {one for one, nano in due.items() if purses[one].covers(nano)}
 
 
 def write_batch(connection: Connection, kind: str, note: str, pairs: Mapping[Pair, int], clock: Clock) -> int:
@@ -246,7 +207,7 @@ def write_batch(connection: Connection, kind: str, note: str, pairs: Mapping[Pai
 
 def _write(connection: Connection, standing: Standing, contents: Contents, clock: Clock) -> int:
     """One batch: header with its hash, entries, usage rows, roll-ups and the accounts' totals."""
-    kind, note, pairs, usage, known = contents
+    kind, note, pairs, usage, lots, known = contents
     wanted = [(pair, amount) for pair, amount in pairs.items() if amount]
     accounts = _accounts(connection, [pair for pair, _ in wanted], known)
     batch_id, previous = standing.batch_id + 1, standing.hash
@@ -267,7 +228,7 @@ def _write(connection: Connection, standing: Standing, contents: Contents, clock
         _add_totals(connection, entries, accounts)
     if usage:
         _insert_usage(connection, batch_id, usage)
-        bulk(connection).add(connection, tables.rollups, _ROLLUP, _rollup_rows(usage))
+        bulk(connection).add(connection, tables.rollups, _ROLLUP, rollups_of(lots))
     return batch_id
 
 
@@ -300,23 +261,6 @@ def _add_totals(
             raise BooksError(f"the account {account.name} is full")
     totals = [(account.id, debits[account.id], credits[account.id]) for account in accounts.values()]
     bulk(connection).increase(connection, tables.accounts, ("id", "debit_nano", "credit_nano"), totals)
-
-
-def _rollup_rows(usage: Iterable[UsageRow]) -> list[tuple[object, ...]]:
-    """What this batch adds to the roll-ups, by hour and day of the close."""
-    hours: dict[tuple[int, int, str, str], list[UsageRow]] = defaultdict(list)
-    for row in usage:
-        hours[hour_of(row.closed_ns), row.tenant_id, row.model, row.currency].append(row)
-    days: dict[tuple[int, int, str, str], list[int]] = defaultdict(lambda: [0] * (len(SUMMED) + 2))
-    added: list[tuple[object, ...]] = []
-    for key, rows in hours.items():
-        columns = zip(*map(_summed_of, rows), strict=True)
-        *sums, cpu_cost, energy_cost, vendor_cost = (len(rows), *map(sum, columns))
-        sums.append(cpu_cost + energy_cost + vendor_cost)
-        added.append(("hour", *key, *sums))
-        day = days[day_of(key[0]), *key[1:]]
-        day[:] = map(add, day, sums)
-    return [*added, *(("day", *key, *sums) for key, sums in days.items())]
 
 
 def wallets(connection: Connection, tenant_ids: set[int]) -> dict[int, Account]:
