@@ -42,7 +42,7 @@ from steelyard.metering.energy import EnergyClocks
 from steelyard.metering.journal import Journal
 from steelyard.metering.meter import Meter
 from steelyard.metering.slots import Slots
-from steelyard.processes.collector import look_less_often
+from steelyard.processes.collector import keep_what_is_freed, look_less_often
 from steelyard.processes.explaining import Explaining
 from steelyard.processes.lifeline import watch_parent
 from steelyard.processes.logs import to_stderr
@@ -115,6 +115,7 @@ async def run(data: DataDir, listener: socket.socket, options: Options) -> None:
 
 
 def _ready() -> None:
+    keep_what_is_freed()
     look_less_often()  # a look through all there is takes tens of milliseconds, in which nobody is served
     print("ready", flush=True)
 
