@@ -77,6 +77,8 @@ class _Sole:
             events = self._events = self._upstream.stream(
                 self._offer, order.params, self._max_tokens, order.request_id, self._whole
             )
+            if isinstance(events, Heard):
+                await events.begin()
         if isinstance(events, Heard):
             while (event := events.take()) is None:
                 await events.more()

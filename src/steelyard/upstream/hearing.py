@@ -10,6 +10,7 @@ from typing import Protocol, Self
 from steelyard.kernel import limits
 from steelyard.kernel.errors import UpstreamError
 from steelyard.kernel.records import Event
+from steelyard.upstream.http1 import form_of
 from steelyard.upstream.pool import Destination, Pool, Response
 
 
@@ -58,8 +59,8 @@ class Voice(Protocol):
 class Heard:
     """See `Upstream.stream`. Closing it closes the connection, which cancels at the upstream.
 
-    `take` what is there, wait for `more` where nothing is. No async generator: one of those costs a microsecond for
-    every read.
+    After `begin`, `take` what is there and wait for `more` where nothing is, or iterate. No async generator: one of
+    those costs a microsecond for every read.
     """
 
     __slots__ = ("_body", "_failure", "_hearing", "_new", "_pool", "_response", "_to", "_voice", "over")
@@ -79,9 +80,30 @@ class Heard:
         return self
 
     async def __anext__(self) -> Event:
+        if self._response is None and not self.over:
+            await self.begin()
         while (event := self.take()) is None:
             await self.more()
         return event
+
+    async def begin(self) -> None:
+        """Ask, and wait for the head of the answer: all of it, if it was asked for in one piece and comes so. Raises
+        UpstreamError."""
+        try:
+            response = self._response = await self._pool.ask(self._to, self._body)
+            form = form_of(response.head) if response.status == 200 else b""
+            if form == b"text/event-stream":
+                return
+            if self._hearing.whole and form == b"application/json":
+                self._hearing.hear_whole(await response.body(limits.WHOLE_ANSWER_BYTES_MAX))
+                return
+            raise self._voice.refusal(response, await response.body(limits.UPSTREAM_ERROR_BYTES_MAX))
+        except UpstreamError as error:
+            self._close()
+            raise self._voice.veiled(error) from None
+        except BaseException:
+            self._close()
+            raise
 
     def take(self) -> Event | None:
         """The next event; None where none has come. Raises UpstreamError, and StopAsyncIteration behind the last."""
@@ -91,8 +113,7 @@ class Heard:
         if self.over:
             raise StopAsyncIteration
         hearing, response = self._hearing, self._response
-        if response is None:
-            return None
+        assert response is not None  # noqa: S101 - it has begun
         try:
             while self._failure is None and not hearing.done:
                 read = response.take()
@@ -109,7 +130,7 @@ class Heard:
                     return events[0]
             if self._failure is not None:
                 raise self._failure
-            if hearing.done:
+            if hearing.done and not response.over:
                 response.release()
             last = hearing.end()
         except UpstreamError as error:
@@ -122,9 +143,8 @@ class Heard:
         return last
 
     def more(self) -> Awaitable[None]:
-        """To be awaited where `take` gave None. Raises UpstreamError, then or at once."""
-        if self._response is None:
-            return self._begin()
+        """To be awaited where `take` gave None. Raises UpstreamError."""
+        assert self._response is not None  # noqa: S101 - it has begun
         try:
             return self._response.more()
         except UpstreamError as error:
@@ -134,26 +154,8 @@ class Heard:
     async def aclose(self) -> None:
         self._close()
 
-    async def _begin(self) -> None:
-        """The answer: a stream or, if it was asked for in one piece and came so, read already."""
-        try:
-            response = self._response = await self._pool.ask(self._to, self._body)
-            form = response.form if response.status == 200 else b""
-            if form == b"text/event-stream":
-                return
-            if self._hearing.whole and form == b"application/json":
-                self._hearing.hear_whole(await response.body(limits.WHOLE_ANSWER_BYTES_MAX))
-                return
-            raise self._voice.refusal(response, await response.body(limits.UPSTREAM_ERROR_BYTES_MAX))
-        except UpstreamError as error:
-            self._close()
-            raise self._voice.veiled(error) from None
-        except BaseException:
-            self._close()
-            raise
-
     def _close(self) -> None:
         self.over = True
         self._new = ()
-        if self._response is not None:
+        if self._response is not None and not self._response.over:
             self._response.close()

@@ -86,7 +86,8 @@ class Host:
         """Let the next have it; one whose answer is not at its end is closed, which cancels at the upstream."""
         if connection.lost:
             return  # `_lost` was called, or follows
-        if self._closed or not connection.reusable:
+        is_free = connection.resting or (connection.complete and connection.kept)
+        if self._closed or connection.stale or not is_free:
             connection.abort()
             return
         if not connection.resting:

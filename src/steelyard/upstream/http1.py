@@ -92,8 +92,8 @@ class Connection(asyncio.Protocol):
     """
 
     __slots__ = (
-        *("answered", "complete", "head_done", "on_body", "over_s", "pieces", "resting", "since_s", "stale", "status"),
-        *("upstream", "used", "_error", "_feed", "_head", "_interim", "_kept", "_on_end", "_on_lost", "_parser"),
+        *("answered", "complete", "head_done", "kept", "on_body", "over_s", "pieces", "resting", "since_s", "stale"),
+        *("status", "upstream", "used", "_error", "_feed", "_head", "_interim", "_on_end", "_on_lost", "_parser"),
         *("_patience", "_paused", "_unread_bytes", "_signal", "_transport", "_wheel"),
     )
 
@@ -111,6 +111,7 @@ class Connection(asyncio.Protocol):
         self.complete = False
         self.pieces: list[bytes] = []  # of the body, not yet read
         self.resting = True  # no exchange runs on it
+        self.kept = False  # the upstream keeps it open behind this answer
         self._on_lost = on_lost
         self._wheel = wheel
         self._patience = patience
@@ -120,7 +121,6 @@ class Connection(asyncio.Protocol):
         self._feed: Callable[[bytes], None] = self._parser.feed_data
         self._head = b""
         self._interim = 0
-        self._kept = False
         self._unread_bytes = 0
         self._paused = False
         self._error: UpstreamError | None = None
@@ -132,11 +132,6 @@ class Connection(asyncio.Protocol):
     @property
     def lost(self) -> bool:
         return self._transport is None or self._transport.is_closing()
-
-    @property
-    def reusable(self) -> bool:
-        """Whether no answer is on its way, and the upstream keeps the connection, if it is not `lost`."""
-        return (self.resting or (self.complete and self._kept)) and not self.stale
 
     def send(self, head: bytes, body: bytes) -> None:
         """Begin an exchange. `head` is `Request.head()`. Raises UpstreamError when the connection is gone."""
@@ -297,7 +292,7 @@ class Connection(asyncio.Protocol):
 
     def _misread(self, error: httptools.HttpParserError) -> None:
         if self.complete:
-            self._kept = False  # an answer to no request follows: read no more from this upstream
+            self.kept = False  # an answer to no request follows: read no more from this upstream
         else:
             self.fail(f"sent an answer that is not HTTP ({error})")
 
@@ -336,7 +331,7 @@ class Connection(asyncio.Protocol):
             return
         self.status = status
         self.head_done = True
-        self._kept = self._parser.should_keep_alive()
+        self.kept = self._parser.should_keep_alive()
 
     def on_message_complete(self) -> None:
         if self.head_done:

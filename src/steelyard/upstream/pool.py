@@ -14,7 +14,7 @@ from steelyard.kernel.run import Signal
 from steelyard.upstream.addresses import Resolve, resolve
 from steelyard.upstream.dial import Dial
 from steelyard.upstream.host import Host
-from steelyard.upstream.http1 import Connection, Patience, Request, form_of, header_of
+from steelyard.upstream.http1 import Connection, Patience, Request, header_of
 from steelyard.upstream.http2 import Http2Host, is_http2
 from steelyard.upstream.proxy import Proxy, proxy_of
 from steelyard.upstream.trust import Trust
@@ -33,27 +33,18 @@ class Destination(NamedTuple):
 class Response:
     """An answer whose head is there. Read it to its end or close it; `async with` closes."""
 
-    __slots__ = ("_connection", "_head", "_host", "status")
+    __slots__ = ("_connection", "_host", "head", "over", "status")
 
     def __init__(self, host: Host, connection: Connection) -> None:
         self.status = connection.status
-        self._head = connection.head
+        self.head = connection.head
+        self.over = False  # all of the body was read, or it was closed: the connection is given back already
         self._host = host
-        self._connection: Connection | None = connection
+        self._connection = connection
 
     def header(self, name: bytes) -> bytes:
         """The value of a header, of repeated ones the last; empty when there is none. `name` in lower case."""
-        return header_of(self._head, name)
-
-    @property
-    def form(self) -> bytes:
-        """What kind of body it has; see `form_of`."""
-        return form_of(self._head)
-
-    @property
-    def over(self) -> bool:
-        """Whether all of the body was read: the connection is given back already."""
-        return self._connection is None
+        return header_of(self.head, name)
 
     async def read(self) -> bytes:
         """All body bytes since the last read, waiting for at least one; empty at the end. Raises UpstreamError."""
@@ -64,7 +55,7 @@ class Response:
     def take(self) -> bytes | None:
         """The same without waiting: None when nothing has come, and more may."""
         connection = self._connection
-        if connection is None:
+        if self.over:
             return b""
         read = connection.take() if connection.pieces else None
         if connection.complete:
@@ -74,14 +65,17 @@ class Response:
 
     def more(self) -> Signal[None]:
         """To be awaited where `take` gave None. Raises UpstreamError when nothing more will come."""
-        assert self._connection is not None  # noqa: S101 - then there is nothing to wait for
         return self._connection.more()
 
     async def body(self, bytes_max: int) -> bytes:
         """What is left of the body, cut at `bytes_max`."""
         pieces: list[bytes] = []
         room = bytes_max
-        while room > 0 and (read := await self.read()):
+        while room > 0 and not self.over:
+            read = self.take()
+            if read is None:
+                await self.more()
+                continue
             if self.over and not pieces:  # as most have it: it came in one piece
                 return read[:room]
             pieces.append(read[:room])
@@ -90,17 +84,15 @@ class Response:
 
     def close(self) -> None:
         """Give the connection back; one whose answer is not at its end is closed, which cancels at the upstream."""
-        connection = self._connection
-        if connection is not None:
-            self._connection = None
-            self._host.give_back(connection)
+        if not self.over:
+            self.over = True
+            self._host.give_back(self._connection)
 
     def release(self) -> None:
         """Close what has said all it has to say: the bytes that end it may come when nobody waits for them."""
-        connection = self._connection
-        if connection is not None:
-            self._connection = None
-            self._host.let_end(connection)
+        if not self.over:
+            self.over = True
+            self._host.let_end(self._connection)
 
     async def __aenter__(self) -> Self:
         return self
