@@ -235,7 +235,7 @@ class Quote(Record, frozen=True):
         return order.capability is Capability.TEXT and not self.cost.owes_tokens
 
 
-class CallPiece(Record, frozen=True):
+class CallPiece(Record, frozen=True, gc=False):
     """A piece of a tool call. `id` and `name` stand in the first piece of an `index` only."""
 
     index: int  # which call of the sequence, counted from 0
@@ -245,7 +245,7 @@ class CallPiece(Record, frozen=True):
     signature: str = ""  # what its upstream wants to see when it gets the call back
 
 
-class Event(Record, frozen=True):
+class Event(Record, frozen=True, gc=False):
     """What one sequence of an upstream said in one read. Counts are cumulative for the sequence."""
 
     text: str = ""

@@ -9,11 +9,12 @@ import asyncio
 from collections import deque
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
 from types import TracebackType
-from typing import NamedTuple, Protocol, Self
+from typing import Protocol, Self
 
 from steelyard.kernel import limits
 from steelyard.kernel.clock import NS_PER_S, Clock
 from steelyard.kernel.errors import UpstreamError
+from steelyard.kernel.frozen import Record
 from steelyard.kernel.quantities import Usage
 from steelyard.kernel.records import Event, Order, Quote
 from steelyard.routing.health import ELSEWHERE
@@ -31,7 +32,7 @@ class Speech(Protocol):
     def aclose(self) -> Awaitable[None]: ...
 
 
-class Ways(NamedTuple):
+class Ways(Record, frozen=True):
     """What an attempt needs of other rooms."""
 
     clock: Clock

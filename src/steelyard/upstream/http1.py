@@ -255,16 +255,23 @@ class Connection(asyncio.Protocol):
             self.abort()
             return
         self.since_s = self._wheel.now_s
-        if not self.head_done:
-            self._take_head(data)
-            return
+        begins = not self.head_done
+        if begins:
+            self.answered = True
+            self._head = self._head + data if self._head else data
         try:
             self._feed(data)
+        except httptools.HttpParserUpgrade:
+            self.fail("switched protocols unasked")
+            return
         except httptools.HttpParserError as error:
             self._misread(error)
         signal = self._signal
-        if signal is not None:
-            if self.pieces or self.complete:
+        if begins and not self.head_done:
+            if len(self._head) > limits.HEADER_BYTES_MAX:
+                self.fail(f"sent headers of more than {limits.HEADER_BYTES_MAX} bytes")
+        elif signal is not None:
+            if begins or self.pieces or self.complete:
                 self._signal = None
                 signal.give(None)
         elif self._on_end is not None:
@@ -274,21 +281,6 @@ class Connection(asyncio.Protocol):
             if self._unread_bytes > limits.UPSTREAM_READ_BYTES and not self._paused and self._transport is not None:
                 self._paused = True
                 self._transport.pause_reading()
-
-    def _take_head(self, data: bytes) -> None:
-        self.answered = True
-        self._head = self._head + data if self._head else data
-        try:
-            self._feed(data)
-        except httptools.HttpParserUpgrade:
-            self.fail("switched protocols unasked")
-            return
-        except httptools.HttpParserError as error:
-            self._misread(error)
-        if self.head_done:
-            self._wake()
-        elif len(self._head) > limits.HEADER_BYTES_MAX:
-            self.fail(f"sent headers of more than {limits.HEADER_BYTES_MAX} bytes")
 
     def _misread(self, error: httptools.HttpParserError) -> None:
         if self.complete:

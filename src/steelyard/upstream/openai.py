@@ -62,7 +62,7 @@ class OpenAI:
         path = vendor.completion_path if "prompt" in params else vendor.chat_path
         if not path:
             raise not_carried(self._name, "prompt", "this model answers conversations only; ask /v1/chat/completions")
-        asked = Asked(self._name, offer.upstream_model, params, max_tokens, whole and offer.answers_whole)
+        asked = Asked(self._name, offer.upstream_model, params, max_tokens, whole)
         to = self._known.get((offer.address, path)) or self._destination(offer, path)
         return Heard(self._pool, to, _encode(vendor.fields(asked)), (vendor.hearing or Answer)(vendor, asked), self)
 

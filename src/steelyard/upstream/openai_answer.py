@@ -26,12 +26,12 @@ _TEXTS = ("content", "text", "reasoning_content", "reasoning")
 _THOUGHTS = frozenset({"reasoning_content", "reasoning"})
 
 
-class _Function(msgspec.Struct):
+class _Function(msgspec.Struct, gc=False):
     name: str | None = None
     arguments: str | None = None
 
 
-class _Call(msgspec.Struct):
+class _Call(msgspec.Struct, gc=False):
     index: int | None = None
     id: str | None = None
     function: _Function | None = None
@@ -45,7 +45,7 @@ class _Call(msgspec.Struct):
         return found if isinstance(found, str) else ""
 
 
-class _Delta(msgspec.Struct, frozen=True):
+class _Delta(msgspec.Struct, frozen=True, gc=False):
     content: str | None = None
     reasoning_content: str | None = None
     reasoning: str | None = None
@@ -57,7 +57,7 @@ class _Delta(msgspec.Struct, frozen=True):
 _NOTHING = _Delta()
 
 
-class _Choice(msgspec.Struct):
+class _Choice(msgspec.Struct, gc=False):
     """`delta` of a chat, or the `message` of a whole one; `text` of a completion."""
 
     delta: _Delta | None = None
@@ -70,7 +70,7 @@ class _Choice(msgspec.Struct):
     usage: Counts | None = None  # Moonshot: with the end of the choice
 
 
-class _Chunk(Body):
+class _Chunk(Body, gc=False):
     choices: list[_Choice] | None = None
     usage: Counts | None = None
 
@@ -171,9 +171,11 @@ class Answer:
             chunk = _chunk_decoder.decode(data)
         except (msgspec.DecodeError, UnicodeDecodeError) as error:
             raise UpstreamError(self._upstream, f"sent a chunk that cannot be read ({error})") from None
-        if (complaint := chunk.complaint(is_answer=chunk.choices is not None)) is not None:
-            raise failed(self._upstream, complaint, self._vendor.faults)
-        choices = chunk.choices or ()
+        choices = chunk.choices
+        if choices is None or chunk.error is not None or chunk.base_resp is not None:
+            if (complaint := chunk.complaint(is_answer=choices is not None)) is not None:
+                raise failed(self._upstream, complaint, self._vendor.faults)
+            choices = choices or []
         for choice in choices:
             self._choice(choice)
             if choice.usage is not None:

@@ -10,20 +10,20 @@ from steelyard.kernel.quantities import Usage
 from steelyard.upstream.tally import Tally
 
 
-class _PromptDetails(msgspec.Struct):
+class _PromptDetails(msgspec.Struct, gc=False):
     cached_tokens: int | None = None
     cache_write_tokens: int | None = None
     cache_creation_input_tokens: int | None = None  # DashScope
 
 
-class _OutputDetails(msgspec.Struct):
+class _OutputDetails(msgspec.Struct, gc=False):
     reasoning_tokens: int | None = None
 
 
 _NO_DETAILS = _PromptDetails()
 
 
-class Counts(msgspec.Struct):
+class Counts(msgspec.Struct, gc=False):
     """A `usage` object."""
 
     prompt_tokens: int | None = None
@@ -40,7 +40,9 @@ class Counts(msgspec.Struct):
 
         `hides_thoughts`: what the total holds beside prompt and completion is reasoning, and is paid for.
         """
-        prompt, output = max(0, self.prompt_tokens or 0), max(0, self.completion_tokens or 0)
+        prompt, output = self.prompt_tokens or 0, self.completion_tokens or 0
+        if prompt < 0 or output < 0:
+            prompt, output = max(0, prompt), max(0, output)
         hidden = max(0, (self.total_tokens or 0) - prompt - output) if hides_thoughts else 0
         output += hidden
         if not prompt and not output:
@@ -54,5 +56,7 @@ class Counts(msgspec.Struct):
             written = min(max(written, 0), prompt - read)
         thought = self.completion_tokens_details
         told = thought.reasoning_tokens if thought else self.reasoning_tokens
-        reasoning = tally.reasoning(output, max(told or 0, hidden) if hidden else told)
+        reasoning = 0
+        if told or hidden or tally.thoughts:
+            reasoning = tally.reasoning(output, max(told or 0, hidden) if hidden else told)
         return Usage(prompt - read - written, read, output - reasoning, cache_write=written, reasoning=reasoning)

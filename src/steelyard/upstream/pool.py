@@ -59,7 +59,8 @@ class Response:
             return b""
         read = connection.take() if connection.pieces else None
         if connection.complete:
-            self.close()
+            self.over = True
+            self._host.give_back(connection)
             return read or b""
         return read
 

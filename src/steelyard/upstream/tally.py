@@ -51,15 +51,18 @@ class Tally:
 
     def reasoning(self, generated: int, told: int | None) -> int:
         """How much of what was generated was reasoning: at least as much as was told or heard."""
-        if not told and not self.thoughts:  # as most have it
-            return 0
         heard = generated if told is None and self.thoughts and not self.pieces else self.thoughts
         return min(max(told or 0, heard), generated)
 
     def rising(self, usage: Usage) -> Usage:
         """These counts, or what was told before where they fell below it."""
         told = self._told
-        if usage.output >= told.output and usage.reasoning >= told.reasoning and usage.prompt >= told.prompt:
+        prompt = usage.input + usage.cached_input + usage.cache_write  # `Usage.prompt`, for each read
+        if (
+            usage.output >= told.output
+            and usage.reasoning >= told.reasoning
+            and prompt >= told.input + told.cached_input + told.cache_write
+        ):
             self._told = usage
             return usage
         if usage.prompt < told.prompt or usage.generated < told.generated:
