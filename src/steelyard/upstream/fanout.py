@@ -80,8 +80,10 @@ class _Sole:
             if isinstance(events, Heard):
                 await events.begin()
         if isinstance(events, Heard):
-            while (event := events.take()) is None:
+            event = None if events.dry else events.take()
+            while event is None:
                 await events.more()
+                event = events.take()
             self._over = events.over
         else:
             event = await events.__anext__()

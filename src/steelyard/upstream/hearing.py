@@ -63,10 +63,11 @@ class Heard:
     those costs a microsecond for every read.
     """
 
-    __slots__ = ("_body", "_failure", "_hearing", "_new", "_pool", "_response", "_to", "_voice", "over")
+    __slots__ = ("_body", "_failure", "_hearing", "_new", "_pool", "_response", "_to", "_voice", "dry", "over")
 
     def __init__(self, pool: Pool, to: Destination, body: bytes, hearing: Hearing, voice: Voice) -> None:
         self.over = False  # all was said, or it was closed
+        self.dry = False  # what had come was taken: wait for more before the next look
         self._pool = pool
         self._to = to
         self._body = body
@@ -107,6 +108,7 @@ class Heard:
 
     def take(self) -> Event | None:
         """The next event; None where none has come. Raises UpstreamError, and StopAsyncIteration behind the last."""
+        self.dry = False
         if self._new:
             event, *self._new = self._new
             return event
@@ -127,6 +129,7 @@ class Heard:
                     self._failure = error
                 if events := hearing.events():
                     self._new = events[1:]
+                    self.dry = self._failure is None and not hearing.done and not self._new
                     return events[0]
             if self._failure is not None:
                 raise self._failure
@@ -143,7 +146,7 @@ class Heard:
         return last
 
     def more(self) -> Awaitable[None]:
-        """To be awaited where `take` gave None. Raises UpstreamError."""
+        """To be awaited until `take` may have something. Raises UpstreamError."""
         assert self._response is not None  # noqa: S101 - it has begun
         try:
             return self._response.more()

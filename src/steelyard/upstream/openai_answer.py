@@ -142,7 +142,7 @@ class Answer:
         for found in reader.feed_runs(read, self._runs):
             if isinstance(found, bytes):
                 self.take(found)
-            else:
+            elif found.pieces:
                 self._take_run(found)
 
     def hear_whole(self, body: bytes) -> None:
@@ -152,8 +152,6 @@ class Answer:
 
     def _take_run(self, run: Run) -> None:
         """What `_choice` does with such events, for all of them at once."""
-        if not run.pieces:
-            return
         if run.field in _THOUGHTS:
             self._reasoning += run.text
             self._tally.think(run.text, run.pieces)

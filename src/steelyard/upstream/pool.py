@@ -30,6 +30,10 @@ class Destination(NamedTuple):
     head: bytes
 
 
+_HERE: Signal[None] = Signal()
+_HERE.give(None)
+
+
 class Response:
     """An answer whose head is there. Read it to its end or close it; `async with` closes."""
 
@@ -65,8 +69,11 @@ class Response:
         return read
 
     def more(self) -> Signal[None]:
-        """To be awaited where `take` gave None. Raises UpstreamError when nothing more will come."""
-        return self._connection.more()
+        """To be awaited until `take` has something. Raises UpstreamError when nothing more will come."""
+        connection = self._connection
+        if self.over or connection.pieces or connection.complete:
+            return _HERE
+        return connection.more()
 
     async def body(self, bytes_max: int) -> bytes:
         """What is left of the body, cut at `bytes_max`."""

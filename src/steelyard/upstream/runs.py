@@ -20,11 +20,13 @@ _REST = re.compile(rb'[^"\\]*(?:\\.[^"\\]*)*"')
 
 
 class Run(NamedTuple):
-    """Texts of one field that came one after the other; `pieces` of them were not empty."""
+    """Texts of one field that came one after the other; `pieces` of them were not empty. `end`: where what is behind
+    them begins."""
 
     field: str
     text: str
     pieces: int
+    end: int
 
 
 class Runs:
@@ -61,8 +63,8 @@ class Runs:
         self._ends = len(self.behind)
         self._text = itemgetter(slice(start, stop - len(data)))
 
-    def take(self, buffer: bytes, at: int) -> tuple[Run, int] | None:
-        """The run that begins at `at`, and where it ends; None where there is none, or it is not surely one."""
+    def take(self, buffer: bytes, at: int) -> Run | None:
+        """The run that begins at `at`; None where there is none, or it is not surely one."""
         begin, tail, between = self._begin, self._tail, self._between
         if not begin or not buffer.startswith(begin, at):
             return None
@@ -77,15 +79,15 @@ class Runs:
         try:
             if last < 0:
                 text = _text_from(b'"%b"' % buffer[first:end])
-                run = Run(self._field, text, 1 if text else 0)
+                pieces = 1 if text else 0
             else:
                 texts = self._texts(buffer[at + len(self._cut) - self._ends : end + len(tail) - self._ends])
-                run = Run(self._field, "".join(texts), len(texts) - texts.count(""))
+                text, pieces = "".join(texts), len(texts) - texts.count("")
         except (msgspec.DecodeError, UnicodeDecodeError):
             self._begin = b""  # until another event is learnt from: to fail at every line would take for ever
             return None
         self._tries = 0
-        return run, end + len(tail)
+        return Run(self._field, text, pieces, end + len(tail))
 
     def _texts(self, events: bytes) -> list[str]:
         """What stands in the place of the text in each of these events. Raises DecodeError when it is no text, or when

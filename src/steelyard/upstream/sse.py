@@ -4,7 +4,7 @@ Owns the cut between events across reads and the bound on an unfinished one. Lin
 which nobody sends, is not a line end here. Only `data` fields are kept. Knows no JSON.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 from steelyard.kernel import limits
 from steelyard.kernel.errors import UpstreamError
@@ -40,13 +40,21 @@ class EventReader:
         self._check_size()
         return complete
 
-    def feed_runs(self, read: bytes, runs: Runs) -> Iterator[bytes | Run]:
+    def feed_runs(self, read: bytes, runs: Runs) -> Iterable[bytes | Run]:
         """The same, one after the other; those that `runs` knows how to read by then come as one."""
         buffer = self._rest + read if self._rest else read
+        run = None if self._data else runs.take(buffer, 0)
+        if run is not None and run.end == len(buffer):  # as most have it
+            self._rest = b""
+            return (run,)
+        return self._one_by_one(buffer, runs, run)
+
+    def _one_by_one(self, buffer: bytes, runs: Runs, run: Run | None) -> Iterator[bytes | Run]:
+        """`run`: the one that the buffer begins with."""
         data, at = self._data, 0
         while True:
-            if not data and (found := runs.take(buffer, at)) is not None:
-                run, at = found
+            if run is not None:
+                at = run.end
                 yield run
             end = buffer.find(b"\n", at)
             if end < 0:
@@ -64,6 +72,7 @@ class EventReader:
                 self._data_bytes = 0
                 runs.behind = b"\r\n\r\n" if line else b"\n\n"
                 yield whole
+            run = None if data else runs.take(buffer, at)
         self._rest = buffer[at:]
         self._check_size()
 

@@ -40,7 +40,7 @@ class Tally:
 
     def low(self) -> Usage:
         """At least this much, while the counts are still to come."""
-        return Usage(max(1, self._asked_bytes // _BYTES_PER_TOKEN_MAX), 0, self.pieces, reasoning=self.thoughts)
+        return Usage(self._asked_bytes // _BYTES_PER_TOKEN_MAX or 1, 0, self.pieces, reasoning=self.thoughts)
 
     def estimate(self) -> Usage:
         """About this much, when no counts came."""
