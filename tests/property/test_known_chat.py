@@ -3,12 +3,14 @@
 import json
 from typing import Any
 
+import msgspec
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from steelyard.gateway import known_chat
 from steelyard.gateway.chat_request import ChatOrder, parse_chat
+from steelyard.gateway.chat_turns import is_canonical
 from steelyard.gateway.known_chat import KnownChats
 from steelyard.kernel import limits
 from steelyard.kernel.errors import CallerError
@@ -85,17 +87,67 @@ def said(read: Any, body: bytes) -> tuple[Any, ...]:
         return error.status, error.code, error.message, error.param
 
 
-@settings(max_examples=150)
-@given(fields, st.lists(messages, min_size=3, max_size=6), blanks, st.integers(0, 12), st.booleans())
-def test_it_reads_as_if_it_were_new(
-    beside: dict[str, Any], turns: list[Any], separators: tuple[str, str], place: int, ascii_only: bool
+def written(turns: list[dict[str, str]], separators: tuple[str, str], ascii_only: bool) -> bytes:
+    return json.dumps(turns, separators=separators, ensure_ascii=ascii_only).encode("utf-8", "replace")
+
+
+@given(st.lists(plain, min_size=1, max_size=4), blanks, st.booleans())
+def test_what_is_passed_on_as_it_came_is_what_would_be_written(
+    turns: list[dict[str, str]], separators: tuple[str, str], ascii_only: bool
 ) -> None:
+    text = written(turns, separators, ascii_only)
+    read = known_chat._turns_of(text)
+    assert is_canonical(text, read) == (msgspec.json.encode(read) == text and b"\\" not in text)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        b'[{"role":"user","content":"a","content":"b"}]',
+        b'[{"role":"user","content":"a","content":"%b"}]' % (b"b" * 14),
+        b'[{"role":"user","content":"aaaa","role":"user"}]',
+        b'[{"content":"a","role":"user"}]',
+        b'[{"role":"user","content":"a"},{"content":"a","role":"user"}]',
+        b'[{"role":"user","content":"a"} ]',
+        b'[{"role":"user","content":"a" ,"role":"user"}]',
+        b'[ {"role":"user","content":"a"}]',
+        b' [{"role":"user","content":"a"}]',
+        b'[{"role":"user" ,"content":"a"}]',
+        b'[{"role":"user","content":"\\u0061"}]',
+        b'[{"role":"user","content":"\\/"}]',
+    ],
+)
+def test_a_text_of_another_form_is_written_anew(text: bytes) -> None:
+    read = known_chat._turns_of(text)
+    assert not is_canonical(text, read)
+    assert msgspec.json.encode(read) != text
+
+
+def test_every_character_that_needs_no_escape_may_pass() -> None:
+    letters = "".join(map(chr, [*range(32, 0xD800), *range(0xE000, 0x11000)])).replace('"', "").replace("\\", "")
+    text = '[{"role":"user","content":"' + letters + '"}]'
+    assert is_canonical(text.encode(), known_chat._turns_of(text))
+    assert msgspec.json.encode(known_chat._turns_of(text)) == text.encode()
+
+
+lengths = st.sampled_from([0, limits.BODY_BYTES_MAX])
+forms = st.tuples(blanks, st.booleans())
+
+
+@settings(max_examples=150)
+@given(fields, st.lists(messages, min_size=3, max_size=6), forms, st.integers(0, 12), lengths)
+def test_it_reads_as_if_it_were_new(
+    beside: dict[str, Any], turns: list[Any], form: tuple[tuple[str, str], bool], place: int, long_bytes: int
+) -> None:
+    separators, ascii_only = form
     chats = KnownChats()
-    for some in (turns[0], turns[0], *turns):
-        items = list(beside.items())
-        items.insert(place, ("messages", some))
-        body = json.dumps(dict(items), separators=separators, ensure_ascii=ascii_only).encode("utf-8", "replace")
-        assert said(chats.read, body) == said(parse_chat, body)
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(known_chat, "_LONG_BYTES", long_bytes)
+        for some in (turns[0], turns[0], *turns):
+            items = list(beside.items())
+            items.insert(place, ("messages", some))
+            body = json.dumps(dict(items), separators=separators, ensure_ascii=ascii_only).encode("utf-8", "replace")
+            assert said(chats.read, body) == said(parse_chat, body)
 
 
 def known(body: bytes, monkeypatch: pytest.MonkeyPatch, *others: bytes) -> list[bool]:

@@ -17,6 +17,7 @@ OUR_SIGNATURE = "steelyard_"
 """Begins the signature of thinking that its upstream did not sign: clients of one dialect want to see some."""
 
 _PLAIN_ROLES = frozenset({"system", "user", "assistant"})
+_BEGINS = {role: b'{"role":"%b","content":"' % role.encode() for role in _PLAIN_ROLES}
 _TEMPLATE_TOKENS = 256  # a chat template's own text, at most
 _MESSAGE_TOKENS = 16  # the marks a template puts around one message, at most
 
@@ -94,6 +95,18 @@ class PlainTurn(msgspec.Struct, forbid_unknown_fields=True):
 
     role: Literal["system", "user", "assistant"]
     content: str
+
+
+def is_canonical(text: bytes, turns: list[PlainTurn]) -> bool:
+    """Whether turns that were read from this text are surely written like it: each with its role in front, and as long
+    as it must be, so that there is no room for blanks, escapes or anything twice."""
+    at = 1
+    for turn in turns:
+        begins, content = _BEGINS[turn.role], turn.content
+        if not text.startswith(begins, at):
+            return False
+        at += len(begins) + (len(content) if content.isascii() else len(content.encode())) + 3  # `"},` or `"}]`
+    return at == len(text)
 
 
 def turns_of(messages: list[Message]) -> list[Turn]:
