@@ -18,6 +18,7 @@ from steelyard.gateway.once import HEADER as ONCE
 from steelyard.gateway.wire import Headers, Heads, is_too_large, too_large
 from steelyard.kernel import limits
 from steelyard.kernel.errors import ClientGone
+from steelyard.kernel.outbox import Outbox
 from steelyard.kernel.roles import Sending
 from steelyard.kernel.run import Run, Signal
 
@@ -32,6 +33,7 @@ class FastFront:
 
     def __init__(self, hot: Mapping[str, Hot]) -> None:
         self.hot = {path.encode(): place for path, place in hot.items()}
+        self.outbox = Outbox()
         self._headers: Headers = []
         self._block = b""
 
@@ -265,14 +267,17 @@ class FastWire(Turn):
                     piece += _END
             elif head:
                 piece = head + piece
-            transport.write(piece)
-            if not protocol.flow.write_paused and not transport.is_closing():
-                return None
-        return self._left()
+            leaving: Signal[None] = Signal()
+            protocol.front.outbox.send(transport, piece, leaving.bring)
+            return self._left(leaving)
+        return self._left(None)
 
-    async def _left(self) -> None:
+    async def _left(self, leaving: Signal[None] | None) -> None:
         try:
-            await self._protocol.left()
+            if leaving is not None:
+                await leaving
+            if self._protocol.flow.write_paused or self._transport.is_closing():
+                await self._protocol.left()
         except ClientGone:
             self.gone = True
             raise

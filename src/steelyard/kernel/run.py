@@ -136,6 +136,10 @@ class Signal(Generic[T]):
     def wanted(self) -> bool:
         return self.resume is not None or self._future is not None
 
+    def bring(self: "Signal[None]") -> None:
+        """`give` for one that carries nothing."""
+        self.give(None)
+
     def give(self, value: T) -> None:
         """Bring it; of several the first counts."""
         if not self._brought:

@@ -11,6 +11,7 @@ from typing import Any
 
 from steelyard.kernel import limits
 from steelyard.kernel.errors import UpstreamError
+from steelyard.kernel.outbox import Outbox
 from steelyard.kernel.run import Signal
 from steelyard.upstream.dial import Dial
 from steelyard.upstream.http1 import Connection, Patience
@@ -37,6 +38,7 @@ class Host:
         self.waiters: deque[_Waiter] = deque()
         self.dial = dial
         self._wheel = wheel
+        self._outbox = Outbox()
         self._patience = patience
         self._connections_max = connections_max
         self._connect_s = connect_s
@@ -169,7 +171,7 @@ class Host:
         self._open_more()
 
     def _made(self) -> Connection:
-        return Connection(self.dial.upstream, self._wheel, self._patience, self._lost)
+        return Connection(self.dial.upstream, self._wheel, self._patience, self._outbox, self._lost)
 
     def _lost(self, connection: Connection) -> None:
         self._wheel.discard(connection)

@@ -15,6 +15,7 @@ import httptools
 from steelyard.kernel import limits
 from steelyard.kernel.errors import UpstreamError
 from steelyard.kernel.frozen import Record
+from steelyard.kernel.outbox import Outbox
 from steelyard.kernel.run import Signal
 from steelyard.upstream.wheel import Wheel
 
@@ -94,11 +95,16 @@ class Connection(asyncio.Protocol):
     __slots__ = (
         *("answered", "complete", "head_done", "kept", "on_body", "over_s", "pieces", "resting", "since_s", "stale"),
         *("status", "upstream", "used", "_error", "_feed", "_head", "_interim", "_on_end", "_on_lost", "_parser"),
-        *("_patience", "_paused", "_unread_bytes", "_signal", "_transport", "_wheel"),
+        *("_outbox", "_patience", "_paused", "_unread_bytes", "_signal", "_transport", "_wheel"),
     )
 
     def __init__(
-        self, upstream: str, wheel: Wheel, patience: Patience, on_lost: Callable[["Connection"], None]
+        self,
+        upstream: str,
+        wheel: Wheel,
+        patience: Patience,
+        outbox: Outbox,
+        on_lost: Callable[["Connection"], None],
     ) -> None:
         self.upstream = upstream
         self.used = False  # whether an exchange ran on it before: only then a silent loss may be staleness
@@ -113,6 +119,7 @@ class Connection(asyncio.Protocol):
         self.resting = True  # no exchange runs on it
         self.kept = False  # the upstream keeps it open behind this answer
         self._on_lost = on_lost
+        self._outbox = outbox
         self._wheel = wheel
         self._patience = patience
         self._transport: asyncio.Transport | None = None
@@ -143,7 +150,7 @@ class Connection(asyncio.Protocol):
         if transport is None or transport.is_closing():
             raise UpstreamError(self.upstream, "closed the connection", retryable=True)
         if len(body) < _JOINED_BYTES:
-            transport.write(b"%b%d\r\n\r\n%b" % (head, len(body), body))
+            self._outbox.send(transport, b"%b%d\r\n\r\n%b" % (head, len(body), body))
         else:
             transport.writelines((b"%b%d\r\n\r\n" % (head, len(body)), body))
 
