@@ -42,15 +42,6 @@ _USAGE = (
 )
 
 
-def usage_json(usage: Usage, bill: "Bill | None" = None) -> bytes:
-    """OpenAI-style usage: `prompt_tokens` includes those read from a cache and written to one, `completion_tokens` the
-    reasoning. DeepSeek's two names are given as well, and what this costs so far under `steelyard`."""
-    prompt, generated, cached, written = usage.prompt, usage.generated, usage.from_cache, usage.cache_write
-    counts = prompt, generated, prompt + generated, cached, written, usage.reasoning, cached, prompt - cached
-    shown = _USAGE % counts
-    return shown + b"}" if bill is None else b'%b,"steelyard":%b}' % (shown, _encode(bill.shown()))
-
-
 class Bill(msgspec.Struct, frozen=True):
     """What an answer costs by the price it was asked at, before it is posted."""
 
@@ -238,15 +229,15 @@ class ChatBody:
         return b""
 
     def closing(self, usage: Usage) -> bytes:
-        choices = [
-            {
-                "index": index,
+        choices: list[dict[str, Any]] = []
+        for spoken in self._spoken:
+            choice = {
+                "index": len(choices),
                 "message": spoken.message(),
                 "logprobs": {"content": spoken.logprobs, "refusal": None} if spoken.logprobs else None,
                 "finish_reason": spoken.finish,
             }
-            for index, spoken in enumerate(self._spoken)
-        ]
+            choices.append(choice)
         shown = usage_shown(usage, self._spoken, self.bill)
         return b'%b,"choices":%b,"usage":%b}' % (self._head, _encode(choices), shown)
 
@@ -278,14 +269,18 @@ def gather(spoken: Spoken, event: Event) -> None:
 
 
 def usage_shown(usage: Usage, spoken: Sequence[Spoken], bill: Callable[[Usage], Bill] | None) -> bytes:
-    """The usage object of an answer with what its sequences said and what it costs."""
+    """OpenAI-style usage: `prompt_tokens` includes those read from a cache and written to one, `completion_tokens` the
+    reasoning. DeepSeek's two names are given as well, and what this costs so far under `steelyard`."""
+    prompt, generated, cached, written = usage.prompt, usage.generated, usage.from_cache, usage.cache_write
+    counts = prompt, generated, prompt + generated, cached, written, usage.reasoning, cached, prompt - cached
+    shown = _USAGE % counts
     if bill is None:
-        return usage_json(usage)
-    made = bill(usage)
+        return shown + b"}"
+    billed = bill(usage).shown()
     for one in spoken:
         if one.estimated:
-            made = msgspec.structs.replace(made, estimated=True)
-    return usage_json(usage, made)
+            billed["estimated"] = True
+    return b'%b,"steelyard":%b}' % (shown, _encode(billed))
 
 
 def one_of_each(pieces: Sequence[CallPiece]) -> list[CallPiece]:

@@ -26,6 +26,8 @@ _ORDINARY = frozenset({ONCE, ORIGIN})
 """Headers of requests that the ordinary way serves."""
 _CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
 _END = b"0\r\n\r\n"
+_LINE = b": ".join  # of a name and a value
+_LENGTH = b"\r\ncontent-length: "  # no value has the end of a line in it
 
 
 class FastFront:
@@ -243,18 +245,14 @@ class FastWire(Turn):
     def start(self, status: int, headers: Headers) -> None:
         self.started = self.response_started = True
         protocol = self._protocol
-        lines = [STATUS_LINE[status], protocol.front.block(protocol.server_state.default_headers)]
-        is_framed = not self._is_new
-        for name, value in headers:
-            lines += name, b": ", value, b"\r\n"
-            is_framed = is_framed or name == b"content-length"
+        own = protocol.front.block(protocol.server_state.default_headers)
+        head = STATUS_LINE[status] + own + b"\r\n".join([*map(_LINE, headers), b""])
         if not self.keep_alive:
-            lines.append(b"connection: close\r\n")
-        if not is_framed:
+            head += b"connection: close\r\n"
+        if self._is_new and _LENGTH not in head:
             self._chunked = True
-            lines.append(b"transfer-encoding: chunked\r\n")
-        lines.append(b"\r\n")
-        self._head = b"".join(lines)
+            head += b"transfer-encoding: chunked\r\n"
+        self._head = head + b"\r\n"
 
     def send(self, piece: bytes, *, last: bool = False) -> Sending:
         transport, protocol = self._transport, self._protocol

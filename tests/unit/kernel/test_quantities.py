@@ -21,7 +21,7 @@ def test_usage_adds_bucket_by_bucket(one: Usage, other: Usage) -> None:
 
 @given(usages)
 def test_the_openai_projection_re_adds_to_the_same_total(usage: Usage) -> None:
-    shown = json.loads(chat_answer.usage_json(usage))
+    shown = json.loads(chat_answer.usage_shown(usage, (), None))
     assert shown["total_tokens"] == shown["prompt_tokens"] + shown["completion_tokens"] == usage.total
     assert shown["prompt_cache_hit_tokens"] + shown["prompt_cache_miss_tokens"] == shown["prompt_tokens"]
     details, said = shown["prompt_tokens_details"], shown["completion_tokens_details"]
