@@ -24,7 +24,7 @@ from steelyard.metering.meter import Meter, Reading
 from steelyard.rating.bounds import covered, dearest, hold_ask
 from steelyard.rating.estimate import Estimator
 from steelyard.rating.rate import rate_all
-from steelyard.routing.attempts import Ways, served
+from steelyard.routing.attempts import Served, Ways
 from steelyard.routing.choose import able, bounds, choose, quoted, sought
 from steelyard.routing.router import Router
 from steelyard.routing.rules import Wanted
@@ -120,7 +120,7 @@ async def relay(house: House, order: Order, quotes: list[Quote], reading: Readin
     total, end, last = Usage(), End.COMPLETE, b""
     call = house.answers.speaking(quotes[0], speaking(house.upstreams, order))
     ways = Ways(house.clock, call, reading.move, reading.heard)
-    async with await served(house.router, order, quotes, ways) as speech:
+    async with Served(house.router, order, quotes, ways) as speech:
         answer.begin(order, quote := speech.quote)
         async for sequence, event, total in speech:
             reading.hear(sequence, event.estimated, total)

@@ -281,3 +281,19 @@ async def test_a_breaker_that_has_been_open_long_enough_is_tried_though_others_w
     scene.upstream("first")
     assert (await scene.ask())[1] == "first"
     assert scene.house.router.state(offer).why == ""
+
+
+async def test_an_upstream_whose_key_cannot_be_opened_is_left_for_the_next_and_counted_as_asked_no_more(
+    scene: Scene,
+) -> None:
+    class Locked(dict[str, ScriptedUpstream]):
+        def __getitem__(self, name: str) -> ScriptedUpstream:
+            if name == "first":
+                raise UpstreamError(name, "has a key that cannot be opened").known_as(Fault.AUTH)
+            return super().__getitem__(name)
+
+    scene.house = House(scene.teller, scene.meter, Locked(scene.upstreams), clock)
+    _, upstream = await scene.ask()
+    assert upstream == "second"
+    offers = scene.teller.snapshot.models["m"].offers
+    assert [scene.house.router.state(offer).in_flight for offer in offers] == [0, 0, 0]

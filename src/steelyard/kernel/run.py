@@ -7,11 +7,16 @@ is a future. Knows no network and no flow.
 """
 
 import asyncio
+import sys
 from asyncio.tasks import _enter_task, _leave_task, current_task
 from collections.abc import Callable, Coroutine, Generator
 from typing import Any, Generic, TypeVar
 
 T = TypeVar("T")
+
+_current: Callable[[asyncio.AbstractEventLoop], Any] = current_task
+if sys.version_info < (3, 12):  # where it is written in Python, and asked three times per request: what it looks up
+    _current = asyncio.tasks._current_tasks.get  # type: ignore[attr-defined]
 
 
 class Run:
@@ -72,7 +77,7 @@ class Run:
     def _go_on(self) -> None:
         """Resume it until it waits again. Whoever calls may be inside a task or another run: that one stands aside."""
         loop = self._loop
-        outer = current_task(loop)
+        outer = _current(loop)
         if outer is not None:
             _leave_task(loop, outer)
         _enter_task(loop, self)  # type: ignore[arg-type]
@@ -144,7 +149,11 @@ class Signal(Generic[T]):
         """Bring it; of several the first counts."""
         if not self._brought:
             self._brought, self._value = True, value
-            self._bring()
+            if (resume := self.resume) is not None:  # under a run
+                self.resume = None
+                resume()
+            else:
+                self._bring()
 
     def fail(self, error: BaseException) -> None:
         """Bring an error: the await raises it."""
@@ -162,7 +171,7 @@ class Signal(Generic[T]):
     def __await__(self) -> Generator[Any, None, T]:
         if not self._brought:
             loop = asyncio.get_running_loop()
-            if isinstance(current_task(loop), Run):
+            if isinstance(_current(loop), Run):
                 yield self
             else:
                 self._future = loop.create_future()

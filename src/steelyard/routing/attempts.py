@@ -17,7 +17,8 @@ from steelyard.kernel.errors import UpstreamError
 from steelyard.kernel.frozen import Record
 from steelyard.kernel.quantities import Usage
 from steelyard.kernel.records import Event, Order, Quote
-from steelyard.routing.health import ELSEWHERE
+from steelyard.routing.health import ELSEWHERE, Call
+from steelyard.routing.prefix import Use
 from steelyard.routing.router import Router
 
 Said = tuple[int, Event, Usage]
@@ -42,76 +43,101 @@ class Ways(Record, frozen=True):
 
 
 class Served:
-    """The answer of the offer that has begun to speak. Leaving the context closes the call."""
+    """The answer of the first of these offers that begins to speak: entering the context waits for that, leaving it
+    closes the call. Entering raises UpstreamError of the last that was tried."""
 
-    __slots__ = ("_call", "_clock", "_heard", "_order", "_over", "_router", "_said", "_speech", "_use", "quote")
+    __slots__ = ("_call", "_order", "_over", "_quotes", "_router", "_said", "_speech", "_use", "_ways", "quote")
 
-    def __init__(self, router: Router, order: Order, quote: Quote, ways: Ways) -> None:
-        self.quote = quote
+    def __init__(self, router: Router, order: Order, quotes: Sequence[Quote], ways: Ways) -> None:
+        self.quote = quotes[0]  # who is asked
+        self._router = router
         self._order = order
+        self._quotes = quotes
+        self._ways = ways
         self._over = False  # it has said all
         self._said: Iterator[Said] = _NOTHING  # heard already, to be handed out first
-        tokens = (order.prompt_tokens_max + quote.max_tokens) * order.sequences
-        whole = quote.is_whole(order)
-        self._router = router
-        self._clock = ways.clock
-        now_ns = ways.clock.monotonic_ns()
-        self._call = router.begin(quote.offer, tokens, now_ns, whole=whole)
-        self._use = router.affinity.called(order.request_id, quote.offer, now_ns)
-        self._heard = ways.heard
-        self._speech = ways.call(quote, whole)
+        self._call: Call | None = None
+        self._speech: Speech | None = None
+        self._use: Use | None = None
 
-    async def begin(self, *, alone: bool, whole: bool) -> None:
-        """Wait until it speaks or, `whole`, until it has said all. Raises UpstreamError.
-
-        `alone`: nobody else could be asked, so it is waited for as long as the connection lives.
-        """
+    async def __aenter__(self) -> Self:
+        router, clock, left, fault = self._router, self._ways.clock, deque(self._quotes), ""
+        router.asked()
         try:
-            if alone:
-                said = await self._speech.__anext__()
-                self._said = iter((said,))
-                self._heard(said[2])
-                self._spoke()
-            else:
-                await self._first_of_several(whole)
-        except StopAsyncIteration:  # not a word
-            return
-        except UpstreamError as error:
-            await self._close(error)
-            raise
-        except BaseException:
-            await self._close(None)
-            raise
+            for moves in range(limits.ATTEMPTS_MAX):
+                quote = left.popleft()
+                if moves:
+                    await asyncio.sleep(pause_s(self._order.request_id, moves))
+                    self._ways.move(quote, fault)
+                alone = not left or moves + 1 == limits.ATTEMPTS_MAX
+                try:
+                    speech = self._ask(quote)
+                    if not alone:
+                        await self._first_of_several(speech)
+                    else:  # as long as its connection lives
+                        said = await speech.__anext__()
+                        self._said = iter((said,))
+                        self._ways.heard(said[2])
+                        self._spoke()
+                    return self
+                except StopAsyncIteration:  # not a word
+                    return self
+                except UpstreamError as error:
+                    await self._close(error)
+                    fault = str(error.fault)
+                    while left and not router.may_move(left[0].offer, clock.monotonic_ns()):
+                        left.popleft()
+                    if alone or not left or error.fault not in ELSEWHERE:
+                        raise
+                except BaseException:
+                    await self._close(None)
+                    raise
+        finally:
+            router.affinity.ended(self._order.request_id)
+        raise AssertionError("the last try returns or raises")
 
-    async def _first_of_several(self, whole: bool) -> None:
+    def _ask(self, quote: Quote) -> Speech:
+        order, offer, now_ns = self._order, quote.offer, self._ways.clock.monotonic_ns()
+        self.quote, self._speech = quote, None
+        whole = quote.is_whole(order)
+        tokens = (order.prompt_tokens_max + quote.max_tokens) * order.sequences
+        self._call = self._router.begin(offer, tokens, now_ns, whole=whole)
+        self._use = self._router.affinity.called(order.request_id, offer, now_ns)
+        self._speech = speech = self._ways.call(quote, whole)
+        return speech
+
+    async def _first_of_several(self, speech: Speech) -> None:
+        """Wait until it speaks or, where the answer leaves in one piece, has said all. Raises UpstreamError."""
         patience_s = patience_of(self._order, self.quote)
         heard: list[Said] = []
         try:
             async with asyncio.timeout(patience_s) as patience:
-                async for said in self._speech:
+                async for said in speech:
                     heard.append(said)
-                    self._heard(said[2])
+                    self._ways.heard(said[2])
                     if _speaks(said[1]):
                         patience.reschedule(None)
                         self._spoke()
                         break
-                if whole:
-                    async for said in self._speech:
+                if not self._order.stream:
+                    async for said in speech:
                         heard.append(said)
-                        self._heard(said[2])
+                        self._ways.heard(said[2])
         except TimeoutError:
             message = f"did not begin to answer within {patience_s:g} s"
             raise UpstreamError(self.quote.offer.upstream, message, retryable=True) from None
         self._said = iter(heard)
 
     def _spoke(self) -> None:
-        self._call.spoke(self._clock.monotonic_ns())
+        assert self._call is not None  # noqa: S101 - it was asked
+        self._call.spoke(self._ways.clock.monotonic_ns())
         self._router.spoke(self.quote.offer)
 
     def whole(self, used: Usage, *, guessed: bool) -> None:
         """It came to its end and used this; `guessed`: the counts are ours, not the upstream's."""
+        assert self._call is not None  # noqa: S101 - it was asked
         self._over = True
-        self._call.whole(self._order, used, self._clock.monotonic_ns())
+        self._call.whole(self._order, used, self._ways.clock.monotonic_ns())
         self._call.ended()
         if self._use is not None and not guessed:
             self._router.affinity.answered(self._use, used)
@@ -120,11 +146,9 @@ class Served:
         return self
 
     def __anext__(self) -> Awaitable[Said]:
+        assert self._speech is not None  # noqa: S101 - it was asked
         said = next(self._said, None)
         return self._speech.__anext__() if said is None else _now(said)
-
-    async def __aenter__(self) -> Self:
-        return self
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
@@ -133,47 +157,15 @@ class Served:
             await self._close(error if isinstance(error, UpstreamError) else None)
 
     async def _close(self, error: UpstreamError | None) -> None:
+        clock = self._ways.clock
         try:
-            await self._speech.aclose()
+            if self._speech is not None:
+                await self._speech.aclose()
         finally:
-            self._call.ended()
+            if self._call is not None:
+                self._call.ended()
             if error is not None:
-                self._router.failed(self.quote.offer, error, self._clock.monotonic_ns(), _wait_ns(error, self._clock))
-
-
-async def served(router: Router, order: Order, quotes: Sequence[Quote], ways: Ways) -> Served:
-    """The first of these that speaks. Raises UpstreamError of the last that was tried."""
-    router.asked()
-    try:
-        if len(quotes) == 1:  # as most have it
-            answer = Served(router, order, quotes[0], ways)
-            await answer.begin(alone=True, whole=False)
-            return answer
-        return await _first(router, order, deque(quotes), ways)
-    finally:
-        router.affinity.ended(order.request_id)
-
-
-async def _first(router: Router, order: Order, left: deque[Quote], ways: Ways) -> Served:
-    fault = ""
-    for moves in range(limits.ATTEMPTS_MAX):
-        quote = left.popleft()
-        if moves:
-            await asyncio.sleep(pause_s(order.request_id, moves))
-            ways.move(quote, fault)
-        answer = Served(router, order, quote, ways)
-        alone = not left or moves + 1 == limits.ATTEMPTS_MAX
-        try:
-            await answer.begin(alone=alone, whole=not order.stream)
-        except UpstreamError as error:
-            fault = str(error.fault)
-            while left and not router.may_move(left[0].offer, ways.clock.monotonic_ns()):
-                left.popleft()
-            if alone or not left or error.fault not in ELSEWHERE:
-                raise
-        else:
-            return answer
-    raise AssertionError("the last try returns or raises")
+                self._router.failed(self.quote.offer, error, clock.monotonic_ns(), _wait_ns(error, clock))
 
 
 def patience_of(order: Order, quote: Quote) -> float:

@@ -5,7 +5,6 @@ only what is asked for is looked at. Knows no pool, no retry and no dialect. Ans
 """
 
 import asyncio
-import re
 import ssl
 from collections.abc import Callable
 from typing import NamedTuple
@@ -19,7 +18,6 @@ from steelyard.kernel.outbox import Outbox
 from steelyard.kernel.run import Signal
 from steelyard.upstream.wheel import Wheel
 
-_FORM = re.compile(rb"\ncontent-type:[ \t]*([^\s;,]*)", re.IGNORECASE)
 _JOINED_BYTES = 16 * 1024  # a body below this is copied behind its head: one buffer is cheaper than two
 
 
@@ -57,10 +55,14 @@ def header_block(headers: dict[str, str]) -> bytes:
 
 
 def form_of(head: bytes) -> bytes:
-    """What kind of body follows, without parameters: of repeated content types the last; empty when none is told."""
-    end = head.find(b"\r\n\r\n")
-    found: list[bytes] = _FORM.findall(head, 0, end if end >= 0 else len(head))
-    return found[-1] if found else b""
+    """What kind of body follows, in lower case and without parameters: of repeated content types the last; empty when
+    none is told."""
+    lines = head[: head.find(b"\r\n\r\n")].lower()
+    at = lines.rfind(b"\ncontent-type:")
+    if at < 0:
+        return b""
+    end = lines.find(b"\n", at + 1)
+    return lines[at + 14 : end if end >= 0 else None].partition(b";")[0].strip()
 
 
 def header_of(head: bytes, name: bytes) -> bytes:

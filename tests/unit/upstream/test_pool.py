@@ -12,7 +12,7 @@ from steelyard.kernel import limits
 from steelyard.kernel.errors import UpstreamError
 from steelyard.kernel.run import Run
 from steelyard.upstream.dial import Dial
-from steelyard.upstream.http1 import Connection, Patience, Request, header_block
+from steelyard.upstream.http1 import Connection, Patience, Request, form_of, header_block
 from steelyard.upstream.pool import Pool
 
 
@@ -43,6 +43,22 @@ async def test_a_body_with_a_length_and_its_connection_is_used_again() -> None:
             b"POST /x HTTP/1.1\r\nhost: 127.0.0.1:%d\r\na: b\r\ncontent-length: 3\r\n\r\n" % server.port
         )
         await pool.close()
+
+
+@pytest.mark.parametrize(
+    ("lines", "form"),
+    [
+        (b"content-type: text/event-stream", b"text/event-stream"),
+        (b"Content-Type:application/json;charset=utf-8", b"application/json"),
+        (b"x: 1\r\nCONTENT-TYPE: \t Application/JSON ; a=b\r\ny: 2", b"application/json"),
+        (b"content-type: text/html\r\ncontent-type: application/json", b"application/json"),
+        (b"x-content-type: text/html", b""),
+        (b"content-type:", b""),
+        (b"x: 1", b""),
+    ],
+)
+def test_the_form_of_a_body_stands_in_the_head_alone(lines: bytes, form: bytes) -> None:
+    assert form_of(b"HTTP/1.1 200 OK\r\n" + lines + b"\r\n\r\n{\ncontent-type: text/plain\n}") == form
 
 
 async def test_chunks_split_anywhere_come_out_whole() -> None:
