@@ -109,6 +109,22 @@ _NO_RUNS = Runs()
 class Answer:
     """The state of one sequence."""
 
+    __slots__ = (
+        *(
+            "_asked",
+            "_calls",
+            "_counts",
+            "_finish",
+            "_growing",
+            "_logprobs",
+            "_most",
+            "_numbers",
+            "_reader",
+            "_reasoning",
+        ),
+        *("_refusal", "_runs", "_stop_text", "_tally", "_text", "_upstream", "_vendor", "done", "whole"),
+    )
+
     def __init__(self, vendor: Vendor, asked: Asked) -> None:
         self.done = False
         self.whole = asked.whole

@@ -14,6 +14,8 @@ from steelyard.upstream.runs import Run, Runs
 class EventReader:
     """Feed it reads, by one of the two ways; get the data of the events that became complete."""
 
+    __slots__ = ("_data", "_data_bytes", "_event_bytes_max", "_rest", "_upstream")
+
     def __init__(self, upstream: str, *, event_bytes_max: int = limits.SSE_EVENT_BYTES_MAX) -> None:
         self._upstream = upstream
         self._event_bytes_max = event_bytes_max

@@ -20,6 +20,8 @@ _BYTES_PER_TOKEN_MAX = 8  # of a prompt whose count is still to come: low, so th
 class Tally:
     """The counts of one sequence. `asked_bytes` is the size of the prompt's text."""
 
+    __slots__ = ("_asked_bytes", "_said_bytes", "_thought_bytes", "_told", "_upstream", "pieces", "thoughts")
+
     def __init__(self, upstream: str, asked_bytes: int) -> None:
         self.pieces = 0  # that said something: at least one token each
         self.thoughts = 0  # pieces of reasoning, beside the others

@@ -118,9 +118,14 @@ def test_every_scene_is_read_alike(scene: str) -> None:
 
 def test_a_burst_is_two_events_to_the_parser_and_one_run() -> None:
     """That it is not merely equal, but done: of 64 events the parser sees one."""
-    answer, seen = Answer(ANY_VENDOR, ASKED), []
-    take = answer.take
-    answer.take = lambda data: (seen.append(data), take(data))[1]  # type: ignore[method-assign]
+    seen: list[bytes] = []
+
+    class Watched(Answer):
+        def take(self, data: bytes) -> None:
+            seen.append(data)
+            super().take(data)
+
+    answer = Watched(ANY_VENDOR, ASKED)
     stream = [chunk({"role": "assistant", "content": ""}), *(chunk({"content": f" t{n}"}) for n in range(64)), *END]
     answer.hear(b"".join(b"data: " + json.dumps(each).encode() + b"\n\n" for each in stream))
     assert len(seen) == 4
