@@ -61,6 +61,10 @@ class Settings(BaseSettings):
         "auto", description="the local engine; auto: what `steelyard engines` says; none: other upstreams only"
     )
     small: bool = Field(False, description="the engine takes less memory and does less at once")
+    speculate: Literal["off", "lookup", "mtp"] = Field(
+        "off",
+        description="how the engine drafts tokens: lookup: from what was there before; mtp: by layers made for it",
+    )
     model: Path | None = Field(None, description="a GGUF file to serve instead of the built-in model")
     embeddings: bool = Field(True, description="run the built-in embedding model beside the engine")
     threads: int = Field(default_factory=_threads, ge=1, le=256, description="CPU threads of the engine")

@@ -2,113 +2,47 @@
 
 import asyncio
 import json
-import os
 import re
-import signal
 import struct
-import subprocess
-import sys
 import urllib.error
 import urllib.request
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 from contextlib import aclosing
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import msgspec
 import pytest
-from msgspec import Raw
+from tests.e2e.local_engine import (
+    CONTEXT,
+    KEY,
+    Engine,
+    adapter,
+    answer,
+    busy,
+    failure,
+    greeted,
+    params,
+    start,
+)
 
 from steelyard.kernel.errors import UpstreamError
-from steelyard.kernel.offers import Offer
 from steelyard.kernel.quantities import Usage
-from steelyard.kernel.records import Event
 from steelyard.scheduling.wish import Turn
-from steelyard.upstream.http1 import header_block
 from steelyard.upstream.llama_cpp import LlamaCpp
-from steelyard.upstream.pool import Pool, Request
-from steelyard.upstream.weights import fetch
+from steelyard.upstream.pool import Pool
 
-KEY = "the-engine-key"
-CONTEXT = 1024
-
-
-def start(model: Path, data: Path, key: str = KEY, *options: str) -> "subprocess.Popen[str]":
-    command = [sys.executable, "-m", "steelyard.processes.engine", "--model", str(model), "--data", str(data)]
-    return subprocess.Popen(
-        [*command, "--threads", "1", "--slots", "2", "--context", str(CONTEXT), *options],
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        env={**os.environ, "STEELYARD_ENGINE_KEY": key},
-    )
-
-
-@dataclass(frozen=True)
-class Engine:
-    greeting: dict[str, Any]
-    data: Path
-    process: "subprocess.Popen[str]"
-
-    @property
-    def offer(self) -> Offer:
-        told = self.greeting
-        return Offer(1, "m", "local", told["address"], told["model"], told["context_tokens"], told["context_tokens"])
-
-
-@pytest.fixture(scope="module")
-def weights() -> Path:
-    return fetch()
-
-
-def greeted(process: "subprocess.Popen[str]") -> dict[str, Any]:
-    assert process.stdout is not None
-    word, _, greeting = process.stdout.readline().partition(" ")
-    assert word == "ready", process.communicate()
-    told: dict[str, Any] = json.loads(greeting)
-    return told
-
-
-@pytest.fixture(scope="module")
-def engine(weights: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Engine]:
-    data = tmp_path_factory.mktemp("engine")
-    with start(weights, data) as process:
-        yield Engine(greeted(process), data, process)
-        process.send_signal(signal.SIGTERM)
-        assert process.wait(10) == 0
-        assert process.stderr is not None
-        assert process.stderr.read() == "", "the engine keeps quiet"
+OPTIONS = ("--threads", "1", "--slots", "2")
 
 
 @pytest.fixture
-async def upstream(engine: Engine) -> AsyncIterator[LlamaCpp]:
-    pool = Pool()
-    yield LlamaCpp("local", pool, KEY)
-    await pool.close()
+def engine(llama_cpp: Engine) -> Engine:
+    return llama_cpp
 
 
-def params(text: str, **fields: Any) -> dict[str, Raw]:
-    whole = {"messages": [{"role": "user", "content": text}], "temperature": 0, **fields}
-    return {name: Raw(msgspec.json.encode(value)) for name, value in whole.items()}
-
-
-async def answer(upstream: LlamaCpp, offer: Offer, asked: dict[str, Raw], max_tokens: int) -> tuple[str, Event]:
-    """The text and the last event; counts are checked to rise on the way."""
-    text, last = "", Event()
-    async for event in upstream.stream(offer, asked, max_tokens, b""):
-        assert event.usage.output >= last.usage.output
-        assert event.usage.prompt >= last.usage.prompt
-        text, last = text + event.text, event
-    return text, last
-
-
-async def busy(engine: Engine, pool: Pool) -> int:
-    host, _, port = engine.greeting["address"].partition(":")
-    request = Request("local", host, int(port), "GET", "/slots", header_block({"authorization": f"Bearer {KEY}"}))
-    async with await pool.request(request) as response:
-        return sum(slot["is_processing"] for slot in msgspec.json.decode(await response.body(1 << 20)))
+@pytest.fixture
+async def upstream() -> AsyncIterator[LlamaCpp]:
+    async with adapter() as upstream:
+        yield upstream
 
 
 def test_what_it_says_of_itself(engine: Engine) -> None:
@@ -213,29 +147,25 @@ def test_without_the_key_it_tells_nothing(engine: Engine, path: str) -> None:
 
 
 def test_it_leaves_when_its_parent_is_gone(weights: Path, tmp_path: Path) -> None:
-    with start(weights, tmp_path) as process:
+    with start("engine", tmp_path, "--model", str(weights), *OPTIONS) as process:
         greeted(process)
         assert process.stdin is not None
         process.stdin.close()
         assert process.wait(10) == 0
 
 
-def failure(model: Path, data: Path, key: str = KEY, *options: str) -> str:
-    with start(model, data, key, *options) as process:
-        out, err = process.communicate(timeout=60)
-    assert (process.returncode, out) == (2, "")
-    assert err.count("\n") == 1, err
-    return err
-
-
 def test_what_it_cannot_use_is_one_line_and_exit_code_2(weights: Path, engine: Engine, tmp_path: Path) -> None:
+    def said(model: Path, *options: str, key: str = KEY) -> str:
+        return failure("engine", tmp_path, "--model", str(model), *OPTIONS, *options, key=key)
+
     cut = tmp_path / "cut.gguf"
     with weights.open("rb") as file:
         cut.write_bytes(file.read(8 * 1024 * 1024))
-    assert "cannot load the model file" in failure(cut, tmp_path)
+    assert "cannot load the model file" in said(cut)
     cut.write_bytes(b"nothing of the kind")
-    assert "is not a GGUF file" in failure(cut, tmp_path)
-    assert "No such file" in failure(tmp_path / "absent.gguf", tmp_path)
-    assert "needs its key" in failure(weights, tmp_path, "")
+    assert "is not a GGUF file" in said(cut)
+    assert "No such file" in said(tmp_path / "absent.gguf")
+    assert "needs its key" in said(weights, key="")
+    assert "has no MTP layers: leave out --speculate" in said(weights, "--speculate", "mtp")
     port = engine.greeting["address"].rpartition(":")[2]
-    assert f"cannot listen on 127.0.0.1:{port}" in failure(weights, tmp_path, KEY, "--port", port)
+    assert f"cannot listen on 127.0.0.1:{port}" in said(weights, "--port", port)

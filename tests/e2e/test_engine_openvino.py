@@ -2,132 +2,46 @@
 
 import asyncio
 import json
-import os
-import signal
 import struct
 import subprocess
 import sys
 import urllib.error
 import urllib.request
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 from contextlib import aclosing
-from dataclasses import dataclass
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 import msgspec
-import psutil
 import pytest
 from msgspec import Raw
+from tests.e2e.local_engine import CONTEXT, KEY, Engine, adapter, answer, busy, failure, params
 
-from steelyard.engines.choice import OPENVINO, Asked, machine_here, possible
-from steelyard.engines.converted import folder_of, kept, make
 from steelyard.kernel.errors import UpstreamError
-from steelyard.kernel.offers import Offer
 from steelyard.kernel.quantities import Usage
-from steelyard.kernel.records import Event
-from steelyard.upstream.http1 import header_block
 from steelyard.upstream.llama_cpp import LlamaCpp
-from steelyard.upstream.pool import Pool, Request
-from steelyard.upstream.weights import cache_directory, fetch
+from steelyard.upstream.pool import Pool
 
-_here = next(one for one in possible(machine_here(), Asked()) if one.name == OPENVINO)
-if not _here.possible or find_spec("openvino_genai") is None:
-    pytest.skip(f"OPENVINO IS NOT TESTED HERE: {_here.why}", allow_module_level=True)
-
-KEY = "the-engine-key"
-CONTEXT = 1024
+OPTIONS = ("--slots", "8", "--precision", "f32")
 FRANCE = "What is the capital of France?"
-
-
-def start(folder: Path, data: Path, key: str = KEY, *options: str) -> "subprocess.Popen[str]":
-    command = [sys.executable, "-m", "steelyard.processes.engine_openvino", "--folder", str(folder)]
-    return subprocess.Popen(
-        [*command, "--data", str(data), "--context", str(CONTEXT), "--slots", "8", "--precision", "f32", *options],
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        env={**os.environ, "STEELYARD_ENGINE_KEY": key},
-    )
-
-
-@dataclass(frozen=True)
-class Engine:
-    greeting: dict[str, Any]
-    data: Path
-    process: "subprocess.Popen[str]"
-
-    @property
-    def offer(self) -> Offer:
-        told = self.greeting
-        return Offer(1, "m", "local", told["address"], told["model"], told["context_tokens"], told["context_tokens"])
-
-    def cpu_s(self) -> float:
-        times = psutil.Process(self.process.pid).cpu_times()
-        return float(times.user + times.system)
-
-
-@pytest.fixture(scope="module")
-def folder() -> Path:
-    """The 8-bit weights, made by the first run on this machine."""
-    source = fetch()
-    place = folder_of(cache_directory(), source, "q8")
-    manifest = make(source, place, "q8")
-    assert kept(place) == manifest
-    return place
-
-
-@pytest.fixture(scope="module")
-def engine(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Engine]:
-    data = tmp_path_factory.mktemp("engine")
-    with start(folder, data) as process:
-        assert process.stdout is not None
-        word, _, greeting = process.stdout.readline().partition(" ")
-        assert word == "ready", process.communicate()
-        yield Engine(json.loads(greeting), data, process)
-        process.send_signal(signal.SIGTERM)
-        assert process.wait(10) == 0
-        assert process.stderr is not None
-        # What OpenVINO says of a stand-in that is thrown away, for each form that cannot be kept, is its own affair.
-        said = [line for line in process.stderr if " leaked " not in line]
-        assert said == [], "the engine keeps quiet"
+pytestmark = pytest.mark.usefixtures("folder")  # skips where OpenVINO cannot run
 
 
 @pytest.fixture
-async def upstream(engine: Engine) -> AsyncIterator[LlamaCpp]:
-    pool = Pool()
-    yield LlamaCpp("local", pool, KEY)
-    await pool.close()
+def engine(openvino: Engine) -> Engine:
+    return openvino
 
 
-def params(text: str, **fields: Any) -> dict[str, Raw]:
-    whole = {"messages": [{"role": "user", "content": text}], "temperature": 0, **fields}
-    return {name: Raw(msgspec.json.encode(value)) for name, value in whole.items()}
+@pytest.fixture
+async def upstream() -> AsyncIterator[LlamaCpp]:
+    async with adapter() as upstream:
+        yield upstream
 
 
 def completion(prompt: Any, **fields: Any) -> dict[str, Raw]:
     return {
         name: Raw(msgspec.json.encode(value)) for name, value in {"prompt": prompt, "temperature": 0, **fields}.items()
     }
-
-
-async def answer(upstream: LlamaCpp, offer: Offer, asked: dict[str, Raw], max_tokens: int) -> tuple[str, Event]:
-    """The text and the last event; counts are checked to rise on the way."""
-    text, last = "", Event()
-    async for event in upstream.stream(offer, asked, max_tokens, b""):
-        assert event.usage.output >= last.usage.output
-        assert event.usage.prompt >= last.usage.prompt
-        text, last = text + event.text, event
-    return text, last
-
-
-async def busy(engine: Engine, pool: Pool) -> int:
-    host, _, port = engine.greeting["address"].partition(":")
-    request = Request("local", host, int(port), "GET", "/slots", header_block({"authorization": f"Bearer {KEY}"}))
-    async with await pool.request(request) as response:
-        return sum(slot["is_processing"] for slot in msgspec.json.decode(await response.body(1 << 20)))
 
 
 def form_of(schema: Any) -> dict[str, Any]:
@@ -288,8 +202,5 @@ def test_what_it_cannot_use_is_one_line_and_exit_code_2(folder: Path, engine: En
         (folder, "", (), "needs its key"),
         (folder, KEY, ("--port", port), f"cannot listen on 127.0.0.1:{port}"),
     ):
-        with start(place, tmp_path, key, *options) as process:
-            out, err = process.communicate(timeout=60)
-        assert (process.returncode, out) == (2, "")
-        assert said in err
-        assert err.count("\n") == 1, err
+        told = failure("engine_openvino", tmp_path, "--folder", str(place), *OPTIONS, *options, key=key)
+        assert said in told

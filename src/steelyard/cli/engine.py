@@ -20,10 +20,11 @@ from steelyard.cli.directory import is_held
 from steelyard.cli.epilog import examples
 from steelyard.cli.options import at_desk
 from steelyard.cli.show import Column, Show, count, energy_text, percent_text, words
+from steelyard.engines.leash import LOCAL_UPSTREAM
 from steelyard.kernel import limits
 from steelyard.kernel.address import address_of
 from steelyard.kernel.clock import NS_PER_S
-from steelyard.kernel.engines import Energy, EngineKind, EngineSeen, EngineSpec, EngineState, Wanted
+from steelyard.kernel.engines import ADDED, Energy, EngineKind, EngineSeen, EngineSpec, EngineState, Wanted
 from steelyard.kernel.errors import CallerError, StartError, bad_request
 from steelyard.processes import engine_files
 from steelyard.processes.engine_command import check_extra, check_speculative, start_of
@@ -71,7 +72,7 @@ def engine() -> None:
     ),
     context_settings={"ignore_unknown_options": False},
 )
-@click.argument("kind", type=click.Choice([one.value for one in EngineKind]))
+@click.argument("kind", type=click.Choice([one.value for one in ADDED]))
 @click.argument("extra", nargs=-1, type=click.UNPROCESSED)
 @click.option("--model", required=True, help="What the server loads: a path, or a repository's name.")
 @click.option("--as", "ours", help="What customers ask for, if not the last part of --model.")
@@ -107,8 +108,10 @@ def engine_add(desk: Desk, show: Show, /, kind: str, no_wait: bool, **asked: Any
 @engine.command("list")
 @at_desk
 def engine_list(desk: Desk, show: Show) -> None:
-    """Every engine with its state, its load and how much of the time it was busy."""
-    rows = [_row(desk, spec) for spec in engine_files.specs(desk.data).values()]
+    """Every engine with its state, its load and how much of the time it was busy; the local one first."""
+    local = engine_files.local(desk.data)
+    specs = [*([local] if local else []), *engine_files.specs(desk.data).values()]
+    rows = [_row(desk, spec) for spec in specs]
     show.rows(rows, _ROWS, "No engine is added: steelyard engine add vllm --model MODEL")
 
 
@@ -117,8 +120,8 @@ def engine_list(desk: Desk, show: Show) -> None:
 @at_desk
 def engine_show(desk: Desk, show: Show, name: str) -> None:
     """All that is known of the engine NAME: its command, its load, its tokens, its drafts, its energy."""
-    spec = engine_files.spec(desk.data, name)
-    row = _row(desk, spec)
+    spec = engine_files.local(desk.data) if name == LOCAL_UPSTREAM else None
+    row = _row(desk, spec or engine_files.spec(desk.data, name))
     if show.as_json:
         show.json(row)
         return
@@ -205,7 +208,7 @@ def _refuse(desk: Desk, known: dict[str, EngineSpec], name: str, asked: dict[str
         raise StartError(f"There are no books in {desk.data.root}. Start the platform with 'steelyard up'.")
     if not _NAME.fullmatch(name) or len(name) > limits.NAME_CHARACTERS_MAX:
         raise bad_request("--name has small letters, digits, dots and hyphens only.", "name")
-    if name in known:
+    if name in known or name == LOCAL_UPSTREAM:
         raise CallerError(
             409, "engine_exists", f"There is an engine {name!r} already. Remove it, or give another --name."
         )
@@ -299,7 +302,7 @@ def _lines(row: dict[str, Any]) -> list[tuple[str, str]]:
     busy = f"{row['busy_ns'] / NS_PER_S:,.1f} s of {row['up_ns'] / NS_PER_S:,.1f} s"
     return [
         ("engine", f"{row['name']} ({row['kind']}{', adopted' if not row['command'] and row['address'] else ''})"),
-        ("model", f"{row['model']} (there: {row['weights']})"),
+        ("model", f"{row['model']} (there: {row['weights']})" if row["weights"] else row["model"]),
         ("state", f"{row['state']}{', ' + row['reason'] if row['reason'] else ''}"),
         ("address", row["address"] or "none yet"),
         *((("command", row["command"]),) if row["command"] else ()),

@@ -24,6 +24,11 @@ from steelyard.upstream.weights import cache_directory, fetch
 Ready = Callable[[str], Awaitable[None]]
 
 
+def asked_of(settings: Settings) -> Asked:
+    """What the settings want of the engine."""
+    return Asked(settings.engine, settings.model is not None, settings.small, settings.speculate)
+
+
 class LocalEngine:
     """`ready` gets what the engine says of itself, at every start of it."""
 
@@ -36,7 +41,7 @@ class LocalEngine:
     async def start(self, ready: Ready) -> None:
         """Raises StartError when no engine can be started."""
         settings = self._settings
-        choice = choose(machine_here(), Asked(settings.engine, settings.model is not None, settings.small))
+        choice = choose(machine_here(), asked_of(settings))
         model = settings.model or await self._fetch_weights()
         if choice.engine == OPENVINO:
             try:

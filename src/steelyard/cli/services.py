@@ -40,6 +40,7 @@ def engine_service(settings: Settings, model: Path, key: str, ready: Callable[[s
     command = [sys.executable, "-m", "steelyard.processes.engine", "--model", str(model), "--port", "0"]
     command += ["--upstream", LOCAL_UPSTREAM, "--data", str(settings.data), "--threads", str(settings.threads)]
     command += ["--slots", str(settings.slots), "--context", str(settings.context)]
+    command += ["--speculate", settings.speculate]
     return Service(ENGINE, lambda: command, environment={KEY_VARIABLE: key, DATABASE_VARIABLE: ""}, ready=ready)
 
 
@@ -54,6 +55,7 @@ def openvino_service(
     command += ["--upstream", LOCAL_UPSTREAM, "--data", str(settings.data), "--threads", str(threads)]
     command += ["--slots", str(slots), "--context", str(settings.context), "--precision", choice.precision]
     command += ["--batch-tokens", str(choice.batch_tokens), "--cache-tokens", str(choice.cache_tokens)]
+    command += ["--speculate", settings.speculate, "--cache-precision", choice.cache_precision]
     return Service(ENGINE, lambda: command, environment={KEY_VARIABLE: key, DATABASE_VARIABLE: ""}, ready=ready)
 
 

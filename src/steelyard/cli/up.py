@@ -75,6 +75,11 @@ _ANSWER_TOKENS_DEFAULT = 512
     type=click.Choice(["auto", "openvino", "xllamacpp", "none"]),
     help="The local engine (default: what `steelyard engines` says).",
 )
+@click.option(
+    "--speculate",
+    type=click.Choice(["off", "lookup", "mtp"]),
+    help="Draft tokens from what was there before, or by layers of the model made for it (default: off).",
+)
 @click.option("--small", is_flag=True, help="An engine that takes less memory and does less at once.")
 @click.option("--no-engine", is_flag=True, help="Run the books, pages and APIs only.")
 @click.option("--no-embeddings", is_flag=True, help="Run no embedding model beside the engine.")

@@ -14,10 +14,12 @@ from typing import Any
 from steelyard.engines.asked import Ask, Refused, Sampling
 from steelyard.engines.blocks import Blocks
 from steelyard.engines.converted import STAND_IN, Manifest
+from steelyard.engines.drafts import DRAFT_RUN, DRAFT_TOKENS, Drafts
 from steelyard.engines.forms import Forms, form_config, reason
 from steelyard.engines.said import Counts, TokenSaid
 from steelyard.engines.silent import genai, tensor_of
 from steelyard.engines.text import Text
+from steelyard.kernel.engines import EngineLoad
 
 BLOCK_TOKENS = 32
 """Of the KV cache on a CPU: fixed by OpenVINO, and seen in first-token times (tests/e2e/test_engine_openvino.py)."""
@@ -39,14 +41,17 @@ class Shape:
     batch_tokens: int  # of one step: how long a new prompt may hold up running answers
     cache_blocks: int
     precision: str  # "bf16", "f32", or "" as the weights are
+    cache_precision: str = ""  # of the KV cache; "": 8 bits
+    lookup: bool = False  # tokens are drafted from what was there before
     extra: dict[str, Any] = field(default_factory=dict)
 
 
 class Sequence:
     """One answer on its way. What a step added lies in `text` and `tokens` until `taken`."""
 
-    def __init__(self, ask: Ask, prompt: list[int], handle: Any, text: Text) -> None:
+    def __init__(self, ask: Ask, prompt: list[int], room: int, handle: Any, text: Text) -> None:
         self.ask = ask
+        self.room = room  # tokens it may answer
         self.counts = Counts(len(prompt))
         self.finish: str | None = None
         self.failed: str | None = None
@@ -84,6 +89,10 @@ class Decoder:
         properties = {"INFERENCE_NUM_THREADS": shape.threads, **shape.extra}
         if shape.precision:
             properties["INFERENCE_PRECISION_HINT"] = shape.precision
+        if shape.cache_precision:
+            properties["KV_CACHE_PRECISION"] = shape.cache_precision
+        if shape.lookup:
+            properties["prompt_lookup"] = True
         self.tokenizer = openvino_genai.Tokenizer(str(folder))
         self._pipeline = openvino_genai.ContinuousBatchingPipeline(
             str(folder), self.tokenizer, scheduler, "CPU", **properties
@@ -91,6 +100,8 @@ class Decoder:
         self._pieces = _pieces(self.tokenizer.get_vocab(), manifest)
         self._forms = Forms(folder / STAND_IN, self.tokenizer)
         self._blocks = Blocks(BLOCK_TOKENS, shape.cache_blocks)
+        self._drafts = Drafts()
+        self._sums = Counts(0)
         self._running: dict[int, Sequence] = {}
         self._number = 0
 
@@ -98,6 +109,19 @@ class Decoder:
     def active(self) -> int:
         """Sequences that wait or are decoded."""
         return len(self._running)
+
+    def load(self) -> EngineLoad:
+        """What runs, and what was done since the start; the cache's hits and the drafts are our own account."""
+        sums = self._sums
+        return EngineLoad(
+            running=self.active,
+            prefill_tokens=sums.prompt - sums.cached,
+            decode_tokens=sums.generated,
+            cache_asked_tokens=sums.prompt,
+            cache_hit_tokens=sums.cached,
+            drafted_tokens=self._drafts.drafted,
+            accepted_tokens=self._drafts.accepted,
+        )
 
     def tokens_of(self, text: str, *, special: bool) -> list[int]:
         """The ids of a text; `special`: with what the tokenizer puts around one."""
@@ -121,13 +145,14 @@ class Decoder:
         if any(not 0 <= token < len(self._pieces) for token in prompt):
             raise Refused("'prompt' has token ids that this model's vocabulary does not have. Send the text instead.")
         self._forms.try_out(ask)
-        config = self._config(ask, min(ask.max_tokens, self._shape.context - len(prompt)))
+        room = min(ask.max_tokens, self._shape.context - len(prompt))
+        config = self._config(ask, room)
         self._number += 1
         try:
             handle = self._pipeline.add_request(self._number, tensor_of(prompt), config)
         except RuntimeError as error:
             raise Refused(f"The engine does not take this request: {reason(error)}.") from None
-        sequence = Sequence(ask, prompt, handle, Text(self._pieces, ask.stops))
+        sequence = Sequence(ask, prompt, room, handle, Text(self._pieces, ask.stops))
         self._running[self._number] = sequence
         return sequence
 
@@ -178,6 +203,11 @@ class Decoder:
         ids, counts = output.generated_ids, sequence.counts
         if not counts.generated:
             self._blocks.add(sequence.ids)  # the prompt has been computed
+            self._sums.prompt += counts.prompt
+            self._sums.cached += counts.cached
+        elif self._shape.lookup:
+            self._drafts.add(sequence.ids, ids, sequence.room - counts.generated)
+        self._sums.generated += len(ids)
         for token, logprob in zip(ids, output.generated_log_probs, strict=True):
             counts.generated += 1
             sequence.ids.append(token)
@@ -205,6 +235,8 @@ class Decoder:
 
     def _config(self, ask: Ask, max_tokens: int) -> Any:
         fields = _sampled(ask.sampling)
+        if self._shape.lookup:  # a pipeline that drafts takes no request that does not
+            fields |= {"num_assistant_tokens": DRAFT_TOKENS, "max_ngram_size": DRAFT_RUN}
         if (form := form_config(ask)) is not None:
             fields["structured_output_config"] = form
         config = self._genai.GenerationConfig(

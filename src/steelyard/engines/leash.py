@@ -16,6 +16,8 @@ from steelyard.kernel.errors import StartError
 HOST = "127.0.0.1"
 KEY_VARIABLE = "STEELYARD_ENGINE_KEY"
 LOCAL_UPSTREAM, EMBEDDING_UPSTREAM = "local", "local-embedding"
+OFF, LOOKUP, MTP = "off", "lookup", "mtp"
+"""How tokens are drafted: not at all, from those that were there before, by layers of the model made for it."""
 UNUSABLE = 2
 """Exit code when a start cannot succeed without somebody changing something; one line on stderr says what."""
 

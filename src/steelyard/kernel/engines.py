@@ -13,6 +13,12 @@ class EngineKind(StrEnum):
 
     VLLM = "vllm"
     SGLANG = "sglang"
+    OPENVINO = "openvino"  # this and the next are the local engine of `steelyard up`, which nobody adds
+    XLLAMACPP = "xllamacpp"
+
+
+ADDED = (EngineKind.VLLM, EngineKind.SGLANG)
+"""Those that are added beside the local one."""
 
 
 class Wanted(StrEnum):
@@ -97,3 +103,5 @@ class EngineSeen(Record, frozen=True):
     energy: Energy = Energy.MODELLED
     busy_uj: int = 0  # measured while something ran; 0 when nothing measures
     idle_uj: int = 0  # measured while nothing ran: nobody's
+    kind: EngineKind | None = None  # of the local engine, of which nobody has written down what is wanted
+    model: str = ""  # of it

@@ -1,7 +1,8 @@
-"""Reads what vLLM and SGLang tell of themselves on /metrics, in Prometheus' text form.
+"""Reads what vLLM, SGLang and llama.cpp tell of themselves on /metrics, in Prometheus' text form.
 
-The names are those of vLLM (docs.vllm.ai, "Production Metrics"; the earlier spellings too) and SGLang
-(docs.sglang.io, "Production Metrics"). Knows no connection. Series of several ranks or models are added up.
+The names are those of vLLM (docs.vllm.ai, "Production Metrics"; the earlier spellings too), SGLang (docs.sglang.io,
+"Production Metrics") and llama.cpp (tools/server/README.md; its drafts as version 2026.10 of xllamacpp tells them).
+Knows no connection. Series of several ranks or models are added up.
 """
 
 import math
@@ -35,6 +36,15 @@ _NAMES: Mapping[EngineKind, Mapping[str, tuple[str, ...]]] = {
         "drafted_tokens": (),
         "accepted_tokens": (),
     },
+    EngineKind.XLLAMACPP: {
+        "running": ("llamacpp:requests_processing",),
+        "waiting": ("llamacpp:requests_deferred",),
+        "prefill_tokens": ("llamacpp:prompt_tokens_total",),
+        "decode_tokens": ("llamacpp:tokens_predicted_total",),
+        "cache_hit_tokens": ("llamacpp:prompt_tokens_cached_total",),
+        "drafted_tokens": ("llamacpp:spec_decode_num_draft_tokens_total",),
+        "accepted_tokens": ("llamacpp:spec_decode_num_accepted_tokens_total",),
+    },
 }
 """Ours → theirs, the first that is told counts. SGLang tells how many drafts it accepts only as a mean, so not here."""
 
@@ -56,6 +66,8 @@ def load_from_metrics(kind: EngineKind, text: str) -> EngineLoad | None:
             found[ours] = value_of
     if "running" not in found:
         return None
+    if kind is EngineKind.XLLAMACPP:  # its prompt tokens leave out those it found
+        found["cache_asked_tokens"] = found.get("prefill_tokens", 0) + found.get("cache_hit_tokens", 0)
     kv = found.pop("kv", None)
     counts = {ours: round(value) for ours, value in found.items()}
     return EngineLoad(kv_permille=None if kv is None else min(1000, round(kv * 1000)), **counts)

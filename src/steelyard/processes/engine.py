@@ -8,7 +8,6 @@ customer, price or journal.
 import argparse
 import json
 import os
-import re
 import select
 import signal
 import socket
@@ -19,11 +18,15 @@ from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING
 
+from steelyard.engines.drafts import DRAFT_RUN, DRAFT_TOKENS
 from steelyard.engines.leash import (
     CHATML,
     HOST,
     KEY_VARIABLE,
     LOCAL_UPSTREAM,
+    LOOKUP,
+    MTP,
+    OFF,
     UNUSABLE,
     die_with_parent,
     key_taken,
@@ -31,6 +34,7 @@ from steelyard.engines.leash import (
     refuse_taken,
 )
 from steelyard.kernel import limits
+from steelyard.kernel.engines import EngineKind
 from steelyard.kernel.errors import StartError
 from steelyard.upstream.gguf import GgufFile, read_gguf
 
@@ -57,7 +61,9 @@ def main(arguments: list[str] | None = None) -> int:
         refuse_taken(options.port)
         with _Stop() as stop:
             server = _serve(options, file, key, context)
-            ticker = threading.Thread(target=_tick, args=(server, options, stop), name="energy", daemon=True)
+            ticker = threading.Thread(
+                target=_tick, args=(server, options, file.model_name, stop), name="energy", daemon=True
+            )
             ticker.start()
             address = server.listening_address.removeprefix("http://")
             told = {"address": address, "model": file.model_name, "context_tokens": context, "slots": options.slots}
@@ -81,6 +87,7 @@ def _options(arguments: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--slots", type=int, default=4, help="sequences decoded at once")
     parser.add_argument("--context", type=int, default=4096, help="tokens of context per sequence")
     parser.add_argument("--embedding", action="store_true", help="a model that makes vectors, not text")
+    parser.add_argument("--speculate", choices=(OFF, LOOKUP, MTP), default=OFF, help="how tokens are drafted")
     parser.add_argument("--api-key-env", default=KEY_VARIABLE, help="environment variable that holds the key")
     return parser.parse_args(arguments)
 
@@ -121,6 +128,7 @@ def _serve(options: argparse.Namespace, file: GgufFile, key: str, context: int) 
         params.cache_ram_mib = 0
     if file.model_name.startswith("smollm2"):
         params.chat_template = CHATML
+    _speculate(params, options.speculate, file)
     try:
         return xllamacpp.Server(params)
     except RuntimeError:
@@ -130,25 +138,42 @@ def _serve(options: argparse.Namespace, file: GgufFile, key: str, context: int) 
         ) from None
 
 
-def _tick(server: "xllamacpp.Server", options: argparse.Namespace, stop: "_Stop") -> None:
+def _speculate(params: "xllamacpp.CommonParams", how: str, file: GgufFile) -> None:
+    """Raises StartError for a model without the layers it takes."""
+    import xllamacpp
+
+    kinds = xllamacpp.common_speculative_type
+    if how == LOOKUP:
+        params.speculative.types = [kinds.COMMON_SPECULATIVE_TYPE_NGRAM_SIMPLE]
+        params.speculative.ngram_simple.size_n = DRAFT_RUN
+        params.speculative.ngram_simple.size_m = DRAFT_TOKENS
+    elif how == MTP:
+        if not file.mtp_layers:
+            raise StartError(f"{file.model_name} has no MTP layers: leave out --speculate, or take 'lookup'.")
+        params.speculative.types = [kinds.COMMON_SPECULATIVE_TYPE_DRAFT_MTP]
+        params.load_mtp = True
+
+
+def _tick(server: "xllamacpp.Server", options: argparse.Namespace, model: str, stop: "_Stop") -> None:
     """Advance the energy clock. The engine is asked for its load only when CPU time was spent: asking costs 0.15 ms."""
     from steelyard.kernel.directory import DataDir
     from steelyard.metering.energy import CpuClock, clock_path
+    from steelyard.metering.engine_load import load_from_metrics
     from steelyard.metering.power import rapl_here
+    from steelyard.processes.engine_watch import Watch
 
     clock = CpuClock(clock_path(DataDir(options.data).energy, options.upstream), power=rapl_here())
-    spent_ns = time.process_time_ns()
+    watch = None if options.embedding else Watch(options.data, options.upstream, EngineKind.XLLAMACPP, model)
+    spent_ns, was_busy = time.process_time_ns(), False
     while not stop.told.wait(_TICK_S):
         now_ns = time.process_time_ns()
         busy = now_ns - spent_ns > _BUSY_CPU_NS
         spent_ns = now_ns
-        clock.tick(processing(server.handle_metrics()) if busy else 0)
-
-
-def processing(metrics: str) -> int:
-    """Sequences being decoded, from the engine's Prometheus text; 0 when it does not say."""
-    found = re.search(r"^llamacpp:requests_processing (\d+)", metrics, re.MULTILINE)
-    return int(found[1]) if found else 0
+        load = load_from_metrics(EngineKind.XLLAMACPP, server.handle_metrics()) if busy or was_busy else None
+        clock.tick(load.running if load is not None and busy else 0)
+        if watch is not None:
+            watch.tick(load)
+        was_busy = busy
 
 
 class _Stop:

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import msgspec
 
+from steelyard.engines.leash import LOCAL_UPSTREAM
 from steelyard.kernel.directory import DataDir
 from steelyard.kernel.engines import EngineSeen, EngineSpec
 from steelyard.kernel.errors import CallerError, StartError
@@ -20,6 +21,12 @@ _SPEC, _SEEN = ".engine", ".seen"
 def specs(data: DataDir) -> dict[str, EngineSpec]:
     """Every engine by name, in the order of the names. Raises StartError for a file nobody can have written."""
     return {name: _read(path, EngineSpec) for name, path in _files(data, _SPEC)}
+
+
+def local(data: DataDir) -> EngineSpec | None:
+    """The local engine, as it was last seen: it is a setting of `steelyard up`, so no file says what is wanted."""
+    told = seen(data, LOCAL_UPSTREAM)
+    return None if told is None or told.kind is None else EngineSpec(LOCAL_UPSTREAM, told.kind, told.model)
 
 
 def spec(data: DataDir, name: str) -> EngineSpec:

@@ -1,4 +1,4 @@
-"""What Prometheus is told of the GPU engines of this machine, from what their keepers last saw.
+"""What Prometheus is told of the engines of this machine, from what their keepers, or they themselves, last saw.
 
 For watching only. Counters are the server's own and start over when it does. Knows no server.
 """
@@ -31,9 +31,11 @@ _OWN = (
 
 
 def engine_text(data: DataDir) -> str:
-    """The exposition text; empty when no engine was added. What a server does not tell has no line."""
+    """The exposition text; empty when no engine ever ran here. What a server does not tell has no line."""
     try:
-        known = [(spec, engine_files.seen(data, spec.name)) for spec in engine_files.specs(data).values()]
+        local = engine_files.local(data)
+        specs = [*([local] if local else []), *engine_files.specs(data).values()]
+        known = [(spec, engine_files.seen(data, spec.name)) for spec in specs]
     except StartError:  # a broken file: `steelyard engine list` says which
         return ""
     return "\n".join([*_lines(known), ""]) if known else ""

@@ -20,6 +20,8 @@ from steelyard.engines.leash import (
     HOST,
     KEY_VARIABLE,
     LOCAL_UPSTREAM,
+    LOOKUP,
+    OFF,
     UNUSABLE,
     die_with_parent,
     key_taken,
@@ -28,6 +30,7 @@ from steelyard.engines.leash import (
 )
 from steelyard.engines.listener import Connection, Desk, Told
 from steelyard.kernel import limits
+from steelyard.kernel.engines import EngineKind
 from steelyard.kernel.errors import StartError
 
 _TICK_S = 0.02
@@ -65,6 +68,8 @@ def _options(arguments: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--batch-tokens", type=int, default=256, help="tokens of prompts read in one step")
     parser.add_argument("--cache-tokens", type=int, default=32_768, help="tokens the KV cache holds in all")
     parser.add_argument("--precision", default="", help="bf16, f32, or as the weights are")
+    parser.add_argument("--cache-precision", default="", help="of the KV cache: bf16, f32, or 8 bits")
+    parser.add_argument("--speculate", choices=(OFF, LOOKUP), default=OFF, help="draft tokens from earlier ones")
     parser.add_argument("--api-key-env", default=KEY_VARIABLE, help="environment variable that holds the key")
     return parser.parse_args(arguments)
 
@@ -72,7 +77,16 @@ def _options(arguments: list[str] | None) -> argparse.Namespace:
 def _decoder(options: argparse.Namespace, manifest: Manifest) -> Decoder:
     context = min(options.context, manifest.context_tokens)
     blocks = max(options.cache_tokens, context) // BLOCK_TOKENS + 1
-    shape = Shape(options.threads, options.slots, context, options.batch_tokens, blocks, options.precision)
+    shape = Shape(
+        options.threads,
+        options.slots,
+        context,
+        options.batch_tokens,
+        blocks,
+        options.precision,
+        options.cache_precision,
+        options.speculate == LOOKUP,
+    )
     try:
         return Decoder(options.folder, manifest, shape)
     except (ImportError, RuntimeError) as error:
@@ -100,7 +114,7 @@ async def _run(options: argparse.Namespace, decoder: Decoder, manifest: Manifest
     desk = Desk(decoder, Told(manifest.model, context, options.slots, options.cache_tokens), key, broken)
     server = await loop.create_server(lambda: Connection(desk), HOST, options.port, backlog=limits.ENGINE_SEQUENCES_MAX)
     port = server.sockets[0].getsockname()[1]
-    ticker = asyncio.ensure_future(_tick(decoder, options))
+    ticker = asyncio.ensure_future(_tick(decoder, options, manifest.model))
     told = {"address": f"{HOST}:{port}", "model": manifest.model, "context_tokens": context, "slots": options.slots}
     print("ready", json.dumps(told), flush=True)
     code = await stop
@@ -109,17 +123,20 @@ async def _run(options: argparse.Namespace, decoder: Decoder, manifest: Manifest
     return code
 
 
-async def _tick(decoder: Decoder, options: argparse.Namespace) -> None:
+async def _tick(decoder: Decoder, options: argparse.Namespace, model: str) -> None:
     """Advance the energy clock, between steps: CPU time is shared among the sequences of the steps it was spent on."""
     from steelyard.kernel.directory import DataDir
     from steelyard.metering.energy import CpuClock, clock_path
     from steelyard.metering.power import rapl_here
+    from steelyard.processes.engine_watch import Watch
 
     clock = CpuClock(clock_path(DataDir(options.data).energy, options.upstream), power=rapl_here())
+    watch = Watch(options.data, options.upstream, EngineKind.OPENVINO, model)
     while True:
         before = decoder.active
         await asyncio.sleep(_TICK_S)
         clock.tick(max(before, decoder.active))
+        watch.tick(decoder.load())
 
 
 if __name__ == "__main__":

@@ -41,6 +41,7 @@ class GgufFile:
     architecture: str | None
     context_tokens: int | None
     chat_template: str | None
+    mtp_layers: int = 0  # made to draft the tokens after the next one
 
     @property
     def model_name(self) -> str:
@@ -141,6 +142,7 @@ def read_gguf(path: Path) -> GgufFile:
         raise StartError(f"The model file {path} is damaged or cut short. Fetch it again.") from None
     architecture = _text(found.get("general.architecture"))
     context = found.get(f"{architecture}.context_length")
+    layers = found.get(f"{architecture}.nextn_predict_layers")
     return GgufFile(
         path=path,
         name=_text(found.get("general.name")),
@@ -148,6 +150,7 @@ def read_gguf(path: Path) -> GgufFile:
         architecture=architecture,
         context_tokens=context if isinstance(context, int) and context > 0 else None,
         chat_template=_text(found.get("tokenizer.chat_template")),
+        mtp_layers=layers if isinstance(layers, int) else 0,
     )
 
 

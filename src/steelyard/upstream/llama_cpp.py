@@ -45,6 +45,7 @@ KNOWN = frozenset(
 _CONNECTIONS = limits.CONNECTIONS_PER_ENGINE_MAX
 _TOOL_FIELDS = ("tools", "tool_choice", "parallel_tool_calls")
 _TRUE = Raw(b"true")
+_NO_LOGPROBS = frozenset({b"false", b"null"})
 _ALWAYS = {
     "stream": _TRUE,
     "stream_options": Raw(b'{"include_usage":true}'),
@@ -61,6 +62,10 @@ class _Counted(msgspec.Struct):
     input_tokens: int
 
 
+class _Slot(msgspec.Struct):
+    speculative: bool = False
+
+
 class _Props(msgspec.Struct):
     chat_template_caps: _Caps = _Caps()
     total_slots: int = 0
@@ -70,6 +75,7 @@ _ANYBODY = Turn()
 _encode = msgspec.json.encode
 _counted_decoder = msgspec.json.Decoder(_Counted)
 _props_decoder = msgspec.json.Decoder(_Props)
+_slots_decoder = msgspec.json.Decoder(list[_Slot])
 
 
 class LlamaCpp:
@@ -80,6 +86,7 @@ class LlamaCpp:
         self._pool = pool
         keys = {"authorization": f"Bearer {api_key}"} if api_key else {}
         self._with_tools: dict[tuple[str, str], bool] = {}
+        self._with_drafts: dict[tuple[str, str], bool] = {}
         self._headers = header_block({"content-type": "application/json", **keys})
 
     @property
@@ -96,6 +103,7 @@ class LlamaCpp:
         turn: Turn = _ANYBODY,
     ) -> AsyncGenerator[Event, None]:
         """See `Upstream.stream`. `request_id` is not sent: the engine keeps no log of ours."""
+        await self._refuse_logprobs_of_drafts(offer, params)
         params, reader = await self._prepared(offer, params, request_id)
         path = "/v1/completions" if "prompt" in params else "/v1/chat/completions"
         body = _body(offer, params, max_tokens, turn.slot)
@@ -149,6 +157,21 @@ class LlamaCpp:
         reader = CallReader(f"call_{request_id.hex()[-24:]}", tools, is_demanded=bool(must)) if tools else None
         return prepared, reader
 
+    async def _refuse_logprobs_of_drafts(self, offer: Offer, params: dict[str, Raw]) -> None:
+        """llama.cpp tells no log probability of a token it drafted, so an answer's would have holes; asked once."""
+        if bytes(params.get("logprobs", b"false")) in _NO_LOGPROBS:
+            return
+        place = (offer.address, offer.upstream_model)
+        if place not in self._with_drafts:
+            try:
+                slots = _slots_decoder.decode(await self._told(offer, "/slots"))
+            except (msgspec.DecodeError, UnicodeDecodeError):  # one that keeps them to itself
+                slots = []
+            self._with_drafts[place] = any(slot.speculative for slot in slots)
+        if self._with_drafts[place]:
+            message = "'logprobs' are not told by an engine that drafts tokens. Leave them out."
+            raise UpstreamError(self._name, message, status=400, param="logprobs")
+
     async def _knows_tools(self, offer: Offer) -> bool:
         """Whether the chat template of the model at this address takes tools; asked once."""
         place = (offer.address, offer.upstream_model)
@@ -196,14 +219,16 @@ class LlamaCpp:
         return (await self._props(offer)).total_slots
 
     async def _props(self, offer: Offer) -> _Props:
-        async with await self._pool.request(self._request(offer, "GET", "/props")) as response:
-            body = await response.body(limits.UPSTREAM_PROPS_BYTES_MAX)
-            if response.status != 200:
-                return _Props()
         try:
-            return _props_decoder.decode(body)
+            return _props_decoder.decode(await self._told(offer, "/props"))
         except (msgspec.DecodeError, UnicodeDecodeError):
             return _Props()
+
+    async def _told(self, offer: Offer, path: str) -> bytes:
+        """What the engine tells of itself there; empty when it does not."""
+        async with await self._pool.request(self._request(offer, "GET", path)) as response:
+            body = await response.body(limits.UPSTREAM_PROPS_BYTES_MAX)
+            return body if response.status == 200 else b""
 
     def _request(self, offer: Offer, method: str, path: str, body: bytes = b"", turn: Turn = _ANYBODY) -> Request:
         at = address_of(offer.address)

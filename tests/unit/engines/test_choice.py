@@ -56,6 +56,24 @@ def test_what_is_asked_for_is_taken() -> None:
         choose(AMX, Asked("openvino", own_model=True))
 
 
+def test_drafts_take_a_cache_that_rounds_no_answer_otherwise() -> None:
+    narrow = replace(AMX, flags=frozenset({"avx2"}))
+    plain, drafts = choose(narrow, Asked()), choose(narrow, Asked(speculate="lookup"))
+    assert (plain.cache_precision, drafts.cache_precision) == ("", "f32")
+    assert drafts.cache_tokens < plain.cache_tokens
+    assert choose(AMX, Asked(speculate="lookup")).cache_precision == "bf16"
+    small = choose(narrow, Asked(speculate="lookup", small=True))
+    assert small.cache_tokens < drafts.cache_tokens
+
+
+def test_mtp_is_llama_cpps() -> None:
+    assert choose(AMX, Asked(speculate="mtp")).engine == "xllamacpp"
+    with pytest.raises(StartError, match="OpenVINO knows no MTP layers, llama"):
+        choose(AMX, Asked("openvino", speculate="mtp"))
+    told = [one.speculates for one in possible(AMX, Asked())]
+    assert told == ["lookup; no mtp", "lookup; mtp where the file has the layers"]
+
+
 def test_this_machine_can_be_looked_at() -> None:
     here = machine_here()
     assert here.cpus >= 1

@@ -30,3 +30,17 @@ def test_what_is_no_such_server_says_nothing() -> None:
     assert load_from_metrics(EngineKind.VLLM, "") is None
     assert load_from_metrics(EngineKind.VLLM, "<html>vllm:num_requests_running</html>") is None
     assert load_from_metrics(EngineKind.VLLM, metrics("sglang", "q8", 1, 1)) is None
+
+
+def test_llama_cpp_tells_drafts_and_leaves_cached_tokens_out_of_its_prompts() -> None:
+    text = """# HELP llamacpp:prompt_tokens_total Number of prompt tokens processed, excluding cached tokens
+llamacpp:prompt_tokens_total 124
+llamacpp:prompt_tokens_cached_total 118
+llamacpp:tokens_predicted_total 166
+llamacpp:spec_decode_num_draft_tokens_total 298
+llamacpp:spec_decode_num_accepted_tokens_total 84
+llamacpp:requests_processing 1
+llamacpp:requests_deferred 0
+"""
+    found = load_from_metrics(EngineKind.XLLAMACPP, text)
+    assert found == EngineLoad(1, 0, None, 124, 166, 242, 118, 298, 84)

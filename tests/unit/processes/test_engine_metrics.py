@@ -4,10 +4,13 @@ from pathlib import Path
 
 from prometheus_client.parser import text_string_to_metric_families
 
+from steelyard.kernel import limits
+from steelyard.kernel.clock import NS_PER_MS, ManualClock
 from steelyard.kernel.directory import DataDir
 from steelyard.kernel.engines import EngineKind, EngineLoad, EngineSeen, EngineSpec, EngineState
 from steelyard.processes import engine_files
 from steelyard.processes.engine_metrics import engine_text
+from steelyard.processes.engine_watch import Watch
 
 
 def test_what_a_keeper_saw_is_told_and_what_a_server_does_not_tell_is_not(tmp_path: Path) -> None:
@@ -29,3 +32,18 @@ def test_what_a_keeper_saw_is_told_and_what_a_server_does_not_tell_is_not(tmp_pa
     assert ("drafted_tokens_total", "a") not in samples and ("requests_running", "b") not in samples
     (data.engines / "a.engine").write_text("{")
     assert engine_text(data) == ""
+
+
+def test_the_local_engine_tells_of_itself_now_and_then(tmp_path: Path) -> None:
+    data, clock = DataDir(tmp_path), ManualClock()
+    watch = Watch(tmp_path, "local", EngineKind.OPENVINO, "m", clock)
+    watch.tick(EngineLoad(2, drafted_tokens=0, accepted_tokens=0))
+    clock.advance(limits.ENGINE_SEEN_MS * NS_PER_MS - 1)
+    watch.tick(EngineLoad(1, drafted_tokens=5, accepted_tokens=3))
+    assert 'drafted_tokens_total{engine="local",kind="openvino",model="m"} 0' in engine_text(data)
+    clock.advance(1)
+    watch.tick(None)
+    text = engine_text(data)
+    assert 'drafted_tokens_total{engine="local",kind="openvino",model="m"} 5' in text
+    assert 'accepted_tokens_total{engine="local",kind="openvino",model="m"} 3' in text
+    assert 'busy_seconds_total{engine="local",kind="openvino",model="m"} 0.5' in text

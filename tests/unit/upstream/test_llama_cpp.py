@@ -35,6 +35,16 @@ class Reads:
     async def request(self, request: Request) -> "Reads":
         return self
 
+    async def __aenter__(self) -> "Reads":
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        return None
+
+    async def body(self, bytes_max: int) -> bytes:
+        """Of its slots, which it is asked for before log probabilities are."""
+        return b'[{"id":0,"speculative":false}]'
+
     async def read(self) -> bytes:
         read = next(self._reads, b"")
         if not read and self._cut:
@@ -154,7 +164,10 @@ async def test_refusals_of_the_engine() -> None:
 
 async def test_what_is_sent() -> None:
     async def script(exchange: Exchange) -> None:
-        await exchange.send(HEAD + chunk(told("a", 1) + finished(1)) + END)
+        if exchange.head.startswith(b"GET /slots "):
+            await exchange.answer(b"", 404)  # a server that keeps them to itself
+        else:
+            await exchange.send(HEAD + chunk(told("a", 1) + finished(1)) + END)
 
     pool = Pool()
     asked = params(temperature=0.5, n=3, stream=False, tools=[], timings_per_token=False, logprobs=True, model="other")
@@ -162,8 +175,8 @@ async def test_what_is_sent() -> None:
         async for _ in LlamaCpp("local", pool, "key").stream(offer_at(server.port), asked, 9, b""):
             pass
         await pool.close()
-    assert b"authorization: Bearer key\r\n" in server.exchanges[0].head
-    assert msgspec.json.decode(server.exchanges[0].body) == {
+    assert b"authorization: Bearer key\r\n" in server.exchanges[-1].head
+    assert msgspec.json.decode(server.exchanges[-1].body) == {
         "messages": [{"role": "user", "content": "Hi"}],
         "temperature": 0.5,
         "logprobs": True,
@@ -175,6 +188,29 @@ async def test_what_is_sent() -> None:
         "timings_per_token": True,
         "cache_prompt": True,
     }
+
+
+async def test_logprobs_are_refused_where_tokens_are_drafted_and_nothing_else_asks() -> None:
+    async def script(exchange: Exchange) -> None:
+        if exchange.head.startswith(b"GET /slots "):
+            await exchange.answer(b'[{"id":0,"speculative":true}]')
+        else:
+            await exchange.send(HEAD + chunk(told("a", 1) + finished(1)) + END)
+
+    pool = Pool()
+    async with scripted(script) as server:
+        engine = LlamaCpp("local", pool, "key")
+        for asked in (params(logprobs=True), params(), params(logprobs=False), params(logprobs=True)):
+            stream = engine.stream(offer_at(server.port), asked, 9, b"")
+            if asked.get("logprobs") == Raw(b"true"):
+                with pytest.raises(UpstreamError, match="'logprobs' are not told by an engine that drafts") as caught:
+                    await anext(stream)
+                assert (caught.value.status, caught.value.param) == (400, "logprobs")
+            else:
+                async for _ in stream:
+                    pass
+        await pool.close()
+    assert [exchange.head[:4] for exchange in server.exchanges] == [b"GET ", b"POST", b"POST"]
 
 
 async def test_closing_the_iterator_closes_the_connection() -> None:

@@ -1,0 +1,131 @@
+"""Tokens that are drafted from earlier ones change no answer, no count and no bill: both engines, with and without."""
+
+import asyncio
+from collections.abc import AsyncIterator, Iterator
+from typing import Any, NamedTuple
+
+import msgspec
+import pytest
+from msgspec import Raw
+from tests.e2e.conftest import LLAMA_CPP, OPENVINO_HERE
+from tests.e2e.local_engine import Engine, adapter, answer, params, running
+
+from steelyard.engines.choice import OPENVINO, XLLAMACPP
+from steelyard.engines.leash import LOCAL_UPSTREAM
+from steelyard.kernel.directory import DataDir
+from steelyard.kernel.engines import EngineLoad, EngineSeen
+from steelyard.kernel.errors import UpstreamError
+from steelyard.kernel.records import Event
+from steelyard.processes import engine_files
+from steelyard.upstream.llama_cpp import LlamaCpp
+
+FLOUR = "The price of flour is four coins per sack, and the price of wheat is three coins per sack."
+REPEAT = f"Repeat this text exactly, word for word: The old miller counts his sacks by the river. {FLOUR}"
+ASKED = (REPEAT, "ha ha ha he ha ha ha he ha ha")
+TOKENS = 24
+
+
+class Pair(NamedTuple):
+    """The same engine, the second one with drafts."""
+
+    name: str
+    plain: Engine
+    drafting: Engine
+
+
+@pytest.fixture(scope="module", params=[OPENVINO, XLLAMACPP])
+def pair(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Pair]:
+    name, lookup = request.param, ("--speculate", "lookup")
+    if name == OPENVINO:
+        command = ("engine_openvino", "--folder", str(request.getfixturevalue("folder")), *OPENVINO_HERE)
+    else:
+        command = ("engine", "--model", str(request.getfixturevalue("weights")), *LLAMA_CPP)
+    plain = request.getfixturevalue("openvino" if name == OPENVINO else "llama_cpp")
+    module, *options = command
+    with running(module, tmp_path_factory.mktemp(name), *options, *lookup) as drafting:
+        yield Pair(name, plain, drafting)
+
+
+@pytest.fixture
+async def upstream() -> AsyncIterator[LlamaCpp]:
+    async with adapter() as upstream:
+        yield upstream
+
+
+async def load(engine: Engine) -> EngineLoad:
+    """What it tells of itself when nothing runs there any more: the same twice."""
+    last: EngineSeen | None = None
+    async with asyncio.timeout(20):
+        while True:
+            await asyncio.sleep(0.02)
+            seen = engine_files.seen(DataDir(engine.data), LOCAL_UPSTREAM)
+            if seen is None or seen.load is None or seen.load.running or (last and seen.seen_ns == last.seen_ns):
+                continue
+            if last is not None and seen.load == last.load:
+                return seen.load
+            last = seen
+
+
+async def both(pair: Pair, upstream: LlamaCpp, asked: dict[str, Raw], max_tokens: int) -> tuple[str, Event]:
+    """The answer, which is the same from both, as is all that is metered."""
+    plain, drafting = [await answer(upstream, one.offer, asked, max_tokens) for one in (pair.plain, pair.drafting)]
+    assert plain[0] == drafting[0]
+    of_plain, of_drafting = (
+        (last.finish, last.usage.prompt, last.usage.output, last.stop_text) for _, last in (plain, drafting)
+    )
+    assert of_plain == of_drafting
+    return drafting
+
+
+async def test_greedy_answers_are_the_same_alone_and_together(pair: Pair, upstream: LlamaCpp) -> None:
+    before = await load(pair.drafting)
+    asked = [params(text, ignore_eos=True) for text in ASKED]
+    alone = [await both(pair, upstream, one, TOKENS) for one in asked]
+    together = await asyncio.gather(*(answer(upstream, pair.drafting.offer, one, TOKENS) for one in asked))
+    assert [text for text, _ in alone] == [text for text, _ in together]
+    assert {(last.finish, last.usage.output) for _, last in together} == {("length", TOKENS)}
+    after = await load(pair.drafting)
+    written, drafted, accepted = (
+        (getattr(after, name) or 0) - (getattr(before, name) or 0)
+        for name in ("decode_tokens", "drafted_tokens", "accepted_tokens")
+    )
+    assert written == 2 * len(ASKED) * TOKENS, "a draft is no token of an answer"
+    assert 10 < accepted < drafted
+    assert not (await load(pair.plain)).drafted_tokens
+
+
+async def test_what_ends_an_answer_ends_it_amid_a_draft(pair: Pair, upstream: LlamaCpp) -> None:
+    whole, last = await both(pair, upstream, params(REPEAT), 64)
+    assert last.finish == "stop"
+    _, last = await both(pair, upstream, params(REPEAT), 9)
+    assert (last.finish, last.usage.output) == ("length", 9)
+    stop = whole[-24:-12]
+    text, last = await both(pair, upstream, params(REPEAT, stop=[stop]), 64)
+    assert (text, last.finish) == (whole.partition(stop)[0], "stop")
+
+
+async def test_a_form_is_kept_and_a_seed_draws_the_same(pair: Pair, upstream: LlamaCpp) -> None:
+    schema = {"type": "object", "properties": {"s": {"enum": [FLOUR]}}, "required": ["s"]}
+    form = {"type": "json_schema", "json_schema": {"name": "x", "schema": {**schema, "additionalProperties": False}}}
+    text, _ = await both(pair, upstream, params(REPEAT, response_format=form), 64)
+    assert msgspec.json.decode(text) == {"s": FLOUR}
+    if pair.name == OPENVINO:  # llama.cpp draws otherwise with drafts; each draw is as fair
+        await both(pair, upstream, params("Say something.", temperature=1.2, seed=7), 24)
+    await both(pair, upstream, params(REPEAT, presence_penalty=0.5, frequency_penalty=0.2), 32)
+
+
+async def test_logprobs_have_one_entry_per_token_or_are_refused(pair: Pair, upstream: LlamaCpp) -> None:
+    asked = params(REPEAT, logprobs=True, top_logprobs=1)
+    if pair.name == XLLAMACPP:
+        with pytest.raises(UpstreamError, match="'logprobs' are not told by an engine that drafts tokens") as caught:
+            await answer(upstream, pair.drafting.offer, asked, 9)
+        assert (caught.value.status, caught.value.param) == (400, "logprobs")
+        return
+    told: list[list[Any]] = []
+    for engine in (pair.plain, pair.drafting):
+        events = [event async for event in upstream.stream(engine.offer, asked, 20, b"")]
+        told.append([token for one in events if one.logprobs for token in msgspec.json.decode(one.logprobs)["content"]])
+    assert [len(tokens) for tokens in told] == [20, 20]
+    for one, other in zip(*told, strict=True):
+        assert one["token"] == other["token"]
+        assert one["logprob"] == pytest.approx(other["logprob"], abs=1e-3), "with 8 bits of cache it was 0.05"
