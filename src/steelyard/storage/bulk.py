@@ -8,9 +8,10 @@ transaction. Knows no rule of money; table and column names are the caller's own
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import lru_cache
+from itertools import chain
 from typing import Any, Protocol
 
-from sqlalchemy import Connection, Dialect, Select, Table
+from sqlalchemy import Connection, Dialect, LargeBinary, Select, String, Table
 from sqlalchemy.exc import DBAPIError
 
 _PARAMETERS_MAX = 1000  # of one statement in SQLite
@@ -20,9 +21,7 @@ Rows = Sequence[Sequence[Any]]
 class Bulk(Protocol):
     """One database's way to write many rows. Nothing happens for no rows."""
 
-    def insert(
-        self, connection: Connection, table: Table, columns: Sequence[str], rows: Iterable[Sequence[Any]]
-    ) -> None:
+    def insert(self, connection: Connection, table: Table, columns: Sequence[str], rows: Rows) -> None:
         """Rows that are not there yet, one after the other."""
 
     def ask(self, connection: Connection, query: Select[Any]) -> Rows:
@@ -55,14 +54,16 @@ def bulk(connection: Connection) -> Bulk:
 
 
 class _SQLite:
-    """`executemany` of one prepared statement."""
+    """`executemany` of one prepared statement; of many rows, as many in each run of it as it has parameters for."""
 
-    def insert(
-        self, connection: Connection, table: Table, columns: Sequence[str], rows: Iterable[Sequence[Any]]
-    ) -> None:
-        statement = _insert_one(table, tuple(columns))
-        with _past_sqlalchemy(connection, statement) as session:
-            session.executemany(statement, rows)
+    def insert(self, connection: Connection, table: Table, columns: Sequence[str], rows: Rows) -> None:
+        at_once = _PARAMETERS_MAX // len(columns)
+        alone = len(rows) % at_once
+        one, many = _insert(table, tuple(columns)), _insert(table, tuple(columns), at_once)
+        with _past_sqlalchemy(connection, one) as session:
+            session.executemany(one, rows[:alone])
+            parts = (rows[start : start + at_once] for start in range(alone, len(rows), at_once))
+            session.executemany(many, (tuple(chain.from_iterable(part)) for part in parts))
 
     def ask(self, connection: Connection, query: Select[Any]) -> Rows:
         statement = _written(query, connection.dialect)
@@ -80,17 +81,17 @@ class _SQLite:
         found: list[tuple[Any, ...]] = []
         for start in range(0, len(values), _PARAMETERS_MAX):
             some = values[start : start + _PARAMETERS_MAX]
-            statement = _select_in(table, tuple(columns), ", ".join("?" * len(some)), also, "?")
+            statement = _select_in(table, tuple(columns), ", ".join("?" * len(some)), also and also[0], "?")
             with _past_sqlalchemy(connection, statement) as session:
                 found += session.execute(statement, (*some, also[1]) if also else tuple(some)).fetchall()
         return found
 
     def put(self, connection: Connection, table: Table, columns: Sequence[str], rows: Rows) -> None:
-        statement = _insert_one(table, tuple(columns)) + on_conflict(table, tuple(columns), add=False)
+        statement = _insert(table, tuple(columns)) + on_conflict(table, tuple(columns), add=False)
         self._send(connection, statement, rows)
 
     def add(self, connection: Connection, table: Table, columns: Sequence[str], rows: Rows) -> None:
-        statement = _insert_one(table, tuple(columns)) + on_conflict(table, tuple(columns), add=True)
+        statement = _insert(table, tuple(columns)) + on_conflict(table, tuple(columns), add=True)
         self._send(connection, statement, rows)
 
     def increase(self, connection: Connection, table: Table, columns: Sequence[str], rows: Rows) -> None:
@@ -105,9 +106,7 @@ class _SQLite:
 class _PostgreSQL:
     """COPY for rows that are not there yet; one statement over arrays, a column each, for the others."""
 
-    def insert(
-        self, connection: Connection, table: Table, columns: Sequence[str], rows: Iterable[Sequence[Any]]
-    ) -> None:
+    def insert(self, connection: Connection, table: Table, columns: Sequence[str], rows: Rows) -> None:
         statement = f'COPY "{table.name}" ({listed(columns)}) FROM STDIN'
         with (
             _past_sqlalchemy(connection, statement) as session,
@@ -132,25 +131,28 @@ class _PostgreSQL:
     ) -> Rows:
         if not values:
             return []
-        statement = _select_in(table, tuple(columns), f"SELECT {_arrays(table, columns[:1])}", also, "%s")
+        statement = _select_among(table, tuple(columns), also and also[0])
+        among = _array_text(table, columns[0], values)
         with _past_sqlalchemy(connection, statement) as session:
-            return _all(session.execute(statement, (list(values), also[1]) if also else (list(values),)))
+            return _all(session.execute(statement, (among, also[1]) if also else (among,)))
 
     def put(self, connection: Connection, table: Table, columns: Sequence[str], rows: Rows) -> None:
         statement = _insert_arrays(table, tuple(columns)) + on_conflict(table, tuple(columns), add=False)
-        self._send(connection, statement, rows)
+        self._send(connection, table, columns, (statement, rows))
 
     def add(self, connection: Connection, table: Table, columns: Sequence[str], rows: Rows) -> None:
         statement = _insert_arrays(table, tuple(columns)) + on_conflict(table, tuple(columns), add=True)
-        self._send(connection, statement, rows)
+        self._send(connection, table, columns, (statement, rows))
 
     def increase(self, connection: Connection, table: Table, columns: Sequence[str], rows: Rows) -> None:
-        self._send(connection, _increase_arrays(table, tuple(columns)), rows)
+        self._send(connection, table, columns, (_increase_arrays(table, tuple(columns)), rows))
 
-    def _send(self, connection: Connection, statement: str, rows: Rows) -> None:
+    def _send(self, connection: Connection, table: Table, columns: Sequence[str], what: tuple[str, Rows]) -> None:
+        statement, rows = what
         if rows:
+            arrays = [_array_text(table, *one) for one in zip(columns, zip(*rows, strict=True), strict=True)]
             with _past_sqlalchemy(connection, statement) as session:
-                session.execute(statement, tuple(list(column) for column in zip(*rows, strict=True)))
+                session.execute(statement, arrays)
 
 
 @contextmanager
@@ -185,11 +187,14 @@ def _written(query: Select[Any], dialect: Dialect) -> str:
     return str(query.compile(dialect=dialect, compile_kwargs={"literal_binds": True}))
 
 
-def _select_in(
-    table: Table, columns: tuple[str, ...], values: str, also: tuple[str, str] | None = None, mark: str = ""
-) -> str:
-    more = f' AND "{also[0]}" = {mark}' if also else ""
+def _select_in(table: Table, columns: tuple[str, ...], values: str, also: str | None, mark: str) -> str:
+    more = f' AND "{also}" = {mark}' if also else ""
     return f'SELECT {listed(columns)} FROM "{table.name}" WHERE "{columns[0]}" IN ({values}){more}'  # noqa: S608 - as above
+
+
+@lru_cache(maxsize=64)
+def _select_among(table: Table, columns: tuple[str, ...], also: str | None) -> str:
+    return _select_in(table, columns, f"SELECT {_arrays(table, columns[:1])}", also, "%s")
 
 
 def listed(columns: Sequence[str]) -> str:
@@ -210,9 +215,9 @@ def on_conflict(table: Table, columns: tuple[str, ...], *, add: bool) -> str:
 
 
 @lru_cache(maxsize=64)
-def _insert_one(table: Table, columns: tuple[str, ...]) -> str:
-    names, marks = listed(columns), ", ".join("?" * len(columns))
-    return f'INSERT INTO "{table.name}" ({names}) VALUES ({marks})'  # noqa: S608 - names of our own tables
+def _insert(table: Table, columns: tuple[str, ...], rows: int = 1) -> str:
+    row = f"({', '.join('?' * len(columns))})"
+    return f'INSERT INTO "{table.name}" ({listed(columns)}) VALUES {", ".join([row] * rows)}'  # noqa: S608 - our own names
 
 
 @lru_cache(maxsize=64)
@@ -231,7 +236,19 @@ def _arrays(table: Table, columns: Sequence[str]) -> str:
 
     dialect = postgresql.dialect()  # type: ignore[no-untyped-call]
     types = (table.c[name].type.compile(dialect=dialect) for name in columns)
-    return f"unnest({', '.join(f'%b::{kind}[]' for kind in types)})"
+    return f"unnest({', '.join(f'%t::{kind}[]' for kind in types)})"
+
+
+def _array_text(table: Table, column: str, values: Iterable[Any]) -> str:
+    """An array as PostgreSQL reads it, none of it null: the driver's own way there costs as much as all the rest."""
+    kind = table.c[column].type
+    if isinstance(kind, LargeBinary):
+        texts: Iterable[str] = (f'"\\\\x{value.hex()}"' for value in values)
+    elif isinstance(kind, String):
+        texts = ('"' + value.replace("\\", "\\\\").replace('"', '\\"') + '"' for value in values)
+    else:
+        texts = map(str, values)
+    return "{" + ",".join(texts) + "}"
 
 
 @lru_cache(maxsize=64)

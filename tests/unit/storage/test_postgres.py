@@ -143,3 +143,18 @@ def test_without_the_driver_one_line_says_what_to_install(monkeypatch: pytest.Mo
     monkeypatch.setitem(sys.modules, "psycopg", None)
     with pytest.raises(StartError, match=r"pip install 'steelyard\[postgres\]'"):
         open_database(URL)
+
+
+def test_texts_and_bytes_of_any_kind_are_found_again(writer: Engine) -> None:
+    names = ["plain", 'a "quoted" one', "back\\slash", "{br,ace}", "NULL", "", " ", "文\n\t", "it's", "%s"]
+    with writer.begin() as connection:
+        way, columns = bulk(connection), ("journal", "segment", "offset")
+        way.put(connection, tables.watermarks, columns, [(name, 1, 2**62) for name in names])
+        way.put(connection, tables.watermarks, columns, [(name, 2, 5) for name in names[:3]])
+        found = way.find(connection, tables.watermarks, columns, [*names, "another"])
+        assert sorted(found) == sorted((name, *((2, 5) if name in names[:3] else (1, 2**62))) for name in names)
+        secrets = [("a", bytes(range(32))), ("b", b'"\\,{}')]
+        way.put(connection, tables.secrets, ("name", "value"), secrets)
+        assert sorted(way.find(connection, tables.secrets, ("value", "name"), [secret for _, secret in secrets])) == [
+            (value, name) for name, value in secrets
+        ]
