@@ -150,8 +150,8 @@ JOURNAL_LOCK_TRIES = 20  # 5 ms apart: a reader's probe may hold the lock for a 
 
 # the books
 POST_BATCH_MAX = 1000
-POST_INTERVAL_MS = 50
-POST_PAUSE_MS = 30  # between passes that nobody waits for: a batch costs 3 ms of CPU however small it is
+POST_INTERVAL_MS = 100
+POST_PAUSE_MS = 80  # between passes that nobody waits for: a batch costs 2 ms of CPU however small it is
 SOCKET_MESSAGE_BYTES_MAX = 64 * 1024 * 1024
 ACCOUNT_NAME_CHARACTERS_MAX = 200
 TELLER_CONNECT_S = 30  # a worker that has not met the books by then does not start
