@@ -46,10 +46,10 @@ class Server:
         return self._server.get_postmaster_info().pid
 
     @contextmanager
-    def database(self) -> Iterator[DatabaseUrl]:
-        """The URL of a migrated database without rows; it is gone afterwards."""
+    def database(self, *, empty: bool = False) -> Iterator[DatabaseUrl]:
+        """The URL of a migrated database without rows, or of one without tables; it is gone afterwards."""
         name = f"test_{next(self._numbers)}"
-        self.admin.execute(f"CREATE DATABASE {name} TEMPLATE {_TEMPLATE}")
+        self.admin.execute(f"CREATE DATABASE {name} TEMPLATE {'template0' if empty else _TEMPLATE}")
         yield self._url(name)
         self.admin.execute(f"DROP DATABASE {name} WITH (FORCE)")
 

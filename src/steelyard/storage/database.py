@@ -1,7 +1,8 @@
 """Opens the books' database, a SQLite file or PostgreSQL (storage.postgres), and brings its schema up to date.
 
 Owns SQLite's pragmas (WAL, synchronous=FULL) and explicit transactions: a writer takes the write lock when it begins,
-so a transaction never fails half-way for want of it. Knows no table. Packaged migrations run on `migrate`.
+so a transaction never fails half-way for want of it. Knows no table. On `migrate` a new database gets the tables as
+they are, and packaged migrations run on an older one.
 """
 
 import re
@@ -11,13 +12,28 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
-from sqlalchemy import Column, ColumnElement, Connection, Engine, String, collate, create_engine, event, text
+from sqlalchemy import (
+    Column,
+    ColumnElement,
+    Connection,
+    Engine,
+    MetaData,
+    PrimaryKeyConstraint,
+    String,
+    Table,
+    collate,
+    create_engine,
+    event,
+    insert,
+    inspect,
+    text,
+)
 from sqlalchemy.exc import DatabaseError, DBAPIError
 from sqlalchemy.pool import ConnectionPoolEntry, QueuePool
 
 from steelyard.kernel.directory import DatabaseUrl
 from steelyard.kernel.errors import StartError
-from steelyard.storage import postgres
+from steelyard.storage import postgres, tables
 
 _BUSY_TIMEOUT_MS = 5000
 _CACHE_KIB = 64 * 1024  # the indexes' newest pages stay in memory
@@ -25,6 +41,8 @@ _CHECKPOINT_PAGES = 8 * 1024  # 32 MiB: a page that many batches change goes bac
 _REVISION = re.compile(r'^revision = "(\w+)"', re.MULTILINE)
 _DOWN_REVISION = re.compile(r'^down_revision = "(\w+)"', re.MULTILINE)
 _MIGRATIONS = Path(__file__).parent / "migrations"
+_VERSION = Table("alembic_version", MetaData(), Column("version_num", String(32), nullable=False))
+_VERSION.append_constraint(PrimaryKeyConstraint("version_num", name="alembic_version_pkc"))
 # Said for what the driver would look for in vain: a fifth of the time that it takes to write a usage row.
 sqlite3.register_adapter(bool, int)
 sqlite3.register_adapter(bytes, bytes)
@@ -88,15 +106,32 @@ def bytewise(connection: Connection, columns: Sequence[Column[Any]]) -> list[Col
 
 
 def migrate(engine: Engine) -> None:
-    """Run the packaged migrations that are missing; from here on this process is the writer. Refuses books that a
-    newer version wrote."""
+    """Bring the schema up to date; from here on this process is the writer. Refuses what a newer version wrote."""
     if not _is_current(engine):
-        _upgrade(engine)
+        try:
+            if not _build(engine):
+                upgrade(engine)
+        except DBAPIError as error:
+            if engine.dialect.name == "postgresql":
+                raise StartError(postgres.sentence(engine, error)) from None
+            raise StartError(_sentence(Path(str(engine.url.database or "steelyard.db")), error)) from None
     if engine.dialect.name == "postgresql":
         postgres.take_over(engine)
 
 
-def _upgrade(engine: Engine) -> None:
+def _build(engine: Engine) -> bool:
+    """Whether the database was empty: then it gets at once what the migrations come to, in a tenth of their time."""
+    with engine.begin() as connection:
+        if inspect(connection).get_table_names():
+            return False
+        tables.metadata.create_all(connection)
+        _VERSION.create(connection)
+        connection.execute(insert(_VERSION), [{"version_num": head} for head in packaged_heads()])
+    return True
+
+
+def upgrade(engine: Engine) -> None:
+    """Run the packaged migrations that are missing."""
     from alembic import command  # half a second that the books pay only when there is something to do
     from alembic.config import Config
     from alembic.runtime.migration import MigrationContext
@@ -107,20 +142,15 @@ def _upgrade(engine: Engine) -> None:
     settings.set_main_option("path_separator", "os")
     scripts = ScriptDirectory.from_config(settings)
     known = {revision.revision for revision in scripts.walk_revisions()}
-    try:
-        with engine.begin() as connection:
-            current = MigrationContext.configure(connection).get_current_heads()
-            if not set(current) <= known:
-                raise StartError(
-                    "The books were written by a newer Steelyard. Install that version, or use another --data."
-                )
-            if set(current) != set(scripts.get_heads()):
-                settings.attributes["connection"] = connection
-                command.upgrade(settings, "head")
-    except DBAPIError as error:
-        if engine.dialect.name == "postgresql":
-            raise StartError(postgres.sentence(engine, error)) from None
-        raise StartError(_sentence(Path(str(engine.url.database or "steelyard.db")), error)) from None
+    with engine.begin() as connection:
+        current = MigrationContext.configure(connection).get_current_heads()
+        if not set(current) <= known:
+            raise StartError(
+                "The books were written by a newer Steelyard. Install that version, or use another --data."
+            )
+        if set(current) != set(scripts.get_heads()):
+            settings.attributes["connection"] = connection
+            command.upgrade(settings, "head")
 
 
 def _is_current(engine: Engine) -> bool:

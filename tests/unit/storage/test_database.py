@@ -17,7 +17,7 @@ from sqlalchemy.exc import OperationalError
 
 from steelyard.kernel.errors import StartError
 from steelyard.storage import database
-from steelyard.storage.database import migrate, open_database, packaged_heads
+from steelyard.storage.database import migrate, open_database, packaged_heads, upgrade
 from steelyard.storage.tables import metadata
 
 if TYPE_CHECKING:
@@ -27,9 +27,7 @@ if TYPE_CHECKING:
 def _schema(engine: Engine) -> dict[str, list[str]]:
     """Every table and index with its clauses; their order within a table means nothing."""
     with engine.connect() as connection:
-        rows = connection.execute(
-            text("SELECT name, sql FROM sqlite_master WHERE sql IS NOT NULL AND name <> 'alembic_version'")
-        )
+        rows = connection.execute(text("SELECT name, sql FROM sqlite_master WHERE sql IS NOT NULL"))
         return {row.name: _clauses(row.sql) for row in rows}
 
 
@@ -40,19 +38,35 @@ def _clauses(sql: str) -> list[str]:
     return [head.strip(), *sorted(clause.strip() for clause in clauses)]
 
 
+_COLUMNS = """
+SELECT table_name, column_name, data_type, character_maximum_length, is_nullable, column_default
+FROM information_schema.columns WHERE table_schema = 'public' ORDER BY table_name, column_name
+"""
+_REST = (
+    "SELECT indexname, indexdef FROM pg_indexes WHERE schemaname = 'public' ORDER BY indexname",
+    "SELECT conrelid::regclass::text, conname, contype, pg_get_constraintdef(oid) FROM pg_constraint"
+    " WHERE connamespace = 'public'::regnamespace ORDER BY conname, 1",
+)
+
+
 def test_migrations_build_exactly_the_tables_in_postgresql_too(postgres: "Server") -> None:
-    with postgres.database() as url:
-        engine = open_database(url)
-        with engine.connect() as connection:
-            different = compare_metadata(MigrationContext.configure(connection), metadata)
+    with postgres.database(empty=True) as older, postgres.database(empty=True) as newer:
+        migrated, created = open_database(older), open_database(newer)
+        upgrade(migrated)
+        migrate(created)
+        with migrated.connect() as one, created.connect() as other:
+            for query in (_COLUMNS, *_REST):
+                assert one.execute(text(query)).all() == other.execute(text(query)).all()
+            different = compare_metadata(MigrationContext.configure(one), metadata)
         assert [(what, one.name) for what, one in different] == [("add_fk", "fk_usage_batch_id")]  # SQLite's only
-        engine.dispose()
+        migrated.dispose()
+        created.dispose()
 
 
 def test_migrations_build_exactly_the_tables(tmp_path: Path) -> None:
     migrated, created = open_database(tmp_path / "a.db"), open_database(tmp_path / "b.db")
-    migrate(migrated)
-    metadata.create_all(created)
+    upgrade(migrated)
+    migrate(created)
     assert _schema(migrated) == _schema(created)
     with migrated.connect() as connection:
         assert compare_metadata(MigrationContext.configure(connection), metadata) == []
@@ -74,13 +88,10 @@ def test_the_newest_revision_is_the_one_alembic_sees() -> None:
     assert packaged_heads() == set(scripts.get_heads())
 
 
-def test_nothing_to_migrate_loads_no_alembic(tmp_path: Path) -> None:
-    engine = open_database(tmp_path / "a.db")
-    migrate(engine)
-    engine.dispose()
+def test_a_new_database_and_a_current_one_load_no_alembic(tmp_path: Path) -> None:
     code = (
         "import sys; from pathlib import Path; from steelyard.storage.database import migrate, open_database;"
-        "migrate(open_database(Path(sys.argv[1]))); print('alembic' in sys.modules)"
+        "engine = open_database(Path(sys.argv[1])); migrate(engine); migrate(engine); print('alembic' in sys.modules)"
     )
     done = subprocess.run(
         [sys.executable, "-c", code, str(tmp_path / "a.db")], capture_output=True, text=True, check=True
