@@ -4,7 +4,7 @@ A `HotUrl` serves on whatever wire: over ASGI it is the application's callable, 
 """
 
 import asyncio
-from collections.abc import Callable, Coroutine
+from collections.abc import Awaitable, Callable, Coroutine
 from typing import Any, Protocol
 
 import structlog
@@ -45,6 +45,8 @@ class Exchange:
     session = b""  # as a header names it
     fallbacks = b""
     reuse = b""
+    render: Callable[[int, Event], bytes]
+    """The form's own: asked with every event."""
     _bill: Callable[[Usage], Bill]
     _quote: Quote
     _final: bytes | None = None  # the piece after which nothing follows
@@ -63,11 +65,14 @@ class Exchange:
         self._body_bytes = 0
 
     async def order(self) -> Order:
-        body = await self._wire.body()
+        body = self._wire.body()
+        if not isinstance(body, bytes):
+            body = await body
         if self.admission is not None and len(body) != self.held_bytes:
             self.held_bytes += self.admission.add(len(body) - self.held_bytes)
         self._wire.watch()
-        self.asked = await self._read(body)
+        read = self._read(body)
+        self.asked = read if isinstance(read, Asked) else await read
         if self.session:
             self.asked = self.asked.in_session(self.session)
         if self.fallbacks:
@@ -75,9 +80,10 @@ class Exchange:
         if self.reuse:
             self.asked = self.asked.with_reuse(self.reuse)
         self._form = self.asked.form
+        self.render = self._form.render
         return self.asked.order
 
-    async def _read(self, body: bytes) -> Asked:
+    def _read(self, body: bytes) -> Asked | Awaitable[Asked]:
         return self._dialect.read(body, self._heads, self._request_id, self._created_ns)
 
     @property
@@ -100,9 +106,6 @@ class Exchange:
             self._headers.append((REUSE_HEADER, quote.reuse.said.encode()))
         if self.asked.unknown:
             self._headers.append((b"x-steelyard-ignored", _header_text(",".join(self.asked.unknown))))
-
-    def render(self, sequence: int, event: Event) -> bytes:
-        return self._form.render(sequence, event)
 
     def closing(self, usage: Usage) -> bytes:
         if not self.asked.order.stream:

@@ -5,7 +5,7 @@ about a request (another place, a key that makes it happen once, a web page that
 Knows no dialect: what is served is a `Hot`.
 """
 
-from collections.abc import Mapping
+from collections.abc import Awaitable, Mapping
 from typing import Any
 
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE
@@ -223,14 +223,19 @@ class FastWire(Turn):
 
     # --- what the exchange asks (see Wire) --------------------------------------------------------------------------
 
-    async def body(self) -> bytes:
-        if self.more_body and self._size <= limits.BODY_BYTES_MAX:
-            if is_too_large(str(self._heads.get(b"content-length", b""), "latin-1")):
-                raise too_large()
-            if self._is_new and not self._pieces and self._heads.get(b"expect", b"").lower() == b"100-continue":
-                self._transport.write(_CONTINUE)
-            self._arrival = Signal()
-            await self._arrival
+    def body(self) -> bytes | Awaitable[bytes]:
+        return self._arriving() if self.more_body and self._size <= limits.BODY_BYTES_MAX else self._arrived()
+
+    async def _arriving(self) -> bytes:
+        if is_too_large(str(self._heads.get(b"content-length", b""), "latin-1")):
+            raise too_large()
+        if self._is_new and not self._pieces and self._heads.get(b"expect", b"").lower() == b"100-continue":
+            self._transport.write(_CONTINUE)
+        self._arrival = Signal()
+        await self._arrival
+        return self._arrived()
+
+    def _arrived(self) -> bytes:
         if self._size > limits.BODY_BYTES_MAX:
             raise too_large()
         pieces, self._pieces = self._pieces, []

@@ -13,7 +13,7 @@ from steelyard.gateway.exchange import at_the_border, id_headers
 from steelyard.gateway.messages_answer import MessageBody
 from steelyard.gateway.messages_dialect import NAMES, Messages
 from steelyard.gateway.messages_request import parse_count
-from steelyard.gateway.wire import AsgiWire, Heads, Receive, Scope, Send, Wire, answered, text_of
+from steelyard.gateway.wire import AsgiWire, Heads, Receive, Scope, Send, Wire, answered, body_of, text_of
 from steelyard.identity.keys import authenticate
 from steelyard.kernel import limits
 from steelyard.kernel.errors import CallerError, UpstreamError, bad_request, overloaded
@@ -47,7 +47,7 @@ class CountUrl:
         house = self._house
         snapshot = house.teller.snapshot
         authenticate(snapshot, self._dialect.authorization(heads))
-        parsed = parse_count(await wire.body(), request_id, text_of(heads, b"anthropic-beta"))
+        parsed = parse_count(await body_of(wire), request_id, text_of(heads, b"anthropic-beta"))
         model = find_model(snapshot, parsed.order.model)
         if self._running >= limits.COUNTS_AT_ONCE_MAX:
             raise overloaded("Too many prompts are being counted.")

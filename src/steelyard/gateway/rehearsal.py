@@ -11,7 +11,7 @@ from typing import Any
 import uvicorn
 from uvicorn.server import ServerState
 
-from steelyard.gateway.wire import AsgiWire, Heads, Receive, Scope, Send, Wire, answered
+from steelyard.gateway.wire import AsgiWire, Heads, Receive, Scope, Send, Wire, answered, body_of
 
 _TURNS_MAX = 50  # of the loop, until all must have been said
 _HOT = b"POST /hot HTTP/1.1\r\nhost: x\r\ncontent-length: 1\r\n\r\n"
@@ -25,7 +25,7 @@ class _Part:
     gone = False
 
     async def serve(self, wire: Wire, heads: Heads) -> None:
-        body = await wire.body()
+        body = await body_of(wire)
         wire.watch()
         if body == b"w":
             try:

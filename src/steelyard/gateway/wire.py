@@ -44,8 +44,9 @@ class Wire(Protocol):
     started: bool  # the head of the answer is fixed
     gone: bool
 
-    async def body(self) -> bytes:
-        """The whole request body. Raises CallerError 413 beyond the bound, 400 when the client leaves half-way."""
+    def body(self) -> bytes | Awaitable[bytes]:
+        """The whole request body, at once if it is here. Raises CallerError 413 beyond the bound, 400 when the client
+        leaves half-way."""
         ...
 
     def watch(self) -> None:
@@ -72,6 +73,12 @@ async def answered(wire: Wire, body: bytes) -> None:
         await sending
     if ending := wire.end():
         await ending
+
+
+async def body_of(wire: Wire) -> bytes:
+    """The whole body, whether it is here or not."""
+    body = wire.body()
+    return body if isinstance(body, bytes) else await body
 
 
 class AsgiWire:
