@@ -7,6 +7,7 @@ import msgspec
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from msgspec import Raw
 
 from steelyard.gateway import known_chat
 from steelyard.gateway.chat_request import ChatOrder, parse_chat
@@ -73,6 +74,7 @@ def told(asked: ChatOrder) -> tuple[Any, ...]:
 
 
 def list_of(params: dict[str, Any]) -> list[tuple[str, bytes]]:
+    assert msgspec.json.encode(params) == msgspec.json.encode({name: Raw(bytes(raw)) for name, raw in params.items()})
     return [(name, bytes(raw)) for name, raw in params.items()]
 
 
@@ -97,7 +99,8 @@ def test_what_is_passed_on_as_it_came_is_what_would_be_written(
 ) -> None:
     text = written(turns, separators, ascii_only)
     read = known_chat._turns_of(text)
-    assert is_canonical(text, read) == (msgspec.json.encode(read) == text and b"\\" not in text)
+    is_written_so = msgspec.json.encode(read) == text and b"\\" not in text
+    assert is_canonical(b":" + text + b"}", 1, len(text) + 1, read) == is_written_so
 
 
 @pytest.mark.parametrize(
@@ -119,14 +122,14 @@ def test_what_is_passed_on_as_it_came_is_what_would_be_written(
 )
 def test_a_text_of_another_form_is_written_anew(text: bytes) -> None:
     read = known_chat._turns_of(text)
-    assert not is_canonical(text, read)
+    assert not is_canonical(b'"' + text + b"]", 1, len(text) + 1, read)
     assert msgspec.json.encode(read) != text
 
 
 def test_every_character_that_needs_no_escape_may_pass() -> None:
     letters = "".join(map(chr, [*range(32, 0xD800), *range(0xE000, 0x11000)])).replace('"', "").replace("\\", "")
     text = '[{"role":"user","content":"' + letters + '"}]'
-    assert is_canonical(text.encode(), known_chat._turns_of(text))
+    assert is_canonical(text.encode(), 0, len(text.encode()), known_chat._turns_of(text))
     assert msgspec.json.encode(known_chat._turns_of(text)) == text.encode()
 
 

@@ -97,16 +97,16 @@ class PlainTurn(msgspec.Struct, forbid_unknown_fields=True):
     content: str
 
 
-def is_canonical(text: bytes, turns: list[PlainTurn]) -> bool:
-    """Whether turns that were read from this text are surely written like it: each with its role in front, and as long
-    as it must be, so that there is no room for blanks, escapes or anything twice."""
-    at = 1
+def is_canonical(body: bytes, at: int, end: int, turns: list[PlainTurn]) -> bool:
+    """Whether turns that were read from there are surely written like it: each with its role in front, and as long as
+    it must be, so that there is no room for blanks, escapes or anything twice."""
+    at += 1
     for turn in turns:
         begins, content = _BEGINS[turn.role], turn.content
-        if not text.startswith(begins, at):
+        if not body.startswith(begins, at):
             return False
         at += len(begins) + (len(content) if content.isascii() else len(content.encode())) + 3  # `"},` or `"}]`
-    return at == len(text)
+    return at == end
 
 
 def turns_of(messages: list[Message]) -> list[Turn]:

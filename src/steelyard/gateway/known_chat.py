@@ -16,7 +16,7 @@ from steelyard.kernel import limits
 
 _BEGIN, _END = b'"messages":', b"}]"
 _HOLE, _ONE_TURN = b"0", b'[{"role":"user","content":""}]'
-_LONG_BYTES = 16_384  # a body that is sooner compared with what we would write than written
+_LONG_BYTES = 16_384  # a body that is sooner compared with what we would write than copied and written
 _encode = msgspec.json.encode
 _turns_of = msgspec.json.Decoder(Annotated[list[PlainTurn], Meta(min_length=1, max_length=limits.MESSAGES_MAX)]).decode
 _fields_of = msgspec.json.Decoder(dict[str, Raw]).decode
@@ -49,13 +49,15 @@ class KnownChats:
             self._learn(body, at, end, around)
             return asked
         try:
-            turns = _turns_of(text := body[at:end])
+            text = body[at:end] if length < _LONG_BYTES else memoryview(body)[at:end]
+            turns = _turns_of(text)
         except (msgspec.DecodeError, UnicodeDecodeError):
             del self._known[around]
             return parse_chat(body, request_id)
         asked = known.asked
         params = asked.order.params.copy()
-        params["messages"] = Raw(text if length >= _LONG_BYTES and is_canonical(text, turns) else _encode(turns))
+        as_it_came = length >= _LONG_BYTES and is_canonical(body, at, end, turns)
+        params["messages"] = Raw(text if as_it_came else _encode(turns))
         tokens = known.tokens + plain_tokens_max(turns)
         order = msgspec.structs.replace(asked.order, request_id=request_id, params=params, prompt_tokens_max=tokens)
         return ChatOrder(order, asked.include_usage, asked.unknown, asked.tier)
