@@ -44,7 +44,7 @@ class Upstreams(dict[str, Upstream]):
         sealed = self._known.snapshot.credentials
         if sealed is not self._sealed:
             self._renew(sealed)
-        return super().__getitem__(name)
+        return self.get(name) or self.__missing__(name)
 
     def __missing__(self, name: str) -> Upstream:
         upstream = self[name] = ByKind(name, self._pool, self._key(name), self._workers)

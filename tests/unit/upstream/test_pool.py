@@ -77,6 +77,31 @@ async def test_chunks_split_anywhere_come_out_whole() -> None:
         await pool.close()
 
 
+async def test_what_has_come_already_is_not_waited_for() -> None:
+    """It comes while nobody looks: a reader who is busy sending what came before."""
+    go_on = asyncio.Event()
+
+    async def script(exchange: Exchange) -> None:
+        await exchange.send(HEAD + chunk(b"one"))
+        await go_on.wait()
+        await exchange.send(chunk(b"two"))
+        await go_on.wait()
+        await exchange.send(b"0\r\n\r\n")
+
+    pool = Pool()
+    async with asyncio.timeout(10), scripted(script) as server:
+        response = await pool.request(ask(server))
+        assert (await response.read(), response.take()) == (b"one", None)
+        go_on.set()
+        while not response._connection.complete:
+            await asyncio.sleep(0)
+        await response.more()
+        assert response.take() == b"two" and response.over
+        await response.more()
+        assert response.take() == b""
+        await pool.close()
+
+
 async def test_a_body_without_framing_ends_with_the_connection() -> None:
     async def script(exchange: Exchange) -> None:
         await exchange.send(b"HTTP/1.1 200 OK\r\n\r\nall of it")
