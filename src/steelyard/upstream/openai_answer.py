@@ -52,6 +52,7 @@ class _Delta(msgspec.Struct, frozen=True, gc=False):
     reasoning_details: Any = None  # OpenRouter, MiniMax: a list of pieces, some with a `text`
     refusal: str | None = None
     tool_calls: list[_Call] | None = None
+    role: Any = None
 
 
 _NOTHING = _Delta()
@@ -196,8 +197,12 @@ class Answer:
                 self._count(choice.usage)
         if chunk.usage is not None:
             self._count(chunk.usage)
-        elif len(choices) == 1 and (field := _only(choices[0])):
+        elif len(choices) == 1 and (field := _only(choices[0])) and not self._opens(choices[0]):
             self._runs.learn(field, data)
+
+    def _opens(self, choice: _Choice) -> bool:
+        """Whether the first words came with a role, as those behind them will hardly do."""
+        return self._tally.pieces + self._tally.thoughts == 1 and choice.delta is not None and bool(choice.delta.role)
 
     def _choice(self, choice: _Choice) -> None:
         delta, tally = choice.delta or choice.message or _NOTHING, self._tally
@@ -300,8 +305,9 @@ def _only(choice: _Choice) -> str:
     ):
         return ""
     texts = (delta.content, choice.text, delta.reasoning_content, delta.reasoning)
-    said = [field for field, text in zip(_TEXTS, texts, strict=True) if text]
-    return said[0] if len(said) == 1 else ""
+    if texts.count(None) + texts.count("") != len(texts) - 1:
+        return ""
+    return next(field for field, text in zip(_TEXTS, texts, strict=True) if text)
 
 
 def _thought(piece: Any) -> str:

@@ -116,20 +116,36 @@ def test_every_scene_is_read_alike(scene: str) -> None:
         assert heard(reads, Runs()) == heard(reads, NoRuns())
 
 
-def test_a_burst_is_two_events_to_the_parser_and_one_run() -> None:
-    """That it is not merely equal, but done: of 64 events the parser sees one."""
-    seen: list[bytes] = []
+class Watched(Answer):
+    """Keeps what its parser has seen."""
 
-    class Watched(Answer):
-        def take(self, data: bytes) -> None:
-            seen.append(data)
-            super().take(data)
+    __slots__ = ("seen",)
 
-    answer = Watched(ANY_VENDOR, ASKED)
-    stream = [chunk({"role": "assistant", "content": ""}), *(chunk({"content": f" t{n}"}) for n in range(64)), *END]
+    def __init__(self) -> None:
+        super().__init__(ANY_VENDOR, ASKED)
+        self.seen: list[bytes] = []
+
+    def take(self, data: bytes) -> None:
+        self.seen.append(data)
+        super().take(data)
+
+
+@pytest.mark.parametrize(
+    ("first", "others", "parsed"),
+    [
+        ({"role": "assistant", "content": ""}, {}, 2),
+        ({"role": "assistant", "content": "a"}, {}, 2),
+        ({"role": "assistant", "content": "a"}, {"role": "assistant"}, 2),
+        ({"content": "a"}, {}, 1),
+    ],
+)
+def test_of_a_burst_the_parser_sees_the_first_events_only(first: Any, others: Any, parsed: int) -> None:
+    """That it is not merely equal, but done: the others are one run."""
+    answer = Watched()
+    stream = [chunk(first), *(chunk({**others, "content": f" t{n}"}) for n in range(64)), *END]
     answer.hear(b"".join(b"data: " + json.dumps(each).encode() + b"\n\n" for each in stream))
-    assert len(seen) == 4
-    assert answer.events()[0].text == "".join(f" t{n}" for n in range(64))
+    assert len(answer.seen) == parsed + len(END)
+    assert answer.events()[0].text == first["content"] + "".join(f" t{n}" for n in range(64))
 
 
 @pytest.mark.parametrize("changes", ["id", "usage", "created"])
