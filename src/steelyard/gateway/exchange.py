@@ -31,6 +31,7 @@ from steelyard.rating.rate import charge_nano
 SESSION_HEADER = b"x-steelyard-session"
 FALLBACKS_HEADER = FALLBACKS.encode()
 REUSE_HEADER = b"x-steelyard-cache"
+_OWN_HEADERS = frozenset({SESSION_HEADER, FALLBACKS_HEADER, REUSE_HEADER})
 log = structlog.get_logger()
 
 
@@ -212,9 +213,10 @@ class HotUrl:
         """See `Hot`."""
         request_id = self._next_id()
         exchange = self._make(self._dialect, wire, heads, request_id, self._now_ns)
-        exchange.session = heads.get(SESSION_HEADER, b"")
-        exchange.fallbacks = heads.get(FALLBACKS_HEADER, b"")
-        exchange.reuse = heads.get(REUSE_HEADER, b"")
+        if not _OWN_HEADERS.isdisjoint(heads):
+            exchange.session = heads.get(SESSION_HEADER, b"")
+            exchange.fallbacks = heads.get(FALLBACKS_HEADER, b"")
+            exchange.reuse = heads.get(REUSE_HEADER, b"")
         return at_the_border(self._dialect, wire, request_id, self._paid(wire, heads, exchange))
 
     async def _paid(self, wire: Wire, heads: Heads, exchange: Exchange) -> None:

@@ -68,8 +68,7 @@ class FastProtocol(ExactProtocol):
                 self._unset_keepalive_if_required()
                 fast = FastWire(self, known.hot, known.heads, True)
                 self.cycle = self._active = fast  # type: ignore[assignment]
-                fast.take(body)
-                fast.complete()
+                fast.serve_whole(body)
                 return
         cycle, begins = self.cycle, not self._owes or not self._last_bytes
         super().data_received(data)
@@ -168,6 +167,7 @@ class FastWire(Turn):
         self._pieces: list[bytes] = []
         self._size = 0
         self._arrival: Signal[None] | None = None  # of the whole body, or of too much of it
+        self._leaving: Signal[None]  # the last piece
         self._head = b""  # of the answer, until it leaves
         self._chunked = self._ended = False
         self.begun = self.started = self.gone = False
@@ -185,6 +185,13 @@ class FastWire(Turn):
         self._pieces.clear()
         if self._arrival is not None:
             self._arrival.give(None)
+
+    def serve_whole(self, body: bytes) -> None:
+        """Serve a request that came in one piece, its head and a body that is not too long."""
+        self.more_body = False
+        self._size = len(body)
+        self._pieces.append(body)
+        self.begin()
 
     def complete(self) -> None:
         """The request is whole."""
@@ -270,17 +277,30 @@ class FastWire(Turn):
                     piece += _END
             elif head:
                 piece = head + piece
-            leaving: Signal[None] = Signal()
-            protocol.front.outbox.send(transport, piece, leaving.bring)
-            return self._left(leaving)
-        return self._left(None)
+            leaving = self._leaving = Signal()
+            protocol.front.outbox.send(transport, piece, self._written)
+            return leaving
+        return self._left()
 
-    async def _left(self, leaving: Signal[None] | None) -> None:
+    def _written(self) -> None:
+        """The piece is with the transport: nearly always that means with the system."""
+        leaving, protocol = self._leaving, self._protocol
+        if protocol.flow.write_paused or self._transport.is_closing():
+            Run(self._tell_left(leaving), protocol.loop, _let_go).start()
+        else:
+            leaving.give()
+
+    async def _tell_left(self, leaving: Signal[None]) -> None:
         try:
-            if leaving is not None:
-                await leaving
-            if self._protocol.flow.write_paused or self._transport.is_closing():
-                await self._protocol.left()
+            await self._left()
+        except ClientGone as error:
+            leaving.fail(error)
+        else:
+            leaving.give()
+
+    async def _left(self) -> None:
+        try:
+            await self._protocol.left()
         except ClientGone:
             self.gone = True
             raise
@@ -294,3 +314,7 @@ class FastWire(Turn):
         self.response_complete = True
         self._protocol.answered(self)
         return None
+
+
+def _let_go(run: Run) -> None:
+    """It has told whoever waited."""

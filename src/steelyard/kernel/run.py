@@ -141,29 +141,19 @@ class Signal(Generic[T]):
     def wanted(self) -> bool:
         return self.resume is not None or self._future is not None
 
-    def bring(self: "Signal[None]") -> None:
-        """`give` for one that carries nothing."""
-        self.give(None)
-
-    def give(self, value: T) -> None:
-        """Bring it; of several the first counts."""
-        if not self._brought:
-            self._brought, self._value = True, value
-            if (resume := self.resume) is not None:  # under a run
-                self.resume = None
-                resume()
-            else:
-                self._bring()
-
     def fail(self, error: BaseException) -> None:
         """Bring an error: the await raises it."""
         if not self._brought:
-            self._brought, self._error = True, error
-            self._bring()
+            self._error = error
+            self.give()
 
-    def _bring(self) -> None:
-        resume, self.resume = self.resume, None
-        if resume is not None:
+    def give(self, value: T | None = None) -> None:
+        """Bring it; of several the first counts."""
+        if self._brought:
+            return
+        self._brought, self._value = True, value
+        if (resume := self.resume) is not None:  # under a run
+            self.resume = None
             resume()
         elif self._future is not None and not self._future.done():
             self._future.set_result(None)
