@@ -23,6 +23,7 @@ from bench.lab.draw import bars
 from bench.lab.replay import (
     DISTINCT,
     OUTPUT_TOKENS,
+    REPEATING,
     REQUESTS,
     TEXT_TOKENS,
     TEXTS,
@@ -58,13 +59,17 @@ Measured = dict[str, dict[str, Any]]
 NAIVE, BF16 = "transformers fp32, one by one", "transformers bf16, one by one"
 BATCHED, PREFIX = "+ continuous batching", "+ prefix cache"
 LEADER, ANSWERS = "+ leader first", "+ exact-answer cache"
+DRAFTS = "+ speculation (off in the next rung)"
+REPEATS, DRAFTED = "answers that repeat the prompt, one by one", "the same with speculation"
 UNREPEATED = "no repeats: leader first"
 NAIVE_SERVER, BF16_SERVER = "32-way: FastAPI + fp32 + lock", "32-way: FastAPI + bf16 + lock"
 OUR_SERVER = "32-way: steelyard"
-ORDER = (NAIVE, BF16, BATCHED, PREFIX, LEADER, ANSWERS, UNREPEATED, NAIVE_SERVER, BF16_SERVER, OUR_SERVER)
-AGAINST = {UNREPEATED: NAIVE, BF16_SERVER: NAIVE_SERVER, OUR_SERVER: NAIVE_SERVER}
+ORDER = (NAIVE, BF16, BATCHED, PREFIX, LEADER, DRAFTS, ANSWERS, UNREPEATED, NAIVE_SERVER, BF16_SERVER, OUR_SERVER)
+ORDER += (REPEATS, DRAFTED)
+AGAINST = {UNREPEATED: NAIVE, REPEATS: "", DRAFTED: "", BF16_SERVER: NAIVE_SERVER, OUR_SERVER: NAIVE_SERVER}
 """With what a rung is compared that is not the first of the ladder's."""
-BEFORE = {BF16: NAIVE, BATCHED: BF16, PREFIX: BATCHED, LEADER: PREFIX, ANSWERS: LEADER, OUR_SERVER: BF16_SERVER}
+BEFORE = {BF16: NAIVE, BATCHED: BF16, PREFIX: BATCHED, LEADER: PREFIX, DRAFTS: LEADER, ANSWERS: LEADER}
+BEFORE |= {OUR_SERVER: BF16_SERVER, DRAFTED: REPEATS}
 
 
 def installed() -> Path | None:
@@ -133,7 +138,7 @@ def weighed(child: Child, ask: Callable[[], Done]) -> dict[str, Any]:
 class Up:
     """`steelyard up` in a directory of its own. `leaderless`: its scheduler lets nobody wait for a leader."""
 
-    def __init__(self, folder: Path, *, leaderless: bool) -> None:
+    def __init__(self, folder: Path, *, leaderless: bool, speculate: str) -> None:
         self.port, self._log = free_port(), folder / "up.log"
         path = [str(Path(__file__).parent / "lab" / "leaderless")] if leaderless else []
         environment = {
@@ -143,7 +148,7 @@ class Up:
             "COLUMNS": "200",
         }
         command = [sys.executable, "-m", "steelyard.cli.main", "up", "--data", str(folder / "data")]
-        command += ["--port", str(self.port)]
+        command += ["--port", str(self.port), "--speculate", speculate]
         everywhere = frozenset(os.sched_getaffinity(0))
         self.child = Child(command, everywhere, self._log, environment, says_ready=False)
         deadline = time.monotonic() + 300
@@ -167,14 +172,21 @@ class Up:
     def ask(self, asked: Sequence[Conversation], at_once: int, header: str = "") -> dict[str, Any]:
         return weighed(self.child, lambda: put(self.port, self.key, self.model, asked, at_once, OUTPUT_TOKENS, header))
 
+    def drafts(self) -> dict[str, int | None]:
+        """What the engine drafted since it started, and what of it was accepted."""
+        command = [sys.executable, "-m", "steelyard.cli.main", "engine", "show", "local", "--json"]
+        command += ["--data", str(self._log.parent / "data")]
+        told = json.loads(subprocess.run(command, capture_output=True, text=True, check=True).stdout)
+        return {name: told[name] for name in ("drafted_tokens", "accepted_tokens")}
+
     def texts(self) -> list[str]:
         return put(self.port, self.key, self.model, TEXTS, 1, TEXT_TOKENS).texts
 
 
 @contextmanager
-def up(*, leaderless: bool = False) -> Iterator[Up]:
+def up(*, leaderless: bool = False, speculate: str = "off") -> Iterator[Up]:
     with tempfile.TemporaryDirectory() as folder:
-        running = Up(Path(folder), leaderless=leaderless)
+        running = Up(Path(folder), leaderless=leaderless, speculate=speculate)
         try:
             yield running
         finally:
@@ -223,6 +235,20 @@ def measure_leader(measured: Measured, model: Path) -> None:
         measured[LEADER] |= {"texts": running.texts(), "engine": running.engine, "rss_mb": rss_mb(running.child.pid)}
 
 
+def measure_drafts(measured: Measured, model: Path) -> None:
+    with up(speculate="lookup") as running:
+        measured[DRAFTS] = running.ask(replay(repeats=True), AT_ONCE)
+        time.sleep(1)  # it tells of itself twice a second
+        measured[DRAFTS] |= running.drafts() | {"texts": running.texts()}
+
+
+def measure_repeating(measured: Measured, model: Path) -> None:
+    for label, how in ((REPEATS, "off"), (DRAFTED, "lookup")):
+        with up(speculate=how) as running:
+            running.ask(REPEATING[:1], 1)
+            measured[label] = running.ask(REPEATING, 1)
+
+
 def measure_answers(measured: Measured, model: Path) -> None:
     with up() as running:
         measured[ANSWERS] = running.ask(replay(repeats=True), AT_ONCE, CACHE)
@@ -244,11 +270,13 @@ PARTS: Mapping[str, Callable[[Measured, Path], None]] = {
     "batching": measure_batching,
     "prefix": measure_prefix,
     "leader": measure_leader,
+    "speculation": measure_drafts,
     "answers": measure_answers,
     "no-repeats": measure_unrepeated,
     "naive-server": measure_naive_server,
     "bf16-server": measure_bf16_server,
     "our-server": measure_our_server,
+    "repeating": measure_repeating,
 }
 
 
@@ -333,9 +361,8 @@ def main() -> int:
         f"{REQUESTS} requests, {AT_ONCE} at once, greedy, one system prompt (prompt of {prompt} tokens in all), up to "
         f"{OUTPUT_TOKENS} output tokens; {DISTINCT} questions, the last {REQUESTS - DISTINCT} repeat the first"
     )
-    not_there = ["speculation (prompt lookup): no engine of ours has it yet"]
-    write(FILE, report.record() | {"workload": workload, "not_there": not_there, "figures": rows, "measured": measured})
-    print(f"\n{workload}\n\n{table(rows)}\n\nNot there: {'; '.join(not_there)}.", flush=True)
+    write(FILE, report.record() | {"workload": workload, "figures": rows, "measured": measured})
+    print(f"\n{workload}\n\n{table(rows)}", flush=True)
     shown = {row["label"]: row["tokens_per_s"] for row in rows}
     PICTURE.write_text(
         bars("Output tokens/s, from naive to everything on", f"{report.record()['machine']}", shown), "utf-8"

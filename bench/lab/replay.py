@@ -61,6 +61,22 @@ TEXTS: list[Conversation] = [
 ]  # fmt: skip
 
 
+_SENTENCES = (
+    "The old miller counts his sacks of {} by the river every evening before the bell rings.",
+    "The price of {} is four coins per sack, and five coins per sack when the harbour is closed.",
+)
+REPEATING: list[Conversation] = [
+    [
+        {
+            "role": "user",
+            "content": "Repeat this text exactly, word for word: " + " ".join(_SENTENCES).format(thing, thing),
+        }
+    ]
+    for thing in _THINGS
+]
+"""Asked one after the other: answers that are in their prompts."""
+
+
 def conversation(number: int, *, shared: bool = True) -> Conversation:
     """Question `number` under the one system prompt, or under one that begins differently for each."""
     system = SYSTEM if shared else f"Case {number:04d}. {SYSTEM}"
