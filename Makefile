@@ -24,6 +24,9 @@ STEPS ?= 10000
 JOBS ?= 1
 ARGS ?=
 
+# Where this is set, each of the hundreds of processes that a run of the suite starts compiles all its sources again.
+export PYTHONDONTWRITEBYTECODE :=
+
 BENCHES := $(filter-out bench-__init__ bench-report bench-house bench-crash bench-ladder,$(patsubst bench/%.py,bench-%,$(wildcard bench/*.py)))
 
 .PHONY: up install dev clients test test-uvicorn check format prove prove-sqlite prove-postgres crash bench simulate lock clean

@@ -210,6 +210,11 @@ class Platform:
     def wallet(self, name: str) -> Any:
         return self.get(f"/admin/v1/wallets/{name}", self.operator_key)
 
+    def requests(self) -> int:
+        """How many are posted."""
+        found = self.get("/admin/v1/usage?by=tenant", self.operator_key)["groups"]
+        return sum(int(row["requests"]) for row in found)
+
     def admin(self, path: str, body: dict[str, Any]) -> Any:
         """POST to the admin API."""
         request = urllib.request.Request(f"{self.url}/admin/v1/{path}", json.dumps(body).encode())

@@ -64,10 +64,6 @@ class Ask(threading.Thread):
         return str(json.loads(self.body)["error"]["code"])
 
 
-def requests(platform: Platform) -> int:
-    return int(platform.run("margin", "--by", "tenant")[0]["requests"])
-
-
 def asked(platform: Platform, max_tokens: int) -> Ask | None:
     """An answer of the platform; None while it restarts."""
     ask = Ask(platform, max_tokens)
@@ -77,7 +73,7 @@ def asked(platform: Platform, max_tokens: int) -> Ask | None:
 
 
 def test_a_worker_killed_in_mid_answer_leaves_one_charge_and_a_clear_409(running: Platform) -> None:
-    before = requests(running)
+    before = running.requests()
     first = Ask(running, 3000)
     first.start()
     wait_for(lambda: first.texts >= 3, "the stream to speak", 60)
@@ -89,12 +85,12 @@ def test_a_worker_killed_in_mid_answer_leaves_one_charge_and_a_clear_409(running
     receipt = running.get(f"/v1/receipts/{first.headers['x-request-id']}", running.api_key)
     assert receipt["end"] == "worker_died"
     assert receipt["amount_nano"] > 0
-    wait_for(lambda: requests(running) == before + 1, "one request to be posted")
+    wait_for(lambda: running.requests() == before + 1, "one request to be posted")
     assert json.loads(steelyard("verify", "--json", data=running.data).stdout)["ok"] is True
 
 
 def test_books_killed_in_mid_answer_keep_the_claim_and_get_the_answer(running: Platform) -> None:
-    before = requests(running)
+    before = running.requests()
     first = Ask(running, 80)
     first.start()
     wait_for(lambda: first.texts >= 3, "the stream to speak", 60)
@@ -106,11 +102,11 @@ def test_books_killed_in_mid_answer_keep_the_claim_and_get_the_answer(running: P
     assert (again.status, again.headers["idempotent-replayed"]) == (200, "true")
     assert again.body == first.body
     assert again.headers["x-request-id"] == first.headers["x-request-id"]
-    wait_for(lambda: requests(running) == before + 1, "one request to be posted")
+    wait_for(lambda: running.requests() == before + 1, "one request to be posted")
     running.stop()
     running.start()
-    before = requests(running)
+    before = running.requests()
     later = wait_for(lambda: asked(running, 80), "the restarted platform to answer")
     assert (later.body, later.headers["idempotent-replayed"]) == (first.body, "true")
     assert json.loads(steelyard("verify", "--json", data=running.data).stdout)["ok"] is True
-    assert requests(running) == before
+    assert running.requests() == before

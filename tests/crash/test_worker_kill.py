@@ -67,7 +67,7 @@ def running(kind: str, tmp_path: Path):
 
 @pytest.mark.parametrize("kind", ["worker", "engine", "engine_openvino", "books"])
 def test_a_kill_in_mid_stream_settles_every_request_once(running: Platform, kind: str) -> None:
-    before = running.run("margin", "--by", "tenant")[0]["requests"]
+    before = running.requests()
     streams = [Stream(running, number, 80 if kind == "books" else 3000) for number in range(STREAMS)]
     for stream in streams:
         stream.start()
@@ -101,7 +101,7 @@ def test_a_kill_in_mid_stream_settles_every_request_once(running: Platform, kind
             assert receipt["end"] == "upstream_error"
             assert receipt["output_tokens"] >= stream.texts, "each event held a token, and all that came is billed"
     wait_for(lambda: running.wallet("demo")["held_nano"] == 0, "no hold to be left")
-    wait_for(lambda: running.run("margin", "--by", "tenant")[0]["requests"] == before + STREAMS, "each to count once")
+    wait_for(lambda: running.requests() == before + STREAMS, "each to count once")
     assert json.loads(steelyard("verify", "--json", data=running.data).stdout)["ok"] is True
 
     def answers_again() -> bool:

@@ -38,11 +38,12 @@ def one_request(customers: Customers, number: int) -> str | None:
     client = customers.of(kind)
     try:
         if kind in {"stream", "cut"}:
+            leave_at = None
             if kind == "cut":
-                asked["max_tokens"] = 200
+                asked["max_tokens"], leave_at = 200, random.randrange(2, 6)
             with client.chat.completions.create(**asked, stream=True) as stream:
                 for place, _ in enumerate(stream):
-                    if kind == "cut" and place == random.randrange(2, 6):
+                    if place == leave_at:
                         break
                 return str(stream.response.headers["x-request-id"])
         if kind == "pair":
