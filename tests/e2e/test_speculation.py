@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import msgspec
@@ -9,6 +10,7 @@ import pytest
 from msgspec import Raw
 from tests.e2e.conftest import LLAMA_CPP, OPENVINO_HERE
 from tests.e2e.local_engine import Engine, adapter, answer, params, running
+from tests.platform import Platform, wait_for
 
 from steelyard.engines.choice import OPENVINO, XLLAMACPP
 from steelyard.engines.leash import LOCAL_UPSTREAM
@@ -129,3 +131,27 @@ async def test_logprobs_have_one_entry_per_token_or_are_refused(pair: Pair, upst
     for one, other in zip(*told, strict=True):
         assert one["token"] == other["token"]
         assert one["logprob"] == pytest.approx(other["logprob"], abs=1e-3), "with 8 bits of cache it was 0.05"
+
+
+async def test_the_bill_counts_the_answer_and_the_operator_sees_the_drafts(
+    tmp_path: Path, llama_cpp: Engine, upstream: LlamaCpp
+) -> None:
+    platform = Platform(tmp_path / "data", "--engine", XLLAMACPP, "--speculate", "lookup").start()
+    try:
+        asked = {"messages": [{"role": "user", "content": REPEAT}], "temperature": 0, "max_tokens": 64}
+        model = llama_cpp.greeting["model"]
+        answered, request_id = await asyncio.to_thread(platform.post, "/v1/chat/completions", {"model": model, **asked})
+        receipt = await asyncio.to_thread(platform.posted_receipt, request_id)
+        _, without = await answer(upstream, llama_cpp.offer, params(REPEAT), 64)
+        assert receipt["output_tokens"] == answered["usage"]["completion_tokens"] == without.usage.output
+        assert receipt["prompt_tokens"] == without.usage.prompt
+
+        def drafts() -> dict[str, Any] | None:
+            seen: dict[str, Any] = platform.run("engine", "show", LOCAL_UPSTREAM)
+            return seen if seen["accepted_tokens"] and not seen["running"] else None
+
+        seen = await asyncio.to_thread(wait_for, drafts, "the drafts to be told")
+        assert seen["drafted_tokens"] > seen["accepted_tokens"] > 0
+        assert (seen["kind"], seen["state"]) == (XLLAMACPP, "running")
+    finally:
+        assert platform.stop() == 0
