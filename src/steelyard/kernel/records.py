@@ -158,7 +158,7 @@ class Granted(JournalRecord, frozen=True):
 # --- what is asked ------------------------------------------------------------------------------------------------
 
 
-class Order(Record, frozen=True):
+class Order(Record, frozen=True, gc=False):
     """One request, stripped of its dialect.
 
     `params` is the canonical form: the fields of an OpenAI chat request, a superset of every dialect. Dialects
@@ -194,7 +194,7 @@ class Order(Record, frozen=True):
     reuse: str = ""  # his word about answers that were given before, see upstream.answer_cache; empty: none
 
 
-class Terms(Record, frozen=True):
+class Terms(Record, frozen=True, gc=False):
     """The money set aside for an order, before an offer is chosen."""
 
     model: Model
@@ -205,7 +205,7 @@ class Terms(Record, frozen=True):
     priced_ns: int  # the moment whose prices count
 
 
-class Quote(Record, frozen=True):
+class Quote(Record, frozen=True, gc=False):
     """What the conductor found out before it called: the money set aside and the terms."""
 
     caller: Caller
