@@ -14,17 +14,18 @@ from tests.platform import Platform, wait_for
 
 from steelyard.engines.choice import OPENVINO, XLLAMACPP
 from steelyard.engines.leash import LOCAL_UPSTREAM
+from steelyard.kernel.clock import SystemClock
 from steelyard.kernel.directory import DataDir
-from steelyard.kernel.engines import EngineLoad, EngineSeen
+from steelyard.kernel.engines import EngineLoad
 from steelyard.kernel.errors import UpstreamError
 from steelyard.kernel.records import Event
 from steelyard.processes import engine_files
 from steelyard.upstream.llama_cpp import LlamaCpp
 
 FLOUR = "The price of flour is four coins per sack, and the price of wheat is three coins per sack."
-REPEAT = f"Repeat this text exactly, word for word: The old miller counts his sacks by the river. {FLOUR}"
+REPEAT = f"Repeat this text exactly, word for word: {FLOUR}"
 ASKED = (REPEAT, "ha ha ha he ha ha ha he ha ha")
-TOKENS = 24
+TOKENS = 16
 
 
 class Pair(NamedTuple):
@@ -55,17 +56,14 @@ async def upstream() -> AsyncIterator[LlamaCpp]:
 
 
 async def load(engine: Engine) -> EngineLoad:
-    """What it tells of itself when nothing runs there any more: the same twice."""
-    last: EngineSeen | None = None
+    """What it tells of itself from now on, when nothing runs there."""
+    now_ns = SystemClock().now_ns()
     async with asyncio.timeout(20):
         while True:
-            await asyncio.sleep(0.02)
             seen = engine_files.seen(DataDir(engine.data), LOCAL_UPSTREAM)
-            if seen is None or seen.load is None or seen.load.running or (last and seen.seen_ns == last.seen_ns):
-                continue
-            if last is not None and seen.load == last.load:
+            if seen is not None and seen.seen_ns > now_ns and seen.load is not None and not seen.load.running:
                 return seen.load
-            last = seen
+            await asyncio.sleep(0.02)
 
 
 async def both(pair: Pair, upstream: LlamaCpp, asked: dict[str, Raw], max_tokens: int) -> tuple[str, Event]:
@@ -92,7 +90,7 @@ async def test_greedy_answers_are_the_same_alone_and_together(pair: Pair, upstre
         for name in ("decode_tokens", "drafted_tokens", "accepted_tokens")
     )
     assert written == 2 * len(ASKED) * TOKENS, "a draft is no token of an answer"
-    assert 10 < accepted < drafted
+    assert 4 < accepted < drafted
     assert not (await load(pair.plain)).drafted_tokens
 
 
@@ -113,7 +111,6 @@ async def test_a_form_is_kept_and_a_seed_draws_the_same(pair: Pair, upstream: Ll
     assert msgspec.json.decode(text) == {"s": FLOUR}
     if pair.name == OPENVINO:  # llama.cpp draws otherwise with drafts; each draw is as fair
         await both(pair, upstream, params("Say something.", temperature=1.2, seed=7), 24)
-    await both(pair, upstream, params(REPEAT, presence_penalty=0.5, frequency_penalty=0.2), 32)
 
 
 async def test_logprobs_have_one_entry_per_token_or_are_refused(pair: Pair, upstream: LlamaCpp) -> None:
