@@ -23,8 +23,11 @@ from steelyard.processes import engine_files
 from steelyard.upstream.llama_cpp import LlamaCpp
 
 FLOUR = "The price of flour is four coins per sack, and the price of wheat is three coins per sack."
-REPEAT = f"Repeat this text exactly, word for word: {FLOUR}"
-ASKED = (REPEAT, "ha ha ha he ha ha ha he ha ha")
+HOUSE = "The red house stands by the red river, and the red bridge leads over the red river to the red house."
+REPEAT, ALSO = (f"Repeat this text exactly, word for word: {text}" for text in (FLOUR, HOUSE))
+ASKED = (REPEAT, ALSO)
+"""Answers without a near tie: the next best token is 0.37 nats away or more. Sums of several tokens at once are rounded
+otherwise than those of one, so that one of 0.08 nats falls to either side, with drafts and without."""
 TOKENS = 16
 
 
@@ -84,12 +87,15 @@ async def test_greedy_answers_are_the_same_alone_and_together(pair: Pair, upstre
     together = await asyncio.gather(*(answer(upstream, pair.drafting.offer, one, TOKENS) for one in asked))
     assert [text for text, _ in alone] == [text for text, _ in together]
     assert {(last.finish, last.usage.output) for _, last in together} == {("length", TOKENS)}
+    await answer(
+        upstream, pair.drafting.offer, params("ha ha ha he ha ha ha he ha ha", ignore_eos=True), TOKENS
+    )  # in vain
     after = await load(pair.drafting)
     written, drafted, accepted = (
         (getattr(after, name) or 0) - (getattr(before, name) or 0)
         for name in ("decode_tokens", "drafted_tokens", "accepted_tokens")
     )
-    assert written == 2 * len(ASKED) * TOKENS, "a draft is no token of an answer"
+    assert written == (2 * len(ASKED) + 1) * TOKENS, "a draft is no token of an answer"
     assert 4 < accepted < drafted
     assert not (await load(pair.plain)).drafted_tokens
 
