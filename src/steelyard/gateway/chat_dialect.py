@@ -5,7 +5,7 @@ from steelyard.gateway.dialect import Asked
 from steelyard.gateway.errors import error_body, error_headers
 from steelyard.gateway.known_chat import KnownChats
 from steelyard.gateway.left import openai_rates
-from steelyard.gateway.wire import Headers, Heads
+from steelyard.gateway.wire import Headers, Heads, text_of
 from steelyard.kernel.errors import CallerError
 from steelyard.kernel.left import Left
 
@@ -18,8 +18,7 @@ class Chat:
         self._known = KnownChats()
 
     def authorization(self, heads: Heads) -> str | None:
-        value = heads.get(b"authorization")
-        return None if value is None else str(value, "latin-1")
+        return text_of(heads, b"authorization")
 
     def read(self, body: bytes, heads: Heads, request_id: bytes, created_ns: int) -> Asked:
         parsed = self._known.read(body, request_id)

@@ -57,12 +57,7 @@ def header_block(headers: dict[str, str]) -> bytes:
 def form_of(head: bytes) -> bytes:
     """What kind of body follows, in lower case and without parameters: of repeated content types the last; empty when
     none is told."""
-    lines = head[: head.find(b"\r\n\r\n")].lower()
-    at = lines.rfind(b"\ncontent-type:")
-    if at < 0:
-        return b""
-    end = lines.find(b"\n", at + 1)
-    return lines[at + 14 : end if end >= 0 else None].partition(b";")[0].strip()
+    return header_of(head, b"content-type").partition(b";")[0].strip().lower()
 
 
 def header_of(head: bytes, name: bytes) -> bytes:
