@@ -35,7 +35,9 @@ def asked(arguments: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--only", help="shapes, comma-separated: " + ", ".join(SHAPES))
     parser.add_argument("--peers", help="whom to measure beside: parts of their names, or none; all unless --only")
     parser.add_argument(
-        "--variants", default="", help="of ours: asgi, off (the accounting), vendor (an upstream that bills)"
+        "--variants",
+        default="",
+        help="of ours: asgi, off (the accounting), vendor (an upstream that bills), limits (per minute)",
     )
     parser.add_argument("--seconds", type=float, help="of each trial, after its warm-up")
     parser.add_argument("--runs", type=int, default=RUNS_MIN)
@@ -45,7 +47,7 @@ def asked(arguments: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--profile", metavar="FILE", help="run the worker under cProfile and leave its figures there")
     options = parser.parse_args(arguments)
     options.whole = options.only is None and options.peers is None and not options.profile and options.runs >= RUNS_MIN
-    options.variants = "asgi,off,vendor" if options.whole else options.variants
+    options.variants = "asgi,off,vendor,limits" if options.whole else options.variants
     options.ours = [label for label, launch in OURS.items() if launch[-1] in options.variants or label == "steelyard"]
     options.shapes = options.only.split(",") if options.only else list(SHAPES)
     options.peers = options.peers.split(",") if options.peers else ["none"] if options.only or options.profile else [""]
@@ -69,9 +71,13 @@ class Bench:
         wrap = ("-m", "cProfile", "-o", self.options.profile) if self.options.profile else ()
         for label in self.options.ours:
             self.subjects.append(self.place.ours(label, wrap))
-            if label == "steelyard" and "vendor" in self.options.variants:
-                vendor = replace(self.subjects[-1], label=f"{label}, vendor upstream", model=platform.VENDOR_MODEL)
-                self.subjects.append(vendor)
+            if label != "steelyard":
+                continue
+            own = self.subjects[-1]
+            if "vendor" in self.options.variants:
+                self.subjects.append(replace(own, label=f"{label}, vendor upstream", model=platform.VENDOR_MODEL))
+            if "limits" in self.options.variants:
+                self.subjects.append(replace(own, label=f"{label}, limits per minute", key=self.place.platform.limited))
 
     def run(self) -> None:
         """Every subject in every shape, in turn, as often as asked. Raises SystemExit when the books of a turn are

@@ -17,11 +17,14 @@ from steelyard.cli.desk import Line
 from steelyard.kernel.directory import DataDir
 
 MODEL, UPSTREAM, TENANT = "mock", "mock", "acme"
+LIMITED = "beta"
+"""Another tenant, with limits per minute that are never reached."""
 VENDOR_MODEL, VENDOR = "mock-vendor", "mock-vendor"
 """The same upstream as somebody who bills by the token: he is asked for a stream, so that what he counts is known."""
 WORKER = ("-m", "steelyard.processes.worker")
 VARIANT = ("-m", "bench.lab.variant")
 _MONEY = "9000000"
+_PER_MINUTE = {"rpm": 1_000_000, "tpm": 1_000_000_000}
 _SETTLE_S, _VERIFY_S = 300, 900
 _IDLE = 0.02  # of a core
 _BY_THE_HOUR = """cpu_hour = "0.10"
@@ -49,8 +52,11 @@ _VENDOR_PRICES = _prices(VENDOR_MODEL, VENDOR, _BY_THE_TOKEN)
 
 
 class Keys(NamedTuple):
+    """`limited` belongs to the tenant with limits per minute."""
+
     customer: str
     operator: str
+    limited: str
 
 
 def tell(data: DataDir, op: str, payload: dict[str, Any]) -> Any:
@@ -60,17 +66,20 @@ def tell(data: DataDir, op: str, payload: dict[str, Any]) -> Any:
 
 
 def furnish(root: Path, upstream_port: int) -> Keys:
-    """Two models at the mock with prices and costs, a rich tenant with a key, and an operator, in running books."""
+    """Two models at the mock with prices and costs, two rich tenants with a key each, and an operator, in running
+    books."""
     data = DataDir(root)
     tell(data, "prices.load", {"text": _PRICES + _VENDOR_PRICES})
-    tell(data, "tenant.add", {"name": TENANT})
-    tell(data, "wallet.topup", {"tenant": TENANT, "amount": _MONEY})
+    for tenant in (TENANT, LIMITED):
+        tell(data, "tenant.add", {"name": tenant})
+        tell(data, "wallet.topup", {"tenant": tenant, "amount": _MONEY})
+    tell(data, "limit.set", {"tenant": LIMITED} | _PER_MINUTE)
     counts = {"context_tokens": 1_000_000, "max_output_tokens": 8192, "default_max_tokens": 512}
     for model, upstream in ((MODEL, UPSTREAM), (VENDOR_MODEL, VENDOR)):
         names = {"name": model, "upstream": upstream, "upstream_model": MODEL, "kind": "openai"}
         tell(data, "model.register", names | counts | {"address": f"127.0.0.1:{upstream_port}"})
-    customer = tell(data, "key.add", {"tenant": TENANT, "name": "bench"})
-    return Keys(str(customer["key"]), str(tell(data, "operator.add", {"name": "bench"})["key"]))
+    customer, limited = (tell(data, "key.add", {"tenant": one, "name": "bench"})["key"] for one in (TENANT, LIMITED))
+    return Keys(str(customer), str(tell(data, "operator.add", {"name": "bench"})["key"]), str(limited))
 
 
 class Platform:
@@ -84,7 +93,8 @@ class Platform:
         self.books = Child(
             [sys.executable, "-m", "steelyard.processes.books", "--data", str(root)], cores.rest, self._log
         )
-        self.key = furnish(root, upstream_port).customer
+        keys = furnish(root, upstream_port)
+        self.key, self.limited = keys.customer, keys.limited
 
     def command(self, op: str, payload: dict[str, Any]) -> Any:
         return tell(self.data, op, payload)

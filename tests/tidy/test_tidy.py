@@ -55,6 +55,12 @@ def test_file_is_small_opens_with_its_purpose_and_is_well_named(path: Path) -> N
     assert not POOR_NAMES.search(path.stem), path.stem
 
 
+def test_a_bound_has_one_value() -> None:
+    """A name of kernel/limits.py that is given twice would silently mean its second value everywhere."""
+    found = re.findall(r"^([A-Z_0-9]+)\b[^=]*=", (SOURCE / "kernel" / "limits.py").read_text(encoding="utf-8"), re.M)
+    assert sorted(set(found)) == sorted(found)
+
+
 @pytest.mark.parametrize("path", HAND_WRITTEN, ids=place)
 def test_functions_are_small(path: Path) -> None:
     for node in functions(path):

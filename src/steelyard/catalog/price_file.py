@@ -243,8 +243,8 @@ def _rate(entry: dict[str, Any]) -> TariffDraft:
     if bought == paid:
         raise Wrong("to", f"is {paid} like 'from'. Write what one {bought} is worth in another currency")
     text, pico = decimal_in(entry, "rate")
-    if not 0 < pico <= limits.RATE_MAX * PICO_PER_UNIT:
-        raise Wrong("rate", f"must be above 0 and at most {limits.RATE_MAX}. Write what one {bought} is in {paid}")
+    if not 0 < pico <= limits.FX_RATE_MAX * PICO_PER_UNIT:
+        raise Wrong("rate", f"must be above 0 and at most {limits.FX_RATE_MAX}. Write what one {bought} is in {paid}")
     line = TariffLine(Meter.MONEY, text, pico, NANO_PER_UNIT)
     return TariffDraft(RATE, bought, paid, effective_from_in(entry), (line,), text_in(entry, "source"))
 
