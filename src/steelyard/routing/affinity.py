@@ -31,7 +31,7 @@ class Affinity:
 
     def __init__(self) -> None:
         self._index = PrefixIndex()
-        self._prompts: OrderedDict[bytes, Prompt] = OrderedDict()  # by request, from the choice to the call
+        self.prompts: OrderedDict[bytes, Prompt] = OrderedDict()  # by request, from the choice to the call
 
     def look(self, order: Order, caller: Caller, offers: Sequence[Offer], now_ns: int) -> list[Likely]:
         """What to expect of each of these offers. Where there is no choice, or nothing to go by, all are alike."""
@@ -40,9 +40,9 @@ class Affinity:
         prompt = prompt_of(order, caller)
         if not prompt.chain and not prompt.session:
             return [UNKNOWN] * len(offers)
-        self._prompts[order.request_id] = prompt
-        if len(self._prompts) > limits.SLOTS_PER_WORKER:
-            self._prompts.popitem(last=False)  # of one that was never called
+        self.prompts[order.request_id] = prompt
+        if len(self.prompts) > limits.SLOTS_PER_WORKER:
+            self.prompts.popitem(last=False)  # of one that was never called
         return self._likely(prompt, offers, now_ns)
 
     def expected(self, order: Order, caller: Caller, offers: Sequence[Offer], now_ns: int) -> list[Likely]:
@@ -56,12 +56,12 @@ class Affinity:
 
     def called(self, request_id: bytes, offer: Offer, now_ns: int) -> Use | None:
         """The request goes to this offer."""
-        prompt = self._prompts.get(request_id)
+        prompt = self.prompts.get(request_id)
         return None if prompt is None else self._index.use(prompt, offer.id, now_ns)
 
     def ended(self, request_id: bytes) -> None:
         """The request goes nowhere else."""
-        self._prompts.pop(request_id, None)
+        self.prompts.pop(request_id, None)
 
     def answered(self, use: Use, usage: Usage) -> None:
         """The upstream's own counts of a whole answer."""

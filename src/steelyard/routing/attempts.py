@@ -6,8 +6,7 @@ how to put on record that another is called, come in.
 """
 
 import asyncio
-from collections import deque
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from types import TracebackType
 from typing import Protocol, Self
 
@@ -22,7 +21,6 @@ from steelyard.routing.prefix import Use
 from steelyard.routing.router import Router
 
 Said = tuple[int, Event, Usage]
-_NOTHING: Iterator[Said] = iter(())
 
 
 class Speech(Protocol):
@@ -46,7 +44,7 @@ class Served:
     """The answer of the first of these offers that begins to speak: entering the context waits for that, leaving it
     closes the call. Entering raises UpstreamError of the last that was tried."""
 
-    __slots__ = ("_call", "_order", "_over", "_quotes", "_router", "_said", "_speech", "_use", "_ways", "quote")
+    __slots__ = ("_call", "_heard", "_order", "_over", "_quotes", "_router", "_speech", "_use", "_ways", "quote")
 
     def __init__(self, router: Router, order: Order, quotes: Sequence[Quote], ways: Ways) -> None:
         self.quote = quotes[0]  # who is asked
@@ -55,17 +53,17 @@ class Served:
         self._quotes = quotes
         self._ways = ways
         self._over = False  # it has said all
-        self._said: Iterator[Said] = _NOTHING  # heard already, to be handed out first
+        self._heard: list[Said] = []  # to be handed out first, from its end
         self._call: Call | None = None
         self._speech: Speech | None = None
         self._use: Use | None = None
 
     async def __aenter__(self) -> Self:
-        router, clock, left, fault = self._router, self._ways.clock, deque(self._quotes), ""
+        router, clock, left, fault = self._router, self._ways.clock, self._quotes, ""
         router.asked()
         try:
             for moves in range(limits.ATTEMPTS_MAX):
-                quote = left.popleft()
+                quote, left = left[0], left[1:]
                 if moves:
                     await asyncio.sleep(pause_s(self._order.request_id, moves))
                     self._ways.move(quote, fault)
@@ -76,7 +74,7 @@ class Served:
                         await self._first_of_several(speech)
                     else:  # as long as its connection lives
                         said = await speech.__anext__()
-                        self._said = iter((said,))
+                        self._heard = [said]
                         self._ways.heard(said[2])
                         self._spoke()
                     return self
@@ -86,14 +84,15 @@ class Served:
                     await self._close(error)
                     fault = str(error.fault)
                     while left and not router.may_move(left[0].offer, clock.monotonic_ns()):
-                        left.popleft()
+                        left = left[1:]
                     if alone or not left or error.fault not in ELSEWHERE:
                         raise
                 except BaseException:
                     await self._close(None)
                     raise
         finally:
-            router.affinity.ended(self._order.request_id)
+            if router.affinity.prompts:
+                router.affinity.ended(self._order.request_id)
         raise AssertionError("the last try returns or raises")
 
     def _ask(self, quote: Quote) -> Speech:
@@ -102,7 +101,8 @@ class Served:
         whole = quote.is_whole(order)
         tokens = (order.prompt_tokens_max + quote.max_tokens) * order.sequences
         self._call = self._router.begin(offer, tokens, now_ns, whole=whole)
-        self._use = self._router.affinity.called(order.request_id, offer, now_ns)
+        affinity = self._router.affinity
+        self._use = affinity.called(order.request_id, offer, now_ns) if affinity.prompts else None
         self._speech = speech = self._ways.call(quote, whole)
         return speech
 
@@ -126,7 +126,7 @@ class Served:
         except TimeoutError:
             message = f"did not begin to answer within {patience_s:g} s"
             raise UpstreamError(self.quote.offer.upstream, message, retryable=True) from None
-        self._said = iter(heard)
+        self._heard = heard[::-1]
 
     def _spoke(self) -> None:
         assert self._call is not None  # noqa: S101 - it was asked
@@ -147,8 +147,7 @@ class Served:
 
     def __anext__(self) -> Awaitable[Said]:
         assert self._speech is not None  # noqa: S101 - it was asked
-        said = next(self._said, None)
-        return self._speech.__anext__() if said is None else _now(said)
+        return _now(self._heard.pop()) if self._heard else self._speech.__anext__()
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None

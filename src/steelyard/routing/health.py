@@ -46,8 +46,11 @@ class Latency:
             self.p50 = self.p95 = max(1, sample_ns)
             return
         step = 256 if self.count < 16 else 96  # of 1024: coarse at first, then the last hundred samples count
-        self.p50 = _moved(self.p50, sample_ns, step, 512)
-        self.p95 = max(self.p50, _moved(self.p95, sample_ns, step, 973))
+        p50, p95 = self.p50, self.p95  # 512 and 973 of 1024 samples should be below them
+        p50 += p50 * step * (512 if sample_ns > p50 else 512 - _PARTS) // (_PARTS * _PARTS)
+        p95 += p95 * step * (973 if sample_ns > p95 else 973 - _PARTS) // (_PARTS * _PARTS)
+        self.p50 = p50 = p50 if p50 > 1 else 1
+        self.p95 = p95 if p95 > p50 else p50
 
     def median(self, now_ns: int) -> int:
         """0 when nothing was measured lately."""
@@ -108,11 +111,11 @@ class Habit:
         self.cached_parts = 0  # of 1024 of the prompt
         self.cpu_ns = self.energy_uj = 0  # of 1024 tokens, prompt and output
 
-    def note(self, order: Order, used: Usage) -> None:
-        """What one whole answer used."""
+    def note(self, order: Order, used: Usage) -> int:
+        """What one whole answer used. Returns how many tokens one sequence had."""
         bound, prompt = order.prompt_tokens_max * order.sequences or 1, used.prompt
         generated = used.generated
-        prompt_parts, output = min(_PARTS, _PARTS * prompt // bound), generated // order.sequences
+        prompt_parts, output = _PARTS * prompt // bound if prompt < bound else _PARTS, generated // order.sequences
         cached_parts = _PARTS * used.cached_input // (prompt or 1)
         cpu_ns = energy_uj = 0
         if used.cpu_ns or used.energy_uj:
@@ -122,18 +125,13 @@ class Habit:
             self.known = True
             self.prompt_parts, self.cached_parts, self.output = prompt_parts, cached_parts, output
             self.cpu_ns, self.energy_uj = cpu_ns, energy_uj
-            return
+            return output
         self.prompt_parts += (prompt_parts - self.prompt_parts) * 4 // 32
         self.cached_parts += (cached_parts - self.cached_parts) * 4 // 32
         self.output += (output - self.output) * 4 // 32
         self.cpu_ns += (cpu_ns - self.cpu_ns) * 4 // 32
         self.energy_uj += (energy_uj - self.energy_uj) * 4 // 32
-
-
-def _moved(quantile: int, sample: int, step: int, rank: int) -> int:
-    """`rank` of 1024 samples should be below."""
-    part = rank if sample > quantile else rank - _PARTS
-    return max(1, quantile + quantile * step * part // (_PARTS * _PARTS))
+        return output
 
 
 class OfferState:
@@ -269,24 +267,28 @@ class Call:
         self._whole = whole  # asked for an answer in one piece, of which the first event is the last
         self._began_ns = self._first_ns = now_ns
         self._over = False
-        self._probe = state.breaker(now_ns) == "half-open" and not state.probing
+        self._probe = bool(state.why) and not state.probing and state.breaker(now_ns) == "half-open"
         state.in_flight += 1
         state.probing = state.probing or self._probe
 
     def spoke(self, now_ns: int) -> None:
         """The first event came."""
+        state = self._state
         if not self._whole:
             self._first_ns = now_ns
-            self._state.first.note(now_ns - self._began_ns, now_ns)
-        self._state.worked()
+            state.first.note(now_ns - self._began_ns, now_ns)
+        if state.failures or state.error_parts:  # otherwise nothing is held against it
+            state.worked()
 
     def whole(self, order: Order, used: Usage, now_ns: int) -> None:
         """It came to its end and used this."""
-        tokens = used.generated // order.sequences
+        state = self._state
+        tokens = state.habit.note(order, used)
         if tokens >= limits.SPEED_TOKENS_MIN:
-            since_ns = self._first_ns + (self._state.first.median(now_ns) if self._whole else 0)
-            self._state.token.note(max(0, now_ns - since_ns) // tokens, now_ns)
-        self._state.habit.note(order, used)
+            said_ns, first = now_ns - self._first_ns, state.first
+            if self._whole and first.count:
+                said_ns -= first.median(now_ns)
+            state.token.note(said_ns // tokens if said_ns > 0 else 0, now_ns)
 
     def ended(self) -> None:
         """It is over, for whatever reason. The second time says nothing new."""

@@ -26,6 +26,8 @@ from steelyard.routing.scores import PARTS, View, scores
 
 log = structlog.get_logger()
 
+_BUDGET_MAX = limits.RETRIES_BURST * limits.RETRY_PARTS
+
 
 class Weigh(Protocol):
     """What each would cost, and leave (rating.estimate)."""
@@ -43,7 +45,7 @@ class Router:
         self._states: dict[int, OfferState] = {}
         self._closed: dict[str, tuple[int, str]] = {}  # upstream → until when its account is of no use, and why
         self.affinity = Affinity()
-        self._budget = limits.RETRIES_BURST * limits.RETRY_PARTS
+        self._budget = _BUDGET_MAX
         self._made: OrderedDict[bytes, Made] = OrderedDict()  # the last choices, oldest first
         self._asked_again: dict[str, int] = {}  # upstream → when an operator said so
         self.flagged = 0  # requests served at an expected loss
@@ -206,8 +208,8 @@ class Router:
 
     def asked(self) -> None:
         """A request came: a part of a try more may be repeated."""
-        most = limits.RETRIES_BURST * limits.RETRY_PARTS
-        self._budget = min(most, self._budget + limits.RETRY_PERCENT * limits.RETRY_PARTS // 100)
+        if self._budget < _BUDGET_MAX:
+            self._budget = min(_BUDGET_MAX, self._budget + limits.RETRY_PERCENT * limits.RETRY_PARTS // 100)
 
     def may_move(self, offer: Offer, now_ns: int) -> bool:
         """Whether a request that failed elsewhere may be tried here.

@@ -103,7 +103,7 @@ class Answer:
         self._output: int | None = None
         self._thought_tokens: int | None = None
 
-    def hear_whole(self, body: bytes) -> None:
+    def hear_whole(self, body: bytes) -> Event:
         """Never asked for."""
         raise UpstreamError(self._upstream, "answered without a stream of events")
 

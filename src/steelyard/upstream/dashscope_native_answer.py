@@ -113,7 +113,7 @@ class Answer:
         self._finish: str | None = None
         self._counts: Usage | None = None
 
-    def hear_whole(self, body: bytes) -> None:
+    def hear_whole(self, body: bytes) -> Event:
         """Never asked for."""
         raise UpstreamError(self._upstream, "answered without a stream of events")
 

@@ -71,15 +71,17 @@ class _Sole:
         return self._next()
 
     async def _next(self) -> Said:
-        events = self._events
+        events, event = self._events, None
         if events is None:
             order = self._order
             events = self._events = self._upstream.stream(
                 self._offer, order.params, self._max_tokens, order.request_id, self._whole
             )
-            if isinstance(events, Heard):
-                await events.begin()
-        if isinstance(events, Heard):
+            if isinstance(events, Heard) and (event := await events.begin()) is not None:
+                self._over = True  # it came in one piece
+        if event is not None:
+            pass
+        elif isinstance(events, Heard):
             event = None if events.dry else events.take()
             while event is None:
                 await events.more()

@@ -27,8 +27,8 @@ class Hearing(Protocol):
         """It was asked for in one piece."""
         ...
 
-    def hear_whole(self, body: bytes) -> None:
-        """Take all of it in. Raises UpstreamError when that is no answer."""
+    def hear_whole(self, body: bytes) -> Event:
+        """Take all of it in. Returns the only event. Raises UpstreamError when that is no answer."""
         ...
 
     def hear(self, read: bytes) -> None:
@@ -81,23 +81,29 @@ class Heard:
         return self
 
     async def __anext__(self) -> Event:
-        if self._response is None and not self.over:
-            await self.begin()
+        if self._response is None and not self.over and (event := await self.begin()) is not None:
+            return event
         while (event := self.take()) is None:
             await self.more()
         return event
 
-    async def begin(self) -> None:
-        """Ask, and wait for the head of the answer: all of it, if it was asked for in one piece and comes so. Raises
-        UpstreamError."""
+    async def begin(self) -> Event | None:
+        """Ask, and wait for the head of the answer; for all of it, if it was asked for in one piece and comes so: then
+        its only event is returned. Raises UpstreamError."""
         try:
             response = self._response = await self._pool.ask(self._to, self._body)
             form = form_of(response.head) if response.status == 200 else b""
             if form == b"text/event-stream":
-                return
+                return None
             if self._hearing.whole and form == b"application/json":
-                self._hearing.hear_whole(await response.body(limits.WHOLE_ANSWER_BYTES_MAX))
-                return
+                body, most = response.take() or b"", limits.WHOLE_ANSWER_BYTES_MAX
+                if not response.over:
+                    body += await response.body(most)
+                event = self._hearing.hear_whole(body[:most])
+                if not response.over:
+                    response.release()
+                self.over = True
+                return event
             raise self._voice.refusal(response, await response.body(limits.UPSTREAM_ERROR_BYTES_MAX))
         except UpstreamError as error:
             self._close()

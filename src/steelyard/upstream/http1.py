@@ -7,6 +7,7 @@ only what is asked for is looked at. Knows no pool, no retry and no dialect. Ans
 import asyncio
 import ssl
 from collections.abc import Callable
+from functools import lru_cache
 from typing import NamedTuple
 
 import httptools
@@ -57,18 +58,28 @@ def header_block(headers: dict[str, str]) -> bytes:
 def form_of(head: bytes) -> bytes:
     """What kind of body follows, in lower case and without parameters: of repeated content types the last; empty when
     none is told."""
-    return header_of(head, b"content-type").partition(b";")[0].strip().lower()
+    return _form_in(_line_of(head, b"\ncontent-type:"))
 
 
 def header_of(head: bytes, name: bytes) -> bytes:
     """The value of a header, of repeated ones the last; empty when there is none. `name` in lower case."""
+    return _line_of(head, b"\n%b:" % name)[len(name) + 2 :].strip()
+
+
+def _line_of(head: bytes, begins: bytes) -> bytes:
+    """The last line that begins so, in whatever case; `begins` with the end of the line before."""
     lines = head[: head.find(b"\r\n\r\n")]
-    at = lines.lower().rfind(b"\n%b:" % name)
+    at = lines.lower().rfind(begins)
     if at < 0:
         return b""
-    at += len(name) + 2
-    end = lines.find(b"\n", at)
-    return lines[at : end if end >= 0 else None].strip()
+    end = lines.find(b"\n", at + 1)
+    return lines[at : end if end >= 0 else None]
+
+
+@lru_cache(maxsize=64)
+def _form_in(line: bytes) -> bytes:
+    """An upstream writes this line the same for all its answers of a kind."""
+    return line.partition(b":")[2].partition(b";")[0].strip().lower()
 
 
 class Patience(NamedTuple):
@@ -90,9 +101,9 @@ class Connection(asyncio.Protocol):
     """
 
     __slots__ = (
-        *("answered", "complete", "head_done", "kept", "on_body", "over_s", "pieces", "resting", "since_s", "stale"),
-        *("status", "upstream", "used", "_error", "_feed", "_head", "_interim", "_on_end", "_on_lost", "_parser"),
-        *("_outbox", "_patience", "_paused", "_unread_bytes", "_signal", "_transport", "_wheel"),
+        *("answered", "complete", "head", "head_done", "kept", "on_body", "over_s", "pieces", "resting", "since_s"),
+        *("stale", "status", "upstream", "used", "_error", "_feed", "_head", "_interim", "_on_end", "_on_lost"),
+        *("_outbox", "_parser", "_patience", "_paused", "_unread_bytes", "_signal", "_transport", "_wheel"),
     )
 
     def __init__(
@@ -109,6 +120,7 @@ class Connection(asyncio.Protocol):
         self.since_s = 0.0  # loop time of the last read, or of becoming idle
         self.over_s: float | None = None  # since when nothing but the end of its answer is awaited, by nobody
         self.status = 0
+        self.head = b""  # of the answer as it came, and maybe what came with it; see `header_of`
         self.answered = False  # a byte of the current answer came
         self.head_done = False
         self.complete = False
@@ -123,7 +135,7 @@ class Connection(asyncio.Protocol):
         self.on_body = self.pieces.append  # called by the parser for each piece, without a frame of ours
         self._parser = httptools.HttpResponseParser(self)  # one for all answers: it begins anew behind each
         self._feed: Callable[[bytes], None] = self._parser.feed_data
-        self._head = b""
+        self._head = b""  # what came until it was whole
         self._interim = 0
         self._unread_bytes = 0
         self._paused = False
@@ -146,10 +158,11 @@ class Connection(asyncio.Protocol):
         transport = self._transport
         if transport is None or transport.is_closing():
             raise UpstreamError(self.upstream, "closed the connection", retryable=True)
-        if len(body) < _JOINED_BYTES:
-            self._outbox.send(transport, b"%b%d\r\n\r\n%b" % (head, len(body), body))
+        size = len(body)
+        if size < _JOINED_BYTES:
+            self._outbox.send(transport, b"%b%d\r\n\r\n%b" % (head, size, body))
         else:
-            transport.writelines((b"%b%d\r\n\r\n" % (head, len(body)), body))
+            transport.writelines((b"%b%d\r\n\r\n" % (head, size), body))
 
     def more(self) -> Signal[None]:
         """To be awaited for what is not there yet. Raises UpstreamError when nothing more will come."""
@@ -162,23 +175,16 @@ class Connection(asyncio.Protocol):
     def take(self) -> bytes:
         """The body bytes that came since the last time; there are some."""
         pieces = self.pieces
-        read = pieces.pop() if len(pieces) == 1 else b"".join(pieces)
+        read = pieces.pop()
         if pieces:
+            pieces.append(read)
+            read = b"".join(pieces)
             pieces.clear()
         if self._unread_bytes:
             self._unread_bytes = 0
             if self._paused:
                 self._go_on_reading()
         return read
-
-    @property
-    def head(self) -> bytes:
-        """The head of the answer as it came, and maybe what came with it; see `header_of`."""
-        head = self._head
-        if self._interim:
-            for _ in range(self._interim):
-                head = head[head.find(b"\r\n\r\n") + 4 :]
-        return head
 
     def when_ended(self, then: Callable[["Connection"], None]) -> None:
         """Call back once the answer has come to its end; what still comes of it is thrown away."""
@@ -326,6 +332,10 @@ class Connection(asyncio.Protocol):
             self._interim += 1
             return
         self.status = status
+        head = self._head
+        for _ in range(self._interim):
+            head = head[head.find(b"\r\n\r\n") + 4 :]
+        self.head = head
         self.head_done = True
         self.kept = self._parser.should_keep_alive()
 

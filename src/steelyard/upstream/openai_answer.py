@@ -162,10 +162,11 @@ class Answer:
             elif found.pieces:
                 self._take_run(found)
 
-    def hear_whole(self, body: bytes) -> None:
+    def hear_whole(self, body: bytes) -> Event:
         """See `hearing.Hearing`. A message says what the pieces of a stream say."""
         self.take(body)
         self.done = True
+        return self.end()
 
     def _take_run(self, run: Run) -> None:
         """What `_choice` does with such events, for all of them at once."""
@@ -207,7 +208,7 @@ class Answer:
     def _choice(self, choice: _Choice) -> None:
         delta, tally = choice.delta or choice.message or _NOTHING, self._tally
         text, reasoning = delta.content or choice.text or "", delta.reasoning_content or delta.reasoning or ""
-        if not reasoning and isinstance(delta.reasoning_details, list):
+        if delta.reasoning_details is not None and not reasoning and isinstance(delta.reasoning_details, list):
             reasoning = "".join(map(_thought, delta.reasoning_details))
         if self._vendor.may_repeat:
             texts, thoughts = self._growing
@@ -229,7 +230,7 @@ class Answer:
         if text or delta.refusal or delta.tool_calls:
             tally.pieces += 1
         if choice.finish_reason:
-            end = self._vendor.end_of(choice.finish_reason)
+            end = self._vendor.ends.get(choice.finish_reason, choice.finish_reason)
             if end == FAILED:
                 raise UpstreamError(self._upstream, f"ended its answer with {choice.finish_reason!r}", retryable=True)
             self._finish = end

@@ -34,7 +34,7 @@ _STREAM = {"stream": Raw(b"true"), "stream_options": Raw(b'{"include_usage":true
 
 FAILED = ""
 """An end by which the upstream says that it failed."""
-ENDS: Mapping[str, str] = {
+ENDS: dict[str, str] = {
     "function_call": "tool_calls",
     "eos": "stop",
     "stop_sequence": "stop",
@@ -90,7 +90,7 @@ class Vendor:
     """One vendor's ways.
 
     - `fields`: an order → the body. Raises UpstreamError 400 that names a field which cannot be carried over.
-    - `faults`: its statuses and codes; `ends`: its words for the end of an answer, beside those of everybody.
+    - `faults`: its statuses and codes; `ends`: canonical words for its ends of an answer, those of everybody included.
     - `headers`: further lines of every request; `token`: what is sent instead of the key.
     - `base`: where its API lies when an address names no path.
     - `chat_path`, `completion_path`: below the address; no completion path: conversations only.
@@ -103,7 +103,7 @@ class Vendor:
 
     fields: Callable[[Asked], dict[str, Any]] = fields_of
     faults: FaultTable = ANY
-    ends: Mapping[str, str] = field(default_factory=dict)
+    ends: Mapping[str, str] = field(default_factory=lambda: ENDS)
     headers: Mapping[str, str] = field(default_factory=dict)
     token: Token | None = None
     base: str = "/v1"
@@ -114,11 +114,6 @@ class Vendor:
     count: CountAt | None = None
     balance: BalanceAt | None = None
     hides_thoughts: bool = False
-
-    def end_of(self, word: str) -> str:
-        """The canonical word for an end, or FAILED."""
-        found = self.ends.get(word)
-        return ENDS.get(word, word) if found is None else found
 
 
 ANY_VENDOR = Vendor()
