@@ -76,8 +76,7 @@ async def paid_request(house: House, ask: Ask, answer: Answer) -> Settlement:
         end = End.REFUSED if 400 <= error.status < 500 else End.UPSTREAM_ERROR
         if not reading.started:
             raise
-        if sending := answer.send(answer.failing(error)):
-            await sending
+        await reading.fail(answer, error)
     except ClientGone:
         end = End.CLIENT_GONE
     except asyncio.CancelledError:
@@ -124,7 +123,7 @@ async def relay(house: House, order: Order, quotes: list[Quote], reading: Readin
         answer.begin(order, quote := speech.quote)
         async for sequence, event, total in speech:
             reading.hear(sequence, event.estimated, total)
-            if (piece := answer.render(sequence, event)) and (sending := reading.deliver(answer, piece, total)):
+            if (piece := answer.render(sequence, event)) and (sending := reading.pass_on(answer, piece, total)):
                 await sending
             if event.finish is not None and quote.lowered and at_cap(event, quote.max_tokens):
                 end = End.MONEY_ENDED

@@ -21,13 +21,13 @@ from steelyard.metering.slots import Slots, _at
 from steelyard.processes.tail import Tail
 
 _hold, _settle, _close, _recovered = Teller.hold, Teller.settle, Reading.close, recovery._closed
+_intend = Reading.intend
 _draw = Purse.draw
 
 
-async def _commit_before_send(reading: Reading, answer: Any, piece: bytes, usage: Any) -> None:
-    reading.intend(usage)
+def _commit_before_send(reading: Reading, usage: Any) -> None:
+    _intend(reading, usage)
     reading.commit(usage)
-    await answer.send(piece)
 
 
 def _watermark_ahead(tail: Tail) -> Position | None:
@@ -120,7 +120,7 @@ def _nothing_beyond(settled: Usage, heard: Usage | None) -> Usage | None:
 
 
 MUTANTS: dict[str, tuple[Any, str, Callable[..., Any]]] = {
-    "commit-before-send": (Reading, "deliver", _commit_before_send),
+    "commit-before-send": (Reading, "intend", _commit_before_send),
     "watermark-ahead": (Tail, "new_mark", _watermark_ahead),
     "release-on-settle-twice": (Teller, "settle", _release_twice),
     "hold-not-idempotent": (Teller, "hold", _hold_again),

@@ -125,7 +125,8 @@ class Signal(Generic[T]):
     """Something that will be brought once: `give(value)` or `fail(error)`, and one `await`.
 
     Under a `Run`, the awaiting coroutine goes on inside `give`: call it last, when everything is in order. What was
-    brought before the await is there without waiting. `wanted` tells whether somebody waits.
+    brought before the await is there without waiting. `wanted` tells whether somebody waits. Who needs no coroutine for
+    what he does then sets `resume`.
     """
 
     __slots__ = ("_brought", "_error", "_future", "_value", "resume")
@@ -140,6 +141,10 @@ class Signal(Generic[T]):
     @property
     def wanted(self) -> bool:
         return self.resume is not None or self._future is not None
+
+    @property
+    def failed(self) -> bool:
+        return self._error is not None
 
     def fail(self, error: BaseException) -> None:
         """Bring an error: the await raises it."""

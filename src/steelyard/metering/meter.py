@@ -9,10 +9,11 @@ from collections.abc import Awaitable, Callable
 from contextlib import suppress
 
 from steelyard.kernel.clock import Clock
-from steelyard.kernel.errors import BooksError, ClientGone, overloaded, unavailable
+from steelyard.kernel.errors import BooksError, ClientGone, UpstreamError, overloaded, unavailable
 from steelyard.kernel.quantities import Usage
 from steelyard.kernel.records import Order, Quote
 from steelyard.kernel.roles import Answer, Sending
+from steelyard.kernel.run import Signal
 from steelyard.kernel.settled import Closed, End, Moved, Opened
 from steelyard.kernel.thinking import thinking_of
 from steelyard.metering.energy import EnergyClocks, EnergyGauge, energy_uj, measured_between
@@ -126,7 +127,7 @@ class Meter:
 
 
 class Reading:
-    """One request in flight. `intend`, send, `commit` for every piece; `close` once."""
+    """One request in flight. `intend`, send, `commit` for every piece, by `pass_on` or `deliver`; `close` once."""
 
     __slots__ = (
         "_closed",
@@ -136,6 +137,7 @@ class Reading:
         "_guessed",
         "_heard",
         "_intended",
+        "_leaving",
         "_meter",
         "_monotonic_ns",
         "_opened_cpu_ns",
@@ -166,6 +168,7 @@ class Reading:
         self._guessed: set[int] = set()  # sequences whose latest counts are not their upstream's
         self._estimated = False  # of what was delivered
         self._first_token_ns = 0
+        self._leaving: Signal[None] | None = None  # of a piece that was passed on
         self._closed: Closed | None = None
         self._written = False  # the journal has the close record
 
@@ -199,8 +202,46 @@ class Reading:
         spent_uj = energy_uj(cpu_ns, self._watts_milli) if measured_uj is None else measured_uj
         return usage + Usage(cpu_ns=cpu_ns, energy_uj=spent_uj)
 
+    def pass_on(self, answer: Answer, piece: bytes, usage: Usage) -> Sending:
+        """As `deliver`, but to be awaited only where the customer takes more slowly than the upstream gives: the commit
+        comes when the piece has left, whoever runs then. One piece at a time is on its way."""
+        if self._leaving is not None:
+            return self._behind(answer, piece, usage)
+        self.intend(usage)
+        sending = answer.send(piece)
+        if isinstance(sending, Signal):
+            self._leaving = sending
+            sending.resume = self._has_left
+            return None
+        if sending is not None:
+            return self._delivered(sending, usage)
+        self.commit(usage)
+        return None
+
+    def _has_left(self) -> None:
+        """What was passed on has left user space; or it never will, which the next one to wait is told."""
+        leaving = self._leaving
+        if leaving is not None and not leaving.failed:
+            self._leaving = None
+            self.commit(self._intended)
+
+    async def _left(self) -> None:
+        """Return when all that was passed on has left. Raises ClientGone when it never will."""
+        leaving, self._leaving = self._leaving, None
+        if leaving is not None:
+            leaving.resume = None
+            await leaving
+            self.commit(self._intended)
+
+    async def _behind(self, answer: Answer, piece: bytes, usage: Usage) -> None:
+        await self._left()
+        if sending := self.deliver(answer, piece, usage):
+            await sending
+
     def deliver(self, answer: Answer, piece: bytes, usage: Usage) -> Sending:
-        """Send one piece, after which the customer has had `usage` in all."""
+        """Send one piece, after which the customer has had `usage` in all. To be awaited until it has left."""
+        if self._leaving is not None:
+            return self._behind(answer, piece, usage)
         self.intend(usage)
         if (sending := answer.send(piece)) is not None:
             return self._delivered(sending, usage)
@@ -210,6 +251,12 @@ class Reading:
     async def _delivered(self, sending: Awaitable[None], usage: Usage) -> None:
         await sending
         self.commit(usage)
+
+    async def fail(self, answer: Answer, error: UpstreamError) -> None:
+        """Tell a failure inside the answer, behind all that was passed on. Raises ClientGone."""
+        await self._left()
+        if sending := answer.send(answer.failing(error)):
+            await sending
 
     def intend(self, usage: Usage) -> None:
         """Before the send: cumulative counts over all sequences, the piece about to be sent included."""
@@ -237,7 +284,7 @@ class Reading:
         """
         if self._closed is not None:
             return self._closed
-        opened = self.opened
+        opened, self._leaving = self.opened, None  # the slot is soon another's: what leaves now is not counted
         cpu_ns, measured_uj = (0, None) if self._gauge.stands_still else (self._cpu_ns(), self._measured_uj())
         usage = settled_usage(opened, self.delivered, end, cpu_ns, self._watts_milli, measured_uj)
         self._closed = Closed(
