@@ -16,6 +16,7 @@ PATHS = {
     "overview": "/console",
     "requests": "/console/requests",
     "prices": "/console/prices",
+    "engines": "/console/engines",
     "playground": "/console/playground",
 }
 
@@ -123,6 +124,25 @@ def test_filters_and_paging_work_by_keyboard(open_page: Open) -> None:
     address = first.get_attribute("href")
     first.press("Enter")
     expect(page).to_have_url(re.compile(str(address)))
+
+
+def test_an_engine_is_drained_and_started_again(open_page: Open, site: Site) -> None:
+    if site.house is None:
+        pytest.skip("the engine on a GPU is the generated house's")
+    before = list(site.house.running)
+    page = open_page("/console/engines", java_script_enabled=False)
+    engine = page.locator("section.engine", has=page.get_by_role("heading", name="rack-2"))
+    expect(page.locator("section.engine", has_text="The local model").locator("form")).to_have_count(0)
+    engine.get_by_text("Drain or restart").press("Enter")
+    engine.get_by_label("Reason").fill("driver update")
+    engine.get_by_role("button", name="Drain").click()
+    expect(page.get_by_role("status")).to_have_text("rack-2 is drained: nothing new is sent to it.")
+    expect(engine.locator("header .end")).to_have_text("draining")
+    expect(engine).to_contain_text("driver update")
+    engine.get_by_text("Drain or restart").click()
+    engine.get_by_role("button", name="Start again").click()
+    expect(engine.locator("header .end")).to_have_text("running")
+    site.house.running = before
 
 
 def test_an_answer_streams_with_its_bill_and_settles(open_page: Open, site: Site) -> None:

@@ -14,6 +14,17 @@ from sqlalchemy import Connection, Engine, NullPool, create_engine, insert
 from steelyard.catalog.vendor_books import vendor_book
 from steelyard.console.play import Bill, Ended, Failed, PlayEvent, PlayOrder, Text
 from steelyard.kernel.clock import NS_PER_HOUR, NS_PER_MS, NS_PER_S, ManualClock, iso_from_ns
+from steelyard.kernel.engines import (
+    Energy,
+    EngineKind,
+    EngineKnown,
+    EngineLoad,
+    EngineSeen,
+    EngineSpec,
+    EngineStart,
+    EngineState,
+    Wanted,
+)
 from steelyard.kernel.errors import CallerError, unknown_model, wallet_empty
 from steelyard.kernel.ids import Ids, secret_hash, text_from_id
 from steelyard.kernel.money import pico_from_text, text_from_nano
@@ -27,7 +38,7 @@ from steelyard.rating.rate import charge_of, rate
 from steelyard.storage import tables
 
 OPERATOR_KEY = "sk-sy-op-0123456789ABCDEFGHJKMNPQRSTVWXYZ"
-NOW_NS = 1_795_473_632 * NS_PER_S  # 2026-11-23 21:20:32 UTC
+NOW_NS = 1_795_473_632 * NS_PER_S  # 2026-11-23 22:40:32 UTC
 TENANTS = ("demo", "acme", "云山科技", "<script>alert(1)</script>")
 MODELS = ("smollm2-135m-instruct", "qwen3-8b-instruct-2507")
 VENDOR_MODEL = "deepseek-flash"  # costs, and has no price: nobody can ask it
@@ -48,6 +59,7 @@ class FakeHouse:
     secret: bytes = bytes(range(32))
     pause_s: float = 0.0
     closed_early: int = 0
+    running: list[EngineKnown] = field(default_factory=lambda: [local_engine(), gpu_engine()])
     sick: dict[str, str] = field(default_factory=dict)  # models of upstreams → why their offers are left out
 
     @contextmanager
@@ -57,6 +69,21 @@ class FakeHouse:
 
     def left_out(self, offer: Offer) -> str:
         return self.sick.get(offer.upstream_model, "")
+
+    def engines(self) -> list[EngineKnown]:
+        return self.running
+
+    def drain_engine(self, name: str, reason: str) -> None:
+        self._want(name, wanted=Wanted.DRAINED, reason=reason)
+
+    def restart_engine(self, name: str, reason: str) -> None:
+        self._want(name, wanted=Wanted.RUN, reason=reason, generation=1)
+
+    def _want(self, name: str, **changes: object) -> None:
+        self.running = [
+            one._replace(spec=msgspec.structs.replace(one.spec, **changes)) if one.spec.name == name else one
+            for one in self.running
+        ]
 
     async def play(self, order: PlayOrder) -> AsyncGenerator[PlayEvent, None]:
         """Answers ANSWER word by word. The message "broke" finds an empty wallet, "break" an upstream that dies."""
@@ -102,6 +129,42 @@ class FakeHouse:
             hold_nano=2 * amount,
         )
         yield Ended(End.COMPLETE, request_id, receipt)
+
+
+def local_engine() -> EngineKnown:
+    """It measures nothing, and tells nothing of its key-value cache."""
+    load = EngineLoad(2, 3, None, 54_000, 31_000, 90_000, 36_000, 0, 0, waiting_batch=1)
+    seen = EngineSeen(
+        EngineState.RUNNING,
+        NOW_NS - NS_PER_S,
+        load=load,
+        busy_ns=1_200 * NS_PER_S,
+        up_ns=4_000 * NS_PER_S,
+        kind=EngineKind.OPENVINO,
+        model=MODELS[0],
+    )
+    start = EngineStart(NOW_NS - NS_PER_HOUR, NOW_NS - 4_000 * NS_PER_S, 3, "2 CPUs of x86_64; 8-bit weights", "off")
+    return EngineKnown(EngineSpec("local", EngineKind.OPENVINO, MODELS[0]), seen, start)
+
+
+def gpu_engine() -> EngineKnown:
+    """A vLLM server with a measured GPU; the command it was started with and its key are not for pages."""
+    spec = EngineSpec("rack-2", EngineKind.VLLM, MODELS[1], "Qwen/Qwen3-8B", gpus=("0",), token="gAAAAABsealed")
+    load = EngineLoad(12, 1, 420, 880_000, 410_000, 900_000, 610_000, 50_000, 30_000)
+    seen = EngineSeen(
+        EngineState.RUNNING,
+        NOW_NS,
+        address="127.0.0.1:30000",
+        command="VLLM_API_KEY=… vllm serve Qwen/Qwen3-8B",
+        reason=TENANTS[3],  # words of a stranger
+        load=load,
+        busy_ns=50 * NS_PER_S,
+        up_ns=100 * NS_PER_S,
+        energy=Energy.NVML,
+        busy_uj=21_000 * 10**6,
+        idle_uj=900 * 10**6,
+    )
+    return EngineKnown(spec, seen, EngineStart(NOW_NS - NS_PER_HOUR, NOW_NS - NS_PER_HOUR, 1))
 
 
 def price_of(model: str, tariff_id: int) -> Tariff:

@@ -20,11 +20,10 @@ from steelyard.cli.directory import is_held
 from steelyard.cli.epilog import examples
 from steelyard.cli.options import at_desk
 from steelyard.cli.show import Column, Show, count, energy_text, percent_text, words
-from steelyard.engines.leash import LOCAL_UPSTREAM
 from steelyard.kernel import limits
 from steelyard.kernel.address import address_of
-from steelyard.kernel.clock import NS_PER_S
-from steelyard.kernel.engines import ADDED, Energy, EngineKind, EngineSeen, EngineSpec, EngineState, Wanted
+from steelyard.kernel.clock import NS_PER_S, iso_from_ns
+from steelyard.kernel.engines import ADDED, Energy, EngineKind, EngineSeen, EngineSpec, EngineState, Wanted, state_at
 from steelyard.kernel.errors import CallerError, StartError, bad_request
 from steelyard.processes import engine_files
 from steelyard.processes.engine_command import check_extra, check_speculative, start_of
@@ -109,9 +108,7 @@ def engine_add(desk: Desk, show: Show, /, kind: str, no_wait: bool, **asked: Any
 @at_desk
 def engine_list(desk: Desk, show: Show) -> None:
     """Every engine with its state, its load and how much of the time it was busy; the local one first."""
-    local = engine_files.local(desk.data)
-    specs = [*([local] if local else []), *engine_files.specs(desk.data).values()]
-    rows = [_row(desk, spec) for spec in specs]
+    rows = [_row(desk, spec) for spec in (*engine_files.ours(desk.data), *engine_files.specs(desk.data).values())]
     show.rows(rows, _ROWS, "No engine is added: steelyard engine add vllm --model MODEL")
 
 
@@ -120,8 +117,8 @@ def engine_list(desk: Desk, show: Show) -> None:
 @at_desk
 def engine_show(desk: Desk, show: Show, name: str) -> None:
     """All that is known of the engine NAME: its command, its load, its tokens, its drafts, its energy."""
-    spec = engine_files.local(desk.data) if name == LOCAL_UPSTREAM else None
-    row = _row(desk, spec or engine_files.spec(desk.data, name))
+    own = {spec.name: spec for spec in engine_files.ours(desk.data)}
+    row = _row(desk, own.get(name) or engine_files.spec(desk.data, name))
     if show.as_json:
         show.json(row)
         return
@@ -135,7 +132,7 @@ def engine_show(desk: Desk, show: Show, name: str) -> None:
 @at_desk
 def engine_drain(desk: Desk, show: Show, name: str, reason: str) -> None:
     """Send nothing new to NAME, let its answers end, then stop it. `engine restart` brings it back."""
-    spec = _changed(desk, name, wanted=Wanted.DRAINED, reason=reason or "drained")
+    spec = engine_files.drain(desk.data, name, reason)
     show.say(f"{name} is drained: nothing new is sent to it.", _row(desk, spec))
 
 
@@ -145,9 +142,7 @@ def engine_drain(desk: Desk, show: Show, name: str, reason: str) -> None:
 @at_desk
 def engine_restart(desk: Desk, show: Show, name: str, reason: str) -> None:
     """Drain NAME and start it anew; an adopted one is looked at anew."""
-    spec = engine_files.spec(desk.data, name)
-    generation = spec.generation + 1
-    spec = _changed(desk, name, wanted=Wanted.RUN, reason=reason or "restarted", generation=generation)
+    spec = engine_files.restart(desk.data, name, reason)
     show.say(f"{name} is started anew once its answers have ended.", _row(desk, spec))
 
 
@@ -158,17 +153,11 @@ def engine_remove(desk: Desk, show: Show, name: str) -> None:
     """Drain NAME, stop it if it was started here, and forget it and its key. Its costs stay in the books."""
     engine_files.spec(desk.data, name)
     if is_held(desk.data):
-        _changed(desk, name, wanted=Wanted.REMOVED, reason="removed")
+        engine_files.change(desk.data, name, wanted=Wanted.REMOVED, reason="removed")
     else:
         desk.command("vendor.remove", {"upstream": name})
         engine_files.drop_spec(desk.data, name)
     show.say(f"{name} is removed.", {"name": name})
-
-
-def _changed(desk: Desk, name: str, **changes: Any) -> EngineSpec:
-    spec = msgspec.structs.replace(engine_files.spec(desk.data, name), **changes)
-    engine_files.put_spec(desk.data, spec)
-    return spec
 
 
 def _spec_of(desk: Desk, kind: EngineKind, asked: dict[str, Any]) -> tuple[EngineSpec, str]:
@@ -208,7 +197,7 @@ def _refuse(desk: Desk, known: dict[str, EngineSpec], name: str, asked: dict[str
         raise StartError(f"There are no books in {desk.data.root}. Start the platform with 'steelyard up'.")
     if not _NAME.fullmatch(name) or len(name) > limits.NAME_CHARACTERS_MAX:
         raise bad_request("--name has small letters, digits, dots and hyphens only.", "name")
-    if name in known or name == LOCAL_UPSTREAM:
+    if name in known or name in engine_files.OURS:
         raise CallerError(
             409, "engine_exists", f"There is an engine {name!r} already. Remove it, or give another --name."
         )
@@ -257,9 +246,9 @@ def _await(desk: Desk, show: Show, spec: EngineSpec, done: Callable[[EngineSeen]
 def _row(desk: Desk, spec: EngineSpec) -> dict[str, Any]:
     """What is wanted and what was seen, in plain values; no key, sealed or not."""
     seen = engine_files.seen(desk.data, spec.name)
-    state: str = seen.state.value if seen is not None and is_held(desk.data) else "not running"
-    if spec.wanted is not Wanted.RUN and state == EngineState.RUNNING:
-        state = EngineState.DRAINING.value
+    held = seen is not None and is_held(desk.data)
+    state = state_at(spec, seen, desk.clock.now_ns()).value if held else "not running"
+    start = engine_files.start(desk.data, spec.name)
     load = msgspec.to_builtins(seen.load) if seen is not None and seen.load is not None else {}
     return {
         **{field: value for field, value in msgspec.to_builtins(spec).items() if field not in _NOT_SHOWN},
@@ -269,6 +258,9 @@ def _row(desk: Desk, spec: EngineSpec) -> dict[str, Any]:
         "reason": (seen.reason if seen else "") or spec.reason,
         "address": (seen.address if seen else "") or spec.address,
         "command": seen.command if seen else "",
+        "started_at": iso_from_ns(start.last_ns) if start else None,
+        "restarts": start.starts - 1 if start else None,
+        "why": start.why if start else "",
         "busy_ns": seen.busy_ns if seen else 0,
         "up_ns": seen.up_ns if seen else 0,
         "energy": (seen.energy if seen else Energy.MODELLED).value,
@@ -277,10 +269,22 @@ def _row(desk: Desk, spec: EngineSpec) -> dict[str, Any]:
     }
 
 
+def _lanes(row: dict[str, Any]) -> str:
+    if row["waiting_batch"] is None:
+        return ""
+    return f" ({row['waiting'] - row['waiting_batch']:,} interactive, {row['waiting_batch']:,} batch)"
+
+
+def _started(row: dict[str, Any]) -> str:
+    if row["started_at"] is None:
+        return "not since the platform was started"
+    return f"{row['started_at']}, restarted {row['restarts']} times since the platform was started"
+
+
 _NOT_SHOWN = {"token", "command", "address", "reason"}
 EngineLoadFields = (
     *("running", "waiting", "kv_permille", "prefill_tokens", "decode_tokens", "cache_asked_tokens"),
-    *("cache_hit_tokens", "drafted_tokens", "accepted_tokens"),
+    *("cache_hit_tokens", "drafted_tokens", "accepted_tokens", "waiting_batch"),
 )
 
 
@@ -304,9 +308,11 @@ def _lines(row: dict[str, Any]) -> list[tuple[str, str]]:
         ("engine", f"{row['name']} ({row['kind']}{', adopted' if not row['command'] and row['address'] else ''})"),
         ("model", f"{row['model']} (there: {row['weights']})" if row["weights"] else row["model"]),
         ("state", f"{row['state']}{', ' + row['reason'] if row['reason'] else ''}"),
+        *((("chosen", row["why"]),) if row["why"] else ()),
+        ("started", _started(row)),
         ("address", row["address"] or "none yet"),
         *((("command", row["command"]),) if row["command"] else ()),
-        ("requests", f"{told('running')} running, {told('waiting')} waiting"),
+        ("requests", f"{told('running')} running, {told('waiting')} waiting{_lanes(row)}"),
         ("KV cache", kv),
         ("tokens", f"{told('prefill_tokens')} read, {told('decode_tokens')} written"),
         ("cache hits", share("cache_hit_tokens", "cache_asked_tokens")),

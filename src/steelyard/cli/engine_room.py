@@ -125,6 +125,7 @@ class EngineRoom:
         start_s = (spec.start_s or limits.ENGINE_START_S) + limits.START_S
 
         async def ready(greeting: str) -> None:
+            await asyncio.to_thread(engine_files.note_start, self._data, spec.name, self._clock.now_ns())
             await asyncio.to_thread(self._register, spec, json.loads(greeting))
 
         environment = {DATABASE_VARIABLE: ""}

@@ -13,11 +13,14 @@ from pathlib import Path
 
 from steelyard.cli.progress import Step, Steps
 from steelyard.cli.services import engine_service, openvino_service
-from steelyard.config import Settings
+from steelyard.config import Settings, directory_of
 from steelyard.engines.choice import AUTO, OPENVINO, Asked, Choice, choose, machine_here
 from steelyard.engines.converted import folder_of, kept
+from steelyard.engines.leash import LOCAL_UPSTREAM
+from steelyard.kernel.clock import SystemClock
 from steelyard.kernel.errors import StartError
 from steelyard.processes.child import Service
+from steelyard.processes.engine_files import note_start
 from steelyard.processes.supervisor import Supervisor
 from steelyard.upstream.weights import cache_directory, fetch
 
@@ -41,6 +44,7 @@ class LocalEngine:
     async def start(self, ready: Ready) -> None:
         """Raises StartError when no engine can be started."""
         settings = self._settings
+        why_not = ""
         choice = choose(machine_here(), asked_of(settings))
         model = settings.model or await self._fetch_weights()
         if choice.engine == OPENVINO:
@@ -49,12 +53,25 @@ class LocalEngine:
             except StartError as error:
                 if settings.engine != AUTO:
                     raise
+                why_not = f"OpenVINO did not start. {error}"
                 self._steps.print(f"Engine: OpenVINO did not start, so llama.cpp does. {error}")
             else:
                 return
         with self._steps.step("Engine", f"loading {model.name}") as step:
-            await self._supervisor.start(engine_service(settings, model, self._key, ready))
+            noted = self._noted(ready, why_not or choice.why)
+            await self._supervisor.start(engine_service(settings, model, self._key, noted))
             step.done(f"llama.cpp with {settings.threads} threads, {settings.slots} slots; {choice.why}")
+
+    def _noted(self, ready: Ready, why: str) -> Ready:
+        """The same, and every start of the engine is written down, with why it was taken."""
+        settings = self._settings
+
+        async def noted(greeting: str) -> None:
+            now_ns, facts = SystemClock().now_ns(), {"why": why, "speculate": settings.speculate}
+            await asyncio.to_thread(note_start, directory_of(settings), LOCAL_UPSTREAM, now_ns, **facts)
+            await ready(greeting)
+
+        return noted
 
     async def _fetch_weights(self) -> Path:
         with self._steps.step("Weights", "looking for the built-in model") as step:
@@ -68,7 +85,7 @@ class LocalEngine:
             with self._steps.step("Weights", "made for OpenVINO, once") as step:
                 await converted(model, folder, choice.kind, step)
                 step.done(str(folder))
-        service: Service = openvino_service(self._settings, folder, choice, self._key, ready)
+        service: Service = openvino_service(self._settings, folder, choice, self._key, self._noted(ready, choice.why))
         with self._steps.step("Engine", f"loading {folder.name}") as step:
             await self._supervisor.start(service)
             step.done(f"OpenVINO on {choice.why}")

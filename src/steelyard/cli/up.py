@@ -49,6 +49,7 @@ from steelyard.kernel.clock import SystemClock
 from steelyard.kernel.directory import DataDir
 from steelyard.kernel.errors import BooksError, SteelyardError
 from steelyard.kernel.offers import Capability
+from steelyard.processes import engine_files
 from steelyard.processes.supervisor import Supervisor
 from steelyard.upstream.gguf import read_gguf
 from steelyard.upstream.weights import MINILM, fetch
@@ -152,6 +153,7 @@ class Platform:
         (self._force if self._stop.is_set() else self._stop).set()
 
     async def _start(self) -> None:
+        engine_files.drop_starts(self._data)
         url_host = reachable_host(self._settings.host)
         url = f"http://{f'[{url_host}]' if ':' in url_host else url_host}:{self._settings.port}"
         with self._steps:
@@ -230,6 +232,8 @@ class Platform:
 
     async def _embedder_ready(self, greeting: str) -> None:
         told = json.loads(greeting)
+        why = "the embedding model beside the engine"
+        await asyncio.to_thread(engine_files.note_start, self._data, EMBEDDING_UPSTREAM, self._clock.now_ns(), why=why)
         await asyncio.to_thread(self._register_embedder, told["model"], told["address"], told["context_tokens"])
         self._embedder_address = told["address"]
 

@@ -13,7 +13,7 @@ from starlette.requests import Request
 from starlette.responses import RedirectResponse, Response
 from starlette.routing import Route
 
-from steelyard.console import overview, playground, prices, requests, sign_in
+from steelyard.console import engines, overview, playground, prices, requests, sign_in
 from steelyard.console.house import ConsoleHouse
 from steelyard.console.look import Border, look, secure
 from steelyard.console.sessions import Brake, Sessions
@@ -53,6 +53,10 @@ def console_app(house: ConsoleHouse, *, random_bytes: Callable[[int], bytes] = o
             page("/requests/live", requests.live),
             page("/requests/{request_id}", requests.detail),
             page("/prices", prices.show),
+            page("/engines", engines.show),
+            page("/engines/live", engines.live),
+            page("/engines/{name}/drain", engines.drain, "POST"),
+            page("/engines/{name}/restart", engines.restart, "POST"),
             page("/playground", playground.show),
             page("/playground", playground.ask, "POST"),
             page("/playground/stream", playground.stream, "POST"),

@@ -5,7 +5,7 @@ Amounts go through kernel.money; the page shows few decimals and keeps the exact
 
 from dataclasses import dataclass
 
-from steelyard.kernel.clock import NS_PER_HOUR, NS_PER_MS, NS_PER_S
+from steelyard.kernel.clock import NS_PER_HOUR, NS_PER_MS, NS_PER_S, iso_from_ns
 from steelyard.kernel.money import CURRENCIES, NANO_PER_UNIT, divide_half_even, money_from_nano
 from steelyard.kernel.quantities import Meter, Source
 from steelyard.kernel.settled import AmountLine
@@ -94,7 +94,7 @@ def percent(part: int, whole: int) -> str:
 
 
 def duration(ns: int) -> str:
-    """412 ms, 3.21 s, 2 min 05 s; a dash for nothing."""
+    """412 ms, 3.21 s, 2 min 05 s, 3 h 07 min, 2 d 05 h; a dash for nothing."""
     if ns <= 0:
         return NONE
     if ns < 10 * NS_PER_MS:
@@ -104,7 +104,15 @@ def duration(ns: int) -> str:
     if ns < 60 * NS_PER_S:
         return f"{_fixed(ns, NS_PER_S, 2)} s"
     minutes, seconds = divmod(ns // NS_PER_S, 60)
-    return f"{minutes} min {seconds:02d} s"
+    if minutes < 60:
+        return f"{minutes} min {seconds:02d} s"
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours} h {minutes:02d} min" if hours < 48 else f"{hours // 24} d {hours % 24:02d} h"
+
+
+def moment(ns: int) -> str:
+    """2026-11-23 21:20 UTC."""
+    return f"{iso_from_ns(ns)[:16].replace('T', ' ')} UTC"
 
 
 def energy(microjoules: int) -> str:

@@ -180,7 +180,7 @@ def _requests_panel(t: Words, key: str, series: Sequence[Series], stamp: str) ->
         top=figures.compact(chart.top),
         middle=figures.compact(chart.top // 2) if chart.top % 2 == 0 else "",
         bottom="0",
-        labels=_axis(columns),
+        labels=axis(columns),
         heads=[t(f"chart.when_{key}"), t("table.requests")],
         rows=[[c.label, figures.count(c.bar)] for c in reversed(columns) if c.bar],
     )
@@ -204,7 +204,7 @@ def _money_panel(t: Words, key: str, series: Series, stamp: str) -> Panel:
         top=figures.axis_money(chart.top, currency),
         middle=figures.axis_money(chart.top // 2, currency),
         bottom="0",
-        labels=_axis(columns),
+        labels=axis(columns),
         heads=[t(f"chart.when_{key}"), t("table.revenue"), t("table.cost"), t("overview.difference")],
         rows=[
             [c.label, *(figures.amount(nano, currency, 9).text for nano in (c.bar, c.line or 0, c.bar - (c.line or 0)))]
@@ -221,7 +221,7 @@ def _money_column(t: Words, point: Point, currency: str, stamp: str) -> Column:
     return Column(when, said, point.charge_nano, point.cost_nano)
 
 
-def _axis(columns: Sequence[Column]) -> list[str]:
+def axis(columns: Sequence[Column]) -> list[str]:
     """A few labels, first and last always among them."""
     if len(columns) <= _LABELS:
         return [column.label for column in columns]

@@ -15,7 +15,6 @@ from steelyard.catalog.standing import PriceRow, Standing, standing_at
 from steelyard.console import figures
 from steelyard.console.i18n import Words
 from steelyard.console.visits import Visit
-from steelyard.kernel.clock import iso_from_ns
 from steelyard.kernel.offers import Model, Offer
 from steelyard.kernel.records import Snapshot
 from steelyard.kernel.tariff import DAYS, Condition
@@ -34,7 +33,7 @@ def show(visit: Visit) -> Response:
     with house.books() as connection:
         kept = credentials(connection)
     view = {
-        "at": _moment(now_ns),
+        "at": figures.moment(now_ns),
         "models": [_model(words, snapshot, snapshot.models[name], now_ns) for name in sorted(snapshot.models)],
         "vendors": _vendors(visit, snapshot, kept),
         "command": "steelyard vendor",
@@ -67,8 +66,8 @@ def _block(words: Words, one: Standing, title: str) -> dict[str, object]:
         "title": title,
         "unit": unit,
         "version": one.version,
-        "since": _moment(one.effective_from_ns),
-        "next": _moment(one.next_ns) if one.next_ns else "",
+        "since": figures.moment(one.effective_from_ns),
+        "next": figures.moment(one.next_ns) if one.next_ns else "",
         "marginal": one.marginal,
         "source": one.source,
         "link": one.source.split(" ")[0].rstrip(",") if one.source.startswith("https://") else "",
@@ -142,10 +141,6 @@ def _key(words: Words, upstream: str, kept: Kept | None) -> str:
     if kept is None:
         return words("prices.key_none")
     return words("prices.key_set") if kept.shown == "set" else words("prices.key_shown", shown=kept.shown)
-
-
-def _moment(ns: int) -> str:
-    return f"{iso_from_ns(ns)[:16].replace('T', ' ')} UTC"
 
 
 def _health(words: Words, reasons: list[str]) -> str:

@@ -37,6 +37,11 @@ class Line:
         """Who waits or runs."""
         return self._scheduler.waiting + self._scheduler.running
 
+    @property
+    def waiting(self) -> tuple[int, int]:
+        """Who waits, and how many of them in the batch lane."""
+        return self._scheduler.waiting, self._scheduler.waiting_batch
+
     def come(self, who: Waits, wish: Wish) -> int:
         """The number by which he leaves. Raises QueueFull. `let_in` must follow."""
         number = self._scheduler.arrive(wish, self._clock.monotonic_ns())

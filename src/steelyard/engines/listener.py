@@ -19,6 +19,7 @@ from steelyard.engines.decoder import Broken, Decoder, Sequence
 from steelyard.engines.line import Line, wish_of
 from steelyard.engines.said import ALIVE, chunk, closing, failed, refusal
 from steelyard.kernel import limits
+from steelyard.kernel.engines import EngineLoad
 from steelyard.scheduling.wish import TURN_HEADER, Capacity, QueueFull, Turn, turn_from
 
 _WORDS = {
@@ -83,6 +84,11 @@ class Desk:
         self._line = Line(Capacity(told.slots, told.cache_tokens))
         self._stepping = False
         self._alive = self._loop.call_later(limits.ENGINE_ALIVE_S, self._say_alive)
+
+    def load(self) -> EngineLoad:
+        """What the decoder does, and who waits for it."""
+        waiting, batch = self._line.waiting
+        return msgspec.structs.replace(self.decoder.load(), waiting=waiting, waiting_batch=batch)
 
     def knows(self, authorization: bytes) -> bool:
         return hmac.compare_digest(authorization, self._authorization)

@@ -4,7 +4,10 @@ A vLLM or SGLang server on GPUs, started by us or adopted while somebody else ru
 """
 
 from enum import StrEnum
+from typing import NamedTuple
 
+from steelyard.kernel import limits
+from steelyard.kernel.clock import NS_PER_S
 from steelyard.kernel.frozen import Record
 
 
@@ -69,6 +72,7 @@ class EngineLoad(Record, frozen=True):
     cache_hit_tokens: int | None = None
     drafted_tokens: int | None = None
     accepted_tokens: int | None = None
+    waiting_batch: int | None = None  # of those who wait
 
 
 class Energy(StrEnum):
@@ -87,6 +91,7 @@ class EngineState(StrEnum):
     DRAINING = "draining"
     DRAINED = "drained"
     FAILED = "failed"  # it is tried again, later and later
+    SILENT = "silent"  # it ran, and nothing has been heard of it for a while: never written down
 
 
 class EngineSeen(Record, frozen=True):
@@ -105,3 +110,32 @@ class EngineSeen(Record, frozen=True):
     idle_uj: int = 0  # measured while nothing ran: nobody's
     kind: EngineKind | None = None  # of the local engine, of which nobody has written down what is wanted
     model: str = ""  # of it
+
+
+class EngineStart(Record, frozen=True):
+    """How an engine came to run, as the running `steelyard up` wrote it down."""
+
+    first_ns: int  # since this start of the platform
+    last_ns: int
+    starts: int
+    why: str = ""  # this engine and no other; empty: it was added
+    speculate: str = ""  # how the local engine drafts tokens; empty: an added one's own affair
+
+
+class EngineKnown(NamedTuple):
+    """All that this machine knows of an engine."""
+
+    spec: EngineSpec
+    seen: EngineSeen | None
+    start: EngineStart | None
+
+
+def state_at(spec: EngineSpec, seen: EngineSeen | None, now_ns: int) -> EngineState:
+    """Where it is now, by what was last seen of it and is wanted since."""
+    if seen is None:
+        return EngineState.STARTING
+    if seen.state is not EngineState.RUNNING:
+        return seen.state
+    if now_ns - seen.seen_ns > limits.ENGINE_SILENT_S * NS_PER_S:
+        return EngineState.SILENT
+    return EngineState.RUNNING if spec.wanted is Wanted.RUN else EngineState.DRAINING

@@ -337,6 +337,7 @@ ENGINE_FAILURES_MAX = 12  # looks in vain, one after the other; then it is start
 ENGINE_METRICS_BYTES_MAX = 8 * 1024 * 1024
 ENGINE_LOOK_S = 1  # how often the platform sees whether something else is wanted of an engine
 ENGINE_SEEN_MS = 500  # how often a keeper writes down what it saw
+ENGINE_SILENT_S = 10  # one that has not written down anything for so long is called silent where people look
 ENGINE_STOP_S = 20  # from SIGTERM to SIGKILL; its answers have ended by then
 ENGINE_DRAIN_S = 600  # running answers of an engine that is drained get this long
 ENGINES_MAX = 64

@@ -163,7 +163,7 @@ def _tick(server: "xllamacpp.Server", options: argparse.Namespace, model: str, s
     from steelyard.processes.engine_watch import Watch
 
     clock = CpuClock(clock_path(DataDir(options.data).energy, options.upstream), power=rapl_here())
-    watch = None if options.embedding else Watch(options.data, options.upstream, EngineKind.XLLAMACPP, model)
+    watch = Watch(options.data, options.upstream, EngineKind.XLLAMACPP, model)
     spent_ns, was_busy = time.process_time_ns(), False
     while not stop.told.wait(_TICK_S):
         now_ns = time.process_time_ns()
@@ -171,8 +171,7 @@ def _tick(server: "xllamacpp.Server", options: argparse.Namespace, model: str, s
         spent_ns = now_ns
         load = load_from_metrics(EngineKind.XLLAMACPP, server.handle_metrics()) if busy or was_busy else None
         clock.tick(load.running if load is not None and busy else 0)
-        if watch is not None:
-            watch.tick(load)
+        watch.tick(load)
         was_busy = busy
 
 

@@ -1,4 +1,4 @@
-"""The engines of one data directory: a file says what is wanted of each, another what was last seen of it.
+"""The engines of one data directory: files say what is wanted of each, what was last seen of it, and how it started.
 
 Files and not the database: engines are of one machine, and `steelyard up` starts those of its own. Whoever writes
 replaces a file whole, so that nobody reads half of one.
@@ -7,15 +7,18 @@ replaces a file whole, so that nobody reads half of one.
 import os
 import tempfile
 from pathlib import Path
+from typing import Any
 
 import msgspec
 
-from steelyard.engines.leash import LOCAL_UPSTREAM
+from steelyard.engines.leash import EMBEDDING_UPSTREAM, LOCAL_UPSTREAM
 from steelyard.kernel.directory import DataDir
-from steelyard.kernel.engines import EngineSeen, EngineSpec
+from steelyard.kernel.engines import EngineKnown, EngineSeen, EngineSpec, EngineStart, Wanted
 from steelyard.kernel.errors import CallerError, StartError
 
-_SPEC, _SEEN = ".engine", ".seen"
+OURS = (LOCAL_UPSTREAM, EMBEDDING_UPSTREAM)
+"""Those that `steelyard up` runs by itself."""
+_SPEC, _SEEN, _START = ".engine", ".seen", ".start"
 
 
 def specs(data: DataDir) -> dict[str, EngineSpec]:
@@ -23,10 +26,19 @@ def specs(data: DataDir) -> dict[str, EngineSpec]:
     return {name: _read(path, EngineSpec) for name, path in _files(data, _SPEC)}
 
 
-def local(data: DataDir) -> EngineSpec | None:
-    """The local engine, as it was last seen: it is a setting of `steelyard up`, so no file says what is wanted."""
-    told = seen(data, LOCAL_UPSTREAM)
-    return None if told is None or told.kind is None else EngineSpec(LOCAL_UPSTREAM, told.kind, told.model)
+def ours(data: DataDir) -> list[EngineSpec]:
+    """The engines that `steelyard up` runs by itself, as they were last seen: they are its settings, so no file says
+    what is wanted."""
+    told = [(name, seen(data, name)) for name in OURS]
+    return [EngineSpec(name, one.kind, one.model) for name, one in told if one is not None and one.kind is not None]
+
+
+def known(data: DataDir) -> list[EngineKnown]:
+    """Every engine, our own first. Raises StartError for a file nobody can have written."""
+    return [
+        EngineKnown(spec, seen(data, spec.name), start(data, spec.name))
+        for spec in (*ours(data), *specs(data).values())
+    ]
 
 
 def spec(data: DataDir, name: str) -> EngineSpec:
@@ -41,10 +53,51 @@ def put_spec(data: DataDir, one: EngineSpec) -> None:
     _write(data.engines / f"{one.name}{_SPEC}", msgspec.json.format(msgspec.json.encode(one)))
 
 
+def drain(data: DataDir, name: str, reason: str) -> EngineSpec:
+    """Nothing new is to be sent to it, and it is stopped when its answers have ended. Raises CallerError 404."""
+    return change(data, name, wanted=Wanted.DRAINED, reason=reason or "drained")
+
+
+def restart(data: DataDir, name: str, reason: str) -> EngineSpec:
+    """It is to be drained and started anew; an adopted one is looked at anew. Raises CallerError 404."""
+    again = spec(data, name).generation + 1
+    return change(data, name, wanted=Wanted.RUN, reason=reason or "restarted", generation=again)
+
+
+def change(data: DataDir, name: str, **changes: Any) -> EngineSpec:
+    """Something else is wanted of it. Raises CallerError 404."""
+    changed = msgspec.structs.replace(spec(data, name), **changes)
+    put_spec(data, changed)
+    return changed
+
+
 def drop_spec(data: DataDir, name: str) -> None:
     """Forget the engine and what was seen of it."""
-    for ending in (_SPEC, _SEEN):
+    for ending in (_SPEC, _SEEN, _START):
         (data.engines / f"{name}{ending}").unlink(missing_ok=True)
+
+
+def drop_starts(data: DataDir) -> None:
+    """The platform begins anew: starts are counted from here, and our own engines are what this start makes of them."""
+    for _, path in _files(data, _START):
+        path.unlink(missing_ok=True)
+    for name in OURS:
+        (data.engines / f"{name}{_SEEN}").unlink(missing_ok=True)
+
+
+def start(data: DataDir, name: str) -> EngineStart | None:
+    """None: it has not run since the platform was started."""
+    try:
+        return msgspec.json.decode((data.engines / f"{name}{_START}").read_bytes(), type=EngineStart)
+    except (OSError, msgspec.DecodeError):
+        return None
+
+
+def note_start(data: DataDir, name: str, now_ns: int, *, why: str = "", speculate: str = "") -> None:
+    """It runs, for the first time or again."""
+    before = start(data, name) or EngineStart(now_ns, now_ns, 0)
+    now = EngineStart(before.first_ns, now_ns, before.starts + 1, why, speculate)
+    _write(data.engines / f"{name}{_START}", msgspec.json.encode(now))
 
 
 def seen(data: DataDir, name: str) -> EngineSeen | None:

@@ -33,9 +33,7 @@ _OWN = (
 def engine_text(data: DataDir) -> str:
     """The exposition text; empty when no engine ever ran here. What a server does not tell has no line."""
     try:
-        local = engine_files.local(data)
-        specs = [*([local] if local else []), *engine_files.specs(data).values()]
-        known = [(spec, engine_files.seen(data, spec.name)) for spec in specs]
+        known = [(one.spec, one.seen) for one in engine_files.known(data)]
     except StartError:  # a broken file: `steelyard engine list` says which
         return ""
     return "\n".join([*_lines(known), ""]) if known else ""

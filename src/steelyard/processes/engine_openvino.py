@@ -114,7 +114,7 @@ async def _run(options: argparse.Namespace, decoder: Decoder, manifest: Manifest
     desk = Desk(decoder, Told(manifest.model, context, options.slots, options.cache_tokens), key, broken)
     server = await loop.create_server(lambda: Connection(desk), HOST, options.port, backlog=limits.ENGINE_SEQUENCES_MAX)
     port = server.sockets[0].getsockname()[1]
-    ticker = asyncio.ensure_future(_tick(decoder, options, manifest.model))
+    ticker = asyncio.ensure_future(_tick(desk, options, manifest.model))
     told = {"address": f"{HOST}:{port}", "model": manifest.model, "context_tokens": context, "slots": options.slots}
     print("ready", json.dumps(told), flush=True)
     code = await stop
@@ -123,7 +123,7 @@ async def _run(options: argparse.Namespace, decoder: Decoder, manifest: Manifest
     return code
 
 
-async def _tick(decoder: Decoder, options: argparse.Namespace, model: str) -> None:
+async def _tick(desk: Desk, options: argparse.Namespace, model: str) -> None:
     """Advance the energy clock, between steps: CPU time is shared among the sequences of the steps it was spent on."""
     from steelyard.kernel.directory import DataDir
     from steelyard.metering.energy import CpuClock, clock_path
@@ -133,10 +133,10 @@ async def _tick(decoder: Decoder, options: argparse.Namespace, model: str) -> No
     clock = CpuClock(clock_path(DataDir(options.data).energy, options.upstream), power=rapl_here())
     watch = Watch(options.data, options.upstream, EngineKind.OPENVINO, model)
     while True:
-        before = decoder.active
+        before = desk.decoder.active
         await asyncio.sleep(_TICK_S)
-        clock.tick(max(before, decoder.active))
-        watch.tick(decoder.load())
+        clock.tick(max(before, desk.decoder.active))
+        watch.tick(desk.load())
 
 
 if __name__ == "__main__":

@@ -16,11 +16,13 @@ from steelyard.flow import House
 from steelyard.gateway.app import error_response, rest
 from steelyard.kernel.clock import Clock
 from steelyard.kernel.directory import DataDir
+from steelyard.kernel.engines import EngineKnown
 from steelyard.kernel.errors import SteelyardError, unavailable
 from steelyard.kernel.ids import Ids
 from steelyard.kernel.offers import Offer
 from steelyard.kernel.records import Snapshot
 from steelyard.ledger.teller_client import TellerClient
+from steelyard.processes import engine_files
 from steelyard.processes.playground import play
 
 if TYPE_CHECKING:
@@ -67,6 +69,7 @@ class PageHouse:
         self._house = house
         self._teller = teller
         self._ids = ids
+        self._data = data
         self.secret = data.read_secret()
         self._engine = open_database(data.database, readonly=True)
         self.admin: ASGIApp = rest(admin_routes(self))
@@ -92,6 +95,15 @@ class PageHouse:
 
     def left_out(self, offer: Offer) -> str:
         return self._house.router.left_out(offer, self.clock.monotonic_ns())
+
+    def engines(self) -> list[EngineKnown]:
+        return engine_files.known(self._data)
+
+    def drain_engine(self, name: str, reason: str) -> None:
+        engine_files.drain(self._data, name, reason)
+
+    def restart_engine(self, name: str, reason: str) -> None:
+        engine_files.restart(self._data, name, reason)
 
     async def command(self, op: str, payload: dict[str, Any]) -> Any:
         return await self._teller.command(op, payload)

@@ -53,6 +53,10 @@ class Scheduler:
         return len(self._waiting)
 
     @property
+    def waiting_batch(self) -> int:
+        return self._batch.count
+
+    @property
     def presses(self) -> bool:
         """Whether somebody waits: an engine that can let batch sequences rest does so."""
         return self._interactive.count > 0

@@ -27,7 +27,7 @@ from steelyard.rating.rate import rate
 from steelyard.reports.requests import latest
 from steelyard.storage import tables
 
-PAGES = ("/console", "/console/requests", "/console/prices", "/console/playground")
+PAGES = ("/console", "/console/requests", "/console/prices", "/console/engines", "/console/playground")
 
 
 def first_request(house: FakeHouse) -> str:
@@ -39,7 +39,14 @@ def first_request(house: FakeHouse) -> str:
 
 
 @pytest.mark.parametrize(
-    "path", [*PAGES, "/console/overview/live", "/console/requests/live", "/console/requests/req_" + "0" * 32]
+    "path",
+    [
+        *PAGES,
+        "/console/overview/live",
+        "/console/requests/live",
+        "/console/engines/live",
+        "/console/requests/req_" + "0" * 32,
+    ],
 )
 def test_nobody_sees_a_page_without_a_session(visitor: TestClient, path: str) -> None:
     answer = visitor.get(path, follow_redirects=False)
@@ -47,7 +54,13 @@ def test_nobody_sees_a_page_without_a_session(visitor: TestClient, path: str) ->
     assert answer.headers["location"].startswith("/console/login?next=")
 
 
-@pytest.mark.parametrize("path", ["/console/logout", "/console/playground", "/console/playground/stream"])
+@pytest.mark.parametrize(
+    "path",
+    [
+        *("/console/logout", "/console/playground", "/console/playground/stream"),
+        *("/console/engines/rack-2/drain", "/console/engines/rack-2/restart"),
+    ],
+)
 def test_nobody_posts_without_a_session(visitor: TestClient, path: str) -> None:
     assert visitor.post(path, data={"message": "x"}, follow_redirects=False).status_code == 303
 
@@ -228,7 +241,8 @@ def test_no_english_is_left_on_a_chinese_page(operator: TestClient, path: str) -
     )
     known = "Steelyard English UTC CNY CPU Wh min ms Enter Shift sk sy op "
     known += "demo acme default script alert smollm instruct qwen "
-    known += "deepseek flash peak local openai llama cpp Asia Shanghai CN"
+    known += "deepseek flash peak local openai llama cpp Asia Shanghai CN "
+    known += "OpenVINO vLLM GPU NVML KV Qwen rack"
     assert set(re.findall(r"[A-Za-z]{2,}", text)) <= set(known.split())
 
 

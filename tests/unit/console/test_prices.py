@@ -20,7 +20,7 @@ def text_of(page: str) -> str:
 
 
 def test_what_counts_now_is_marked_with_its_next_change_and_its_source(operator: TestClient) -> None:
-    """The house's clock stands at 21:20 UTC on a Monday: off-peak in Beijing until Tuesday, 09:00."""
+    """The house's clock stands at 22:40 UTC on a Monday: off-peak in Beijing until Tuesday, 09:00."""
     page = operator.get("/console/prices?lang=en").text
     rows = re.findall(r'<tr class="(\w+)"><th scope="row">([^<]+)', page)
     assert ("later", "peak") in rows and ("now", "otherwise") in rows and ("now", "always") in rows

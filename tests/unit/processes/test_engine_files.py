@@ -1,0 +1,65 @@
+"""What is written down of engines on one machine: who runs, since when, how often, and what is wanted of whom."""
+
+from pathlib import Path
+
+import pytest
+
+from steelyard.kernel import limits
+from steelyard.kernel.clock import NS_PER_S
+from steelyard.kernel.directory import DataDir
+from steelyard.kernel.engines import EngineKind, EngineSeen, EngineSpec, EngineStart, EngineState, Wanted, state_at
+from steelyard.kernel.errors import CallerError
+from steelyard.processes import engine_files
+
+
+@pytest.fixture
+def data(tmp_path: Path) -> DataDir:
+    made = DataDir(tmp_path)
+    made.prepare()
+    return made
+
+
+def test_our_own_engines_stand_before_the_added_ones(data: DataDir) -> None:
+    engine_files.put_spec(data, EngineSpec("a", EngineKind.VLLM, "q8"))
+    for name, kind in (("local-embedding", EngineKind.XLLAMACPP), ("local", EngineKind.OPENVINO)):
+        engine_files.put_seen(data, name, EngineSeen(EngineState.RUNNING, 1, kind=kind, model="m"))
+    engine_files.note_start(data, "a", 5)
+    known = engine_files.known(data)
+    assert [one.spec.name for one in known] == ["local", "local-embedding", "a"]
+    assert known[0].seen is not None and known[0].start is None
+    assert known[2].seen is None and known[2].start == EngineStart(5, 5, 1)
+
+
+def test_starts_are_counted_until_the_platform_begins_anew(data: DataDir) -> None:
+    engine_files.put_seen(data, "local", EngineSeen(EngineState.RUNNING, 1, kind=EngineKind.OPENVINO, model="m"))
+    engine_files.put_seen(data, "a", EngineSeen(EngineState.DRAINED, 1))
+    for now_ns in (10, 20, 30):
+        engine_files.note_start(data, "local", now_ns, why="two CPUs", speculate="off")
+    assert engine_files.start(data, "local") == EngineStart(10, 30, 3, "two CPUs", "off")
+    engine_files.drop_starts(data)
+    assert engine_files.start(data, "local") is None and engine_files.ours(data) == []
+    assert engine_files.seen(data, "a") == EngineSeen(EngineState.DRAINED, 1)  # it stays so
+
+
+def test_what_is_wanted_is_written_with_its_reason(data: DataDir) -> None:
+    engine_files.put_spec(data, EngineSpec("a", EngineKind.VLLM, "q8", token="sealed"))
+    assert engine_files.drain(data, "a", "driver update").reason == "driver update"
+    drained = engine_files.spec(data, "a")
+    assert (drained.wanted, drained.generation, drained.token) == (Wanted.DRAINED, 0, "sealed")
+    engine_files.restart(data, "a", "")
+    again = engine_files.spec(data, "a")
+    assert (again.wanted, again.generation, again.reason) == (Wanted.RUN, 1, "restarted")
+    for ask in (engine_files.drain, engine_files.restart):
+        with pytest.raises(CallerError, match="There is no engine 'b'"):
+            ask(data, "b", "")
+
+
+def test_a_state_is_what_was_seen_what_is_wanted_and_how_long_ago() -> None:
+    spec, silent_ns = EngineSpec("a", EngineKind.VLLM, "q8"), limits.ENGINE_SILENT_S * NS_PER_S
+    drained = EngineSpec("a", EngineKind.VLLM, "q8", wanted=Wanted.DRAINED)
+    running, failed = EngineSeen(EngineState.RUNNING, 1), EngineSeen(EngineState.FAILED, 1)
+    assert state_at(spec, None, 0) is EngineState.STARTING
+    assert state_at(spec, running, 1 + silent_ns) is EngineState.RUNNING
+    assert state_at(spec, running, 2 + silent_ns) is EngineState.SILENT
+    assert state_at(drained, running, 1) is EngineState.DRAINING
+    assert state_at(spec, failed, 2 + silent_ns) is EngineState.FAILED
