@@ -21,7 +21,7 @@ from steelyard.kernel.roles import Answer, Ask, Teller
 from steelyard.kernel.settled import End, Position, Rated, Settlement
 from steelyard.kernel.tariff import Tariff
 from steelyard.metering.meter import Meter, Reading
-from steelyard.rating.bounds import covered, dearest, hold_ask
+from steelyard.rating.bounds import covered, dearest, hold_asks
 from steelyard.rating.estimate import Estimator
 from steelyard.rating.rate import rate_all
 from steelyard.routing.attempts import Served, Ways
@@ -86,7 +86,8 @@ async def paid_request(house: House, ask: Ask, answer: Answer) -> Settlement:
     finally:
         closed = reading.close(end)
         house.teller.closed()
-    await reading.deliver_last(answer, last, strict=house.strict)
+    if last:
+        await reading.deliver_last(answer, last, strict=house.strict)
     return Settlement(reading.opened, closed)
 
 
@@ -94,7 +95,7 @@ async def hold(house: House, caller: Caller, order: Order) -> list[Terms]:
     """Set the worst case aside, or as much of it as wallet and limits cover; then fewer output tokens are forwarded."""
     snapshot, priced_ns = house.teller.snapshot, house.meter.now_ns()
     found = house.prices.of(snapshot, caller, order, priced_ns, sought)
-    asks = [hold_ask(one.price, order, caller, bounds(order, one.model), priced_ns) for one in found]
+    asks = hold_asks(found, order, caller, bounds, priced_ns)
     granted = await house.teller.hold(dearest(asks))
     return covered(found, asks, granted, priced_ns)
 
@@ -106,10 +107,9 @@ def route(house: House, caller: Caller, order: Order, terms: Sequence[Terms]) ->
     def quotes_of(one: Terms) -> list[Quote]:
         found = house.costs.of(snapshot, one.model, order, one.priced_ns, caller.currency, choose)
         reuse = house.answers.look(order, caller, one, snapshot.routes)
-        if reuse is not None and reuse.events:  # it goes to no offer at all
-            return [quoted(caller, one, found[0], reuse)]
-        ranked = house.router.rank(Wanted(order, caller, one, snapshot.routes), found, house.estimator, now_ns)
-        return [quoted(caller, one, each, reuse) for each in ranked]
+        wanted, reused = Wanted(order, caller, one, snapshot.routes), reuse is not None and reuse.events
+        ranked = found if reused else house.router.rank(wanted, found, house.estimator, now_ns)
+        return quoted(caller, one, ranked, reuse)
 
     return able(terms, quotes_of)
 

@@ -11,12 +11,11 @@ from tests.fakes.parties import COST, PRICE, FakeAnswer, FakeAsk, ScriptedUpstre
 from tests.unit.test_flow import Scene, clock, order
 
 from steelyard.flow import paid_request
-from steelyard.gateway.exchange import bill_of
 from steelyard.kernel.clock import NS_PER_S
 from steelyard.kernel.quantities import Meter
 from steelyard.kernel.tariff import Condition, TariffLine, Thinking, Variant
 from steelyard.rating.bounds import worst_case_nano
-from steelyard.rating.rate import rate
+from steelyard.rating.rate import charge_nano, rate
 from steelyard.rating.varied import standing
 
 PEAK = Variant(
@@ -71,7 +70,7 @@ async def test_a_stream_that_goes_on_beyond_the_window_is_priced_as_it_was_opene
     assert settled.opened.hold_nano == worst_case_nano(peak, 50, 20, 1) == 50 * 2000 + 20 * 20_000
     charged = rate(settled, VARIED, COSTS).charge_nano
     assert charged == 10 * 2000 + 3 * 20_000 <= settled.opened.hold_nano
-    assert bill_of(answer.quote.price, settled.closed.usage).charge_nano == charged, "the answer tells what is posted"
+    assert charge_nano(settled.closed.usage, answer.quote.price) == charged, "the answer tells what is posted"
 
 
 async def test_a_stream_that_runs_into_the_window_is_not_in_it(scene: Scene) -> None:

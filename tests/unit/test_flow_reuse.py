@@ -21,7 +21,6 @@ from tests.fakes.parties import (
 from tests.unit.test_flow import Scene, clock, order
 
 from steelyard.flow import paid_request
-from steelyard.gateway.exchange import bill_of
 from steelyard.kernel import limits
 from steelyard.kernel.clock import NS_PER_S
 from steelyard.kernel.errors import CallerError
@@ -34,7 +33,7 @@ from steelyard.kernel.routes import Route, Routes, RouteScope
 from steelyard.kernel.settled import End, Settlement
 from steelyard.kernel.tariff import TariffLine
 from steelyard.metering.slots import Slots
-from steelyard.rating.rate import rate
+from steelyard.rating.rate import charge_nano, rate
 from steelyard.upstream.answer_cache import AnswerCache
 
 replace = msgspec.structs.replace
@@ -109,7 +108,7 @@ async def test_a_hit_has_its_own_price_or_that_of_the_answer_and_costs_us_nothin
     assert like_any.cost_nano == 0
     cheaper = replace(PRICE, lines=(*PRICE.lines, *CACHED))
     assert rate(settled, cheaper, COST).charge_nano == 10 * 100 + 2 * 1000
-    assert bill_of(cheaper, settled.closed.usage).charge_nano == 3000, "the answer tells what is posted"
+    assert charge_nano(settled.closed.usage, cheaper) == 3000, "the answer tells what is posted"
 
 
 async def test_no_vendor_is_owed_anything_for_a_hit(asking: Asking) -> None:

@@ -32,6 +32,7 @@ SESSION_HEADER = b"x-steelyard-session"
 FALLBACKS_HEADER = FALLBACKS.encode()
 REUSE_HEADER = b"x-steelyard-cache"
 _OWN_HEADERS = frozenset({SESSION_HEADER, FALLBACKS_HEADER, REUSE_HEADER})
+_STREAMED = ((b"cache-control", b"no-cache"), (b"x-accel-buffering", b"no"))
 log = structlog.get_logger()
 
 
@@ -110,13 +111,12 @@ class Exchange:
 
     def closing(self, usage: Usage) -> bytes:
         if not self.asked.order.stream:
-            charge_nano, quote = self._bill(usage).charge_nano, self._quote
-            self._headers.append((b"x-steelyard-charge", text_from_nano(charge_nano).encode()))
+            charged_nano, quote = self._bill(usage).charge_nano, self._quote
+            self._headers.append((b"x-steelyard-charge", text_from_nano(charged_nano).encode()))
             if quote.left is not None:
-                self._headers.append(balance_header(quote.left.available_nano + quote.hold_nano - charge_nano))
-        closing = self._form.closing(usage)
+                self._headers.append(balance_header(quote.left.available_nano + quote.hold_nano - charged_nano))
+        self._final = closing = self._form.closing(usage)
         self._body_bytes = len(closing)
-        self._final = closing
         return closing
 
     def parted(self, closing: bytes) -> tuple[bytes, bytes]:
@@ -131,19 +131,26 @@ class Exchange:
     def send(self, piece: bytes) -> Sending:
         wire = self._wire
         if not wire.started:
-            headers = [(b"content-type", self._form.content_type), *id_headers(self._request_id), *self._headers]
-            took_ms = max(0, self._now_ns() - self._created_ns) // NS_PER_MS  # a wall clock may step back
-            headers.append((b"openai-processing-ms", b"%d" % took_ms))
-            if self.asked.order.stream:
-                headers += [(b"cache-control", b"no-cache"), (b"x-accel-buffering", b"no")]
-            else:
-                headers.append((b"content-length", str(self._body_bytes).encode()))
-            wire.start(200, headers)
+            took_ns = self._now_ns() - self._created_ns
+            took_ms = took_ns // NS_PER_MS if took_ns > 0 else 0  # a wall clock may step back
+            wire.start(
+                200,
+                [
+                    (b"content-type", self._form.content_type),
+                    *id_headers(self._request_id),
+                    *self._headers,
+                    (b"openai-processing-ms", b"%d" % took_ms),
+                    *(_STREAMED if self.asked.order.stream else ((b"content-length", b"%d" % self._body_bytes),)),
+                ],
+            )
         return wire.send(piece, last=piece is self._final)
 
 
 class _Billing:
-    """`bill_of`, asked twice for the same counts: for a header and for the body."""
+    """What usage costs the customer by the tariff his request was opened with; the posting says the same.
+
+    It is asked twice for the same counts: for a header and for the body.
+    """
 
     __slots__ = ("_bill", "_price", "_usage")
 
@@ -154,13 +161,9 @@ class _Billing:
 
     def __call__(self, usage: Usage) -> Bill:
         if usage is not self._usage:
-            self._usage, self._bill = usage, bill_of(self._price, usage)
+            price = self._price
+            self._usage, self._bill = usage, Bill(charge_nano(usage, price), price.currency)
         return self._bill
-
-
-def bill_of(price: Tariff, usage: Usage) -> Bill:
-    """What this usage costs the customer by the tariff his request was opened with; the posting says the same."""
-    return Bill(charge_nano(usage, price), price.currency)
 
 
 def _header_text(text: str) -> bytes:
@@ -217,45 +220,59 @@ class HotUrl:
             exchange.session = heads.get(SESSION_HEADER, b"")
             exchange.fallbacks = heads.get(FALLBACKS_HEADER, b"")
             exchange.reuse = heads.get(REUSE_HEADER, b"")
-        return at_the_border(self._dialect, wire, request_id, self._paid(wire, heads, exchange))
+        return self._served(wire, heads, exchange, request_id)
 
-    async def _paid(self, wire: Wire, heads: Heads, exchange: Exchange) -> None:
-        admission = exchange.admission = self.admission
-        exchange.held_bytes = admission.enter(heads.get(b"content-length", b""))
+    async def _served(self, wire: Wire, heads: Heads, exchange: Exchange, request_id: bytes) -> None:
+        """`at_the_border`, without a coroutine between it and the flow."""
         try:
-            if self._once is not None and isinstance(wire, RecordingWire):
-                await self._once.paid_request(wire, exchange, str(heads[KEY_HEADER], "latin-1"))
-            else:
-                await paid_request(self._house, exchange, exchange)
-        except UpstreamError as error:
-            raise exchange.asked.in_own_words(error) from error
+            admission = exchange.admission = self.admission
+            exchange.held_bytes = admission.enter(heads.get(b"content-length", b""))
+            try:
+                if self._once is not None and isinstance(wire, RecordingWire):
+                    await self._once.paid_request(wire, exchange, str(heads[KEY_HEADER], "latin-1"))
+                else:
+                    await paid_request(self._house, exchange, exchange)
+            except UpstreamError as error:
+                raise exchange.asked.in_own_words(error) from error
+            finally:
+                admission.leave(exchange.held_bytes)
+            if not wire.gone and (ending := wire.end()):
+                await ending
+        except BaseException as error:  # noqa: BLE001 - what is no affair of the border is raised again
+            await _told(self._dialect, wire, request_id, error)
         finally:
-            admission.leave(exchange.held_bytes)
-        wire.unwatch()
-        if not wire.gone and (ending := wire.end()):
-            await ending
+            wire.unwatch()
 
 
 async def at_the_border(dialect: Dialect, wire: Wire, request_id: bytes, work: Coroutine[Any, Any, None]) -> None:
     """Await the work; whatever it raises becomes an answer of the dialect."""
     try:
         await work
-    except CallerError as error:
-        await refuse(dialect, wire, error, request_id)
-    except UpstreamError as error:
-        log.warning("upstream_failed", request=text_from_id(request_id), status=error.status, reason=error.message)
-        await refuse(dialect, wire, from_upstream(error), request_id)
-    except ClientGone:
-        return
-    except asyncio.CancelledError:
-        if not wire.gone:
-            await refuse(dialect, wire, unavailable("draining", "This worker is stopping."), request_id)
-            raise
-    except Exception:
-        log.exception("request_failed", request=text_from_id(request_id))
-        await refuse(dialect, wire, internal_error(), request_id)
+    except BaseException as error:  # noqa: BLE001 - what is no affair of the border is raised again
+        await _told(dialect, wire, request_id, error)
     finally:
         wire.unwatch()
+
+
+async def _told(dialect: Dialect, wire: Wire, request_id: bytes, error: BaseException) -> None:
+    """An error becomes an answer of the dialect. Raises it again when it ends more than this exchange."""
+    match error:
+        case CallerError():
+            await refuse(dialect, wire, error, request_id)
+        case UpstreamError():
+            log.warning("upstream_failed", request=text_from_id(request_id), status=error.status, reason=error.message)
+            await refuse(dialect, wire, from_upstream(error), request_id)
+        case ClientGone():
+            return
+        case asyncio.CancelledError():
+            if not wire.gone:
+                await refuse(dialect, wire, unavailable("draining", "This worker is stopping."), request_id)
+                raise error
+        case Exception():
+            log.error("request_failed", request=text_from_id(request_id), exc_info=error)
+            await refuse(dialect, wire, internal_error(), request_id)
+        case _:
+            raise error
 
 
 async def refuse(dialect: Dialect, wire: Wire, error: CallerError, request_id: bytes) -> None:

@@ -16,6 +16,7 @@ from steelyard.kernel.roles import Answer, Sending
 from steelyard.kernel.run import Signal
 from steelyard.kernel.settled import Closed, End, Moved, Opened
 from steelyard.kernel.thinking import thinking_of
+from steelyard.metering.closing import beyond, settled_usage
 from steelyard.metering.energy import EnergyClocks, EnergyGauge, energy_uj, measured_between
 from steelyard.metering.journal import Journal
 from steelyard.metering.slots import Slots
@@ -42,7 +43,8 @@ class Meter:
         self._soon = soon
         self._journal = journal
         self._slots = slots
-        self._clock = clock
+        self._now_ns = clock.now_ns
+        self._monotonic_ns = clock.monotonic_ns
         self._energy = energy
         self._retired = False
         self._last_ns = 0
@@ -122,8 +124,9 @@ class Meter:
 
     def now_ns(self) -> int:
         """Wall time that never steps back within this journal."""
-        self._last_ns = max(self._last_ns, self._clock.now_ns())
-        return self._last_ns
+        now_ns = self._now_ns()
+        self._last_ns = now_ns = now_ns if now_ns > self._last_ns else self._last_ns
+        return now_ns
 
 
 class Reading:
@@ -157,11 +160,12 @@ class Reading:
         self.started = False  # a piece was handed to the connection: the answer's head can no longer change
         self._meter = meter
         self._slots = meter._slots
-        self._monotonic_ns = meter._clock.monotonic_ns
+        self._monotonic_ns = meter._monotonic_ns
         self._opened_mono_ns = self._monotonic_ns()
         self._gauge = gauge
-        self._opened_cpu_ns = gauge.per_sequence_ns()
-        self._opened_measured = gauge.measured()
+        if not gauge.stands_still:
+            self._opened_cpu_ns = gauge.per_sequence_ns()
+            self._opened_measured = gauge.measured()
         self._watts_milli = watts_milli
         self._intended = _NOTHING
         self._heard: Usage | None = None  # all the upstream told of, delivered or not: its vendor bills it
@@ -294,7 +298,7 @@ class Reading:
             end=end.value,
             first_token_ns=self._first_token_ns,
             duration_ns=self._monotonic_ns() - self._opened_mono_ns,
-            short_by_one_read=self._intended != self.delivered,
+            short_by_one_read=self._intended is not self.delivered and self._intended != self.delivered,
             estimated=self._estimated,
             heard=None if end.whole else beyond(usage, self._heard),
             measured_uj=measured_uj or 0,
@@ -369,30 +373,3 @@ class Reading:
     def _measured_uj(self) -> int | None:
         found = measured_between(self._opened_measured, self._gauge.measured())
         return None if found is None else found * self.opened.sequences
-
-
-def settled_usage(
-    opened: Opened, delivered: Usage, end: End, cpu_ns: int, watts_milli: int, measured_uj: int | None = None
-) -> Usage:
-    """What a close record carries: the delivered tokens, and what they cost us.
-
-    An answer that was cut before its first output token is worth nothing to the customer, so its prompt is not
-    counted either; our own CPU time and energy were spent all the same. What has no output tokens leaves in one piece.
-    Energy that was not measured is modelled.
-    """
-    energy = measured_uj if measured_uj is not None else energy_uj(cpu_ns, watts_milli) if cpu_ns else 0
-    if delivered.generated == 0 and opened.max_tokens and not end.whole:
-        return Usage(cpu_ns=cpu_ns, energy_uj=energy)
-    fresh, cached, output = delivered.input, delivered.cached_input, delivered.output
-    written, reasoning = delivered.cache_write, delivered.reasoning
-    reused = delivered.reused_input, delivered.reused_output
-    return Usage(fresh, cached, output, cpu_ns, energy, written, reasoning, *reused)
-
-
-def beyond(settled: Usage, heard: Usage | None) -> Usage | None:
-    """The tokens that were heard, where they are more than what is settled."""
-    if heard is None or heard.total <= settled.total:
-        return None
-    return Usage(
-        heard.input, heard.cached_input, heard.output, cache_write=heard.cache_write, reasoning=heard.reasoning
-    )

@@ -13,9 +13,9 @@ from steelyard.kernel.clock import Clock
 from steelyard.kernel.errors import BooksError
 from steelyard.kernel.quantities import Usage
 from steelyard.kernel.settled import Closed, End, Opened
+from steelyard.metering.closing import beyond, settled_usage
 from steelyard.metering.disk import Disk
 from steelyard.metering.lock import is_held
-from steelyard.metering.meter import beyond, settled_usage
 from steelyard.metering.slots import Slots, SlotState
 
 SLOTS_NAME = "slots"

@@ -4,7 +4,7 @@ Pure. A hold is the dearest of all that can still come (charge ≤ hold): the mo
 variant that it rules out does not count, and each band only where the bounds of the request can reach it.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from fractions import Fraction
 from functools import lru_cache
 from typing import NamedTuple
@@ -15,6 +15,7 @@ from steelyard.kernel import limits
 from steelyard.kernel.choice import Sold
 from steelyard.kernel.errors import BooksError, money_held, wallet_empty
 from steelyard.kernel.money import INT64_MAX, divide_half_even
+from steelyard.kernel.offers import Model
 from steelyard.kernel.quantities import Meter
 from steelyard.kernel.records import Caller, Granted, HoldAsk, Order, Terms
 from steelyard.kernel.tariff import Tariff, TariffLine
@@ -70,13 +71,20 @@ def affordable_tokens(price: Tariff, prompt_tokens_max: int, sequences: int, mon
     return min(_affordable(price, one, prompt, sequences, money_nano) for one in _reachable(price, prompt))
 
 
-def hold_ask(price: Tariff, order: Order, caller: Caller, bounds: tuple[int, int], opened_ns: int) -> HoldAsk:
-    """What to set aside for an order. `bounds`: prompt tokens and output tokens of one sequence, at most."""
-    prompt, output = bounds
+Bounds = Callable[[Order, Model], tuple[int, int]]
+"""Prompt tokens and output tokens of one sequence, at most (routing.choose)."""
+
+
+def hold_asks(found: Sequence[Sold], order: Order, caller: Caller, bounds: Bounds, opened_ns: int) -> list[HoldAsk]:
+    """What to set aside for an order at each of the models that may answer it."""
     sequences = order.sequences
-    want_nano, floor_nano = _want_and_floor(price, prompt, output, sequences)
-    whose, how_much = (caller.project_id, caller.key_id), (prompt * sequences, output, sequences)
-    return HoldAsk(order.request_id, caller.tenant_id, want_nano, floor_nano, *whose, opened_ns, *how_much)
+    asks: list[HoldAsk] = []
+    for model, price in found:
+        prompt, output = bounds(order, model)
+        want_nano, floor_nano = _want_and_floor(price, prompt, output, sequences)
+        whose, how_much = (caller.project_id, caller.key_id), (prompt * sequences, output, sequences)
+        asks.append(HoldAsk(order.request_id, caller.tenant_id, want_nano, floor_nano, *whose, opened_ns, *how_much))
+    return asks
 
 
 def _want_and_floor(price: Tariff, prompt: int, output: int, sequences: int) -> tuple[int, int]:

@@ -105,20 +105,18 @@ def charge_of(usage: Usage, price: Tariff) -> tuple[AmountLine, ...]:
 
 def charge_nano(usage: Usage, price: Tariff) -> int:
     """What the lines of `charge_of` add up to. For those who ask with every request: a tariff is made ready once."""
-    sheet = _ready(price)
+    kept = _kept.get(id(price))
+    sheet = kept[1] if kept is not None and kept[0] is price else _readied(price)
     if isinstance(sheet, Varied):
         return sum(sheet.amounts(usage, price.met))
-    if usage.is_reused:
+    if usage.reused_output or usage.reused_input:
         return sum(sheet.amounts(_price_counts(usage)))
     counts = usage.input, usage.cached_input, usage.output, usage.cache_write, usage.reasoning
     return sum(sheet.amounts(counts))  # in the order of PRICE_METERS, which all but reused answers have the first of
 
 
-def _ready(price: Tariff) -> Sheet | Varied:
+def _readied(price: Tariff) -> Sheet | Varied:
     """One that has variants is another object for each request (`met`), and not worth keeping."""
-    kept = _kept.get(id(price))
-    if kept is not None and kept[0] is price:
-        return kept[1]
     sheet = _sheet(price, PRICE_METERS)
     if not price.variants:
         if len(_kept) >= limits.TARIFFS_READY_MAX:

@@ -51,16 +51,19 @@ class Sheet:
 
     def amounts(self, quantities: Sequence[int]) -> list[int]:
         """What each quantity comes to, in nano; `quantities` are in the order of the meters, of all or the first."""
+        amounts = [0] * len(quantities)
         if not self._lines and not self._prepare(quantities):
-            return [0] * len(quantities)
-        amounts: list[int] = []
-        for quantity, (numerator, denominator) in zip(quantities, self._lines):  # noqa: B905 - perhaps only the first meters
-            amount = quantity * numerator
-            if denominator != 1:
-                amount = divide_half_even(amount, denominator)
-            if quantity < 0 or amount > INT64_MAX:
-                raise self._refusal(self._meters[len(amounts)], quantity)
-            amounts.append(amount)
+            return amounts
+        lines = self._lines
+        for place, quantity in enumerate(quantities):
+            if quantity:  # most meters count nothing
+                numerator, denominator = lines[place]
+                amount = quantity * numerator
+                if denominator != 1:
+                    amount = divide_half_even(amount, denominator)
+                if quantity < 0 or amount > INT64_MAX:
+                    raise self._refusal(self._meters[place], quantity)
+                amounts[place] = amount
         return amounts
 
     def lines(self, quantities: Sequence[int]) -> tuple[AmountLine, ...]:

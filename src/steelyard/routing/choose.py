@@ -99,8 +99,10 @@ _kept: dict[tuple[int, str], _Chosen] = {}
 
 def _chosen(model: Model, capability: Capability) -> _Chosen:
     kept = _kept.get((id(model), capability))
-    if kept is not None and kept.model is model:
-        return kept
+    return kept if kept is not None and kept.model is model else _kept_now(model, capability)
+
+
+def _kept_now(model: Model, capability: Capability) -> _Chosen:
     offers = _able_of(model, capability)
     most = (max(offer.context_tokens for offer in offers), max(offer.max_output_tokens for offer in offers))
     if len(_kept) >= limits.OFFERS_WATCHED_MAX:
@@ -129,22 +131,28 @@ def _asked_wrong(model: Model, capability: Capability) -> CallerError:
     return bad_request(sentence, "model", "wrong_capability")
 
 
-def quoted(caller: Caller, terms: Terms, candidate: Candidate, reuse: Reuse | None = None) -> Quote:
-    """The terms, at this offer, or in its place at the cache that has the answer already."""
-    offer, held = candidate.offer, terms.granted
+def quoted(caller: Caller, terms: Terms, candidates: Sequence[Candidate], reuse: Reuse | None = None) -> list[Quote]:
+    """The terms at each of these offers, or in the place of the first at the cache that has the answer already."""
     if reuse is not None and reuse.events:
-        offer = msgspec.structs.replace(offer, id=-1, upstream=ANSWER_CACHE)
-    max_tokens = min(terms.max_tokens, offer.max_output_tokens)
-    lowered = terms.lowered and max_tokens == terms.max_tokens
-    money = (held.amount_nano, max_tokens, lowered, terms.priced_ns, held.lease, held.left)
-    rate_id = candidate.rate.id if candidate.rate is not None else 0
-    return Quote(caller, offer, terms.price, candidate.cost, *money, rate_id, reuse)
+        offer = msgspec.structs.replace(candidates[0].offer, id=-1, upstream=ANSWER_CACHE)
+        candidates = [msgspec.structs.replace(candidates[0], offer=offer)]
+    held, quotes = terms.granted, []
+    for candidate in candidates:
+        offer, max_tokens, lowered = candidate.offer, terms.max_tokens, terms.lowered
+        if max_tokens > offer.max_output_tokens:
+            max_tokens, lowered = offer.max_output_tokens, False
+        money = (held.amount_nano, max_tokens, lowered, terms.priced_ns, held.lease, held.left)
+        rate_id = candidate.rate.id if candidate.rate is not None else 0
+        quotes.append(Quote(caller, offer, terms.price, candidate.cost, *money, rate_id, reuse))
+    return quotes
 
 
 def bounds(order: Order, model: Model) -> tuple[int, int]:
     """Prompt tokens and output tokens of one sequence, at most, at any of the model's offers. Raises as `choose`."""
-    chosen = _chosen(model, order.capability)
-    prompt = min(order.prompt_tokens_max, order.parts * chosen.context_tokens)
+    _, _, context_tokens, output_tokens = _chosen(model, order.capability)
+    prompt, output = order.prompt_tokens_max, order.max_tokens or model.default_max_tokens
+    most = order.parts * context_tokens
+    prompt = prompt if prompt < most else most
     if order.capability is not Capability.TEXT:
         return prompt, 0
-    return prompt, min(order.max_tokens or model.default_max_tokens, chosen.output_tokens)
+    return prompt, output if output < output_tokens else output_tokens

@@ -62,7 +62,9 @@ class Router:
         if rules.pinned:
             candidates = pinned(rules, candidates)
         if len(candidates) == 1 and rules.guard is Guard.OFF:
-            self._refuse_or_wait(candidates[0].offer, wanted, now_ns)
+            state = self.state(candidates[0].offer)
+            if state.told or state.bounded:
+                self._refuse_or_wait(state, candidates[0].offer, wanted, now_ns)
             return candidates
         made, states = self._seen(wanted, rules, candidates, weigh, now_ns)
         pin = rules.policy is Policy.PINNED
@@ -137,12 +139,11 @@ class Router:
             return reason
         return "margin" if made.rules.guard is Guard.REFUSE and made.loses(place) else ""
 
-    def _refuse_or_wait(self, offer: Offer, wanted: Wanted, now_ns: int) -> None:
+    def _refuse_or_wait(self, state: OfferState, offer: Offer, wanted: Wanted, now_ns: int) -> None:
         """The only offer is asked whatever is held against it, unless it said for how long it wants to be left alone.
 
         Raises CallerError 429.
         """
-        state = self.state(offer)
         if state.told and (wait_ns := state.back_ns() - now_ns) > 0:
             raise _busy(wait_ns)
         if state.bounded and state.full(offer, self._workers, _tokens(wanted), now_ns):
@@ -252,6 +253,7 @@ class Router:
         return None if made is None else made.choice([self.state(one.offer) for one in made.candidates])
 
 
+_BUDGET_MAX = limits.RETRIES_BURST * limits.RETRY_PARTS
 _FIRM = frozenset({"margin", "rpm", "tpm", "concurrency"})
 """What nobody is tried against, whatever fails."""
 

@@ -2,17 +2,19 @@
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import product
 from pathlib import Path
 
 import msgspec
 import pytest
-from tests.fakes.metering import FaultyDisk, order, quote, request_id
+from tests.fakes.metering import FaultyDisk, opened, order, quote, request_id
 
 from steelyard.kernel.clock import NS_PER_S, ManualClock
 from steelyard.kernel.errors import CallerError
 from steelyard.kernel.quantities import Usage
 from steelyard.kernel.settled import Closed, End, Moved, Opened, Position
 from steelyard.kernel.tariff import Tariff
+from steelyard.metering.closing import settled_usage
 from steelyard.metering.energy import CpuClock, EnergyClock, EnergyClocks, clock_path
 from steelyard.metering.journal import Journal
 from steelyard.metering.meter import Meter
@@ -245,3 +247,15 @@ def test_measured_energy_is_kept_apart_from_modelled(desk: Desk) -> None:
     record = reading.close(End.COMPLETE)
     assert (record.usage.energy_uj, record.measured_uj) == (10_000_000, 0)
     gpu.close()
+
+
+@pytest.mark.parametrize("end", list(End), ids=str)
+@pytest.mark.parametrize("spent", [(0, 0), (3, 0), (0, 5), (3, 5)], ids=str)
+def test_what_is_settled_is_what_was_delivered_and_what_it_took(end: End, spent: tuple[int, int]) -> None:
+    """Whatever was counted for the delivered tokens themselves; nothing of an answer that was cut before its first."""
+    cpu_ns, energy_uj = spent
+    for counts in product((0, 2), repeat=len(Usage.__struct_fields__)):
+        delivered = Usage(*counts)
+        settled = settled_usage(opened(1), delivered, end, cpu_ns, 0, energy_uj)
+        counted = delivered if delivered.generated or end.whole else Usage()
+        assert settled == msgspec.structs.replace(counted, cpu_ns=cpu_ns, energy_uj=energy_uj)
