@@ -19,6 +19,8 @@ from tests.e2e.local_engine import CONTEXT, KEY, Engine, adapter, answer, busy, 
 
 from steelyard.kernel.errors import UpstreamError
 from steelyard.kernel.quantities import Usage
+from steelyard.kernel.records import Event
+from steelyard.scheduling.wish import Turn
 from steelyard.upstream.llama_cpp import LlamaCpp
 from steelyard.upstream.pool import Pool
 
@@ -204,3 +206,30 @@ def test_what_it_cannot_use_is_one_line_and_exit_code_2(folder: Path, engine: En
     ):
         told = failure("engine_openvino", tmp_path, "--folder", str(place), *OPTIONS, *options, key=key)
         assert said in told
+
+
+async def test_lines_of_a_batch_make_way_and_say_and_count_what_they_would_have(
+    engine: Engine, upstream: LlamaCpp
+) -> None:
+    asked = [params(f"Name the number {n} in words, and go on.", ignore_eos=True) for n in range(3)]
+    unbroken = await asyncio.gather(*(answer(upstream, engine.offer, one, 32) for one in asked))
+    told: list[list[Event]] = [[] for _ in asked]
+
+    async def line(number: int) -> None:
+        async for event in upstream.stream(engine.offer, asked[number], 32, b"", turn=Turn(1, 86_400)):
+            told[number].append(event)
+
+    counts: list[list[int]] = []
+    async with asyncio.TaskGroup() as group:
+        for number in range(len(asked)):
+            group.create_task(line(number))
+        while not all(told):
+            await asyncio.sleep(0)
+        async for _ in upstream.stream(engine.offer, params(FRANCE, ignore_eos=True), 10, b"", turn=Turn(2)):
+            counts.append([len(events) for events in told])
+    rested = [first == last for first, last in zip(counts[1], counts[-1], strict=True)]
+    assert rested.count(True) == 2, "one of the eight places is left to the batch"
+    for events, (text, last) in zip(told, unbroken, strict=True):
+        assert "".join(event.text for event in events) == text
+        assert [event.usage.output for event in events] == sorted({event.usage.output for event in events})
+        assert (events[-1].finish, events[-1].usage) == (last.finish, last.usage)

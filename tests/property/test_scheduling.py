@@ -21,9 +21,11 @@ SEQUENCES, TOKENS = 4, 1000
 class Histories(RuleBasedStateMachine):
     """Three tenants, prompts with a few beginnings in common."""
 
+    capacity = Capacity(SEQUENCES, TOKENS)
+
     def __init__(self) -> None:
         super().__init__()
-        self.scheduler = Scheduler(Capacity(SEQUENCES, TOKENS))
+        self.scheduler = Scheduler(self.capacity)
         self.now_ns = 0
         self.waiting: dict[int, tuple[Wish, int]] = {}
         self.running: dict[int, Wish] = {}
@@ -34,10 +36,11 @@ class Histories(RuleBasedStateMachine):
         chain=st.lists(st.integers(0, 1), max_size=5),
         tokens=st.sampled_from([1, 100, 700, 3000]),
         batch=st.booleans(),
+        unbroken=st.booleans(),
     )
-    def come(self, tenant: int, chain: list[int], tokens: int, batch: bool) -> None:
+    def come(self, tenant: int, chain: list[int], tokens: int, batch: bool, unbroken: bool) -> None:
         blocks = tuple(hash(tuple(chain[: end + 1])) for end in range(len(chain)))
-        wish = Wish(tenant, Prompt(blocks), tokens, 86_400 if batch else 0)
+        wish = Wish(tenant, Prompt(blocks), tokens, 86_400 if batch else 0, unbroken)
         try:
             number = self.scheduler.arrive(wish, self.now_ns)
         except QueueFull as full:
@@ -48,6 +51,24 @@ class Histories(RuleBasedStateMachine):
         self.look()
 
     def look(self) -> None:
+        for _ in range(limits.WISHES_WAITING_MAX):
+            rested = self.scheduler.rests(self.now_ns)
+            for number in rested:
+                self.rest(number)
+            self.start()
+            if not rested:
+                return
+        raise AssertionError("what rests does not start in the same breath")
+
+    def rest(self, number: int) -> None:
+        wish = self.running.pop(number)
+        assert self.capacity.rests
+        assert wish.within_s, "nobody who is waited for rests"
+        assert number in self.silent or not wish.unbroken
+        self.silent.discard(number)
+        self.waiting[number] = wish, self.now_ns
+
+    def start(self) -> None:
         for number, _ in self.scheduler.starts(self.now_ns):
             wish, _ = self.waiting.pop(number)
             waiting = [one for one, _ in self.waiting.values() if not one.within_s]
@@ -80,7 +101,7 @@ class Histories(RuleBasedStateMachine):
 
     @invariant()
     def nobody_is_beyond_the_bounds(self) -> None:
-        assert len(self.running) == self.scheduler.running <= SEQUENCES
+        assert len(self.running) == self.scheduler.running <= self.capacity.sequences
         assert len(self.waiting) == self.scheduler.waiting
         promised = sum(wish.tokens for wish in self.running.values())
         assert promised == self.scheduler.tokens
@@ -89,7 +110,25 @@ class Histories(RuleBasedStateMachine):
 
     @invariant()
     def an_idle_engine_leaves_nobody_waiting(self) -> None:
-        assert self.running or not self.waiting
+        assert self.running or not self.waiting or self.scheduler.wakes_ns() is not None
+
+    @invariant()
+    def no_line_of_a_batch_is_in_the_way(self) -> None:
+        """Who waits for an answer waits for its leader, or for what those have who cannot rest."""
+        if not self.capacity.rests:
+            return
+        able = [one for number, one in self.running.items() if one.within_s and not self.stays(number)]
+        waiting = [one for one, _ in self.waiting.values() if not one.within_s]
+        if waiting and self.scheduler.wakes_ns() is None:
+            assert len(able) < len(self.running)
+        silent = [number for number in self.silent if not self.running[number].within_s]
+        if silent:
+            assert not any(self.running[number].within_s for number in self.silent)
+        if any(not one.within_s for one in self.running.values()):
+            assert len(able) <= self.capacity.beside
+
+    def stays(self, number: int) -> bool:
+        return number not in self.silent and self.running[number].unbroken
 
     @invariant()
     def nobody_waits_for_a_leader_beyond_the_bound(self) -> None:
@@ -105,12 +144,20 @@ class Histories(RuleBasedStateMachine):
             del self.running[number]
             self.silent.discard(number)
             self.scheduler.ended(number, None, self.now_ns)
-            self.look()
+            self.wait(limits.BATCH_RETURNS_MS)
         assert not self.waiting
 
 
+class RestingHistories(Histories):
+    """At an engine that lets lines of batches rest."""
+
+    capacity = Capacity(SEQUENCES * 2, TOKENS, batch_sequences=3, rests=True)
+
+
 TestHistories = Histories.TestCase
+TestRestingHistories = RestingHistories.TestCase
 TestHistories.settings = settings(max_examples=60, stateful_step_count=40, deadline=None)
+TestRestingHistories.settings = TestHistories.settings
 
 
 def simulated_ms(*, leader_first: bool, seed: int) -> int:

@@ -37,6 +37,10 @@ class Sampling(msgspec.Struct, frozen=True):
     def greedy(self) -> bool:
         return self.temperature <= 0 or self.top_k == 1 or self.top_p <= 0
 
+    @property
+    def penalised(self) -> bool:
+        return self.repeat_penalty != 1 or self.presence_penalty != 0 or self.frequency_penalty != 0
+
 
 class Ask(msgspec.Struct, frozen=True):
     """One sequence asked for. `prompt` is a text, or token ids; `schema` and `grammar` bind the answer's form."""
@@ -51,6 +55,13 @@ class Ask(msgspec.Struct, frozen=True):
     logprobs: bool = False
     ignore_eos: bool = False
     verbose: bool = False
+
+    @property
+    def resumes(self) -> bool:
+        """Whether it can be asked on from what it has said: not where a form, a seed or penalties count from its
+        beginning."""
+        drawn = self.sampling.seed is not None and not self.sampling.greedy
+        return not (drawn or self.sampling.penalised or self.schema is not None or self.grammar is not None)
 
 
 class _Message(msgspec.Struct):

@@ -49,7 +49,7 @@ class Shape:
 class Sequence:
     """One answer on its way. What a step added lies in `text` and `tokens` until `taken`."""
 
-    def __init__(self, ask: Ask, prompt: list[int], room: int, handle: Any, text: Text) -> None:
+    def __init__(self, ask: Ask, prompt: list[int], room: int, text: Text) -> None:
         self.ask = ask
         self.room = room  # tokens it may answer
         self.counts = Counts(len(prompt))
@@ -57,10 +57,11 @@ class Sequence:
         self.failed: str | None = None
         self.said: list[str] = []
         self.tokens: list[TokenSaid] = []
-        self.handle = handle
-        self.ids = prompt
+        self.handle: Any = None
+        self.ids = prompt  # and the answer behind it
         self.decoded = text
-        self.scheduled = False
+        self.scheduled = self.computed = False  # its ids, since it came or came back
+        self.cached = 0  # of them were in the cache then
 
     @property
     def stop(self) -> str | None:
@@ -146,18 +147,29 @@ class Decoder:
             raise Refused("'prompt' has token ids that this model's vocabulary does not have. Send the text instead.")
         self._forms.try_out(ask)
         room = min(ask.max_tokens, self._shape.context - len(prompt))
-        config = self._config(ask, room)
-        self._number += 1
+        sequence = Sequence(ask, prompt, room, Text(self._pieces, ask.stops))
         try:
-            handle = self._pipeline.add_request(self._number, tensor_of(prompt), config)
+            self._run(sequence)
         except RuntimeError as error:
             raise Refused(f"The engine does not take this request: {reason(error)}.") from None
-        sequence = Sequence(ask, prompt, room, handle, Text(self._pieces, ask.stops))
-        self._running[self._number] = sequence
         return sequence
 
+    def rest(self, sequence: Sequence) -> None:
+        """It makes way in the next step and keeps what it has said. Raises Broken."""
+        if sequence.counts.generated:
+            self._blocks.add(sequence.ids[:-1])
+        self.cancel(sequence)
+
+    def resume(self, sequence: Sequence) -> None:
+        """Go on with one that rested: what it said is prompt now, most of it in the cache. Raises Broken."""
+        sequence.scheduled = sequence.computed = False
+        try:
+            self._run(sequence)
+        except RuntimeError as error:
+            raise Broken(reason(error)) from None
+
     def cancel(self, sequence: Sequence) -> None:
-        """It is not decoded any more from the next step on."""
+        """It is not decoded any more from the next step on. Raises Broken."""
         sequence.handle.cancel()
         self._running = {number: one for number, one in self._running.items() if one is not sequence}
         if not self._running:
@@ -168,7 +180,9 @@ class Decoder:
         for sequence in self._running.values():
             if not sequence.scheduled:
                 sequence.scheduled = True
-                sequence.counts.cached = self._blocks.cached(sequence.ids)
+                sequence.cached = self._blocks.cached(sequence.ids)
+                if not sequence.counts.generated:  # what is computed again after a rest is nobody's bill
+                    sequence.counts.cached = sequence.cached
         self._step()
         ended: list[int] = []
         for number, sequence in self._running.items():
@@ -180,6 +194,12 @@ class Decoder:
             self._running.pop(number, None)
         if not self._running:
             self._drop()
+
+    def _run(self, sequence: Sequence) -> None:
+        config = self._config(sequence.ask, sequence.room - sequence.counts.generated)
+        sequence.handle = self._pipeline.add_request(self._number + 1, tensor_of(sequence.ids), config)
+        self._number += 1
+        self._running[self._number] = sequence
 
     def _drop(self) -> None:
         """Let the pipeline forget cancelled requests: it does so in a step."""
@@ -201,10 +221,11 @@ class Decoder:
             return False
         [output] = handle.read().values()
         ids, counts = output.generated_ids, sequence.counts
-        if not counts.generated:
-            self._blocks.add(sequence.ids)  # the prompt has been computed
-            self._sums.prompt += counts.prompt
-            self._sums.cached += counts.cached
+        if not sequence.computed:
+            sequence.computed = True
+            self._blocks.add(sequence.ids)
+            self._sums.prompt += len(sequence.ids)
+            self._sums.cached += sequence.cached
         elif self._shape.lookup:
             self._drafts.add(sequence.ids, ids, sequence.room - counts.generated)
         self._sums.generated += len(ids)

@@ -1,10 +1,12 @@
 """The line before the decoder of an engine of ours: one per engine, whichever worker its sequences come from.
 
-Owns the waiting and the one timer; who starts when is the scheduler's decision. Knows no decoder and no connection: it
-says `begin` to whoever's turn it is. Used from one event loop.
+Owns the waiting and the one timer; who starts and who rests when is the scheduler's decision. Knows no decoder and no
+connection: it says `begin` to whoever's turn it is, and `rest` to who must make way. Used from one event loop.
 """
 
 import asyncio
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Protocol
 
 from steelyard.engines.asked import Ask
@@ -18,7 +20,10 @@ class Waits(Protocol):
     """Who stands in the line."""
 
     def begin(self) -> None:
-        """It is his turn; he leaves the line when he has ended."""
+        """It is his turn, for the first time or again after a rest; he leaves the line when he has ended."""
+
+    def rest(self) -> None:
+        """He makes way before the next step and stands in the line again."""
 
 
 class Line:
@@ -27,7 +32,7 @@ class Line:
     def __init__(self, capacity: Capacity, clock: Clock | None = None) -> None:
         self._scheduler = Scheduler(capacity)
         self._clock = clock or SystemClock()
-        self._waiting: dict[int, Waits] = {}
+        self._here: dict[int, Waits] = {}
         self._timer: asyncio.TimerHandle | None = None
         self._letting_in = False
         self._again = False
@@ -45,7 +50,7 @@ class Line:
     def come(self, who: Waits, wish: Wish) -> int:
         """The number by which he leaves. Raises QueueFull. `let_in` must follow."""
         number = self._scheduler.arrive(wish, self._clock.monotonic_ns())
-        self._waiting[number] = who
+        self._here[number] = who
         return number
 
     def spoke(self, number: int) -> None:
@@ -55,12 +60,24 @@ class Line:
 
     def leave(self, number: int, used_tokens: int | None = None) -> None:
         """He has ended or gone. Once is enough."""
-        self._waiting.pop(number, None)
+        self._here.pop(number, None)
         self._scheduler.ended(number, used_tokens, self._clock.monotonic_ns())
         self.let_in()
 
+    @contextmanager
+    def until_told(self) -> Iterator[None]:
+        """Nobody begins or rests before all of a step has been told: who has ended in it is no longer there to rest."""
+        self._letting_in = True
+        try:
+            yield
+        finally:
+            self._letting_in = False
+            if self._again:
+                self.let_in()
+
     def let_in(self) -> None:
-        """Begin with whoever may. One who leaves meanwhile makes room for the next in the same call."""
+        """Begin with whoever may, and let rest who is in the way. One who leaves or rests meanwhile makes room for the
+        next in the same call."""
         self._again = True
         if self._letting_in:
             return
@@ -68,8 +85,12 @@ class Line:
         try:
             while self._again:
                 self._again = False
-                for number, _ in self._scheduler.starts(self._clock.monotonic_ns()):
-                    self._waiting.pop(number).begin()
+                now_ns = self._clock.monotonic_ns()
+                for number in self._scheduler.rests(now_ns):
+                    self._again = True
+                    self._here[number].rest()
+                for number, _ in self._scheduler.starts(now_ns):
+                    self._here[number].begin()
         finally:
             self._letting_in = False
         self._set_timer()
@@ -90,4 +111,5 @@ def wish_of(ask: Ask, prompt_tokens: int, turn: Turn, context: int) -> Wish:
         text = ask.prompt.encode()
     else:
         text = b"".join(token.to_bytes(8, "little", signed=True) for token in ask.prompt)
-    return Wish(turn.tenant_id, prompt_from("", text), min(context, prompt_tokens + ask.max_tokens), turn.within_s)
+    tokens = min(context, prompt_tokens + ask.max_tokens)
+    return Wish(turn.tenant_id, prompt_from("", text), tokens, turn.within_s, not ask.resumes)

@@ -70,6 +70,10 @@ class Ticket:
         """See `Waits`."""
         self._desk.begin(self)
 
+    def rest(self) -> None:
+        """See `Waits`."""
+        self._desk.rest(self)
+
 
 class Desk:
     """The decoder and who waits for what it says. One per process."""
@@ -81,7 +85,7 @@ class Desk:
         self._broken = broken
         self._loop = asyncio.get_running_loop()
         self._listeners: dict[Sequence, Ticket] = {}
-        self._line = Line(Capacity(told.slots, told.cache_tokens))
+        self._line = Line(Capacity(told.slots, told.cache_tokens, rests=True))
         self._stepping = False
         self._alive = self._loop.call_later(limits.ENGINE_ALIVE_S, self._say_alive)
 
@@ -106,18 +110,33 @@ class Desk:
         self._line.let_in()
 
     def begin(self, ticket: Ticket) -> None:
-        """Its turn has come: the decoder gets it, or refuses it."""
-        try:
-            sequence = ticket.sequence = self.decoder.add(ticket.ask)
-        except Refused as refused:
-            ticket.connection.refuse(refused)
-            self._line.leave(ticket.number)
-            return
-        self._listeners[sequence] = ticket
-        ticket.connection.begin()
+        """Its turn has come: the decoder gets it, or refuses it; or goes on with it after a rest."""
+        if ticket.sequence is not None:
+            try:
+                self.decoder.resume(ticket.sequence)
+            except Broken as error:
+                self._broken(str(error))
+        else:
+            try:
+                sequence = ticket.sequence = self.decoder.add(ticket.ask)
+            except Refused as refused:
+                ticket.connection.refuse(refused)
+                self._line.leave(ticket.number)
+                return
+            self._listeners[sequence] = ticket
+            ticket.connection.begin()
         if not self._stepping:
             self._stepping = True
             self._listen()
+
+    def rest(self, ticket: Ticket) -> None:
+        """Somebody is waited for: it makes way, and its connection waits with what it has."""
+        ticket.spoke = False
+        if ticket.sequence is not None:
+            try:
+                self.decoder.rest(ticket.sequence)
+            except Broken as error:
+                self._broken(str(error))
 
     def leave(self, ticket: Ticket) -> None:
         """Its connection is gone."""
@@ -139,9 +158,10 @@ class Desk:
                 one.connection.end(failed("The engine failed while it answered."))
             self._broken(str(error))
             return
-        for sequence in told:
-            if (ticket := self._listeners.get(sequence)) is not None:
-                self._tell(sequence, ticket)
+        with self._line.until_told():
+            for sequence in told:
+                if (ticket := self._listeners.get(sequence)) is not None:
+                    self._tell(sequence, ticket)
         self._listen()
 
     def _listen(self, turns: int = limits.ENGINE_LISTENS) -> None:

@@ -136,6 +136,8 @@ PACE_KEPT_S = 30  # what ended longer ago than twice that says nothing of the pa
 LEADER_AWAITED_MS = 10_000  # for the first token of another one that begins alike
 LEADER_GAIN_BLOCKS_MIN = 2  # of 256 bytes, that are saved by waiting for a leader; less is computed sooner
 BATCH_URGENT_S = 600  # before its deadline a line of a batch is no batch any more
+BATCH_BESIDE_PARTS = 8  # of the places: one in so many is left to a batch beside answers that are waited for
+BATCH_RETURNS_MS = 1000  # after nobody was waited for any more, the others come back
 SLOT_LIKENESS_PARTS = 4  # a slot is taken for a prompt that it holds a quarter of, or else the one unused for longest
 TENANTS_SERVED_KEPT_MAX = 4096
 

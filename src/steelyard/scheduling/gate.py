@@ -55,11 +55,6 @@ class Gate:
         self._timer: asyncio.TimerHandle | None = None
 
     @property
-    def presses(self) -> bool:
-        """Whether somebody waits who is waited for: batch sequences that can rest should."""
-        return self._scheduler.presses
-
-    @property
     def waiting(self) -> int:
         return self._scheduler.waiting
 

@@ -2,10 +2,11 @@
 
 Pure: comings, first tokens, ends and the time are calls, the answer is who starts. What it promises: nobody starts
 beyond the engine's capacity; who waits for a leader waits `limits.LEADER_AWAITED_MS` at most; what nobody waits for
-starts only when nobody waits, and leaves a quarter of the places to those who do; every wish starts or is withdrawn.
+starts only when nobody waits, leaves a quarter of the places to those who do, and makes way for them where the engine
+can let it rest; every wish starts or is withdrawn.
 """
 
-from collections.abc import Iterator
+from dataclasses import dataclass
 from typing import NamedTuple
 
 from steelyard.kernel import limits
@@ -17,14 +18,21 @@ from steelyard.scheduling.wish import Capacity, Lane, QueueFull, Start, Wish
 _AWAITED_NS = limits.LEADER_AWAITED_MS * NS_PER_MS
 _URGENT_NS = limits.BATCH_URGENT_S * NS_PER_S
 _PACE_NS = limits.PACE_KEPT_S * NS_PER_S
+_CALM_NS = limits.BATCH_RETURNS_MS * NS_PER_MS
 
 
-class _Running(NamedTuple):
-    wish: Wish
+@dataclass(slots=True)
+class _Running:
+    one: Waiting
     lane: Lane
     slot: int
     leads: bool
     since_ns: int
+    spoke: bool = False
+
+    @property
+    def wish(self) -> Wish:
+        return self.one.wish
 
 
 class Scheduler:
@@ -40,6 +48,8 @@ class Scheduler:
         self._shared = Shared() if capacity.leader_first and not capacity.slots else None
         self._slots = PerSlot(capacity.sequences) if capacity.slots else None
         self._batch_running = 0
+        self._silent = 0  # that run and are waited for, and have no token yet
+        self._calm_ns: int | None = None  # when it will have been long enough since anybody was waited for
         self._pace = _Pace()
         self._number = 0
         self.tokens = 0  # promised to what runs
@@ -55,11 +65,6 @@ class Scheduler:
     @property
     def waiting_batch(self) -> int:
         return self._batch.count
-
-    @property
-    def presses(self) -> bool:
-        """Whether somebody waits: an engine that can let batch sequences rest does so."""
-        return self._interactive.count > 0
 
     def arrive(self, wish: Wish, now_ns: int) -> int:
         """The number by which it is known from here on. Raises QueueFull at once rather than late."""
@@ -78,6 +83,8 @@ class Scheduler:
     def starts(self, now_ns: int) -> list[Start]:
         """Those that may start now, in this order; they run from here on."""
         started: list[Start] = []
+        if self._calm_ns is not None and self._calm_ns <= now_ns:
+            self._calm_ns = None
         if self._held:
             self._release(now_ns)
         if self._batch.count:
@@ -92,58 +99,123 @@ class Scheduler:
     def spoke(self, number: int) -> None:
         """Its first token is there."""
         running = self._running.get(number)
-        if running is not None and running.leads and self._shared is not None:
+        if running is None or running.spoke:
+            return
+        running.spoke = True
+        self._silent -= running.lane is Lane.INTERACTIVE
+        if running.leads and self._shared is not None:
+            running.leads = False
             self._shared.done(running.wish.prompt)
-            self._running[number] = running._replace(leads=False)
             self._let_go()
+
+    def rests(self, now_ns: int) -> list[int]:
+        """Lines of batches that must stop before the next step, for those who are waited for: they wait again from here
+        on, under the same number. Ask again after `starts` until there are none."""
+        if not self._capacity.rests or not self._batch_running or not self._waited_for:
+            return []
+        able = [one for one in self._running.values() if self._can_rest(one, now_ns)]
+        able.sort(key=lambda one: (not one.spoke, due_ns(one.one)))
+        rested: list[int] = []
+        while able and self._in_the_way(able):
+            last = able.pop()
+            self._stopped(last)
+            self._batch.give_back(last.wish.tenant_id, last.wish.tokens)
+            self._put(last.one, self._batch)
+            rested.append(last.one.number)
+        return rested
 
     def ended(self, number: int, used_tokens: int | None, now_ns: int) -> None:
         """It has ended, failed or gone, running or not. `used_tokens` of context, where known. Once is enough."""
         if (found := self._waiting.get(number)) is not None:
             self._take(*found, served=False)
+            if found[1] is self._interactive:
+                self._calm(now_ns)
             return
-        running = self._running.pop(number, None)
+        running = self._running.get(number)
         if running is None:
             return
         wish = running.wish
-        self.tokens -= wish.tokens
-        self._batch_running -= running.lane is Lane.BATCH
+        self._stopped(running)
+        if running.lane is Lane.INTERACTIVE:
+            self._calm(now_ns)
         self._pace.ended(now_ns - running.since_ns, now_ns)
         if used_tokens is not None and used_tokens < wish.tokens:
             lane = self._batch if running.lane is Lane.BATCH else self._interactive
             lane.give_back(wish.tenant_id, wish.tokens - used_tokens)
-        if self._slots is not None:
-            self._slots.free(running.slot)
-        if running.leads and self._shared is not None:
-            self._shared.lost(wish.prompt)
-            self._let_go()
 
     def wakes_ns(self) -> int | None:
         """When `starts` may have another answer although nothing has happened."""
-        return next(iter(self._held.values())).since_ns + _AWAITED_NS if self._held else None
+        awaited_ns = next(iter(self._held.values())).since_ns + _AWAITED_NS if self._held else None
+        calm_ns = self._calm_ns if self._batch.count else None
+        return min((one for one in (awaited_ns, calm_ns) if one is not None), default=None)
 
     # --- inside -------------------------------------------------------------------------------------------------
 
     def _next(self) -> Waiting | None:
         """Whose turn it is. One whose context is not free yet is waited for: nobody smaller goes before it for ever."""
-        for one in self._candidates():
-            if self._waits_for_leader(one):
-                continue
-            return one if self._fits(one.wish) else None
-        return None
+        one = self._first(self._interactive)
+        if one is None and not self._interactive.count and self._batch_running < self._batch_most:
+            one = self._first(self._batch)
+        return one if one is not None and self._fits(one.wish) else None
 
-    def _candidates(self) -> Iterator[Waiting]:
-        for one in self._interactive.in_turn():
-            if not one.held:
-                yield one
-        if not self._interactive.count and self._batch_running < self._capacity.batch:
-            for one in self._batch.in_turn():
-                if not one.held:
-                    yield one
+    def _first(self, lane: FairQueue) -> Waiting | None:
+        return next((one for one in lane.in_turn() if not one.held and not self._waits_for_leader(one)), None)
 
-    def _fits(self, wish: Wish) -> bool:
+    def _fits(self, wish: Wish, freed_tokens: int = 0) -> bool:
         most = self._capacity.tokens
-        return not most or not self._running or self.tokens + wish.tokens <= most
+        return not most or not self._running or self.tokens - freed_tokens + wish.tokens <= most
+
+    @property
+    def _waited_for(self) -> bool:
+        """Whether somebody waits for an answer, here or from the engine."""
+        return self._interactive.count > 0 or len(self._running) > self._batch_running
+
+    @property
+    def _batch_most(self) -> int:
+        """Lines of batches that may run now. Those that can rest run all when nobody has been waited for lately; else a
+        few, and none starts while the first token of an answer is computed: each one more makes the step longer."""
+        if not self._capacity.rests:
+            return self._capacity.batch
+        if self._silent:
+            return 0
+        return self._capacity.beside if self._waited_for or self._calm_ns is not None else self._capacity.batch
+
+    def _can_rest(self, running: _Running, now_ns: int) -> bool:
+        if running.lane is not Lane.BATCH or (running.spoke and running.wish.unbroken):
+            return False
+        return due_ns(running.one) - now_ns > _URGENT_NS
+
+    def _in_the_way(self, able: list[_Running]) -> bool:
+        """Whether the last of those who are able to rest must: its prompt would be computed before somebody's first
+        token, or too many decode beside those who are waited for, or it has the place or the context of one of them."""
+        if not able[-1].spoke and (self._silent or self._interactive.count):
+            return True
+        if self._batch_running > self._capacity.beside:
+            return True
+        one = self._first(self._interactive)
+        if one is None:
+            return False
+        if not self._fits(one.wish):
+            return len(able) == len(self._running) or self._fits(one.wish, sum(each.wish.tokens for each in able))
+        return len(self._running) >= self._capacity.sequences
+
+    def _stopped(self, running: _Running) -> None:
+        """It runs no more, for now or for ever."""
+        del self._running[running.one.number]
+        self.tokens -= running.wish.tokens
+        self._batch_running -= running.lane is Lane.BATCH
+        self._silent -= running.lane is Lane.INTERACTIVE and not running.spoke
+        if self._slots is not None:
+            self._slots.free(running.slot)
+        if running.leads and self._shared is not None:
+            self._shared.lost(running.wish.prompt)
+            self._let_go()
+
+    def _calm(self, now_ns: int) -> None:
+        """One who was waited for has gone. After the last of them lines of batches come back, but not at once: who had
+        an answer asks again, and one that comes back computes again what was in its last block."""
+        if not self._waited_for and self._capacity.rests:
+            self._calm_ns = now_ns + _CALM_NS
 
     def _waits_for_leader(self, one: Waiting) -> bool:
         if self._shared is None or not self._shared.leaders or one.overdue:
@@ -161,8 +233,9 @@ class Scheduler:
         kind = Lane.BATCH if lane is self._batch else Lane.INTERACTIVE
         slot = self._slots.take(wish.prompt) if self._slots is not None else -1
         leads = self._shared.lead(wish.prompt) if self._shared is not None else False
-        self._running[one.number] = _Running(wish, kind, slot, leads, now_ns)
+        self._running[one.number] = _Running(one, kind, slot, leads, now_ns)
         self._batch_running += kind is Lane.BATCH
+        self._silent += kind is Lane.INTERACTIVE
         self.tokens += wish.tokens
         return Start(one.number, slot)
 

@@ -3,6 +3,7 @@
 from enum import IntEnum
 from typing import NamedTuple
 
+from steelyard.kernel import limits
 from steelyard.kernel.frozen import Record
 from steelyard.kernel.prefix import Prompt
 
@@ -21,13 +22,15 @@ class Wish(Record, frozen=True):
     prompt: Prompt = Prompt()
     tokens: int = 1  # of context that are promised to it: its prompt and the most it may answer
     within_s: int = 0  # of what nobody waits for: how soon it must have ended all the same; 0: somebody waits
+    unbroken: bool = False  # once it has a token it cannot rest: what follows would not be the same
 
 
 class Capacity(Record, frozen=True):
     """What one engine can take.
 
     `leader_first`: sequences that run together share what one of them has computed, but only once it has. Where each
-    slot has a cache of its own (`slots`), nothing is shared and a sequence goes where its beginning is.
+    slot has a cache of its own (`slots`), nothing is shared and a sequence goes where its beginning is. `rests`: what
+    nobody waits for can be stopped between two steps, and goes on later from what it has said.
     """
 
     sequences: int  # at the same time
@@ -35,10 +38,16 @@ class Capacity(Record, frozen=True):
     batch_sequences: int = 0  # of them, that nobody waits for; 0: three quarters
     leader_first: bool = True
     slots: bool = False
+    rests: bool = False
 
     @property
     def batch(self) -> int:
         return self.batch_sequences or max(1, self.sequences * 3 // 4)
+
+    @property
+    def beside(self) -> int:
+        """How many of a batch decode beside one who is waited for."""
+        return min(self.batch, self.sequences // limits.BATCH_BESIDE_PARTS)
 
 
 class Turn(NamedTuple):

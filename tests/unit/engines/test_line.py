@@ -1,4 +1,4 @@
-"""The line before the decoder, through the listener: leaders first, tenants in turn, refusals and those who go."""
+"""The line before the decoder, through the listener: leaders, tenants in turn, rests, refusals and those who go."""
 
 import asyncio
 import json
@@ -31,11 +31,12 @@ class Sequence:
 
 
 class Decoder:
-    """Says a token when a test lets it; a prompt with `refuse` in it is refused."""
+    """Says a token when a test lets it; a prompt with `refuse` in it is refused. What rests keeps what it has."""
 
     def __init__(self) -> None:
         self.sequences: list[Sequence] = []
         self.added: list[str] = []
+        self.rested: list[str] = []
         self.speaks: set[str] = set()
         self.ends: set[str] = set()
 
@@ -55,7 +56,17 @@ class Decoder:
         return [1] * 5
 
     def cancel(self, sequence: Sequence) -> None:
+        if sequence in self.sequences:
+            self.sequences.remove(sequence)
+
+    def rest(self, sequence: Sequence) -> None:
+        assert sequence.finish is None, "what has ended is told before anybody rests"
+        self.rested.append(name_of(sequence))
         self.sequences.remove(sequence)
+
+    def resume(self, sequence: Sequence) -> None:
+        self.sequences.append(sequence)
+        self.added.append(name_of(sequence))
 
     def step(self) -> Iterator[Sequence]:
         for sequence in list(self.sequences):
@@ -144,6 +155,55 @@ async def test_tenants_take_turns_and_batches_come_last() -> None:
         decoder.ends |= set("01234")
         await until(lambda: len(decoder.added) == 5)
         assert decoder.added == ["0", "4", "2", "3", "1"]
+
+
+async def test_a_line_of_a_batch_makes_way_and_goes_on_in_the_same_answer(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("steelyard.scheduling.scheduler._CALM_NS", 0)
+    async with serving(1) as (decoder, desk, client):
+        reader = await client.ask("#0", "1 86400")
+        await until(lambda: desk._line.count == 1)
+        decoder.speaks.add("0")
+        await until(lambda: decoder.sequences and decoder.sequences[0].counts.generated)
+        chat = await client.ask("#1", "2 0")
+        await until(lambda: decoder.added == ["0", "1"])
+        assert decoder.rested == ["0"]
+        decoder.ends |= set("01")
+        assert b'"stop"' in await chat.readuntil(b"data: [DONE]")
+        whole = await reader.readuntil(b"data: [DONE]")
+        assert decoder.added == ["0", "1", "0"]
+        assert (whole.count(b"HTTP/1.1"), whole.count(b'"Hi"')) == (1, 1)
+
+
+async def test_a_line_that_ends_in_the_step_in_which_its_place_is_wanted_has_ended() -> None:
+    async with serving(8) as (decoder, desk, client):
+        line = await client.ask("#0", "1 86400")
+        decoder.speaks |= set("0123456")
+        await until(lambda: decoder.sequences and decoder.sequences[0].counts.generated)
+        for number in range(1, 8):
+            await client.ask(f"{SYSTEM}#7" if number == 7 else f"#{number}")
+            await until(lambda number=number: desk._line.count == number + 1)
+        await client.ask(f"{SYSTEM}#8")  # waits for 7, its leader
+        await until(lambda: desk._line.count == 9)
+        assert (len(decoder.added), decoder.rested) == (8, [])
+        decoder.sequences.reverse()  # so the leader is told first
+        decoder.speaks.add("7")
+        decoder.ends.add("0")
+        assert b'"stop"' in await line.readuntil(b"data: [DONE]")
+        await until(lambda: decoder.added[8:] == ["8"])
+        assert decoder.rested == []
+
+
+async def test_one_whose_connection_closes_while_he_rests_does_not_come_back() -> None:
+    async with serving(1) as (decoder, desk, client):
+        await client.ask("#0", "1 86400")
+        await until(lambda: decoder.added == ["0"])
+        await client.ask("#1", "2 0")
+        await until(lambda: decoder.rested == ["0"])
+        client.writers[0].transport.abort()
+        await until(lambda: desk._line.count == 1)
+        decoder.ends.add("1")
+        await until(lambda: desk._line.count == 0)
+        assert decoder.added == ["0", "1"]
 
 
 async def test_one_who_goes_while_he_waits_is_never_decoded() -> None:

@@ -33,7 +33,6 @@ async def test_followers_are_let_in_by_the_first_token() -> None:
     leader = await gate.enter(LONG)
     followers = [asyncio.ensure_future(gate.enter(LONG)) for _ in range(3)]
     await waiting(gate, 3)
-    assert gate.presses
     leader.spoke()
     leader.spoke()
     places = await asyncio.gather(*followers)
