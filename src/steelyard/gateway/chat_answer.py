@@ -118,8 +118,13 @@ def sequences_of(order: Order) -> list[Spoken]:
 def head_of(order: Order, kind: bytes, created_ns: int, tier: str | None = None) -> bytes:
     """The fields every chunk of an answer repeats, as the beginning of a JSON object."""
     family, request_id = b"cmpl" if order.prompts else b"chatcmpl", order.request_id.hex().encode()
-    head = _HEAD % (family, request_id, kind, created_ns // NS_PER_S, _encode(order.model), _FINGERPRINT)
+    head = _HEAD % (family, request_id, kind, created_ns // NS_PER_S, _name(order.model), _FINGERPRINT)
     return b'%b,"service_tier":%b' % (head, _encode(tier)) if tier else head
+
+
+@lru_cache(maxsize=256)
+def _name(model: str) -> bytes:
+    return _encode(model)
 
 
 def _choice(index: int, delta: dict[str, Any], finish: str | None = None, logprobs: msgspec.Raw | None = None) -> bytes:
@@ -140,6 +145,22 @@ def _around_text(index: int) -> tuple[bytes, bytes]:
 @lru_cache(maxsize=limits.SEQUENCES_MAX)
 def _around_finish(index: int) -> tuple[bytes, bytes]:
     return _cut(_choice(index, {}, ""))
+
+
+def _whole(index: int, spoken: Spoken) -> dict[str, Any]:
+    """The choice of a sequence that has ended."""
+    return {
+        "index": index,
+        "message": spoken.message(),
+        "logprobs": {"content": spoken.logprobs, "refusal": None} if spoken.logprobs else None,
+        "finish_reason": spoken.finish,
+    }
+
+
+@lru_cache(maxsize=64)
+def _around_whole(finish: str) -> tuple[bytes, bytes]:
+    """What stands before and behind the text of the only sequence, when that says nothing else."""
+    return _cut(_encode([_whole(0, Spoken(finish=finish))]))
 
 
 def _cut(choice: bytes) -> tuple[bytes, bytes]:
@@ -220,26 +241,32 @@ class ChatBody:
 
     def __init__(self, order: Order, created_ns: int, tier: str | None = None) -> None:
         self._head = head_of(order, b"chat.completion", created_ns, tier)
-        self._spoken = sequences_of(order)
+        self._order = order
+        self._only: Event | None = None  # a text and its end in one, as most answers are: nothing else was said
+        self._spoken: list[Spoken] = []  # of all others
         self.bill: Callable[[Usage], Bill] | None = None
 
     def render(self, sequence: int, event: Event) -> bytes:
         """Nothing is sent before the end."""
+        if not self._spoken:
+            only = self._only
+            if only is None and self._order.sequences == 1 and _is_plain(event):
+                self._only = event
+                return b""
+            self._spoken, self._only = sequences_of(self._order), None
+            if only is not None:
+                gather(self._spoken[0], only)
         gather(self._spoken[sequence], event)
         return b""
 
     def closing(self, usage: Usage) -> bytes:
-        choices: list[dict[str, Any]] = []
-        for spoken in self._spoken:
-            choice = {
-                "index": len(choices),
-                "message": spoken.message(),
-                "logprobs": {"content": spoken.logprobs, "refusal": None} if spoken.logprobs else None,
-                "finish_reason": spoken.finish,
-            }
-            choices.append(choice)
-        shown = usage_shown(usage, self._spoken, self.bill)
-        return b'%b,"choices":%b,"usage":%b}' % (self._head, _encode(choices), shown)
+        if (only := self._only) is not None and only.finish is not None:
+            before, behind = _around_whole(only.finish)
+            shown = usage_shown(usage, (only,), self.bill)
+            return b'%b,"choices":%b%b%b,"usage":%b}' % (self._head, before, _encode(only.text), behind, shown)
+        spoken = self._spoken or sequences_of(self._order)
+        choices = [_whole(place, one) for place, one in enumerate(spoken)]
+        return b'%b,"choices":%b,"usage":%b}' % (self._head, _encode(choices), usage_shown(usage, spoken, self.bill))
 
     def parted(self, closing: bytes) -> tuple[bytes, bytes]:
         """The answer leaves but for its last brace: until that comes no client takes it for whole."""
@@ -248,6 +275,13 @@ class ChatBody:
     def failing(self, error: UpstreamError) -> bytes:
         """Never reached by bytes: a body that has not started becomes an HTTP error instead."""
         raise error
+
+
+def _is_plain(event: Event) -> bool:
+    """Whether it is a text and its end, and nothing else that `gather` would keep."""
+    if not event.finish or event.logprobs is not None or event.tool_calls:
+        return False
+    return not (event.reasoning or event.refusal or event.signature or event.redacted)
 
 
 def gather(spoken: Spoken, event: Event) -> None:
@@ -268,7 +302,7 @@ def gather(spoken: Spoken, event: Event) -> None:
     spoken.estimated = event.estimated
 
 
-def usage_shown(usage: Usage, spoken: Sequence[Spoken], bill: Callable[[Usage], Bill] | None) -> bytes:
+def usage_shown(usage: Usage, spoken: Sequence[Spoken | Event], bill: Callable[[Usage], Bill] | None) -> bytes:
     """OpenAI-style usage: `prompt_tokens` includes those read from a cache and written to one, `completion_tokens` the
     reasoning. DeepSeek's two names are given as well, and what this costs so far under `steelyard`."""
     prompt, generated, cached, written = usage.prompt, usage.generated, usage.from_cache, usage.cache_write

@@ -75,7 +75,6 @@ class Served:
                     else:  # as long as its connection lives
                         said = await speech.__anext__()
                         self._heard = [said]
-                        self._ways.heard(said[2])
                         self._spoke()
                     return self
                 except StopAsyncIteration:  # not a word
@@ -131,7 +130,8 @@ class Served:
     def _spoke(self) -> None:
         assert self._call is not None  # noqa: S101 - it was asked
         self._call.spoke(self._ways.clock.monotonic_ns())
-        self._router.spoke(self.quote.offer)
+        if self._router.closed:
+            self._router.spoke(self.quote.offer)
 
     def whole(self, used: Usage, *, guessed: bool) -> None:
         """It came to its end and used this; `guessed`: the counts are ours, not the upstream's."""

@@ -43,7 +43,7 @@ class Router:
         self.worker = worker
         self._workers = workers
         self._states: dict[int, OfferState] = {}
-        self._closed: dict[str, tuple[int, str]] = {}  # upstream → until when its account is of no use, and why
+        self.closed: dict[str, tuple[int, str]] = {}  # upstream → until when its account is of no use, and why
         self.affinity = Affinity()
         self._budget = _BUDGET_MAX
         self._made: OrderedDict[bytes, Made] = OrderedDict()  # the last choices, oldest first
@@ -69,7 +69,7 @@ class Router:
         made, states = self._seen(wanted, rules, candidates, weigh, now_ns)
         pin = rules.policy is Policy.PINNED
         made.scores = list(range(len(candidates))) if pin else scores(made.view, rules.policy)
-        free = not self._closed and rules.guard is not Guard.REFUSE
+        free = not self.closed and rules.guard is not Guard.REFUSE
         made.left_out = [
             "" if free and not (state.why or state.bounded) else self._left_out(made, place, state, now_ns)
             for place, state in enumerate(states)
@@ -133,7 +133,7 @@ class Router:
 
     def _left_out(self, made: Made, place: int, state: OfferState, now_ns: int) -> str:
         offer = made.candidates[place].offer
-        if (state.why or self._closed) and (reason := self.left_out(offer, now_ns)):
+        if (state.why or self.closed) and (reason := self.left_out(offer, now_ns)):
             return reason
         if offer.is_bounded and (reason := state.full(offer, self._workers, _tokens(made.wanted), now_ns)):
             return reason
@@ -151,19 +151,20 @@ class Router:
 
     def left_out(self, offer: Offer, now_ns: int) -> str:
         """Why it is not to be asked now; empty when it is. Changes nothing: any thread may look."""
-        closed = self._closed.get(offer.upstream)
+        closed = self.closed.get(offer.upstream)
         if closed is not None and now_ns < closed[0]:
             return closed[1]
         state = self._states.get(offer.id)
         return state.left_out(now_ns) if state is not None else ""
 
     def _back_ns(self, offer: Offer) -> int:
-        return max(self.state(offer).back_ns(), self._closed.get(offer.upstream, (0, ""))[0])
+        return max(self.state(offer).back_ns(), self.closed.get(offer.upstream, (0, ""))[0])
 
     def state(self, offer: Offer) -> OfferState:
         """What is known of it."""
-        state = self._states.get(offer.id)
-        if state is None:
+        try:
+            state = self._states[offer.id]
+        except KeyError:
             if len(self._states) >= limits.OFFERS_WATCHED_MAX:  # most of them are offered no more
                 self._states.clear()
             state = self._states[offer.id] = OfferState()
@@ -179,7 +180,7 @@ class Router:
         """An operator has mended something: what is held against the upstream is forgotten."""
         for upstream, at_ns in routes.upstreams.items():
             if self._asked_again.get(upstream) != at_ns:
-                self._closed.pop(upstream, None)
+                self.closed.pop(upstream, None)
                 for state in self._states.values():
                     if state.offer is not None and state.offer.upstream == upstream:
                         state.worked()
@@ -195,17 +196,17 @@ class Router:
         return Call(state, now_ns, whole=whole)
 
     def spoke(self, offer: Offer) -> None:
-        """It has begun to answer, so its account is in order."""
-        if self._closed and self._closed.pop(offer.upstream, None) is not None:
+        """It has begun to answer, so its account is in order: to be told while any is `closed`."""
+        if self.closed.pop(offer.upstream, None) is not None:
             log.info("upstream_enabled", upstream=offer.upstream)
 
     def failed(self, offer: Offer, error: UpstreamError, now_ns: int, wait_ns: int | None) -> None:
         """It refused or failed. An account that is of no use is told of once, and all its offers are left alone."""
         self.state(offer).failed(error, now_ns, wait_ns)
         if error.fault in ACCOUNT:
-            if self._closed.get(offer.upstream, (0, ""))[0] <= now_ns:
+            if self.closed.get(offer.upstream, (0, ""))[0] <= now_ns:
                 log.error("upstream_disabled", upstream=offer.upstream, fault=error.fault, reason=error.message)
-            self._closed[offer.upstream] = (now_ns + limits.DISABLED_S * NS_PER_S, str(error.fault))
+            self.closed[offer.upstream] = (now_ns + limits.DISABLED_S * NS_PER_S, str(error.fault))
 
     def asked(self) -> None:
         """A request came: a part of a try more may be repeated."""
@@ -237,7 +238,7 @@ class Router:
 
     def in_short(self, request_id: bytes) -> bytes:
         """Why it was routed so, for the journal; empty where there was nothing to choose."""
-        made = self._made.get(request_id)
+        made = self._made.get(request_id) if self._made else None
         return b"" if made is None else bytes_from_why(made.why([self.state(one.offer) for one in made.candidates]))
 
     def forget(self, request_id: bytes) -> None:

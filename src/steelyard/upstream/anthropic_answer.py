@@ -89,7 +89,7 @@ class Answer:
         self.whole = False
         self._upstream = upstream
         self._reader = EventReader(upstream)
-        self._tally = Tally(upstream, asked_bytes)
+        self._tally = Tally(upstream, lambda: asked_bytes)
         self._ready: list[Event] = []
         self._texts: list[str] = []
         self._reasoning: list[str] = []

@@ -65,12 +65,9 @@ class _Sole:
     def __aiter__(self) -> Self:
         return self
 
-    def __anext__(self) -> Awaitable[Said]:
-        if self._over:  # told at once, as nothing is waited for
+    async def __anext__(self) -> Said:
+        if self._over:
             raise StopAsyncIteration
-        return self._next()
-
-    async def _next(self) -> Said:
         events, event = self._events, None
         if events is None:
             order = self._order

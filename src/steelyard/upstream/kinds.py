@@ -62,7 +62,10 @@ class ByKind:
     def stream(
         self, offer: Offer, params: dict[str, Raw], max_tokens: int, request_id: bytes, whole: bool = False
     ) -> Events:
-        adapter = self._made.get(offer.kind) or self._adapter(offer.kind)
+        try:
+            adapter = self._made[offer.kind]
+        except KeyError:
+            adapter = self._adapter(offer.kind)
         return adapter.stream(offer, params, max_tokens, request_id, whole)
 
     async def read(self, offer: Offer, capability: Capability, params: dict[str, Raw]) -> Event:

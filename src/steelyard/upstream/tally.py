@@ -5,6 +5,8 @@ any came is counted low, and an answer without any is estimated, never taken for
 reasoning; told how much of the whole it was, a part that has left already does not shrink. Knows no dialect.
 """
 
+from collections.abc import Callable
+
 import msgspec
 import structlog
 
@@ -18,15 +20,16 @@ _BYTES_PER_TOKEN_MAX = 8  # of a prompt whose count is still to come: low, so th
 
 
 class Tally:
-    """The counts of one sequence. `asked_bytes` is the size of the prompt's text."""
+    """The counts of one sequence. `asked_bytes` finds out the size of the prompt's text, for where no counts come."""
 
-    __slots__ = ("_asked_bytes", "_said_bytes", "_thought_bytes", "_told", "_upstream", "pieces", "thoughts")
+    __slots__ = ("_asked_bytes", "_low", "_said_bytes", "_thought_bytes", "_told", "_upstream", "pieces", "thoughts")
 
-    def __init__(self, upstream: str, asked_bytes: int) -> None:
+    def __init__(self, upstream: str, asked_bytes: Callable[[], int]) -> None:
         self.pieces = 0  # that said something: at least one token each
         self.thoughts = 0  # pieces of reasoning, beside the others
         self._upstream = upstream
         self._asked_bytes = asked_bytes
+        self._low = 0  # tokens of the prompt, at least; 0: not asked for yet
         self._said_bytes = 0
         self._thought_bytes = 0
         self._told = _NOTHING
@@ -42,14 +45,16 @@ class Tally:
 
     def low(self) -> Usage:
         """At least this much, while the counts are still to come."""
-        return Usage(self._asked_bytes // _BYTES_PER_TOKEN_MAX or 1, 0, self.pieces, reasoning=self.thoughts)
+        if not self._low:
+            self._low = self._asked_bytes() // _BYTES_PER_TOKEN_MAX or 1
+        return Usage(self._low, 0, self.pieces, reasoning=self.thoughts)
 
     def estimate(self) -> Usage:
         """About this much, when no counts came."""
         log.warning("usage_estimated", upstream=self._upstream)
         reasoning = max(self.thoughts, -(-self._thought_bytes // _BYTES_PER_TOKEN))
         output = max(self.pieces, -(-self._said_bytes // _BYTES_PER_TOKEN), 0 if reasoning else 1)
-        return Usage(max(1, -(-self._asked_bytes // _BYTES_PER_TOKEN)), 0, output, reasoning=reasoning)
+        return Usage(max(1, -(-self._asked_bytes() // _BYTES_PER_TOKEN)), 0, output, reasoning=reasoning)
 
     def reasoning(self, generated: int, told: int | None) -> int:
         """How much of what was generated was reasoning: at least as much as was told or heard."""

@@ -55,7 +55,6 @@ class Asked(Record, frozen=True):
     max_tokens: int
     whole: bool = False  # in one piece
 
-    @property
     def text_bytes(self) -> int:
         """How much text the model reads, for estimates of a prompt."""
         params, size = self.params, 0

@@ -1,5 +1,7 @@
 import json
 
+from hypothesis import given
+from hypothesis import strategies as st
 from msgspec import Raw
 
 from steelyard.gateway.chat_answer import DONE, FINGERPRINT, Bill, ChatBody, ChatStream
@@ -55,6 +57,31 @@ def test_a_body_is_these_bytes() -> None:
     message = '{"role":"assistant","content":"H\u00e9\\n\\"","refusal":null}'.encode()
     choices = b'"choices":[{"index":0,"message":%b,"logprobs":null,"finish_reason":"stop"}],' % message
     assert body.closing(USAGE) == HEAD % b"" + choices + COUNTS + b"}"
+
+
+_LETTERS = st.sampled_from(["", "a", '"', "\u00e9\n"])
+
+
+@given(_LETTERS, st.sampled_from(["stop", "length", "tool_calls", "content_filter", "", '"']), st.booleans())
+def test_an_answer_in_one_event_has_the_bytes_of_the_same_in_two(text: str, finish: str, estimated: bool) -> None:
+    bodies = [ChatBody(NAMED, 5_000_000_000, "default") for _ in range(2)]
+    bodies[0].render(0, Event(text, USAGE, finish, estimated=estimated))
+    for event in (Event(text, USAGE), Event("", USAGE, finish, estimated=estimated)):
+        bodies[1].render(0, event)
+    for body in bodies:
+        body.bill = lambda usage: Bill(100_000, "CNY")
+    assert bodies[0].closing(USAGE) == bodies[1].closing(USAGE)
+
+
+@given(st.lists(st.builds(Event, _LETTERS, finish=st.sampled_from([None, "stop"]), reasoning=_LETTERS), max_size=3))
+def test_a_body_says_all_that_was_said_in_however_many_events(said: list[Event]) -> None:
+    body = ChatBody(NAMED, 5_000_000_000)
+    for event in said:
+        body.render(0, event)
+    choice = json.loads(body.closing(USAGE))["choices"][0]
+    assert choice["message"]["content"] == "".join(event.text for event in said)
+    assert choice["message"].get("reasoning", "") == "".join(event.reasoning for event in said)
+    assert choice["finish_reason"] == next((event.finish for event in said if event.finish), None)
 
 
 def test_a_stream_is_these_bytes() -> None:

@@ -22,7 +22,7 @@ def said(output: int, reasoning: int) -> Usage:
 
 @given(st.lists(st.tuples(counts, counts), min_size=1, max_size=8))
 def test_no_bucket_falls_and_the_total_is_the_greatest_that_was_told(told: list[tuple[int, int]]) -> None:
-    tally, before, most = Tally("u", 0), Usage(), 0
+    tally, before, most = Tally("u", int), Usage(), 0
     for output, reasoning in told:
         after = tally.rising(said(output, reasoning))
         most = max(most, output + reasoning)
@@ -40,7 +40,7 @@ def test_the_split_is_corrected_as_far_as_what_has_left_allows(o: int, r: int, o
 
 
 def test_the_prompt_rises_as_a_whole() -> None:
-    tally = Tally("u", 0)
+    tally = Tally("u", int)
     assert tally.rising(Usage(100)) == Usage(100)
     assert tally.rising(Usage(10, 60, cache_write=30)) == Usage(10, 60, cache_write=30)
     assert tally.rising(Usage(10, 50)).prompt == 100

@@ -271,4 +271,4 @@ async def test_an_emulator_fails_as_often_as_it_is_told_and_the_same_each_time(o
 
 def test_what_is_asked_knows_its_text() -> None:
     asked = Asked("u", "m", {"messages": Raw(b"[1]"), "tools": Raw(b"[]"), "stop": Raw(b'"x"')}, 1)
-    assert (asked.text_bytes, asked.stops) == (5, ["x"])
+    assert (asked.text_bytes(), asked.stops) == (5, ["x"])

@@ -122,8 +122,8 @@ BUCKETS = st.fixed_dictionaries(
 @given(BUCKETS, st.integers(0, 200))
 def test_thoughts_that_stand_in_the_total_only_are_generated_too(counts: dict[str, Any], total: int) -> None:
     told = msgspec.convert({**counts, "total_tokens": total}, Counts)
-    found = told.usage(Tally("u", 0), hides_thoughts=True)
-    shown = told.usage(Tally("u", 0)) or Usage()
+    found = told.usage(Tally("u", int), hides_thoughts=True)
+    shown = told.usage(Tally("u", int)) or Usage()
     if found is not None:
         assert (found.prompt, found.generated) == (shown.prompt, max(shown.generated, total - shown.prompt))
         assert found.reasoning >= found.generated - shown.generated and found.output >= 0
@@ -131,7 +131,7 @@ def test_thoughts_that_stand_in_the_total_only_are_generated_too(counts: dict[st
 
 @given(BUCKETS)
 def test_buckets_are_disjoint_and_add_up_to_what_the_vendor_told(counts: dict[str, Any]) -> None:
-    found = msgspec.convert(counts, Counts).usage(Tally("u", 0))
+    found = msgspec.convert(counts, Counts).usage(Tally("u", int))
     prompt, generated = max(0, counts["prompt_tokens"] or 0), max(0, counts["completion_tokens"] or 0)
     if found is None:
         assert (prompt, generated) == (0, 0)
