@@ -5,6 +5,7 @@ from sqlalchemy import Connection, select
 
 from steelyard.cli.desk import Desk
 from steelyard.cli.epilog import examples
+from steelyard.cli.listing import Listing
 from steelyard.cli.options import at_desk
 from steelyard.cli.show import Row, Show, count, moment, words
 from steelyard.gateway.batches import shown_batch
@@ -29,11 +30,12 @@ _COLUMNS = (
 
 
 @click.group(
+    cls=Listing,
     epilog=examples(
         "steelyard batches list",
         "steelyard batches show batch_01a21cca07ab70008616043714653e5a",
         "steelyard batches cancel batch_01a21cca07ab70008616043714653e5a",
-    )
+    ),
 )
 def batches() -> None:
     """Batches: files of requests that customers leave to be answered within a day."""

@@ -6,6 +6,7 @@ from typing import Any
 import click
 
 from steelyard.cli.epilog import examples
+from steelyard.cli.listing import Listing
 from steelyard.cli.options import data_option, json_option
 from steelyard.cli.show import Show, words
 from steelyard.config import Settings, directory_of, load_settings
@@ -19,7 +20,10 @@ _COLUMNS = (
 )
 
 
-@click.group(epilog=examples("steelyard config show", "STEELYARD_PORT=9000 steelyard config show --json"))
+@click.group(
+    cls=Listing,
+    epilog=examples("steelyard config show", "STEELYARD_PORT=9000 steelyard config show --json"),
+)
 def config() -> None:
     """Settings: steelyard.toml, then STEELYARD_*, then options; each beats the one before."""
 
@@ -34,6 +38,8 @@ def config_show(data: Path | None, as_json: bool) -> None:
     origins = settings.origins(options)
     url = directory_of(settings).url
     values = settings.model_dump(mode="json") | {"database": shown(url) if url.text else ""}
+    if not as_json:
+        values = {name: str(value).lower() if isinstance(value, bool) else value for name, value in values.items()}
     rows = [
         {"setting": name, "value": values[name], "origin": origins[name], "meaning": field.description}
         for name, field in Settings.model_fields.items()

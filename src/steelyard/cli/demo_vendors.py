@@ -96,7 +96,7 @@ class DemoVendors:
         made = Table(box=None, pad_edge=False, padding=(0, 3, 0, 0), header_style="bold")
         for title in ("Vendor (emulated)", "Model"):
             made.add_column(title)
-        for title in ("Prompt", "cached", "Answer", "reasoned", "Charge", "Cost", "Margin", ""):
+        for title in ("Prompt", "cached", "Answer", "reasoned", "Charge", "Cost", "Margin", "Margin %"):
             made.add_column(title, justify="right", no_wrap=True)
         for vendor, model in _MODELS.items():
             found = self._asked(desk, address, key, model)

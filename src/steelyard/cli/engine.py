@@ -18,6 +18,7 @@ from steelyard.catalog.store import tariffs_by_subject
 from steelyard.cli.desk import Desk
 from steelyard.cli.directory import is_held
 from steelyard.cli.epilog import examples
+from steelyard.cli.listing import Listing
 from steelyard.cli.options import at_desk
 from steelyard.cli.show import Column, Show, count, energy_text, percent_text, words
 from steelyard.kernel import limits
@@ -50,12 +51,13 @@ _ROWS = (
 
 
 @click.group(
+    cls=Listing,
     epilog=examples(
         "steelyard engine add vllm --model Qwen/Qwen3-8B --as qwen3-8b --gpus 0",
         "steelyard engine add sglang --model Qwen/Qwen3-8B --as qwen3-8b --adopt http://10.0.0.7:30000",
         "steelyard engine show vllm",
         "steelyard engine drain vllm --reason 'driver update'",
-    )
+    ),
 )
 def engine() -> None:
     """GPU engines: vLLM and SGLang servers that are started, or adopted, and looked after."""
@@ -256,7 +258,7 @@ def _row(desk: Desk, spec: EngineSpec) -> dict[str, Any]:
         **load,
         "state": state,
         "reason": (seen.reason if seen else "") or spec.reason,
-        "address": (seen.address if seen else "") or spec.address,
+        "address": (seen.address if seen else "") or spec.address or (start.address if start else ""),
         "command": seen.command if seen else "",
         "started_at": iso_from_ns(start.last_ns) if start else None,
         "restarts": start.starts - 1 if start else None,
@@ -302,6 +304,9 @@ def _lines(row: dict[str, Any]) -> list[tuple[str, str]]:
     energy = _ENERGY[Energy(row["energy"])]
     if row["energy"] != Energy.MODELLED:
         energy += f"; {energy_text(row['busy_uj'])} while busy, {energy_text(row['idle_uj'])} while idle"
+    drafts = "none"
+    if row["drafted_tokens"] != 0:
+        drafts = f"{share('accepted_tokens', 'drafted_tokens')} accepted; never billed to customers"
     kv = "not told" if row["kv_permille"] is None else percent_text(row["kv_permille"], 1000)
     busy = f"{row['busy_ns'] / NS_PER_S:,.1f} s of {row['up_ns'] / NS_PER_S:,.1f} s"
     return [
@@ -316,7 +321,7 @@ def _lines(row: dict[str, Any]) -> list[tuple[str, str]]:
         ("KV cache", kv),
         ("tokens", f"{told('prefill_tokens')} read, {told('decode_tokens')} written"),
         ("cache hits", share("cache_hit_tokens", "cache_asked_tokens")),
-        ("drafts", f"{share('accepted_tokens', 'drafted_tokens')} accepted; never billed to customers"),
+        ("drafts", drafts),
         ("busy", f"{busy} ({percent_text(row['busy_ns'], row['up_ns'])})"),
         ("energy", energy),
     ]

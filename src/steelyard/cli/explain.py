@@ -120,7 +120,8 @@ def _lines(told: Row) -> list[str]:
         fresh, cached, output = used[0] + used[5], used[1], used[2] + used[6]
         price = money_from_nano(told["price_nano"], told["currency"])
         lines.append(
-            f"Expected: {fresh:,} prompt tokens, {cached:,} from cache, {output:,} output; the customer pays {price}."
+            f"Expected: {fresh + cached:,} prompt tokens, {cached:,} of them from cache, {output:,} output; "
+            f"the customer pays {price}."
         )
     seen = f"worker {told['worker']}" + (f", one of {told['workers']}," if told["workers"] > 1 else "")
     lines.append(f"As {seen} sees it, at the prices of {short_moment(told['at_ns'] // NS_PER_MS * NS_PER_MS)}.")

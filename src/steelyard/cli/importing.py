@@ -18,6 +18,7 @@ from steelyard.catalog.credentials import credentials
 from steelyard.catalog.vendor_books import vendor_book, vendor_names
 from steelyard.cli.desk import Desk
 from steelyard.cli.epilog import examples
+from steelyard.cli.listing import Listing
 from steelyard.cli.options import at_desk
 from steelyard.cli.price_import import printable, read_json, read_text
 from steelyard.cli.show import Show, words
@@ -69,6 +70,7 @@ def _with(options: Sequence[Callable[..., Any]]) -> Callable[[Callable[..., None
 
 @click.group(
     "import",
+    cls=Listing,
     epilog=examples(
         "steelyard import litellm config.yaml --prices model_prices_and_context_window.json",
         "steelyard import litellm-keys postgresql://reader@db/litellm",

@@ -4,8 +4,9 @@ import click
 
 from steelyard.cli.desk import Desk
 from steelyard.cli.epilog import examples
+from steelyard.cli.listing import Listing
 from steelyard.cli.options import at_desk
-from steelyard.cli.show import Column, Show, words
+from steelyard.cli.show import Column, Show, when, words
 
 _COLUMNS: tuple[Column, ...] = (
     Column("Id", lambda row: str(row["id"]), right=True),
@@ -13,15 +14,16 @@ _COLUMNS: tuple[Column, ...] = (
     words("Project", "project"),
     words("Name", "name"),
     words("Key", "shown"),
-    words("Since", "created_at"),
-    words("Revoked", "revoked_at"),
+    when("Since", "created_at"),
+    when("Revoked", "revoked_at"),
 )
 
 
 @click.group(
+    cls=Listing,
     epilog=examples(
         "steelyard key add acme --name backend", "steelyard key list --tenant acme", "steelyard key revoke 3"
-    )
+    ),
 )
 def key() -> None:
     """API keys. Only a hash is stored; the secret is shown once."""

@@ -6,6 +6,7 @@ import click
 
 from steelyard.cli.desk import Desk
 from steelyard.cli.epilog import examples
+from steelyard.cli.listing import Listing
 from steelyard.cli.options import at_desk
 from steelyard.cli.show import Show, moment, money, words
 from steelyard.cli.wallet import deed, done
@@ -45,12 +46,13 @@ _PERIODS = (
 
 
 @click.group(
+    cls=Listing,
     epilog=examples(
         "steelyard ledger accounts",
         "steelyard ledger entries --account wallet:acme --limit 10",
         'steelyard ledger reverse 17 --reason "paid twice"',
         "steelyard ledger close --until 2026-12-01 --zone Asia/Shanghai",
-    )
+    ),
 )
 def ledger() -> None:
     """The general ledger: accounts and entries, debits equal to credits."""

@@ -7,8 +7,9 @@ import click
 
 from steelyard.cli.desk import Desk
 from steelyard.cli.epilog import examples
+from steelyard.cli.listing import Listing
 from steelyard.cli.options import at_desk
-from steelyard.cli.show import Column, Row, Show, words
+from steelyard.cli.show import Column, Row, Show, when, words
 from steelyard.kernel.calendar import WEEKDAYS, Every
 from steelyard.kernel.money import money_from_nano
 from steelyard.kernel.records import LimitKind
@@ -43,9 +44,9 @@ _COLUMNS = (
     Column("Whose", _whose),
     Column("Limit", _limit, right=True),
     Column("Spent", _spent, right=True),
-    words("Begins anew", "begins_anew"),
+    when("Begins anew", "begins_anew"),
     words("Zone", "zone"),
-    words("Set", "set_at"),
+    when("Set", "set_at"),
     words("By", "actor"),
     words("Reason", "reason"),
 )
@@ -67,12 +68,13 @@ def _whose_limit(command: Any) -> Any:
 
 
 @click.group(
+    cls=Listing,
     epilog=examples(
         "steelyard limit set --tenant acme --project default --budget 20.00 --every month --zone Asia/Shanghai",
         "steelyard limit set --key 7 --rpm 60 --tpm 100000 --concurrency 4",
         "steelyard limit list --tenant acme",
         "steelyard limit lift --key 7 --kind rpm",
-    )
+    ),
 )
 def limit() -> None:
     """Limits: budgets, requests and tokens a minute, requests at the same time."""

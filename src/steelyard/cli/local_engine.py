@@ -6,6 +6,7 @@ start, llama.cpp is started in its place, with the reason. Knows no books.
 
 import asyncio
 import contextlib
+import json
 import sys
 from asyncio.subprocess import PIPE
 from collections.abc import Awaitable, Callable
@@ -67,7 +68,8 @@ class LocalEngine:
         settings = self._settings
 
         async def noted(greeting: str) -> None:
-            now_ns, facts = SystemClock().now_ns(), {"why": why, "speculate": settings.speculate}
+            facts = {"why": why, "speculate": settings.speculate, "address": json.loads(greeting)["address"]}
+            now_ns = SystemClock().now_ns()
             await asyncio.to_thread(note_start, directory_of(settings), LOCAL_UPSTREAM, now_ns, **facts)
             await ready(greeting)
 

@@ -13,6 +13,7 @@ import click
 
 from steelyard import __version__
 from steelyard.cli.epilog import examples
+from steelyard.cli.listing import Listing
 from steelyard.kernel.errors import CallerError, SteelyardError
 
 INTERRUPTED = 130  # 128 + SIGINT, as shells have it
@@ -48,7 +49,7 @@ COMMANDS = {
 """Command → `module:attribute` in this package, in the order a newcomer needs them."""
 
 
-class _OnDemand(click.Group):
+class _OnDemand(Listing):
     """Imports a command's module when the command is asked for: nobody waits for what he does not use."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:

@@ -11,6 +11,7 @@ from steelyard.catalog.store import models as registered
 from steelyard.catalog.tariffs import complete, price_needs
 from steelyard.cli.desk import Desk
 from steelyard.cli.epilog import examples
+from steelyard.cli.listing import Listing
 from steelyard.cli.options import at_desk
 from steelyard.cli.progress import Steps
 from steelyard.cli.show import Show, count, words
@@ -35,6 +36,7 @@ _ANSWER_TOKENS_DEFAULT = 512  # of an answer for which the customer names no bou
 
 
 @click.group(
+    cls=Listing,
     epilog=examples(
         "steelyard models pull",
         "steelyard models list",
@@ -42,7 +44,7 @@ _ANSWER_TOKENS_DEFAULT = 512  # of an answer for which the customer names no bou
         "steelyard models offer kimi-k3 --upstream moonshot --address https://api.moonshot.cn/v1 --context 262144",
         "steelyard models offer bge-m3 --for embedding --upstream my-tei --address 10.0.0.8:8000 --context 8192",
         "steelyard models withdraw my-vllm",
-    )
+    ),
 )
 def models() -> None:
     """Models: what customers ask for by name."""

@@ -23,6 +23,9 @@ class _Workers(click.ParamType):  # type: ignore[type-arg]  # generic since clic
 
     name = f"[auto|1-{limits.WORKERS_MAX}]"
 
+    def get_metavar(self, param: click.Parameter, ctx: click.Context) -> str:
+        return self.name
+
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
         if str(value).lower() == "auto":
             return "auto"

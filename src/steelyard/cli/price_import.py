@@ -12,6 +12,7 @@ import msgspec
 
 from steelyard.cli.desk import Desk
 from steelyard.cli.epilog import examples
+from steelyard.cli.listing import Listing
 from steelyard.cli.options import at_desk
 from steelyard.cli.show import Show
 from steelyard.imports.amounts import exact_json, exactly, nearest_pico, refuse_large
@@ -50,6 +51,7 @@ def _asked(command: Callable[..., None]) -> Callable[..., None]:
 
 @click.group(
     "import",
+    cls=Listing,
     epilog=examples(
         "steelyard prices import genai-prices --provider moonshotai --upstream moonshot --out moonshot.toml",
         "steelyard prices import litellm model_prices_and_context_window.json --provider dashscope --book both",

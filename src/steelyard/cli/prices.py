@@ -14,6 +14,7 @@ from steelyard.catalog.store import models, tariffs_by_subject
 from steelyard.catalog.vendor_books import vendor_book
 from steelyard.cli.desk import Desk
 from steelyard.cli.epilog import examples
+from steelyard.cli.listing import Listing
 from steelyard.cli.options import at_desk
 from steelyard.cli.price_import import price_import
 from steelyard.cli.price_rows import DIFF_COLUMNS, PRICE_COLUMNS, diff_rows, price_rows
@@ -35,13 +36,14 @@ _VERSION = words("Version", "id")
 
 
 @click.group(
+    cls=Listing,
     epilog=examples(
         "steelyard prices lint prices.toml",
         "steelyard prices diff prices.toml",
         "steelyard prices load prices.toml",
         "steelyard prices show deepseek-flash --at 2026-11-27T10:30:00+08:00",
         "steelyard prices markup deepseek --percent 20 > prices.toml",
-    )
+    ),
 )
 def prices() -> None:
     """Price and cost books: dated tariffs, never edited, only followed by newer ones."""

@@ -8,6 +8,7 @@ import msgspec
 from steelyard.cli.bar import Bar
 from steelyard.cli.desk import Desk
 from steelyard.cli.epilog import examples
+from steelyard.cli.listing import Listing
 from steelyard.cli.options import at_desk, since_option, until_option
 from steelyard.cli.show import Column, Show, count, joules, money, percent, short_moment, words
 from steelyard.gateway.figures import flat, period_ns
@@ -172,7 +173,7 @@ def _statement_rows(found: Statement) -> list[dict[str, object]]:
     return [opening, *moved, closing]
 
 
-@click.group(epilog=examples("steelyard receipt show req_0199…"))
+@click.group(cls=Listing, epilog=examples("steelyard receipt show req_0199…"))
 def receipt() -> None:
     """Receipts: what a customer can check."""
 

@@ -7,6 +7,7 @@ import click
 from steelyard.cli.desk import Desk
 from steelyard.cli.epilog import examples
 from steelyard.cli.explain import route_explain
+from steelyard.cli.listing import Listing
 from steelyard.cli.options import at_desk
 from steelyard.cli.show import Column, Row, Show, count, words
 from steelyard.kernel import limits
@@ -47,7 +48,12 @@ _OFFERS = (
 )
 
 
+_POLICIES = [*(one.value for one in Policy), "none"]  # of an enum itself click takes the names
+_GUARDS = [*(one.value for one in Guard), "none"]
+
+
 @click.group(
+    cls=Listing,
     epilog=examples(
         "steelyard route set --model deepseek-flash --policy cheapest --guard reroute",
         "steelyard route set --model glm-5 --pin zhipu --pin ark",
@@ -57,7 +63,7 @@ _OFFERS = (
         "steelyard route alias gpt-4o-mini deepseek-flash",
         "steelyard route retry zhipu",
         "steelyard route explain deepseek-flash --prompt ./long.txt",
-    )
+    ),
 )
 def route() -> None:
     """Routing: which offer of a model is asked first, and what each may be asked for."""
@@ -66,9 +72,9 @@ def route() -> None:
 @route.command("set")
 @click.option("--model", metavar="NAME", help="The rule of this model …")
 @click.option("--key", metavar="ID", type=int, help="… or of this key, which goes before it.")
-@click.option("--policy", type=click.Choice([*Policy, "none"]), help="What the order is made of.")
+@click.option("--policy", type=click.Choice(_POLICIES), help="What the order is made of.")
 @click.option("--pin", "pinned", multiple=True, metavar="UPSTREAM", help="Only these, in this order; repeatable.")
-@click.option("--guard", type=click.Choice([*Guard, "none"]), help="What becomes of a loss (models only).")
+@click.option("--guard", type=click.Choice(_GUARDS), help="What becomes of a loss (models only).")
 @click.option(
     "--fallback", "fallbacks", multiple=True, metavar="MODEL", help="May answer instead (keys only); repeatable."
 )

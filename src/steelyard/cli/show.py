@@ -4,10 +4,11 @@ Owns formatting only: what a column shows comes in as data. JSON carries amounts
 """
 
 import os
+import re
 import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, TextIO
+from typing import Any, TextIO, cast
 
 import msgspec
 from rich.console import Console
@@ -21,6 +22,7 @@ from steelyard.kernel.quantities import Source, source_of
 
 Row = Mapping[str, Any]
 _PLAIN_WIDTH = 10_000  # a pipe has no edge: nothing is wrapped or cut
+_BLANKS = re.compile(r" +$", re.MULTILINE)
 _UJ_PER_J = 1_000_000
 
 
@@ -48,6 +50,11 @@ def money(title: str, name: str) -> Column:
     return Column(title, lambda row: money_from_nano(row[name], row["currency"]), right=True)
 
 
+def when(title: str, name: str) -> Column:
+    """The same of a time that is told as RFC 3339 text."""
+    return Column(title, lambda row: "–" if not row.get(name) else row[name][:19].replace("T", " ") + "Z")
+
+
 def moment(title: str, name: str) -> Column:
     """A time in UTC to the second."""
     return Column(title, lambda row: "–" if row.get(name) is None else short_moment(row[name]))
@@ -58,8 +65,12 @@ def millis(title: str, name: str) -> Column:
 
 
 def joules(title: str, name: str, measured: str) -> Column:
-    """Energy with its label."""
-    return Column(title, lambda row: f"{energy_text(row[name])} {source_text(row[name], row[measured])}", right=True)
+    """Energy with its label; a dash where there is none."""
+
+    def cell(row: Row) -> str:
+        return f"{energy_text(row[name])} {source_text(row[name], row[measured])}" if row[name] else "–"
+
+    return Column(title, cell, right=True)
 
 
 def source_text(energy_uj: int, measured_uj: int) -> str:
@@ -92,12 +103,27 @@ def percent_text(part: int, whole: int) -> str:
     return f"{100 * part / whole:.1f} %" if whole else "–"
 
 
+class _Trimmed:
+    """A stream without blanks at the ends of lines: a table fills its last column, and what is pasted need not."""
+
+    def __init__(self, stream: TextIO) -> None:
+        self._stream = stream
+
+    def write(self, text: str) -> int:
+        self._stream.write(_BLANKS.sub("", text))
+        return len(text)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._stream, name)
+
+
 def console(stream: TextIO | None = None) -> Console:
     """A console that never cuts a line when it writes into a pipe or file."""
     stream = stream or sys.stdout
     plain = not stream.isatty()
     width = _PLAIN_WIDTH if plain and "COLUMNS" not in os.environ else None
-    return Console(file=stream, width=width, highlight=False, markup=False, soft_wrap=False)
+    file = cast(TextIO, _Trimmed(stream)) if plain else stream
+    return Console(file=file, width=width, highlight=False, markup=False, soft_wrap=False)
 
 
 class Show:

@@ -4,8 +4,9 @@ import click
 
 from steelyard.cli.desk import Desk
 from steelyard.cli.epilog import examples
+from steelyard.cli.listing import Listing
 from steelyard.cli.options import at_desk
-from steelyard.cli.show import Column, Show, money, words
+from steelyard.cli.show import Column, Show, money, when, words
 
 _COLUMNS: tuple[Column, ...] = (
     words("Tenant", "name"),
@@ -13,11 +14,11 @@ _COLUMNS: tuple[Column, ...] = (
     money("Balance", "balance_nano"),
     money("Available", "available_nano"),
     money("Held", "held_nano"),
-    words("Since", "created_at"),
+    when("Since", "created_at"),
 )
 
 
-@click.group(epilog=examples("steelyard tenant add acme", "steelyard tenant list --json"))
+@click.group(cls=Listing, epilog=examples("steelyard tenant add acme", "steelyard tenant list --json"))
 def tenant() -> None:
     """Tenants: who pays."""
 
@@ -39,7 +40,7 @@ def tenant_list(desk: Desk, show: Show) -> None:
     show.rows(desk.command("tenant.list"), _COLUMNS, "There is no tenant yet: steelyard tenant add NAME")
 
 
-@click.group(epilog=examples("steelyard operator add alice"))
+@click.group(cls=Listing, epilog=examples("steelyard operator add alice"))
 def operator() -> None:
     """Operator keys: for the console and the admin API."""
 

@@ -232,8 +232,9 @@ class Platform:
 
     async def _embedder_ready(self, greeting: str) -> None:
         told = json.loads(greeting)
-        why = "the embedding model beside the engine"
-        await asyncio.to_thread(engine_files.note_start, self._data, EMBEDDING_UPSTREAM, self._clock.now_ns(), why=why)
+        facts = {"why": "the embedding model beside the engine", "address": told["address"]}
+        now_ns = self._clock.now_ns()
+        await asyncio.to_thread(engine_files.note_start, self._data, EMBEDDING_UPSTREAM, now_ns, **facts)
         await asyncio.to_thread(self._register_embedder, told["model"], told["address"], told["context_tokens"])
         self._embedder_address = told["address"]
 

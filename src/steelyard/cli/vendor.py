@@ -19,6 +19,7 @@ from steelyard.catalog.store import models, tariffs_by_subject
 from steelyard.catalog.vendor_books import VendorBook, vendor_book, vendor_names
 from steelyard.cli.desk import Desk
 from steelyard.cli.epilog import examples
+from steelyard.cli.listing import Listing
 from steelyard.cli.options import at_desk
 from steelyard.cli.price_rows import PRICE_COLUMNS, price_rows
 from steelyard.cli.show import Show, count, words
@@ -50,13 +51,14 @@ _BALANCES = (
 
 
 @click.group(
+    cls=Listing,
     epilog=examples(
         "steelyard vendor add deepseek --markup 20",
         "printenv DEEPSEEK_API_KEY | steelyard vendor add deepseek --key-stdin",
         "steelyard vendor list",
         "steelyard vendor show deepseek",
         "steelyard vendor key deepseek",
-    )
+    ),
 )
 def vendor() -> None:
     """Vendors of models: what they offer, what they cost, the keys they gave us."""

@@ -8,6 +8,7 @@ import click
 
 from steelyard.cli.desk import Desk
 from steelyard.cli.epilog import examples
+from steelyard.cli.listing import Listing
 from steelyard.cli.options import at_desk
 from steelyard.cli.show import Show, moment, money, short_moment, words
 from steelyard.gateway.figures import deadline_ns
@@ -48,6 +49,7 @@ def done(desk: Desk, op: str, payload: dict[str, Any], why: dict[str, Any]) -> A
 
 
 @click.group(
+    cls=Listing,
     epilog=examples(
         "steelyard wallet topup acme 100",
         'steelyard wallet topup acme 12.50 --note "invoice 17" --idempotency-key invoice-17',
@@ -57,7 +59,7 @@ def done(desk: Desk, op: str, payload: dict[str, Any], why: dict[str, Any]) -> A
         'steelyard wallet transfer acme globex 10 --rate 7.2 --source "bank, 27 November"',
         'steelyard wallet credit-back req_0199… --reason "answer was cut"',
         "steelyard wallet show acme",
-    )
+    ),
 )
 def wallet() -> None:
     """Wallets: what a tenant can pay with, prepaid, free or on credit."""

@@ -129,7 +129,8 @@ def _own_facts(words: Words, one: EngineKnown, state: EngineState, now_ns: int) 
     ]
     if reason := _reason(one, state):
         facts.append(_fact(words("engines.reason"), reason, quoted=True))
-    if address := (seen.address if seen is not None else "") or spec.address:
+    address = (seen.address if seen is not None else "") or spec.address or (start.address if start is not None else "")
+    if address:
         facts.append(_fact(words("engines.address"), address, quoted=True))
     return facts
 

@@ -120,6 +120,7 @@ class EngineStart(Record, frozen=True):
     starts: int
     why: str = ""  # this engine and no other; empty: it was added
     speculate: str = ""  # how the local engine drafts tokens; empty: an added one's own affair
+    address: str = ""
 
 
 class EngineKnown(NamedTuple):

@@ -93,10 +93,10 @@ def start(data: DataDir, name: str) -> EngineStart | None:
         return None
 
 
-def note_start(data: DataDir, name: str, now_ns: int, *, why: str = "", speculate: str = "") -> None:
-    """It runs, for the first time or again."""
+def note_start(data: DataDir, name: str, now_ns: int, **facts: str) -> None:
+    """It runs, for the first time or again; `facts` are the texts of an EngineStart."""
     before = start(data, name) or EngineStart(now_ns, now_ns, 0)
-    now = EngineStart(before.first_ns, now_ns, before.starts + 1, why, speculate)
+    now = EngineStart(before.first_ns, now_ns, before.starts + 1, **facts)
     _write(data.engines / f"{name}{_START}", msgspec.json.encode(now))
 
 

@@ -1,6 +1,8 @@
 """Every command against real books while the platform is down: what it says, what it changes, how it refuses."""
 
 import os
+import re
+import shlex
 import subprocess
 import sys
 from pathlib import Path
@@ -60,6 +62,28 @@ def test_every_group_shows_examples_that_parse(name: str) -> None:
         assert line.split()[1] == name
 
 
+def every_example(command: click.Command) -> list[str]:
+    below = list(parts(command).values()) if isinstance(command, click.Group) else []
+    own = [line.strip() for line in (command.epilog or "").splitlines()]
+    return [line for line in own if "steelyard " in line] + [line for one in below for line in every_example(one)]
+
+
+@pytest.mark.parametrize("line", sorted(set(every_example(steelyard))))
+def test_every_example_is_what_its_command_takes(line: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Parsed as the shell and click do it; nothing is run, and the files it names are there."""
+    monkeypatch.chdir(tmp_path)
+    typed = shlex.split(re.split(r" [|>&]+ ", line[line.index("steelyard ") :])[0])
+    for word in typed:
+        if "." in word and "/" not in word.removeprefix("./"):
+            (tmp_path / word).touch()
+    command: click.Command | None = steelyard
+    words, context = typed[1:], click.Context(steelyard)
+    while isinstance(command, click.Group):
+        _, command, words = command.resolve_command(context, words)
+    assert command is not None
+    command.make_context(command.name, words)
+
+
 def test_version(capsys: pytest.CaptureFixture[str]) -> None:
     assert run(["--version"]) == 0
     assert __version__ in capsys.readouterr().out
@@ -73,6 +97,15 @@ def test_tenants_come_and_are_listed(terminal: Any) -> None:
     assert listed["acme"]["balance_nano"] == 5 * 10**9 - CHARGE_NANO
     assert listed["acme"]["balance"] == "4.999903"
     assert "gamma" in terminal("tenant", "list").out
+
+
+def test_a_table_reads_well_when_it_is_pasted(terminal: Any) -> None:
+    """No blanks at the ends of lines, times to the second, and a dash where no energy was used."""
+    told = [terminal(*words).out for words in (("tenant", "list"), ("key", "list"), ("ledger", "accounts"))]
+    assert all(line == line.rstrip() for text in told for line in text.splitlines())
+    assert re.search(r"acme .* \d{4}-\d\d-\d\d \d\d:\d\d:\d\dZ$", told[0], re.MULTILINE)
+    assert re.search(r"^workers .* 1 +default", terminal("config", "show").out, re.MULTILINE)
+    assert re.search(r"^small +false +default", terminal("config", "show").out, re.MULTILINE)
 
 
 def test_keys_are_shown_once_and_revoked(terminal: Any) -> None:

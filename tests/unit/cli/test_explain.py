@@ -48,7 +48,7 @@ def test_the_table_and_the_sentence(terminal: Terminal, asked: list[tuple[str, d
     ):
         assert told in said
     assert "zhipu would be asked first, policy cheapest by model: it is expected to hold most of the prompt" in said
-    assert "70 prompt tokens, 30 from cache, 200 output; the customer pays" in said
+    assert "100 prompt tokens, 30 of them from cache, 200 output; the customer pays" in said
     assert "As worker w0-1, one of 2, sees it" in said
     assert asked == [("route.explain", {"model": "glm-5"})]
 
