@@ -19,6 +19,7 @@ from steelyard.kernel.outbox import Outbox
 from steelyard.kernel.run import Signal
 from steelyard.upstream.wheel import Wheel
 
+_ONE = (None,)
 _JOINED_BYTES = 16 * 1024  # a body below this is copied behind its head: one buffer is cheaper than two
 
 
@@ -90,10 +91,6 @@ class Patience(NamedTuple):
     idle_s: float = limits.UPSTREAM_IDLE_S  # between two
 
 
-class _Unasked(Exception):
-    """A second answer to one request."""
-
-
 class Connection(asyncio.Protocol):
     """A connection that carries one exchange at a time.
 
@@ -101,9 +98,10 @@ class Connection(asyncio.Protocol):
     """
 
     __slots__ = (
-        *("answered", "complete", "head", "head_done", "kept", "on_body", "over_s", "pieces", "resting", "since_s"),
-        *("stale", "status", "upstream", "used", "_error", "_feed", "_head", "_interim", "_on_end", "_on_lost"),
-        *("_outbox", "_parser", "_patience", "_paused", "_unread_bytes", "_signal", "_transport", "_wheel"),
+        *("answered", "complete", "head", "head_done", "kept", "on_body", "on_message_begin", "over_s", "pieces"),
+        *("resting", "since_s", "stale", "status", "upstream", "used", "_error", "_feed", "_head", "_interim"),
+        *("_may_begin", "_on_end", "_on_lost", "_outbox", "_parser", "_patience", "_paused", "_signal", "_transport"),
+        *("_unread_bytes", "_wheel"),
     )
 
     def __init__(
@@ -132,7 +130,9 @@ class Connection(asyncio.Protocol):
         self._wheel = wheel
         self._patience = patience
         self._transport: asyncio.Transport | None = None
-        self.on_body = self.pieces.append  # called by the parser for each piece, without a frame of ours
+        self._may_begin: list[None] = []  # one for the answer that was asked for, until it begins
+        # Called by the parser without a frame of ours; the second raises where an answer begins that nobody asked for.
+        self.on_body, self.on_message_begin = self.pieces.append, self._may_begin.pop
         self._parser = httptools.HttpResponseParser(self)  # one for all answers: it begins anew behind each
         self._feed: Callable[[bytes], None] = self._parser.feed_data
         self._head = b""  # what came until it was whole
@@ -153,6 +153,7 @@ class Connection(asyncio.Protocol):
         """Begin an exchange. `head` is `Request.head()`. Raises UpstreamError when the connection is gone."""
         self.status = self._interim = 0
         self._head = b""
+        self._may_begin[:] = _ONE
         self.answered = self.head_done = self.complete = self.resting = False
         self.since_s = self._wheel.now_s
         transport = self._transport
@@ -322,14 +323,11 @@ class Connection(asyncio.Protocol):
 
     # --- called by the parser
 
-    def on_message_begin(self) -> None:
-        if self.complete:
-            raise _Unasked
-
     def on_headers_complete(self) -> None:
         status = self._parser.get_status_code()
         if status < 200:  # "100 Continue" and its kin announce the answer, they are not it
             self._interim += 1
+            self._may_begin[:] = _ONE
             return
         self.status = status
         head = self._head
