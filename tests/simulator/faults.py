@@ -341,6 +341,7 @@ _ALL = (
     *(f"limit reached: {kind}" for kind in KINDS),
     "wallet spent to the last hold",
     "lease lent",
+    "lease lent with a share of limits",
     "request settled out of a lease",
     "lease called back",
     "lease went back unused",

@@ -7,7 +7,7 @@ import contextlib
 import functools
 import itertools
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,8 +19,10 @@ from tests.simulator.world import World
 
 from steelyard.kernel import limits
 from steelyard.kernel.clock import NS_PER_S, ManualClock
-from steelyard.ledger.leases import Leases
+from steelyard.kernel.records import Use
+from steelyard.ledger.leases import Leases, Lent
 from steelyard.ledger.salt import ensure_secret
+from steelyard.ledger.shares import Share
 from steelyard.metering import journal, lock
 from steelyard.processes import bookkeeper, books, lending
 from steelyard.processes import replay as replaying
@@ -111,9 +113,10 @@ def _leases(sim: "Simulation") -> type[Leases]:
     tally = sim.world.tally
 
     class CountedLeases(Leases):
-        def lend(self, tenant_id: int, series: str, worst_nano: int) -> int:
-            lent = super().lend(tenant_id, series, worst_nano)
-            tally["lease lent"] += lent > 0
+        def lend(self, tenant_id: int, series: str, worst_nano: int, use: Use | None = None) -> Lent:
+            lent = super().lend(tenant_id, series, worst_nano, use)
+            tally["lease lent"] += lent.amount_nano > 0
+            tally["lease lent with a share of limits"] += lent.share is not None
             return lent
 
         def call_back(self, tenant_id: int) -> list[str]:
@@ -122,12 +125,14 @@ def _leases(sim: "Simulation") -> type[Leases]:
             )
             return super().call_back(tenant_id)
 
-        def give_back(self, tenant_id: int, series: str, amount_nano: int) -> None:
+        def give_back(self, tenant_id: int, series: str, amount_nano: int, shares: Sequence[Share] = ()) -> None:
             tally["lease went back unused"] += self.amount(tenant_id, series) > 0
-            super().give_back(tenant_id, series, amount_nano)
+            super().give_back(tenant_id, series, amount_nano, shares)
 
-        def settle(self, tenant_id: int, series: str, request_id: bytes, hold_nano: int) -> bool:
-            done = super().settle(tenant_id, series, request_id, hold_nano)
+        def settle(
+            self, tenant_id: int, series: str, request_id: bytes, hold_nano: int, used: Use | None = None
+        ) -> bool:
+            done = super().settle(tenant_id, series, request_id, hold_nano, used)
             tally["request settled out of a lease"] += done
             return done
 

@@ -96,7 +96,7 @@ class Exchange:
         self._bill = self._form.bill = _Billing(quote.price)
         self._quote = quote
         if (left := quote.left) is not None:
-            if order.stream:  # its charge is not known when the headers leave, so the hold counts
+            if order.stream and left.available_nano is not None:  # its charge is not known yet, so the hold counts
                 self._headers.append(balance_header(left.available_nano))
             if left.requests is not None or left.tokens is not None:
                 self._headers += self._dialect.rates(left, quote.priced_ns)
@@ -113,8 +113,9 @@ class Exchange:
         if not self.asked.order.stream:
             charged_nano, quote = self._bill(usage).charge_nano, self._quote
             self._headers.append((b"x-steelyard-charge", text_from_nano(charged_nano).encode()))
-            if quote.left is not None:
-                self._headers.append(balance_header(quote.left.available_nano + quote.hold_nano - charged_nano))
+            left = quote.left
+            if left is not None and left.available_nano is not None:
+                self._headers.append(balance_header(left.available_nano + quote.hold_nano - charged_nano))
         self._final = closing = self._form.closing(usage)
         self._body_bytes = len(closing)
         return closing

@@ -15,8 +15,9 @@ class Rate(msgspec.Struct, frozen=True, array_like=True, gc=False):
 
 
 class Left(msgspec.Struct, frozen=True, array_like=True, gc=False):
-    """`available_nano`: what the wallet has beside all holds. Of several limits of a kind the one that leaves least."""
+    """`available_nano`: what the wallet has beside all holds; None where the books were not asked. Of several limits of
+    a kind the one that leaves least."""
 
-    available_nano: int
+    available_nano: int | None
     requests: Rate | None = None
     tokens: Rate | None = None

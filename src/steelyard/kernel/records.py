@@ -152,7 +152,7 @@ class Granted(JournalRecord, frozen=True):
     max_tokens: int = 1
     lease: str = ""  # the series out of whose lease it came; empty: the teller's own hold
     busy: bool = False  # nothing was, but what others hold at the moment would have covered it
-    left: Left | None = None  # by the books' word at that moment; they are not asked for what comes out of a lease
+    left: Left | None = None  # by the books' word; out of a lease only limits per minute, less what was given since
 
 
 # --- what is asked ------------------------------------------------------------------------------------------------

@@ -12,7 +12,7 @@ from sqlalchemy import ColumnElement, Connection, Row, case, func, insert, selec
 from steelyard.kernel.calendar import Calendar, Every
 from steelyard.kernel.clock import NS_PER_HOUR, NS_PER_S
 from steelyard.kernel.records import Limit, LimitKind, Scope
-from steelyard.ledger.sublimits import WINDOW_NS, Seed
+from steelyard.ledger.gauges import WINDOW_NS, Seed
 from steelyard.storage import tables
 
 # A request may be opened shortly before a window's end and held after it, or be dated ahead of a clock that stepped

@@ -8,12 +8,16 @@ rest is our overrun (ledger.posting). A grant that has expired funds no new hold
 from collections.abc import Iterable, Iterator, Mapping
 from typing import NamedTuple
 
+import msgspec
+
 from steelyard.kernel.errors import BooksError
 from steelyard.kernel.money import INT64_MAX
 from steelyard.kernel.records import Granted, HoldAsk, Use
+from steelyard.ledger.gauges import Seed
 from steelyard.ledger.part import money_for, tokens_within
 from steelyard.ledger.purse import Purse, purse_of
-from steelyard.ledger.sublimits import Seed, Sublimits, use_of
+from steelyard.ledger.shares import Share
+from steelyard.ledger.sublimits import Subject, Sublimits, use_of
 
 
 class Hold(NamedTuple):
@@ -133,6 +137,21 @@ class Teller:
         """Tenant → what is set aside for leases."""
         return {tenant_id: amount for tenant_id, amount in self._aside.items() if amount}
 
+    def lendable(self, tenant_id: int, use: Use | None) -> Share | None:
+        """A share of the tenant's limits that may be lent for requests like this one; None where none may."""
+        share = None if use is None else self._sublimits.lendable(tenant_id, use)
+        if share is None or use is None:
+            return None
+        return msgspec.structs.replace(share, left=self._sublimits.left(tenant_id, use, None))
+
+    def set_share_aside(self, tenant_id: int, share: Share) -> None:
+        """Lend a share of limits (ledger.shares). Negative figures give it back."""
+        self._sublimits.set_aside(tenant_id, share)
+
+    def shares_aside(self) -> dict[Subject, tuple[int, int]]:
+        """Subject → requests and tokens of its limits that are lent."""
+        return self._sublimits.aside()
+
     def limit(self, seed: Seed) -> None:
         """Set a sub-limit anew, or lift it. Requests that run count towards it from now on."""
         running = [(hold.tenant_id, hold.use, hold.amount_nano) for hold in self._holds.values() if hold.use]
@@ -140,7 +159,7 @@ class Teller:
 
     def limit_anew(self, seeds: Iterable[Seed]) -> None:
         """Take all sub-limits from the books, after a commit whose outcome was not known: what it posted counts."""
-        self._sublimits = Sublimits()
+        self._sublimits = Sublimits(self._sublimits)
         for seed in seeds:
             self.limit(seed)
 
@@ -171,7 +190,7 @@ class Teller:
 
     def told(self, ask: HoldAsk, granted: Granted) -> Granted:
         """What was granted, with what is left beside it."""
-        left = self._sublimits.left(ask, max(0, self.available(ask.tenant_id)))
+        left = self._sublimits.left(ask.tenant_id, ask, max(0, self.available(ask.tenant_id)))
         return Granted(granted.amount_nano, granted.max_tokens, granted.lease, granted.busy, left)
 
     def may_grow(self, ask: HoldAsk) -> bool:

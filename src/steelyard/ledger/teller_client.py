@@ -167,7 +167,8 @@ class TellerClient:
             self._holds[ask.request_id] = ask
             if drawn == LOW:
                 self._want_lease(link, ask, round_trip=False)
-            return Granted(ask.want_nano, ask.max_tokens, self.series)
+            left = self._pools.left(ask) if self._pools.bound else None
+            return Granted(ask.want_nano, ask.max_tokens, self.series, False, left)
         granted = await self._asked(link, ask)
         if granted.amount_nano:
             use = use_of(ask, granted.max_tokens)
@@ -177,7 +178,8 @@ class TellerClient:
 
     def _want_lease(self, link: _ClientLink, ask: HoldAsk, *, round_trip: bool) -> None:
         if self._pools.wants(ask, int(self._loop.time()), round_trip=round_trip):
-            link.send(wire.NOTICE, "lease", wire.LeaseAsk(ask.tenant_id, ask.want_nano))
+            use = use_of(ask, ask.max_tokens)
+            link.send(wire.NOTICE, "lease", wire.LeaseAsk(ask.tenant_id, ask.want_nano, use))
 
     async def _asked(self, link: _ClientLink, ask: HoldAsk) -> Granted:
         self._tell_closed()
@@ -191,7 +193,7 @@ class TellerClient:
     def release(self, request_id: bytes) -> None:
         """Give back a hold that never led to an opened request."""
         held = self._holds.pop(request_id, None)
-        if isinstance(held, HoldAsk) and self._pools.release(request_id, held.tenant_id, held.want_nano):
+        if isinstance(held, HoldAsk) and self._pools.release(held):
             return
         if self._link is not None:
             self._link.send(wire.NOTICE, "release", request_id)
@@ -264,15 +266,15 @@ class TellerClient:
             self._map_keys(wire.decode_text(payload))
             self._tell_known()
         elif op == "settled":
-            for request_id in wire.decode_ids(payload):
+            for request_id, used_tokens in wire.decode_settled(payload):
                 held = self._holds.pop(request_id, None)
-                if held is not None:
-                    self._pools.settled(request_id, held.tenant_id)
+                if isinstance(held, HoldAsk):
+                    self._pools.settled(held, used_tokens)
         elif op == "lease":
             lease = wire.decode_lease(payload)
-            over_nano = self._pools.lend(lease.tenant_id, lease.amount_nano, int(self._loop.time()))
-            if over_nano:
-                self._return(wire.Returned(lease.tenant_id, over_nano))
+            if not self._pools.lend(lease.tenant_id, lease.amount_nano, int(self._loop.time()), lease.share):
+                shares = () if lease.share is None else (lease.share,)
+                self._return(wire.Returned(lease.tenant_id, lease.amount_nano, shares=shares))
         elif op == "recall":
             tenant_id = wire.decode_count(payload)
             holds = self._pools.dissolve(tenant_id, int(self._loop.time()))
@@ -299,8 +301,8 @@ class TellerClient:
         while True:
             await asyncio.sleep(_SWEEP_S)
             self._now_s = int(self._loop.time())
-            for tenant_id, amount_nano in self._pools.idle(self._now_s):
-                self._return(wire.Returned(tenant_id, amount_nano))
+            for tenant_id, amount_nano, shares in self._pools.idle(self._now_s):
+                self._return(wire.Returned(tenant_id, amount_nano, shares=shares))
 
     def _take_snapshot(self, snapshot: Snapshot) -> None:
         if snapshot.version >= self.snapshot.version:

@@ -4,6 +4,7 @@
     question  id > 0; answered by [id, "ok", payload] or [id, "error", Refusal]
     notice    id = 0; never answered ("release", "closed", "lease", "returned", "done" to books; "snapshot", "settled",
               "lease", "recall", "errand" to workers)
+    settled   requests, each with the tokens that count of it
     snapshot  notices "part" (as many as it takes: what is large of it travels in pieces, so that no worker reads for
               long), then "snapshot" with the rest, which puts them all in force; "keys" when the key table has moved
 
@@ -22,6 +23,7 @@ from steelyard.kernel.offers import Model
 from steelyard.kernel.records import Granted, HoldAsk, Use
 from steelyard.kernel.routes import Routes
 from steelyard.kernel.tariff import Tariff
+from steelyard.ledger.shares import Share
 
 NOTICE = 0
 OK = "ok"
@@ -38,25 +40,30 @@ class Held(JournalRecord, frozen=True):
 
 
 class LeaseAsk(JournalRecord, frozen=True):
-    """A worker would like to hold by itself; `worst_nano` is the worst case of such a request."""
+    """A worker would like to hold by itself; `worst_nano` is the worst case of such a request, `use` what it takes of
+    limits."""
 
     tenant_id: int
     worst_nano: int
+    use: Use | None = None
 
 
 class Lease(JournalRecord, frozen=True):
-    """More of a tenant's money that the worker may hold by itself; 0: none now."""
+    """More of a tenant's money that the worker may hold by itself; 0: none now. With a `share`, only for its key."""
 
     tenant_id: int
     amount_nano: int
+    share: Share | None = None
 
 
 class Returned(JournalRecord, frozen=True):
-    """Money of a lease that goes back. With `holds`, all of it: they are what it was given to and still hold."""
+    """Money and shares of a lease that go back. With `holds`, all of it: they are what it was given to and still
+    hold."""
 
     tenant_id: int
     amount_nano: int
     holds: tuple[Held, ...] | None = None
+    shares: tuple[Share, ...] = ()
 
 
 class Hello(Record, frozen=True):
@@ -163,7 +170,7 @@ decode_part = msgspec.msgpack.Decoder(Part).decode
 decode_head = msgspec.msgpack.Decoder(Head).decode
 decode_known = msgspec.msgpack.Decoder(Known).decode
 decode_text = msgspec.msgpack.Decoder(str).decode
-decode_ids = msgspec.msgpack.Decoder(tuple[bytes, ...]).decode
+decode_settled = msgspec.msgpack.Decoder(tuple[tuple[bytes, int], ...]).decode
 decode_id = msgspec.msgpack.Decoder(bytes).decode
 decode_count = msgspec.msgpack.Decoder(int).decode
 decode_refusal = msgspec.msgpack.Decoder(Refusal).decode

@@ -169,9 +169,9 @@ class Books:
         self._data.socket.unlink(missing_ok=True)
         log.info("books_closed", epoch=self._epoch)
 
-    def _tell(self, series: str, request_ids: Sequence[bytes]) -> None:
+    def _tell(self, series: str, settled: Sequence[tuple[bytes, int]]) -> None:
         if series in self._sessions:
-            self._sessions[series].send(wire.NOTICE, "settled", request_ids)
+            self._sessions[series].send(wire.NOTICE, "settled", settled)
 
     # --- what sessions ask --------------------------------------------------------------------------------------
 
@@ -232,7 +232,7 @@ class Books:
         for request_id in self.teller.owned(series) - told.keys() - opened:
             self.teller.release(request_id)
         self._seat(session, series)
-        session.send(wire.NOTICE, "settled", sorted(posted))
+        session.send(wire.NOTICE, "settled", [(request_id, 0) for request_id in sorted(posted)])
         return wire.Welcome(hello.epoch, series)
 
     def _unborn(self, hello: wire.Hello) -> bool:

@@ -24,9 +24,9 @@ from steelyard.kernel.errors import CallerError, bad_request
 from steelyard.kernel.offers import Model
 from steelyard.kernel.records import Caller
 from steelyard.kernel.routes import Routes
+from steelyard.ledger.gauges import Seed
 from steelyard.ledger.posting import open_wallet
 from steelyard.ledger.purse import Purse
-from steelyard.ledger.sublimits import Seed
 from steelyard.processes.limiting import limit_set
 from steelyard.processes.outcome import KeyChange, Outcome
 from steelyard.processes.payload import Payload, text_of

@@ -10,7 +10,7 @@ from typing import Protocol
 
 from steelyard.kernel import limits
 from steelyard.ledger import wire
-from steelyard.ledger.leases import Leases
+from steelyard.ledger.leases import Leases, Lent
 from steelyard.ledger.teller import Teller
 
 
@@ -33,13 +33,13 @@ class Lending:
         """A worker would like to hold by itself. It always gets an answer, which may be 0."""
         seat = self._seats.get(series)
         if seat is not None:
-            lent = self.leases.lend(ask.tenant_id, series, ask.worst_nano) if open_for_holds else 0
-            seat.send(wire.NOTICE, "lease", wire.Lease(ask.tenant_id, lent))
+            lent = self.leases.lend(ask.tenant_id, series, ask.worst_nano, ask.use) if open_for_holds else Lent()
+            seat.send(wire.NOTICE, "lease", wire.Lease(ask.tenant_id, *lent))
 
     def returned(self, series: str, told: wire.Returned) -> None:
         """Money of a lease came back, or all of it."""
         if told.holds is None:
-            self.leases.give_back(told.tenant_id, series, told.amount_nano)
+            self.leases.give_back(told.tenant_id, series, told.amount_nano, told.shares)
         else:
             self.leases.dissolve(told.tenant_id, series, told.holds)
             self._moved.set()

@@ -17,8 +17,8 @@ from steelyard.kernel.clock import Clock, iso_from_ns
 from steelyard.kernel.errors import bad_request
 from steelyard.kernel.money import INT64_MAX, nano_from_text, text_from_nano
 from steelyard.kernel.records import Limit, LimitKind, Scope
+from steelyard.ledger.gauges import Seed
 from steelyard.ledger.limit_book import Written, limits_in_force, seeds, write_limit
-from steelyard.ledger.sublimits import Seed
 
 _Count = Annotated[int, Meta(ge=1, le=limits.RATE_MAX)]
 _BUDGET_NANO_MAX = INT64_MAX // 1000

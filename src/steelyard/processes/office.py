@@ -24,9 +24,9 @@ from steelyard.kernel.errors import CallerError, bad_request, unavailable
 from steelyard.kernel.ids import secret_hash
 from steelyard.kernel.records import Caller
 from steelyard.kernel.settled import Opened
+from steelyard.ledger.gauges import Seed
 from steelyard.ledger.posting import open_wallet
 from steelyard.ledger.purse import Purse
-from steelyard.ledger.sublimits import Seed
 from steelyard.ledger.teller import Teller
 from steelyard.ledger.verify import verify
 from steelyard.processes.cashier import Cashier, Holds, tenant_view

@@ -4,8 +4,8 @@ from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 from steelyard.kernel.records import Caller, Snapshot
+from steelyard.ledger.gauges import Seed
 from steelyard.ledger.purse import Purse
-from steelyard.ledger.sublimits import Seed
 
 
 class KeyChange(NamedTuple):

@@ -17,9 +17,11 @@ from sqlalchemy.exc import DBAPIError
 from steelyard.kernel import limits
 from steelyard.kernel.clock import NS_PER_MS, NS_PER_S, Clock
 from steelyard.kernel.errors import BooksError, CallerError
+from steelyard.kernel.money import INT64_MAX
+from steelyard.ledger.gauges import Seed
 from steelyard.ledger.purse import Purse
 from steelyard.ledger.purses import read_purses
-from steelyard.ledger.sublimits import Seed, used_of
+from steelyard.ledger.sublimits import used_of
 from steelyard.processes.bookkeeper import Bookkeeper, Step
 from steelyard.processes.books_metrics import BooksMetrics
 from steelyard.processes.lending import Lending
@@ -28,7 +30,7 @@ from steelyard.processes.office import transaction
 
 log = structlog.get_logger()
 T = TypeVar("T")
-Tell = Callable[[str, Sequence[bytes]], None]
+Tell = Callable[[str, Sequence[tuple[bytes, int]]], None]
 """Tells the worker of a series which of its requests are settled."""
 
 
@@ -214,27 +216,27 @@ class PostingLoop:
         """Tell the teller, the workers and the metrics what was posted."""
         if not step.posted and not step.known:
             return
-        told: dict[str, list[bytes]] = {}
+        told: dict[str, list[tuple[bytes, int]]] = {}
         for rated in step.posted:
             opened = rated.settlement.opened
-            self._note_owner(opened.request_id, told)
+            used = used_of(rated.settlement)
+            self._note_owner(opened.request_id, used.tokens, told)
             unheld = self._teller.find(opened.request_id) is None
             self.in_doubt |= unheld and self._teller.purse(opened.tenant_id).limit_nano > 0  # which limit counted?
-            used = used_of(rated.settlement)
             if opened.lease and self._leases.settle(
-                opened.tenant_id, opened.lease, opened.request_id, opened.hold_nano
+                opened.tenant_id, opened.lease, opened.request_id, opened.hold_nano, used
             ):
-                told.setdefault(opened.lease, []).append(opened.request_id)
+                told.setdefault(opened.lease, []).append((opened.request_id, used.tokens))
             due = min(rated.charge_nano, opened.hold_nano)
             taken = self._teller.settle(opened.request_id, opened.tenant_id, opened.hold_nano, rated.charge_nano, used)
             self.in_doubt |= taken < due  # an earlier limit, which books that were restarted do not know, covered it
         for opened in step.known:
-            self._note_owner(opened.request_id, told)
+            self._note_owner(opened.request_id, INT64_MAX, told)
             if opened.lease:
-                told.setdefault(opened.lease, []).append(opened.request_id)
+                told.setdefault(opened.lease, []).append((opened.request_id, INT64_MAX))
             self._teller.release(opened.request_id)
-        for series, request_ids in told.items():
-            self._tell(series, request_ids)
+        for series, settled in told.items():
+            self._tell(series, settled)
         # What such a commit settled was not taken from its lease: only a new one is known to the nano.
         for tenant_id in {opened.tenant_id for opened in step.known if opened.lease}:
             self._lending.recall_soon(tenant_id)
@@ -242,10 +244,10 @@ class PostingLoop:
             self.metrics.count(step.posted, self._clock.now_ns())
             log.debug("charges_posted", requests=len(step.posted), lag_ms=self.metrics.lag_ns // NS_PER_MS)
 
-    def _note_owner(self, request_id: bytes, told: dict[str, list[bytes]]) -> None:
+    def _note_owner(self, request_id: bytes, tokens: int, told: dict[str, list[tuple[bytes, int]]]) -> None:
         hold = self._teller.find(request_id)
         if hold is not None:
-            told.setdefault(hold.owner, []).append(request_id)
+            told.setdefault(hold.owner, []).append((request_id, tokens))
 
     async def _settle_dead(self) -> None:
         """Recover every series whose worker is gone, then give back what it still held."""

@@ -7,7 +7,7 @@ import asyncio
 from collections.abc import Callable
 
 from steelyard.kernel import limits
-from steelyard.kernel.errors import unavailable
+from steelyard.kernel.errors import CallerError, unavailable
 from steelyard.kernel.records import Granted, HoldAsk
 from steelyard.processes.lending import Lending
 from steelyard.processes.posting_loop import PostingLoop
@@ -33,7 +33,13 @@ async def decide_hold(
             raise unavailable("books_unavailable", "The books cannot be written at the moment, so nothing is served.")
         if ask.request_id not in session.undecided or not session.alive:
             return Granted(0)  # released, or its worker is gone
-        granted = teller.grant(ask, session.series) or Granted(0)
+        try:
+            granted = teller.grant(ask, session.series) or Granted(0)
+        except CallerError:  # a worker that cannot be asked has a share of the limits: until it is settled or back
+            if not lending.leases.holders(ask.tenant_id) or loop.time() > deadline_s:
+                raise
+            await asyncio.sleep(limits.SYNC_INTERVAL_MS / 1000)
+            continue
         held_nano = teller.held(ask.tenant_id)
         if granted.amount_nano >= ask.floor_nano or not held_nano:
             return granted

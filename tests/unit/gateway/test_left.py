@@ -19,7 +19,7 @@ from steelyard.kernel.clock import NS_PER_S
 from steelyard.kernel.left import Left, Rate
 from steelyard.kernel.money import nano_from_text
 from steelyard.kernel.records import Limit, LimitKind, Scope
-from steelyard.ledger.sublimits import Seed
+from steelyard.ledger.gauges import Seed
 
 CHAT, MESSAGES = "/v1/chat/completions", "/v1/messages"
 ASKED = {path: asked for path, asked in EVERY.items() if not path.endswith("count_tokens")}

@@ -3,7 +3,7 @@
 import random
 from collections import deque
 from dataclasses import dataclass, field
-from typing import NamedTuple
+from typing import ClassVar, NamedTuple
 
 import msgspec
 import pytest
@@ -13,10 +13,14 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 from tests.fakes.ledger import Requests
 
 from steelyard.kernel import limits
+from steelyard.kernel.clock import NS_PER_S
+from steelyard.kernel.errors import CallerError
+from steelyard.kernel.money import INT64_MAX
 from steelyard.kernel.records import Granted, HoldAsk, Limit, LimitKind, Scope, Use
 from steelyard.kernel.settled import Kind, Opened
+from steelyard.ledger.gauges import WINDOW_NS, Seed
 from steelyard.ledger.leases import DRY, LASTING, LOW, Leases, Pools
-from steelyard.ledger.sublimits import Seed, use_of
+from steelyard.ledger.sublimits import use_of
 from steelyard.ledger.teller import Teller
 from steelyard.ledger.wire import Held, Lease, LeaseAsk, Returned
 
@@ -24,8 +28,12 @@ TENANT = 1
 SERIES = "w0-1"
 
 
-def ask(number: int, want: int = 100, floor: int = 100) -> HoldAsk:
-    return HoldAsk(number.to_bytes(16, "big"), TENANT, want, floor, 3, 7, number, 10, 90)
+def ask(number: int, want: int = 100, floor: int = 100, opened_ns: int = 0) -> HoldAsk:
+    return HoldAsk(number.to_bytes(16, "big"), TENANT, want, floor, 3, 7, opened_ns or number, 10, 90)
+
+
+def lend(leases: Leases, series: str = SERIES, worst_nano: int = 100) -> int:
+    return leases.lend(TENANT, series, worst_nano, Use(3, 7, 0, 100)).amount_nano
 
 
 def limit(kind: LimitKind, amount: int | None) -> Limit:
@@ -40,18 +48,18 @@ def test_only_large_wallets_without_limits_lend() -> None:
     for money, lent in ((100 * worth - 1, 0), (100 * worth, 100 * worth // 16), (10**9, 6400)):
         teller = Teller({TENANT: money})
         leases = Leases(teller)
-        assert leases.lend(TENANT, SERIES, 100) == lent
+        assert lend(leases) == lent
         assert (teller.held(TENANT), leases.amount(TENANT, SERIES)) == (lent, lent)
         assert leases.complaints([SERIES]) == teller.complaints() == []
     teller.limit(Seed(limit(LimitKind.RPM, 5)))
-    assert leases.lend(TENANT, SERIES, 100) == 0
+    assert lend(leases) == 0
     teller.limit(Seed(limit(LimitKind.RPM, None)))
-    assert leases.lend(TENANT, SERIES, 100) == 6400
+    assert lend(leases) == 6400
 
 
 def test_a_lease_has_one_living_holder() -> None:
     leases = Leases(Teller({TENANT: 10**9}))
-    leases.lend(TENANT, SERIES, 100)
+    lend(leases)
     assert leases.complaints([]) == ["I7: tenant 1: nobody has the lease of w0-1"]
     leases.drop(SERIES)
     assert leases.holders(TENANT) == leases.complaints([]) == []
@@ -59,28 +67,28 @@ def test_a_lease_has_one_living_holder() -> None:
 
 def test_nothing_is_lent_while_a_lease_is_called_back() -> None:
     leases = Leases(Teller({TENANT: 10**9}))
-    leases.lend(TENANT, SERIES, 100)
+    lend(leases)
     assert leases.call_back(TENANT) == [SERIES]
-    assert leases.lend(TENANT, SERIES, 100) == leases.lend(TENANT, "w1-2", 100) == 0
+    assert lend(leases) == lend(leases, "w1-2") == 0
     leases.dissolve(TENANT, SERIES, ())
-    assert leases.lend(TENANT, "w1-2", 100) == 6400
+    assert lend(leases, "w1-2") == 6400
 
 
 def test_a_lease_that_is_called_back_waits_for_its_workers_word_even_when_nothing_is_left_of_it() -> None:
     """Else the word would end the next lease, whose money the worker has."""
     leases = Leases(Teller({TENANT: 10**9}))
-    leases.lend(TENANT, SERIES, 100)
+    lend(leases)
     leases.call_back(TENANT)
     leases.give_back(TENANT, SERIES, 6400)
-    assert leases.lend(TENANT, SERIES, 100) == 0
+    assert lend(leases) == 0
     leases.dissolve(TENANT, SERIES, ())
-    assert leases.lend(TENANT, SERIES, 100) == 6400
+    assert lend(leases) == 6400
 
 
 def test_what_was_settled_while_the_lease_was_called_back_is_not_held_again() -> None:
     teller = Teller({TENANT: 10**9})
     leases = Leases(teller)
-    leases.lend(TENANT, SERIES, 100)
+    lend(leases)
     leases.call_back(TENANT)
     assert leases.settle(TENANT, SERIES, ask(1).request_id, 100)
     teller.settle(ask(1).request_id, TENANT, 100, 60)
@@ -93,7 +101,7 @@ def test_what_was_settled_while_the_lease_was_called_back_is_not_held_again() ->
 def test_a_series_from_an_earlier_epoch_has_no_say() -> None:
     teller = Teller({TENANT: 10**9})
     leases = Leases(teller)
-    leases.lend(TENANT, "w0-9", 100)
+    lend(leases, "w0-9")
     leases.give_back(TENANT, SERIES, 100)
     leases.dissolve(TENANT, SERIES, [Held(ask(1).request_id, TENANT, 100)])
     assert not leases.settle(TENANT, SERIES, ask(1).request_id, 100)
@@ -119,27 +127,46 @@ def test_a_worker_asks_for_a_lease_only_when_it_is_busy() -> None:
     assert not pools.wants(ask(0), 6, round_trip=True), "another second begins at one"
     asked = [pools.wants(ask(number), 6, round_trip=True) for number in range(100)]
     assert asked.count(True) == 1, "one answer is waited for"
-    assert pools.lend(TENANT, 0, 6) == 0
+    assert pools.lend(TENANT, 0, 6)
     assert not pools.wants(ask(0), 6, round_trip=True), "refused: quiet for a while"
 
 
 def test_a_lease_is_drawn_refilled_and_goes_back_when_idle() -> None:
     pools = Pools()
-    assert pools.lend(TENANT, 500, 0) == 500, "nobody asked for it"
+    assert not pools.lend(TENANT, 500, 0), "nobody asked for it"
     assert any(pools.wants(ask(0), 0, round_trip=True) for _ in range(limits.LEASE_ROUND_TRIPS_MIN))
-    assert pools.lend(TENANT, 400, 0) == 0
+    assert pools.lend(TENANT, 400, 0)
     assert [pools.draw(ask(number), 1) for number in range(2)] == [LASTING, LASTING]
     assert not pools.wants(ask(1), 1, round_trip=False)
     assert pools.draw(ask(2), 1) == LOW
     assert pools.wants(ask(2), 1, round_trip=False), "below a half"
     assert pools.draw(ask(3, want=200), 1) == DRY
-    assert pools.release(ask(0).request_id, TENANT, 100)
-    assert not pools.release(ask(0).request_id, TENANT, 100)
+    assert pools.release(ask(0))
+    assert not pools.release(ask(0))
     assert pools.free(TENANT) == 200
     assert list(pools.idle(2)) == []
-    assert list(pools.idle(1 + limits.LEASE_IDLE_S)) == [(TENANT, 200)]
+    assert list(pools.idle(1 + limits.LEASE_IDLE_S)) == [(TENANT, 200, ())]
     assert pools.dissolve(TENANT, 4) == {ask(1).request_id, ask(2).request_id}
-    assert not pools.release(ask(1).request_id, TENANT, 100), "the books hold it one by one now"
+    assert not pools.release(ask(1)), "the books hold it one by one now"
+
+
+@pytest.mark.parametrize("used", [0, 30, 100, 150])
+def test_both_ends_count_what_a_request_used_of_a_share(used: int) -> None:
+    teller, pools = Teller({TENANT: 10**9}), Pools()
+    leases = Leases(teller)
+    teller.limit(Seed(limit(LimitKind.TPM, 1_000_000)))
+    assert any(pools.wants(ask(0), 0, round_trip=True) for _ in range(limits.LEASE_ROUND_TRIPS_MIN))
+    lent = leases.lend(TENANT, SERIES, 100, use_of(ask(0), 90))
+    assert pools.lend(TENANT, lent.amount_nano, 0, lent.share)
+    assert pools.draw(ask(1), 0) == LASTING
+    assert leases.settle(TENANT, SERIES, ask(1).request_id, 100, Use(3, 7, 1, used))
+    teller.settle(ask(1).request_id, TENANT, 100, 0, Use(3, 7, 1, used))
+    pools.settled(ask(1), used)
+    assert leases.shares(TENANT, SERIES) == pools.shares(TENANT)
+    assert pools.shares(TENANT)[0].tokens == 6400 - used
+    ((tenant_id, amount_nano, shares),) = pools.idle(limits.LEASE_IDLE_S)
+    leases.give_back(tenant_id, SERIES, amount_nano, shares)
+    assert teller.shares_aside() == {}
 
 
 # --- how much of a wallet is spent before a storm of refusals ------------------------------------------------------
@@ -180,7 +207,7 @@ def spent_share(worst_cases: int, workers: int, seed: int) -> tuple[float, int]:
             running.append(_Running(worker, asked, granted))
             holds[asked.request_id] = Held(asked.request_id, TENANT, granted.amount_nano, use_of(asked, 90))
             if pools[worker].wants(asked, now_s, round_trip=not leased):
-                pools[worker].lend(TENANT, leases.lend(TENANT, series, asked.want_nano), now_s)
+                pools[worker].lend(TENANT, lend(leases, series, asked.want_nano), now_s)
         else:
             refusals += 1
         if len(running) == 4 or (not granted.amount_nano and running):
@@ -190,7 +217,7 @@ def spent_share(worst_cases: int, workers: int, seed: int) -> tuple[float, int]:
             if ended.granted.lease:
                 leases.settle(TENANT, ended.granted.lease, request_id, 100_000)
             teller.settle(request_id, TENANT, 100_000, charge, Use(3, 7, 0, 5))
-            pools[ended.worker].settled(request_id, TENANT)
+            pools[ended.worker].settled(ended.asked, 5)
             del holds[request_id]
             assert teller.complaints() == []
             assert leases.complaints({f"w{worker}-1" for worker in range(workers)}) == []
@@ -220,6 +247,7 @@ class _Worker:
     series: str
     pools: Pools = field(default_factory=Pools)
     holds: dict[bytes, Held] = field(default_factory=dict)
+    asks: dict[bytes, HoldAsk] = field(default_factory=dict)
     leased: dict[bytes, str] = field(default_factory=dict)  # open records: request → lease
     to_books: deque[object] = field(default_factory=deque)
     to_worker: deque[object] = field(default_factory=deque)
@@ -232,8 +260,11 @@ class Recall(NamedTuple):
 class Slow(RuleBasedStateMachine):
     """Whatever is under way: nothing is promised twice, nothing leaks, and all comes back in the end."""
 
+    limited: tuple[Limit, ...] = ()
+
     def __init__(self) -> None:
         super().__init__()
+        self.used: list[tuple[int, int]] = []  # (opened, tokens) of what has ended
         self.number = 0
         self.epoch = 0
         self.now_s = 0
@@ -253,18 +284,35 @@ class Slow(RuleBasedStateMachine):
     @rule(which=st.integers(0, 1), want=st.integers(1, 900))
     def hold(self, which: int, want: int) -> None:
         self.number += 1
-        worker, asked = self.workers[which], ask(self.number, want, want)
+        worker, asked = self.workers[which], ask(self.number, want, want, self.now_s * NS_PER_S + self.number)
         leased = worker.pools.draw(asked, self.now_s)
         if not leased:
-            granted = self.teller.grant(asked, worker.series)
+            try:
+                granted = self.teller.grant(asked, worker.series, whole=True)
+            except CallerError:
+                return
             if granted is None or not granted.amount_nano:
                 return
             for _ in range(limits.LEASE_ROUND_TRIPS_MIN - 1):  # as if it were busy
                 worker.pools.wants(asked, self.now_s, round_trip=True)
         worker.holds[asked.request_id] = Held(asked.request_id, TENANT, want, use_of(asked, 90))
+        worker.asks[asked.request_id] = asked
         worker.leased[asked.request_id] = worker.series if leased else ""
         if worker.pools.wants(asked, self.now_s, round_trip=not leased):
-            worker.to_books.append(LeaseAsk(TENANT, want))
+            worker.to_books.append(LeaseAsk(TENANT, want, use_of(asked, 90)))
+
+    @rule(which=st.integers(0, 1), count=st.integers(1, 12))
+    def crowd(self, which: int, count: int) -> None:
+        """Requests in a row, and for once nothing is slow."""
+        for _ in range(count):
+            self.hold(which, 100)
+            self.arrive(which)
+
+    def arrive(self, which: int) -> None:
+        worker = self.workers[which]
+        while worker.to_books or worker.to_worker:
+            self.to_books(which)
+            self.to_worker(which)
 
     @rule(data=st.data(), which=st.integers(0, 1))
     def release(self, data: st.DataObject, which: int) -> None:
@@ -272,9 +320,8 @@ class Slow(RuleBasedStateMachine):
         open_ = sorted(worker.leased.keys() & worker.holds.keys())
         if open_:
             request_id = data.draw(st.sampled_from(open_))
-            held = worker.holds.pop(request_id)
-            del worker.leased[request_id]
-            if not worker.pools.release(request_id, TENANT, held.amount_nano):
+            del worker.holds[request_id], worker.leased[request_id]
+            if not worker.pools.release(worker.asks[request_id]):
                 worker.to_books.append(request_id)
 
     @rule(data=st.data(), which=st.integers(0, 1), part=st.integers(0, 100))
@@ -284,13 +331,16 @@ class Slow(RuleBasedStateMachine):
         if worker.leased:
             request_id = data.draw(st.sampled_from(sorted(worker.leased)))
             self._settle(worker, request_id, part)
-            worker.to_worker.append(request_id)
+            worker.to_worker.append((request_id, part))
 
     def _settle(self, worker: _Worker, request_id: bytes, part: int) -> None:
         amount, lease = worker.holds[request_id].amount_nano, worker.leased.pop(request_id)
+        opened_ns = worker.asks[request_id].opened_ns
+        used = Use(3, 7, opened_ns, part)
+        self.used.append((opened_ns, part))
         if lease:
-            self.leases.settle(TENANT, lease, request_id, amount)
-        taken = self.teller.settle(request_id, TENANT, amount, amount * part // 100, Use(3, 7, 0, 5))
+            self.leases.settle(TENANT, lease, request_id, amount, used)
+        taken = self.teller.settle(request_id, TENANT, amount, amount * part // 100, used)
         assert taken == amount * part // 100, "a charge within its hold is always paid"
         self.balance -= taken
 
@@ -301,10 +351,10 @@ class Slow(RuleBasedStateMachine):
             return
         match worker.to_books.popleft():
             case LeaseAsk() as asked:
-                amount = self.leases.lend(TENANT, worker.series, asked.worst_nano)
-                worker.to_worker.append(Lease(TENANT, amount))
+                lent = self.leases.lend(TENANT, worker.series, asked.worst_nano, asked.use)
+                worker.to_worker.append(Lease(TENANT, *lent))
             case Returned(holds=None) as told:
-                self.leases.give_back(TENANT, worker.series, told.amount_nano)
+                self.leases.give_back(TENANT, worker.series, told.amount_nano, told.shares)
             case Returned(holds=holds):
                 self.leases.dissolve(TENANT, worker.series, holds or ())
             case bytes() as request_id:
@@ -319,15 +369,15 @@ class Slow(RuleBasedStateMachine):
             return
         match worker.to_worker.popleft():
             case Lease() as lease:
-                over = worker.pools.lend(TENANT, lease.amount_nano, self.now_s)
-                if over:
-                    worker.to_books.append(Returned(TENANT, over))
+                if not worker.pools.lend(TENANT, lease.amount_nano, self.now_s, lease.share):
+                    shares = () if lease.share is None else (lease.share,)
+                    worker.to_books.append(Returned(TENANT, lease.amount_nano, shares=shares))
             case Recall():
                 told = worker.pools.dissolve(TENANT, self.now_s)
                 worker.to_books.append(Returned(TENANT, 0, tuple(worker.holds[one] for one in sorted(told))))
-            case bytes() as request_id:
+            case (request_id, used):
                 if worker.holds.pop(request_id, None) is not None:
-                    worker.pools.settled(request_id, TENANT)
+                    worker.pools.settled(worker.asks[request_id], used)
 
     @rule()
     def recall(self) -> None:
@@ -340,7 +390,8 @@ class Slow(RuleBasedStateMachine):
     def later(self) -> None:
         self.now_s += 3
         for worker in self.workers:
-            worker.to_books.extend(Returned(TENANT, amount) for _, amount in worker.pools.idle(self.now_s))
+            for _, amount, shares in worker.pools.idle(self.now_s):
+                worker.to_books.append(Returned(TENANT, amount, shares=shares))
 
     @rule(which=st.integers(0, 1))
     def reconnect(self, which: int) -> None:
@@ -371,6 +422,8 @@ class Slow(RuleBasedStateMachine):
     def restart_books(self) -> None:
         self.teller = Teller({TENANT: self.balance})
         self.leases = Leases(self.teller)
+        for limit_ in self.limited:
+            self.teller.limit(Seed(limit_, recent=tuple(self.used)))
         for which in range(len(self.workers)):
             self.reconnect(which)
 
@@ -380,16 +433,15 @@ class Slow(RuleBasedStateMachine):
         """Every message arrives, every request ends: nothing is held by anybody."""
         for _ in range(3):
             self.recall()
-            for which, worker in enumerate(self.workers):
-                while worker.to_books or worker.to_worker:
-                    self.to_books(which)
-                    self.to_worker(which)
+            for which in range(len(self.workers)):
+                self.arrive(which)
         for worker in self.workers:
             for request_id in list(worker.leased):
                 self._settle(worker, request_id, 50)
                 worker.holds.pop(request_id)
         assert self.teller.held(TENANT) == 0
         assert self.leases.holders(TENANT) == []
+        assert self.teller.shares_aside() == {}
 
     @invariant()
     def nothing_is_promised_twice(self) -> None:
@@ -405,5 +457,64 @@ class Slow(RuleBasedStateMachine):
         assert self.leases.complaints(worker.series for worker in self.workers) == []
 
 
-TestSlow = Slow.TestCase
-TestSlow.settings = settings(max_examples=60, stateful_step_count=60)
+class Limited(Slow):
+    """... and no key gets a request or a token more than its limits say."""
+
+    most_requests = most_tokens = INT64_MAX
+    bounds: ClassVar = {"LEASE_WALLET_WORST_CASES_MIN": 4, "LEASE_WALLET_PARTS": 2}
+
+    def __init__(self) -> None:
+        self.before = {name: getattr(limits, name) for name in self.bounds}
+        self._bound_by(self.bounds)
+        super().__init__()
+
+    def teardown(self) -> None:
+        self._bound_by(self.before)
+
+    @staticmethod
+    def _bound_by(bounds: dict[str, int]) -> None:
+        for name, value in bounds.items():
+            setattr(limits, name, value)
+
+    def drawn(self, worker: _Worker) -> list[HoldAsk]:
+        return [worker.asks[one] for one, lease in worker.leased.items() if lease and self.teller.find(one) is None]
+
+    def arrive(self, which: int) -> None:
+        super().arrive(which)
+        worker = self.workers[which]
+        lent, has = self.leases.shares(TENANT, worker.series), worker.pools.shares(TENANT)
+        drawn = len(self.drawn(worker))
+        assert sum(one.requests for one in lent) == sum(one.requests for one in has) + drawn, "nothing leaks"
+        assert sum(one.tokens for one in lent) == sum(one.tokens for one in has) + 100 * drawn
+
+    @invariant()
+    def no_share_is_promised_twice(self) -> None:
+        for worker in self.workers:
+            lent, has = self.leases.shares(TENANT, worker.series), worker.pools.shares(TENANT)
+            drawn = len(self.drawn(worker))
+            assert sum(one.requests for one in lent) >= sum(one.requests for one in has) + drawn
+            assert sum(one.tokens for one in lent) >= sum(one.tokens for one in has) + 100 * drawn
+
+    @invariant()
+    def limits_hold(self) -> None:
+        running = [worker.asks[one] for worker in self.workers for one in worker.leased]
+        used = self.used + [(asked.opened_ns, 100) for asked in running]
+        for moment, _ in used:
+            window = [tokens for opened, tokens in used if moment - WINDOW_NS < opened <= moment]
+            assert len(window) <= self.most_requests
+            assert sum(window) <= self.most_tokens
+
+
+class FewRequests(Limited):
+    most_requests = 24
+    limited = (limit(LimitKind.RPM, most_requests),)
+
+
+class FewTokens(Limited):
+    most_tokens = 1800
+    limited = (limit(LimitKind.TPM, most_tokens),)
+
+
+TestSlow, TestFewRequests, TestFewTokens = Slow.TestCase, FewRequests.TestCase, FewTokens.TestCase
+for case in (TestSlow, TestFewRequests, TestFewTokens):
+    case.settings = settings(max_examples=60, stateful_step_count=60)

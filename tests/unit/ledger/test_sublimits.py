@@ -12,8 +12,8 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 from steelyard.kernel.clock import NS_PER_S
 from steelyard.kernel.errors import CallerError
 from steelyard.kernel.records import Granted, HoldAsk, Limit, LimitKind, Scope, Use
+from steelyard.ledger.gauges import WINDOW_NS, Seed
 from steelyard.ledger.part import money_for, tokens_within
-from steelyard.ledger.sublimits import WINDOW_NS, Seed
 from steelyard.ledger.teller import Teller
 
 NOW_NS = 1_790_000_000 * NS_PER_S

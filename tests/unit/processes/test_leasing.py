@@ -9,6 +9,8 @@ import pytest
 from tests.unit.processes.test_books import House, bare, clean, house, until, wallet
 
 from steelyard.kernel import limits
+from steelyard.kernel.clock import SystemClock
+from steelyard.kernel.errors import CallerError
 from steelyard.kernel.records import Granted, HoldAsk
 from steelyard.kernel.settled import Opened
 from steelyard.ledger import wire
@@ -20,7 +22,7 @@ WANT = 1_000_000  # the wallet of 5 CNY is worth 5000 of them
 
 
 def ask(house: House, want: int = WANT, floor: int = 0) -> HoldAsk:
-    return HoldAsk(house.requests.ids.next(), 1, want, floor or want, 1, 1, 0, 10, 90)
+    return HoldAsk(house.requests.ids.next(), 1, want, floor or want, 1, 1, SystemClock().now_ns(), 10, 90)
 
 
 async def opened(house: House, client: TellerClient, journal: Journal) -> Opened:
@@ -114,6 +116,65 @@ async def test_a_limit_ends_leases_and_counts_what_they_were_given_to(house: Hou
     assert bare(await client.hold(ask(house))) == Granted(WANT, 90)
     refused = await asyncio.gather(*(client.hold(ask(house)) for _ in range(40)), return_exceptions=True)
     assert all("at the same time" in str(error) for error in refused)
+
+
+async def test_limits_per_minute_are_lent_too_and_nobody_gets_a_request_more(house: House) -> None:
+    """Two workers draw on their shares until the limit is reached: exactly so many, and none refused before."""
+    await house.clients[0].command("limit.set", {"tenant": "acme", "rpm": 400, "tpm": 1_000_000})
+    workers = [await house.worker(number) for number in range(2)]
+    granted: list[Granted] = []
+
+    async def ask_on(client: TellerClient) -> str:
+        while True:
+            try:
+                granted.append(await client.hold(ask(house, 1000)))
+            except CallerError as error:
+                return error.code
+
+    ended = await asyncio.gather(*(ask_on(client) for client, _ in workers for _ in range(2)))
+    assert ended == ["rate_limit_exceeded"] * 4
+    assert len(granted) == 400
+    out_of_leases = [one for one in granted if one.lease]
+    assert len(out_of_leases) > 100
+    left = [one.left for one in out_of_leases if one.left is not None]
+    assert len(left) == len(out_of_leases), "limits are told out of a lease too"
+    assert all(one.available_nano is None and one.requests and one.requests.most == 400 for one in left)
+    assert house.books is not None
+    assert house.books.lending.leases.holders(1) == [], "called back before anybody was refused"
+    assert house.books.teller.shares_aside() == {}
+    await clean(workers[0][0])
+
+
+async def test_a_request_takes_of_its_workers_share_what_it_used_not_what_it_reserved(house: House) -> None:
+    """150 tokens, although it reserved 100: its upstream went above its cap. Both ends count the same."""
+    await house.clients[0].command("limit.set", {"tenant": "acme", "tpm": 1_000_000})
+    client, journal = await house.worker()
+    records = await until_leased(house, client, journal)
+    assert house.books is not None
+    leases = house.books.lending.leases
+    before = leases.shares(1, client.series)
+    assert [one.key_id for one in before] == [1]
+    for record in records:
+        journal.append(house.requests.closed(record))
+    client.closed()
+    await until(lambda: client.open_holds == 0, "the settled notices")
+    used = house.requests.closed(records[-1]).usage.total
+    (lent,), (has,) = leases.shares(1, client.series), client._pools.shares(1)
+    assert (lent.requests, lent.tokens) == (before[0].requests - 1, before[0].tokens - used)
+    assert (has.requests, has.tokens) == (lent.requests, lent.tokens)
+    await until(lambda: not leases.holders(1), "an idle lease to go back")
+    assert house.books.teller.shares_aside() == {}
+    await clean(client)
+
+
+@pytest.mark.parametrize("limit", [{"budget": "4"}, {"concurrency": 100_000}, {"rpm": 99}, {"tpm": 9900}])
+async def test_what_only_the_teller_can_count_is_not_lent(house: House, limit: dict[str, Any]) -> None:
+    await house.clients[0].command("limit.set", {"tenant": "acme"} | limit)
+    client, _ = await house.worker()
+    for _ in range(2 * limits.LEASE_ROUND_TRIPS_MIN):
+        assert not (await client.hold(ask(house, 1000))).lease
+    assert house.books is not None
+    assert house.books.lending.leases.holders(1) == []
 
 
 async def test_a_lease_of_a_dead_worker_goes_back(house: House) -> None:
