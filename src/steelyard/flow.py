@@ -16,8 +16,8 @@ from steelyard.identity.keys import authenticate
 from steelyard.kernel.clock import Clock
 from steelyard.kernel.errors import ClientGone, UpstreamError
 from steelyard.kernel.quantities import Usage
-from steelyard.kernel.records import Caller, Order, Quote, Terms
-from steelyard.kernel.roles import Answer, Ask, Teller
+from steelyard.kernel.records import Caller, Event, Order, Quote, Terms
+from steelyard.kernel.roles import Answer, Ask, Sending, Teller
 from steelyard.kernel.settled import End, Position, Rated, Settlement
 from steelyard.kernel.tariff import Tariff
 from steelyard.metering.meter import Meter, Reading
@@ -116,18 +116,19 @@ def route(house: House, caller: Caller, order: Order, terms: Sequence[Terms]) ->
 
 async def relay(house: House, order: Order, quotes: list[Quote], reading: Reading, answer: Answer) -> tuple[End, bytes]:
     """Call upstreams until one speaks, and pass on what it says. Returns the end, and bytes that wait until then."""
-    total, end, last = Usage(), End.COMPLETE, b""
+    end, last = End.COMPLETE, b""
     call = house.answers.speaking(quotes[0], speaking(house.upstreams, order))
-    ways = Ways(house.clock, call, reading.move, reading.heard)
-    async with Served(house.router, order, quotes, ways) as speech:
+    async with Served(house.router, order, quotes, Ways(house.clock, call, reading.move, reading.heard)) as speech:
         answer.begin(order, quote := speech.quote)
-        async for sequence, event, total in speech:
-            reading.hear(sequence, event.estimated, total)
-            if (piece := answer.render(sequence, event)) and (sending := reading.pass_on(answer, piece, total)):
-                await sending
+
+        def told(sequence: int, event: Event, total: Usage) -> Sending:
+            nonlocal end
             if event.finish is not None and quote.lowered and at_cap(event, quote.max_tokens):
                 end = End.MONEY_ENDED
-        speech.whole(reading.spent(total), guessed=reading.guessed)
+            return reading.pass_on(answer, sequence, event, total)
+
+        await speech.tell(told)
+        speech.whole(reading.spent(total := reading.total), guessed=reading.guessed)
     closing = answer.closing(total)
     if house.strict or answer.holds_back:
         closing, last = answer.parted(closing)

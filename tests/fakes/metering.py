@@ -5,13 +5,16 @@ import threading
 import time
 from collections.abc import Callable
 
+from tests.fakes.parties import FakeAnswer
+
 from steelyard.kernel.clock import NS_PER_S
 from steelyard.kernel.offers import Offer
 from steelyard.kernel.quantities import Usage
-from steelyard.kernel.records import Caller, Order, Quote
+from steelyard.kernel.records import Caller, Event, Order, Quote
 from steelyard.kernel.settled import Closed, End, Moved, Opened
 from steelyard.kernel.tariff import Tariff
 from steelyard.metering.disk import Disk
+from steelyard.metering.meter import Reading
 
 
 class FaultyDisk(Disk):
@@ -94,3 +97,8 @@ def quote(watts_milli: int = 0, priced_ns: int = 1_790_000_000 * NS_PER_S) -> Qu
     price, cost = Tariff(1, "m", "CNY", 0, ()), Tariff(2, "local", "CNY", 0, (), watts_milli=watts_milli)
     caller, offer = Caller(1, 1, 1, "t", "p", "CNY"), Offer(1, "m", "local", "h:1", "m", 99, 99)
     return Quote(caller, offer, price, cost, 10**6, 64, False, priced_ns)
+
+
+def hear(reading: Reading, sequence: int, estimated: bool) -> None:
+    """An event of which nothing is sent."""
+    assert reading.pass_on(FakeAnswer(), sequence, Event(estimated=estimated), Usage()) is None

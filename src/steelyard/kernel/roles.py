@@ -3,7 +3,7 @@
 Shapes only. `flow.py` talks to them; workers, the playground and the tests each bring their own.
 """
 
-from collections.abc import Awaitable
+from collections.abc import Awaitable, Callable
 from typing import Protocol
 
 from steelyard.kernel.errors import UpstreamError
@@ -12,6 +12,9 @@ from steelyard.kernel.records import Caller, Event, Granted, HoldAsk, Order, Quo
 
 Sending = Awaitable[None] | None
 """Of a piece that is being sent: to be awaited, until it has left user space; None: it has."""
+Told = Callable[[int, Event, Usage], Sending]
+"""Whoever is handed what sequences say: which one, its event, the usage of all of them so far. What he returns is to be
+awaited before he is handed more."""
 
 
 class Teller(Protocol):

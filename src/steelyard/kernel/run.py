@@ -1,6 +1,7 @@
 """A coroutine without a task: begun at once, and gone on with in the very call that brings what it waits for.
 
-Owns how a coroutine is resumed. `Run` drives one; `Signal` is what it waits for when somebody of ours will bring it.
+Owns how a coroutine is resumed. `Run` drives one; `Signal` is what it waits for when somebody of ours will bring it,
+`Watch` what stands in for it as long as nothing but looking is to be done.
 Futures, time-outs and cancellation of asyncio work inside a `Run` as inside a task: it takes part in
 `asyncio.current_task` as a task of a third party may ("Extending" in asyncio's documentation). Under a task a `Signal`
 is a future. Knows no network and no flow.
@@ -130,6 +131,8 @@ class Signal(Generic[T]):
     """
 
     __slots__ = ("_brought", "_error", "_future", "_value", "resume")
+    stays = False
+    """Whether it is to be given to again and again, see `Watch`."""
 
     def __init__(self) -> None:
         self.resume: Callable[[], None] | None = None
@@ -177,3 +180,31 @@ class Signal(Generic[T]):
         if self._error is not None:
             raise self._error
         return self._value  # type: ignore[return-value]
+
+
+class Watch(Signal[T]):
+    """A signal that stays: each `give` has `step` look at what has come, in that very call. It is brought when `step`
+    returns something or raises, and that comes out of the await.
+
+    So what comes often needs no coroutine to be resumed. When nobody waits any more, nobody looks.
+    """
+
+    __slots__ = ("_step",)
+    stays = True
+
+    def __init__(self, step: Callable[[], T | None]) -> None:
+        super().__init__()
+        self._step = step
+
+    def give(self, value: T | None = None) -> None:
+        future = self._future
+        if self._brought or (self.resume is None and (future is None or future.done())):
+            return
+        try:
+            found = self._step()
+        except BaseException as error:  # noqa: BLE001 - told to whoever waits
+            self._error = error
+            super().give()
+        else:
+            if found is not None:
+                super().give(found)

@@ -11,7 +11,7 @@ from contextlib import suppress
 from steelyard.kernel.clock import Clock
 from steelyard.kernel.errors import BooksError, ClientGone, UpstreamError, overloaded, unavailable
 from steelyard.kernel.quantities import Usage
-from steelyard.kernel.records import Order, Quote
+from steelyard.kernel.records import Event, Order, Quote
 from steelyard.kernel.roles import Answer, Sending
 from steelyard.kernel.run import Signal
 from steelyard.kernel.settled import Closed, End, Moved, Opened
@@ -138,6 +138,7 @@ class Reading:
         "_first_token_ns",
         "_gauge",
         "_guessed",
+        "_guesses",
         "_heard",
         "_intended",
         "_leaving",
@@ -170,6 +171,7 @@ class Reading:
         self._intended = _NOTHING
         self._heard: Usage | None = None  # all the upstream told of, delivered or not: its vendor bills it
         self._guessed: set[int] = set()  # sequences whose latest counts are not their upstream's
+        self._guesses = False  # in what was intended
         self._estimated = False  # of what was delivered
         self._first_token_ns = 0
         self._leaving: Signal[None] | None = None  # of a piece that was passed on
@@ -185,15 +187,6 @@ class Reading:
         """Whether the latest counts are ours, not the upstream's."""
         return bool(self._guessed)
 
-    def hear(self, sequence: int, estimated: bool, usage: Usage) -> None:
-        """Before the intent: the counts over all sequences so far, and whether the latest of this one are ours, not its
-        upstream's."""
-        self._heard = usage
-        if estimated:
-            self._guessed.add(sequence)
-        elif self._guessed:
-            self._guessed.discard(sequence)
-
     def heard(self, usage: Usage) -> None:
         """What the upstream has told of by now; its vendor may bill it though none of it is passed on yet."""
         self._heard = usage
@@ -206,9 +199,25 @@ class Reading:
         spent_uj = energy_uj(cpu_ns, self._watts_milli) if measured_uj is None else measured_uj
         return usage + Usage(cpu_ns=cpu_ns, energy_uj=spent_uj)
 
-    def pass_on(self, answer: Answer, piece: bytes, usage: Usage) -> Sending:
-        """As `deliver`, but to be awaited only where the customer takes more slowly than the upstream gives: the commit
-        comes when the piece has left, whoever runs then. One piece at a time is on its way."""
+    @property
+    def total(self) -> Usage:
+        """What the upstream told of at last, over all sequences."""
+        return self._heard or _NOTHING
+
+    def pass_on(self, answer: Answer, sequence: int, event: Event, usage: Usage) -> Sending:
+        """Send what the answer has to say of an event; `usage`: over all sequences, it included.
+
+        To be awaited only where the customer takes more slowly than the upstream gives: the commit comes when the
+        piece has left, whoever runs then. One piece at a time is on its way.
+        """
+        self._heard = usage
+        if event.estimated:
+            self._guessed.add(sequence)
+        elif self._guessed:
+            self._guessed.discard(sequence)
+        piece = answer.render(sequence, event)
+        if not piece:
+            return None
         if self._leaving is not None:
             return self._behind(answer, piece, usage)
         self.intend(usage)
@@ -265,8 +274,8 @@ class Reading:
     def intend(self, usage: Usage) -> None:
         """Before the send: cumulative counts over all sequences, the piece about to be sent included."""
         cpu_ns = 0 if self._gauge.stands_still else self._cpu_ns()
-        self._slots.intend(self.opened.slot, usage, cpu_ns, bool(self._guessed))
-        self._intended = usage
+        self._intended, self._guesses = usage, bool(self._guessed)
+        self._slots.intend(self.opened.slot, usage, cpu_ns, self._guesses)
         self.started = True
 
     def commit(self, usage: Usage) -> None:
@@ -279,7 +288,7 @@ class Reading:
             self._slots.first_token(self.opened.slot, self._first_token_ns)
         self._slots.commit(self.opened.slot, elapsed_ns)
         self.delivered = usage
-        self._estimated = bool(self._guessed)
+        self._estimated = self._guesses
 
     def close(self, end: End) -> Closed:
         """Have the close record written, and the slot freed behind it. The second call returns the first one's record.

@@ -7,7 +7,7 @@ how to put on record that another is called, come in.
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
-from types import TracebackType
+from types import AsyncGeneratorType, TracebackType
 from typing import Protocol, Self
 
 from steelyard.kernel import limits
@@ -16,6 +16,7 @@ from steelyard.kernel.errors import UpstreamError
 from steelyard.kernel.frozen import Record
 from steelyard.kernel.quantities import Usage
 from steelyard.kernel.records import Event, Order, Quote
+from steelyard.kernel.roles import Told
 from steelyard.routing.health import ELSEWHERE, Call
 from steelyard.routing.prefix import Use
 from steelyard.routing.router import Router
@@ -23,12 +24,16 @@ from steelyard.routing.router import Router
 Said = tuple[int, Event, Usage]
 
 
-class Speech(Protocol):
-    """What an offer says; `aclose()` ends the call."""
+class Telling(Protocol):
+    """What an offer says, for whoever asks for it or wants to be told. `aclose()` ends the call."""
 
     def __aiter__(self) -> AsyncIterator[Said]: ...
     def __anext__(self) -> Awaitable[Said]: ...
+    def tell(self, told: Told) -> Awaitable[None] | None: ...
     def aclose(self) -> Awaitable[None]: ...
+
+
+Speech = Telling | AsyncGeneratorType[Said, None]
 
 
 class Ways(Record, frozen=True):
@@ -142,12 +147,19 @@ class Served:
         if self._use is not None and not guessed:
             self._router.affinity.answered(self._use, used)
 
-    def __aiter__(self) -> Self:
-        return self
-
-    def __anext__(self) -> Awaitable[Said]:
-        assert self._speech is not None  # noqa: S101 - it was asked
-        return _now(self._heard.pop()) if self._heard else self._speech.__anext__()
+    async def tell(self, told: Told) -> None:
+        """Hand on all that it says, as it says it. Raises UpstreamError."""
+        heard, speech = self._heard, self._speech
+        while heard:
+            if (sending := told(*heard.pop())) is not None:
+                await sending
+        assert speech is not None  # noqa: S101 - it was asked
+        if isinstance(speech, AsyncGeneratorType):
+            async for said in speech:
+                if (sending := told(*said)) is not None:
+                    await sending
+        elif (telling := speech.tell(told)) is not None:
+            await telling
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
@@ -196,7 +208,3 @@ def _speaks(event: Event) -> bool:
     if event.text or event.finish is not None or event.reasoning or event.tool_calls or event.found:
         return True
     return bool(event.refusal or event.redacted or event.signature or event.logprobs is not None)
-
-
-async def _now(said: Said) -> Said:
-    return said

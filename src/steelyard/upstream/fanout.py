@@ -17,6 +17,7 @@ from steelyard.kernel.errors import UpstreamError
 from steelyard.kernel.offers import Capability, Offer
 from steelyard.kernel.quantities import Usage
 from steelyard.kernel.records import Event, Order, Quote
+from steelyard.kernel.roles import Sending, Told
 from steelyard.scheduling.wish import Turn
 from steelyard.upstream.hearing import Heard
 from steelyard.upstream.protocol import Events, Queued, Upstream
@@ -86,14 +87,41 @@ class _Sole:
             self._over = events.over
         else:
             event = await events.__anext__()
+        kept = self._kept(event)
+        if kept is not event:
+            await events.aclose()
+        return 0, kept, kept.usage
+
+    def tell(self, told: Told) -> Awaitable[None] | None:
+        """Hand on the rest of it, as it comes; None: there is none."""
+        if self._over:
+            return None
+        events = self._events
+        return self._tell(told, events) if isinstance(events, Heard) else self._tell_all(told)
+
+    async def _tell_all(self, told: Told) -> None:
+        async for said in self:
+            if (sending := told(*said)) is not None:
+                await sending
+
+    async def _tell(self, told: Told, events: Heard) -> None:
+        def hand_on(event: Event) -> Sending:
+            kept = self._kept(event)
+            if kept is not event:
+                events.close()
+            return told(0, kept, kept.usage)
+
+        await events.tell(hand_on)
+        self._over = True
+
+    def _kept(self, event: Event) -> Event:
+        """The event, or the end in its place if it went beyond the cap: then the call is to be closed."""
         usage = believed(event, self._offer).usage
         if usage.output + usage.reasoning > self._max_tokens and is_too_much(event, self._told):
             self._over = True
-            event = cut(event, self._told)
-            await events.aclose()
-            return 0, event, event.usage
+            return cut(event, self._told)
         self._told = usage
-        return 0, event, usage
+        return event
 
     async def aclose(self) -> None:
         self._over = True

@@ -4,12 +4,14 @@ Owns when a connection is given back, and that what came before a failure is del
 Knows no dialect: a `Hearing` reads what comes, a `Voice` knows how this upstream says no.
 """
 
-from collections.abc import Awaitable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from typing import Protocol, Self
 
 from steelyard.kernel import limits
 from steelyard.kernel.errors import UpstreamError
 from steelyard.kernel.records import Event
+from steelyard.kernel.roles import Sending
+from steelyard.kernel.run import Signal, Watch
 from steelyard.upstream.http1 import form_of
 from steelyard.upstream.pool import Destination, Pool, Response
 
@@ -56,14 +58,21 @@ class Voice(Protocol):
         ...
 
 
+_SAID: Signal[None] = Signal()
+_SAID.give(None)
+
+
 class Heard:
     """See `Upstream.stream`. Closing it closes the connection, which cancels at the upstream.
 
-    After `begin`, `take` what is there and wait for `more` where nothing is, or iterate. No async generator: one of
-    those costs a microsecond for every read.
+    After `begin`, `take` what is there and wait for `more` where nothing is, or have it `tell`, or iterate. No async
+    generator: one of those costs a microsecond for every read.
     """
 
-    __slots__ = ("_body", "_failure", "_hearing", "_new", "_pool", "_response", "_to", "_voice", "dry", "over")
+    __slots__ = (
+        *("_body", "_failure", "_hearing", "_new", "_pool", "_response", "_to", "_told", "_voice", "_watch", "dry"),
+        "over",
+    )
 
     def __init__(self, pool: Pool, to: Destination, body: bytes, hearing: Hearing, voice: Voice) -> None:
         self.over = False  # all was said, or it was closed
@@ -75,6 +84,8 @@ class Heard:
         self._voice = voice
         self._response: Response | None = None
         self._new: Sequence[Event] = ()  # of the last read, to be handed out first
+        self._told: Callable[[Event], Sending]
+        self._watch: Watch[Awaitable[None]] | None = None  # while it waits for more to hand on
         self._failure: UpstreamError | None = None  # of the same read: what came before it is delivered
 
     def __aiter__(self) -> Self:
@@ -106,10 +117,10 @@ class Heard:
                 return event
             raise self._voice.refusal(response, await response.body(limits.UPSTREAM_ERROR_BYTES_MAX))
         except UpstreamError as error:
-            self._close()
+            self.close()
             raise self._voice.veiled(error) from None
         except BaseException:
-            self._close()
+            self.close()
             raise
 
     def take(self) -> Event | None:
@@ -143,12 +154,12 @@ class Heard:
                 response.release()
             last = hearing.end()
         except UpstreamError as error:
-            self._close()
+            self.close()
             raise self._voice.veiled(error) from None
         except BaseException:
-            self._close()
+            self.close()
             raise
-        self._close()
+        self.close()
         return last
 
     def more(self) -> Awaitable[None]:
@@ -157,13 +168,57 @@ class Heard:
         try:
             return self._response.more()
         except UpstreamError as error:
-            self._close()
+            self.close()
             raise self._voice.veiled(error) from None
 
-    async def aclose(self) -> None:
-        self._close()
+    async def tell(self, told: Callable[[Event], Sending]) -> None:
+        """Hand on each event in the very call that brings it; return when all was said. Raises UpstreamError.
 
-    def _close(self) -> None:
+        What `told` returns is awaited before more is read. Closing it in `told` ends it.
+        """
+        self._told = told
+        while not self.over or self._new:
+            sending = self._hand_on()
+            if sending is None:
+                watch = self._watch = Watch(self._hand_on)
+                self._attend(watch)
+                try:
+                    sending = await watch
+                finally:
+                    self._watch = None
+                    self._attend(None)
+            await sending
+
+    def _hand_on(self) -> Awaitable[None] | None:
+        """Hand on what has come. Returns what to await then; None: more is to come."""
+        while (event := self.take()) is not None:
+            if (sending := self._told(event)) is not None:
+                return sending
+            if self.over and not self._new:
+                return _SAID
+            if self.dry and not self.response.over:
+                return None
+        if self._watch is not None:
+            self._attend(self._watch)  # or nothing more is to come
+        return None
+
+    def _attend(self, watch: Watch[Awaitable[None]] | None) -> None:
+        try:
+            self.response.attend(watch)
+        except UpstreamError as error:
+            self.close()
+            raise self._voice.veiled(error) from None
+
+    @property
+    def response(self) -> Response:
+        assert self._response is not None  # noqa: S101 - it has begun
+        return self._response
+
+    async def aclose(self) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """As `aclose`, at once."""
         self.over = True
         self._new = ()
         if self._response is not None and not self._response.over:

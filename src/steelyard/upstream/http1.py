@@ -8,7 +8,7 @@ import asyncio
 import ssl
 from collections.abc import Callable
 from functools import lru_cache
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import httptools
 
@@ -16,7 +16,7 @@ from steelyard.kernel import limits
 from steelyard.kernel.errors import UpstreamError
 from steelyard.kernel.frozen import Record
 from steelyard.kernel.outbox import Outbox
-from steelyard.kernel.run import Signal
+from steelyard.kernel.run import Signal, Watch
 from steelyard.upstream.wheel import Wheel
 
 _ONE = (None,)
@@ -140,7 +140,7 @@ class Connection(asyncio.Protocol):
         self._unread_bytes = 0
         self._paused = False
         self._error: UpstreamError | None = None
-        self._signal: Signal[None] | None = None
+        self._signal: Signal[Any] | None = None
         self._on_end: Callable[[Connection], None] | None = None
 
     # --- what the pool and the response use
@@ -173,6 +173,12 @@ class Connection(asyncio.Protocol):
         self._signal = signal
         return signal
 
+    def attend(self, watch: Watch[Any] | None) -> None:
+        """Have it given to for each read, until None is said. Raises UpstreamError when nothing more will come."""
+        if watch is not None and self._error is not None:
+            raise self._error
+        self._signal = watch
+
     def take(self) -> bytes:
         """The body bytes that came since the last time; there are some."""
         pieces = self.pieces
@@ -192,7 +198,7 @@ class Connection(asyncio.Protocol):
         if self.complete:
             then(self)
             return
-        self._on_end = then
+        self._on_end, self._signal = then, None
         self.over_s = self._wheel.now_s
         self._let_unread_go()
 
@@ -211,6 +217,7 @@ class Connection(asyncio.Protocol):
     def rest(self) -> None:
         """Become idle: whatever comes now was not asked for and ends the connection."""
         self.resting = self.used = True
+        self._signal = None
         self.since_s = self._wheel.now_s
         if self.pieces or self._unread_bytes:  # nobody wanted them
             self._let_unread_go()
@@ -252,8 +259,10 @@ class Connection(asyncio.Protocol):
 
     def _wake(self) -> None:
         """Let whoever waits go on. He may close this connection or use it again at once: to be called last."""
-        signal, self._signal = self._signal, None
+        signal = self._signal
         if signal is not None:
+            if not signal.stays:
+                self._signal = None
             signal.give(None)
 
     # --- called by the event loop
@@ -283,7 +292,8 @@ class Connection(asyncio.Protocol):
                 self.fail(f"sent headers of more than {limits.HEADER_BYTES_MAX} bytes")
         elif signal is not None:
             if begins or self.pieces or self.complete:
-                self._signal = None
+                if not signal.stays:
+                    self._signal = None
                 signal.give(None)
         elif self._on_end is not None:
             self._throw_away()

@@ -8,11 +8,11 @@ not read holds up his own stream only.
 import asyncio
 import os
 from collections import deque
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from steelyard.kernel import limits
 from steelyard.kernel.errors import UpstreamError
-from steelyard.kernel.run import Signal
+from steelyard.kernel.run import Signal, Watch
 from steelyard.upstream.dial import Dial
 from steelyard.upstream.http1 import Patience
 from steelyard.upstream.proxy import variable_of
@@ -41,7 +41,7 @@ class Exchange:
         self.unread_bytes = 0  # as flow control counts them
         self.since_s = 0.0
         self.error: UpstreamError | None = None
-        self.signal: Signal[None] | None = None
+        self.signal: Signal[Any] | None = None
         self.line = line
 
     def send(self, head: bytes, body: bytes) -> None:
@@ -53,6 +53,11 @@ class Exchange:
         signal: Signal[None] = Signal()
         self.signal = signal
         return signal
+
+    def attend(self, watch: Watch[Any] | None) -> None:
+        if watch is not None and self.error is not None:
+            raise self.error
+        self.signal = watch
 
     def take(self) -> bytes:
         read = b"".join(self.pieces)
@@ -66,8 +71,10 @@ class Exchange:
             self.error = UpstreamError(self.line.upstream, told, retryable=retryable and not self.answered)
 
     def wake(self) -> None:
-        signal, self.signal = self.signal, None
+        signal = self.signal
         if signal is not None:
+            if not signal.stays:
+                self.signal = None
             signal.give(None)
 
 

@@ -6,11 +6,11 @@ Nothing here makes a task, a timer or a future for a request that finds an idle 
 
 import asyncio
 from collections.abc import Callable
-from typing import NamedTuple, Self, cast
+from typing import Any, NamedTuple, Self, cast
 
 from steelyard.kernel import limits
 from steelyard.kernel.errors import UpstreamError
-from steelyard.kernel.run import Signal
+from steelyard.kernel.run import Signal, Watch
 from steelyard.upstream.addresses import Resolve, resolve
 from steelyard.upstream.dial import Dial
 from steelyard.upstream.host import Host
@@ -74,6 +74,12 @@ class Response:
         if self.over or connection.pieces or connection.complete:
             return _HERE
         return connection.more()
+
+    def attend(self, watch: Watch[Any] | None) -> None:
+        """Have it given to for each read, until None is said; to be asked for when `take` has nothing. Raises
+        UpstreamError when nothing more will come."""
+        if not self.over:
+            self._connection.attend(watch)
 
     async def body(self, bytes_max: int) -> bytes:
         """What is left of the body, cut at `bytes_max`."""

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from steelyard.kernel.run import Run, Signal
+from steelyard.kernel.run import Run, Signal, Watch
 
 
 class Ends:
@@ -179,3 +179,74 @@ async def test_ordinary_futures_and_pauses_are_waited_for(ends: Ends) -> None:
     while not run.over:
         await asyncio.sleep(0.001)
     assert run.result == 7
+
+
+class Steps:
+    """What a watch looks at: words that have come; nothing, a word or an error is found."""
+
+    def __init__(self) -> None:
+        self.found: list[str | Exception | None] = []
+        self.looks = 0
+
+    def __call__(self) -> str | None:
+        self.looks += 1
+        one = self.found.pop(0)
+        if isinstance(one, Exception):
+            raise one
+        return one
+
+
+async def test_a_watch_looks_in_each_call_and_is_brought_by_what_it_finds(ends: Ends) -> None:
+    steps, said = Steps(), []
+    watch = Watch(steps)
+    run = ends.begin(heard(watch, said))
+    steps.found = [None, None, "word", "late"]
+    watch.give()
+    watch.give()
+    assert steps.looks == 2 and not run.over
+    watch.give()
+    watch.give()
+    assert steps.looks == 3 and said == ["begun", "word"] and run.result == "word"
+
+
+async def test_what_a_watch_finds_to_be_wrong_is_raised_where_it_is_awaited(ends: Ends) -> None:
+    steps = Steps()
+    watch = Watch(steps)
+    run = ends.begin(heard(watch, []))
+    steps.found = [None, LookupError("gone")]
+    watch.give()
+    watch.give()
+    assert isinstance(run.error, LookupError)
+
+
+async def test_nobody_looks_for_one_who_waits_no_more_or_not_yet(ends: Ends) -> None:
+    steps = Steps()
+    watch = Watch(steps)
+    watch.give()
+    run = ends.begin(heard(watch, []))
+    run.cancel()
+    watch.give()
+    await asyncio.sleep(0)
+    watch.give()
+    assert steps.looks == 0 and isinstance(run.error, asyncio.CancelledError)
+
+
+async def test_under_a_task_a_watch_looks_in_the_same_call_and_the_task_goes_on_in_its_turn() -> None:
+    steps, said = Steps(), []
+    watch = Watch(steps)
+    task = asyncio.ensure_future(heard(watch, said))
+    await asyncio.sleep(0)
+    steps.found = [None, "word"]
+    watch.give()
+    watch.give()
+    watch.give()
+    assert steps.looks == 2 and said == ["begun"]
+    assert await task == "word"
+    other = Watch(steps)
+    cancelled = asyncio.ensure_future(heard(other, []))
+    await asyncio.sleep(0)
+    cancelled.cancel()
+    other.give()
+    assert steps.looks == 2
+    with pytest.raises(asyncio.CancelledError):
+        await cancelled

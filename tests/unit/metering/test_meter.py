@@ -7,7 +7,7 @@ from pathlib import Path
 
 import msgspec
 import pytest
-from tests.fakes.metering import FaultyDisk, opened, order, quote, request_id
+from tests.fakes.metering import FaultyDisk, hear, opened, order, quote, request_id
 
 from steelyard.kernel.clock import NS_PER_S, ManualClock
 from steelyard.kernel.errors import CallerError
@@ -208,15 +208,15 @@ def test_an_upstream_without_a_clock_costs_no_cpu(desk: Desk) -> None:
 def test_counts_are_estimated_while_a_sequence_has_no_others(desk: Desk) -> None:
     reading = desk.meter.open(order(1, sequences=2), quote())
     for sequence, estimated in ((0, True), (1, True), (0, False)):
-        reading.hear(sequence, estimated, Usage())
+        hear(reading, sequence, estimated)
         reading.intend(Usage(20, 0, 1))
         reading.commit(Usage(20, 0, 1))
-    reading.hear(1, False, Usage())
+    hear(reading, 1, False)
     reading.intend(Usage(20, 0, 2))
     assert reading.close(End.CLIENT_GONE).estimated, "what was told of both has not left"
     whole = desk.meter.open(order(2), quote())
-    whole.hear(0, True, Usage())
-    whole.hear(0, False, Usage())
+    hear(whole, 0, True)
+    hear(whole, 0, False)
     whole.intend(Usage(20, 0, 1))
     whole.commit(Usage(20, 0, 1))
     assert not whole.close(End.COMPLETE).estimated

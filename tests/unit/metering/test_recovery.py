@@ -4,7 +4,7 @@ from pathlib import Path
 
 import msgspec
 import pytest
-from tests.fakes.metering import FaultyDisk, closed, opened, order, quote, request_id
+from tests.fakes.metering import FaultyDisk, closed, hear, opened, order, quote, request_id
 from tests.unit.metering.test_slots import version_1
 
 from steelyard.kernel.clock import ManualClock
@@ -220,10 +220,10 @@ def test_who_counted_survives_the_worker(tmp_path: Path, estimated: bool, usage:
     journal, slots = series(tmp_path)
     meter = Meter(journal, slots, ManualClock(), EnergyClocks(tmp_path / "energy"))
     running = meter.open(order(1), quote())
-    running.hear(0, estimated, Usage())
+    hear(running, 0, estimated)
     running.intend(usage)
     running.commit(usage)
-    running.hear(0, not estimated, Usage())
+    hear(running, 0, not estimated)
     running.intend(usage + (Usage(reused_output=1) if usage.is_reused else Usage(output=1)))
     meter.close()
     [record] = recovered(tmp_path)
