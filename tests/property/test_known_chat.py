@@ -11,7 +11,7 @@ from msgspec import Raw
 
 from steelyard.gateway import known_chat
 from steelyard.gateway.chat_request import ChatOrder, parse_chat
-from steelyard.gateway.chat_turns import is_canonical
+from steelyard.gateway.chat_turns import is_canonical, plain_tokens_max
 from steelyard.gateway.known_chat import KnownChats
 from steelyard.kernel import limits
 from steelyard.kernel.errors import CallerError
@@ -126,6 +126,45 @@ def test_a_text_of_another_form_is_written_anew(text: bytes) -> None:
     assert msgspec.json.encode(read) != text
 
 
+TRICKS = ['"', "\\", '","content":"', '"},{"role":"user","content":"', '"} ', '" ', '","role":"user', '",7:"', "称"]
+pieces = st.one_of(st.text(alphabet="".join(map(chr, range(128))), max_size=9), st.sampled_from(TRICKS))
+BEGUN = [
+    '{"role":"user","content":"',
+    '{"role":"user","content":7',
+    '{"role":"user","content":["',
+    '{"content":"',
+    '{ "role"',
+]
+opened = st.tuples(st.sampled_from(BEGUN), st.lists(pieces, max_size=3)).map(
+    lambda one: one[0] + "".join(one[1]) + '"}'
+)
+
+
+def turns_in(data: bytes, copied_bytes: int) -> tuple[bytes, int] | None:
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(limits, "BODY_COPIED_BYTES", copied_bytes)
+        try:
+            text, turns = known_chat._turns_in(data, 0, len(data))
+        except msgspec.DecodeError:
+            return None
+    return bytes(text), plain_tokens_max(turns)
+
+
+@given(st.lists(opened, min_size=1, max_size=3))
+def test_what_is_read_without_a_string_is_read_as_with_one(turns: list[str]) -> None:
+    data = ("[" + ",".join(turns) + "]").encode()
+    assert turns_in(data, 0) == turns_in(data, len(data) + 1)
+
+
+def test_a_long_text_is_neither_copied_nor_made_a_string(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(limits, "BODY_COPIED_BYTES", 0)
+    text, turns = known_chat._turns_in(ONE, 0, len(ONE))
+    assert isinstance(text, memoryview) and text.obj is ONE and isinstance(turns[0].content, Raw)
+    escaped = ONE.replace(b"Hi", b"\\n")
+    text, turns = known_chat._turns_in(escaped, 0, len(escaped))
+    assert text == escaped and turns[0].content == "\n"
+
+
 def test_every_character_that_needs_no_escape_may_pass() -> None:
     letters = "".join(map(chr, [*range(32, 0xD800), *range(0xE000, 0x11000)])).replace('"', "").replace("\\", "")
     text = '[{"role":"user","content":"' + letters + '"}]'
@@ -133,6 +172,7 @@ def test_every_character_that_needs_no_escape_may_pass() -> None:
     assert msgspec.json.encode(known_chat._turns_of(text)) == text.encode()
 
 
+HEAD = b'POST /v1/chat/completions HTTP/1.1\r\nx: {"messages":[{"role":"user","content":"\xe9\\"}]}\r\n\r\n'
 lengths = st.sampled_from([0, limits.BODY_BYTES_MAX])
 forms = st.tuples(blanks, st.booleans())
 
@@ -145,12 +185,14 @@ def test_it_reads_as_if_it_were_new(
     separators, ascii_only = form
     chats = KnownChats()
     with pytest.MonkeyPatch.context() as patched:
-        patched.setattr(known_chat, "_LONG_BYTES", long_bytes)
+        patched.setattr(limits, "BODY_COPIED_BYTES", long_bytes)
         for some in (turns[0], turns[0], *turns):
             items = list(beside.items())
             items.insert(place, ("messages", some))
             body = json.dumps(dict(items), separators=separators, ensure_ascii=ascii_only).encode("utf-8", "replace")
             assert said(chats.read, body) == said(parse_chat, body)
+            read_behind_a_head = memoryview(HEAD + body)[len(HEAD) :]
+            assert said(chats.read, read_behind_a_head) == said(parse_chat, body)
 
 
 def known(body: bytes, monkeypatch: pytest.MonkeyPatch, *others: bytes) -> list[bool]:

@@ -5,7 +5,7 @@ from steelyard.gateway.dialect import Asked
 from steelyard.gateway.errors import error_body, error_headers
 from steelyard.gateway.known_chat import KnownChats
 from steelyard.gateway.left import openai_rates
-from steelyard.gateway.wire import Headers, Heads, text_of
+from steelyard.gateway.wire import Body, Headers, Heads, text_of
 from steelyard.kernel.errors import CallerError
 from steelyard.kernel.left import Left
 
@@ -20,7 +20,7 @@ class Chat:
     def authorization(self, heads: Heads) -> str | None:
         return text_of(heads, b"authorization")
 
-    def read(self, body: bytes, heads: Heads, request_id: bytes, created_ns: int) -> Asked:
+    def read(self, body: Body, heads: Heads, request_id: bytes, created_ns: int) -> Asked:
         parsed = self._known.read(body, request_id)
         order = parsed.order
         if order.stream:

@@ -4,7 +4,7 @@ Texts in parts are joined unless a part is marked for a cache; images, audio and
 (an adapter whose model does not refuses them by name). Knows no engine and no money.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any, Literal
 
 import msgspec
@@ -18,6 +18,8 @@ OUR_SIGNATURE = "steelyard_"
 
 _PLAIN_ROLES = frozenset({"system", "user", "assistant"})
 _BEGINS = {role: b'{"role":"%b","content":"' % role.encode() for role in _PLAIN_ROLES}
+BEGINNINGS = tuple(_BEGINS.values())
+"""How a plain turn begins in the canonical form."""
 _TEMPLATE_TOKENS = 256  # a chat template's own text, at most
 _MESSAGE_TOKENS = 16  # the marks a template puts around one message, at most
 
@@ -97,15 +99,22 @@ class PlainTurn(msgspec.Struct, forbid_unknown_fields=True):
     content: str
 
 
-def is_canonical(body: bytes, at: int, end: int, turns: list[PlainTurn]) -> bool:
+class UnescapedTurn(msgspec.Struct, forbid_unknown_fields=True):
+    """A `PlainTurn` whose text stands in JSON as it is: ASCII, and without a backslash. No string is made of it."""
+
+    role: Literal["system", "user", "assistant"]
+    content: msgspec.Raw  # with its quotes
+
+
+def is_canonical(body: bytes, at: int, end: int, turns: Sequence[PlainTurn | UnescapedTurn]) -> bool:
     """Whether turns that were read from there are surely written like it: each with its role in front, and as long as
     it must be, so that there is no room for blanks, escapes or anything twice."""
     at += 1
     for turn in turns:
-        begins, content = _BEGINS[turn.role], turn.content
+        begins = _BEGINS[turn.role]
         if not body.startswith(begins, at):
             return False
-        at += len(begins) + (len(content) if content.isascii() else len(content.encode())) + 3  # `"},` or `"}]`
+        at += len(begins) + _text_bytes(turn.content) + 3  # `"},` or `"}]`
     return at == end
 
 
@@ -181,13 +190,19 @@ def prompt_tokens_max(turns: list[Turn], beside_bytes: int) -> int:
     return text + _MESSAGE_TOKENS * len(turns) + _TEMPLATE_TOKENS + 2 * beside_bytes
 
 
-def plain_tokens_max(turns: list[PlainTurn]) -> int:
+def plain_tokens_max(turns: Sequence[PlainTurn | UnescapedTurn]) -> int:
     """What these turns count for in `prompt_tokens_max`."""
     tokens = _MESSAGE_TOKENS * len(turns)
     for turn in turns:
-        content = turn.content
-        tokens += len(content) if content.isascii() else len(content.encode())
+        tokens += _text_bytes(turn.content)
     return tokens
+
+
+def _text_bytes(content: str | msgspec.Raw) -> int:
+    """Of a text in UTF-8."""
+    if isinstance(content, str):
+        return len(content) if content.isascii() else len(content.encode())
+    return len(content) - 2
 
 
 def _turn_bytes(turn: Turn) -> int:

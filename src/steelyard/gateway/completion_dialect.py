@@ -4,14 +4,14 @@ from steelyard.gateway.chat_dialect import Chat
 from steelyard.gateway.completion_answer import CompletionBody, CompletionStream
 from steelyard.gateway.completion_request import parse_completion
 from steelyard.gateway.dialect import Asked
-from steelyard.gateway.wire import Heads
+from steelyard.gateway.wire import Body, Heads
 
 
 class Completions(Chat):
     name = b"completions"
 
-    def read(self, body: bytes, heads: Heads, request_id: bytes, created_ns: int) -> Asked:
-        parsed = parse_completion(body, request_id)
+    def read(self, body: Body, heads: Heads, request_id: bytes, created_ns: int) -> Asked:
+        parsed = parse_completion(bytes(body), request_id)
         order = parsed.order
         if order.stream:
             return Asked(order, CompletionStream(order, created_ns, parsed.include_usage), parsed.unknown)

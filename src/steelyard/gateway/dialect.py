@@ -10,7 +10,7 @@ from typing import Protocol
 import msgspec
 
 from steelyard.gateway.chat_answer import Bill
-from steelyard.gateway.wire import Headers, Heads
+from steelyard.gateway.wire import Body, Headers, Heads
 from steelyard.kernel import limits
 from steelyard.kernel.errors import CallerError, UpstreamError, bad_request
 from steelyard.kernel.left import Left
@@ -99,7 +99,7 @@ class Dialect(Protocol):
     def authorization(self, heads: Heads) -> str | None:
         """The caller's key as `Bearer …`, wherever this dialect carries it."""
 
-    def read(self, body: bytes, heads: Heads, request_id: bytes, created_ns: int) -> Asked:
+    def read(self, body: Body, heads: Heads, request_id: bytes, created_ns: int) -> Asked:
         """Raises CallerError 400 that names the field at fault."""
 
     def rates(self, left: Left, now_ns: int) -> Headers:

@@ -18,7 +18,7 @@ from steelyard.gateway.completion_request import ADDED_TOKENS, TokenIds
 from steelyard.gateway.dialect import Asked
 from steelyard.gateway.json_body import read_json
 from steelyard.gateway.reading_answer import ReadingBody
-from steelyard.gateway.wire import Heads
+from steelyard.gateway.wire import Body, Heads
 from steelyard.kernel import limits
 from steelyard.kernel.errors import bad_request
 from steelyard.kernel.offers import Capability
@@ -52,8 +52,8 @@ _shapes: tuple[tuple[msgspec.json.Decoder[Any], bool], ...] = (
 class Embeddings(Chat):
     name = b"embeddings"
 
-    def read(self, body: bytes, heads: Heads, request_id: bytes, created_ns: int) -> Asked:
-        request, fields = read_json(body, _request_decoder)
+    def read(self, body: Body, heads: Heads, request_id: bytes, created_ns: int) -> Asked:
+        request, fields = read_json(bytes(body), _request_decoder)
         for name, place in _REFUSED.items():
             if name in fields:
                 raise bad_request(f"'{name}' belongs to {place}; here send 'input'.", name)

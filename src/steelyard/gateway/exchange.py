@@ -17,7 +17,7 @@ from steelyard.gateway.errors import from_upstream, internal_error
 from steelyard.gateway.left import balance_header
 from steelyard.gateway.once import HEADER as KEY_HEADER
 from steelyard.gateway.once import Once, RecordingWire
-from steelyard.gateway.wire import AsgiWire, Headers, Heads, Receive, Scope, Send, Wire, answered
+from steelyard.gateway.wire import AsgiWire, Body, Headers, Heads, Receive, Scope, Send, Wire, answered
 from steelyard.kernel.clock import NS_PER_MS
 from steelyard.kernel.errors import CallerError, ClientGone, UpstreamError, unavailable
 from steelyard.kernel.ids import text_from_id
@@ -68,7 +68,7 @@ class Exchange:
 
     async def order(self) -> Order:
         body = self._wire.body()
-        if not isinstance(body, bytes):
+        if not isinstance(body, (bytes, memoryview)):
             body = await body
         if self.admission is not None and len(body) != self.held_bytes:
             self.held_bytes += self.admission.add(len(body) - self.held_bytes)
@@ -85,7 +85,7 @@ class Exchange:
         self.render = self._form.render
         return self.asked.order
 
-    def _read(self, body: bytes) -> Asked | Awaitable[Asked]:
+    def _read(self, body: Body) -> Asked | Awaitable[Asked]:
         return self._dialect.read(body, self._heads, self._request_id, self._created_ns)
 
     @property

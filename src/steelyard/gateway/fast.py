@@ -15,7 +15,7 @@ from steelyard.gateway.exact import NOTHING, ExactProtocol, Turn
 from steelyard.gateway.exchange import Hot
 from steelyard.gateway.known_head import KnownHead, learnt
 from steelyard.gateway.once import HEADER as ONCE
-from steelyard.gateway.wire import Headers, Heads, is_too_large, too_large
+from steelyard.gateway.wire import Body, Headers, Heads, is_too_large, too_large
 from steelyard.kernel import limits
 from steelyard.kernel.errors import ClientGone
 from steelyard.kernel.outbox import Outbox
@@ -164,7 +164,7 @@ class FastWire(Turn):
         self._heads = heads
         self._is_new = is_new  # HTTP/1.1: it knows chunks, and what 100 means
         self._run: Run | None = None
-        self._pieces: list[bytes] = []
+        self._pieces: list[Body] = []
         self._size = 0
         self._arrival: Signal[None] | None = None  # of the whole body, or of too much of it
         self._leaving: Signal[None]  # the last piece
@@ -186,7 +186,7 @@ class FastWire(Turn):
         if self._arrival is not None:
             self._arrival.give(None)
 
-    def serve_whole(self, body: bytes) -> None:
+    def serve_whole(self, body: Body) -> None:
         """Serve a request that came in one piece, its head and a body that is not too long."""
         self.more_body = False
         self._size = len(body)
@@ -230,10 +230,10 @@ class FastWire(Turn):
 
     # --- what the exchange asks (see Wire) --------------------------------------------------------------------------
 
-    def body(self) -> bytes | Awaitable[bytes]:
+    def body(self) -> Body | Awaitable[Body]:
         return self._arriving() if self.more_body and self._size <= limits.BODY_BYTES_MAX else self._arrived()
 
-    async def _arriving(self) -> bytes:
+    async def _arriving(self) -> Body:
         if is_too_large(str(self._heads.get(b"content-length", b""), "latin-1")):
             raise too_large()
         if self._is_new and not self._pieces and self._heads.get(b"expect", b"").lower() == b"100-continue":
@@ -242,7 +242,7 @@ class FastWire(Turn):
         await self._arrival
         return self._arrived()
 
-    def _arrived(self) -> bytes:
+    def _arrived(self) -> Body:
         if self._size > limits.BODY_BYTES_MAX:
             raise too_large()
         pieces, self._pieces = self._pieces, []

@@ -5,19 +5,23 @@ earlier one asked for, about other turns, and most turns are a role and a text. 
 `parse_chat`: it alone has the rules, and a body that it refuses is never known.
 """
 
+from collections.abc import Sequence
 from typing import Annotated
 
 import msgspec
 from msgspec import Meta, Raw
 
 from steelyard.gateway.chat_request import ChatOrder, parse_chat
-from steelyard.gateway.chat_turns import PlainTurn, is_canonical, plain_tokens_max
+from steelyard.gateway.chat_turns import BEGINNINGS, PlainTurn, UnescapedTurn, is_canonical, plain_tokens_max
+from steelyard.gateway.wire import Body
 from steelyard.kernel import limits
 
 _BEGIN, _END = b'"messages":', b"}]"
 _HOLE, _ONE_TURN = b"0", b'[{"role":"user","content":""}]'
-_LONG_BYTES = 16_384  # a body that is sooner compared with what we would write than copied and written
 _encode = msgspec.json.encode
+_unescaped_turns_of = msgspec.json.Decoder(
+    Annotated[list[UnescapedTurn], Meta(min_length=1, max_length=limits.MESSAGES_MAX)]
+).decode
 _turns_of = msgspec.json.Decoder(Annotated[list[PlainTurn], Meta(min_length=1, max_length=limits.MESSAGES_MAX)]).decode
 _fields_of = msgspec.json.Decoder(dict[str, Raw]).decode
 
@@ -35,29 +39,30 @@ class KnownChats:
     def __init__(self) -> None:
         self._known: dict[bytes, Known | None] = {}  # by what stands around the messages; None: met once
 
-    def read(self, body: bytes, request_id: bytes) -> ChatOrder:
+    def read(self, body: Body, request_id: bytes) -> ChatOrder:
         """What `parse_chat` returns or raises."""
-        length, at, end = len(body), body.find(_BEGIN) + len(_BEGIN), body.rfind(_END) + len(_END)
-        if not len(_BEGIN) <= at < end or length - end + at > limits.CHAT_KNOWN_BYTES_MAX:
-            return parse_chat(body, request_id)
-        if length > limits.JSON_BRACKETS_MAX:  # those that stand in texts are counted, too
-            return parse_chat(body, request_id)
-        around = body[:at] + body[end:]
+        data: bytes = body if isinstance(body, bytes) else body.obj  # type: ignore[assignment]  # see Body
+        start = len(data) - len(body)
+        at, end = data.find(_BEGIN, start) + len(_BEGIN), data.rfind(_END, start) + len(_END)
+        if not start + len(_BEGIN) <= at < end or len(data) - end + at - start > limits.CHAT_KNOWN_BYTES_MAX:
+            return parse_chat(bytes(body), request_id)
+        if len(body) > limits.JSON_BRACKETS_MAX:  # those that stand in texts are counted, too
+            return parse_chat(bytes(body), request_id)
+        around = data[start:at] + data[end:]
         known = self._known.get(around)
         if known is None:
+            body = bytes(body)
             asked = parse_chat(body, request_id)
-            self._learn(body, at, end, around)
+            self._learn(body, at - start, end - start, around)
             return asked
         try:
-            text = body[at:end] if length < _LONG_BYTES else memoryview(body)[at:end]
-            turns = _turns_of(text)
+            text, turns = _turns_in(data, at, end)
         except (msgspec.DecodeError, UnicodeDecodeError):
             del self._known[around]
-            return parse_chat(body, request_id)
+            return parse_chat(bytes(body), request_id)
         asked = known.asked
         params = asked.order.params.copy()
-        as_it_came = length >= _LONG_BYTES and is_canonical(body, at, end, turns)
-        params["messages"] = Raw(text if as_it_came else _encode(turns))
+        params["messages"] = Raw(text)
         tokens = known.tokens + plain_tokens_max(turns)
         order = msgspec.structs.replace(asked.order, request_id=request_id, params=params, prompt_tokens_max=tokens)
         return ChatOrder(order, asked.include_usage, asked.unknown, asked.tier)
@@ -80,3 +85,21 @@ class KnownChats:
             return
         asked = parse_chat(body[:at] + _ONE_TURN + body[end:], b"")
         self._known[around] = Known(asked, asked.order.prompt_tokens_max - plain_tokens_max(_turns_of(_ONE_TURN)))
+
+
+def _turns_in(data: bytes, at: int, end: int) -> tuple[Body, Sequence[PlainTurn | UnescapedTurn]]:
+    """How the turns that stand there are written in the canonical form, and they themselves.
+
+    A long text that is written so already is not copied, and where nothing in it is escaped it is read without making a
+    string of it. Raises what msgspec does.
+    """
+    if end - at < limits.BODY_COPIED_BYTES:
+        turns = _turns_of(data[at:end])
+        return _encode(turns), turns
+    text = memoryview(data)[at:end]
+    if data.startswith(BEGINNINGS, at + 1) and data.find(b"\\", at, end) < 0 and data.isascii():
+        unescaped = _unescaped_turns_of(text)
+        if is_canonical(data, at, end, unescaped):
+            return text, unescaped
+    turns = _turns_of(text)
+    return text if is_canonical(data, at, end, turns) else _encode(turns), turns

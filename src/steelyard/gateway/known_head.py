@@ -7,7 +7,8 @@ once; only whole requests with nothing behind them are taken, everything else is
 from typing import NamedTuple
 
 from steelyard.gateway.exchange import Hot
-from steelyard.gateway.wire import Heads
+from steelyard.gateway.wire import Body, Heads
+from steelyard.kernel import limits
 
 _LENGTH = b"\r\ncontent-length: "
 _DIGITS_MAX = 8
@@ -21,7 +22,7 @@ class KnownHead(NamedTuple):
     hot: Hot
     heads: Heads
 
-    def body_of(self, data: bytes) -> bytes | None:
+    def body_of(self, data: bytes) -> Body | None:
         """The body, if `data` is this head again and a whole body of the length it tells."""
         before, after = self.before, self.after
         if not data.startswith(before):
@@ -32,7 +33,9 @@ class KnownHead(NamedTuple):
         if not number.isdigit() or not data.startswith(after, end):
             return None
         begin = end + len(after)
-        return data[begin:] if len(data) - begin == int(number) else None
+        if len(data) - begin != int(number):
+            return None
+        return data[begin:] if len(data) < limits.BODY_COPIED_BYTES else memoryview(data)[begin:]
 
 
 def learnt(data: bytes, hot: Hot, heads: Heads) -> KnownHead | None:

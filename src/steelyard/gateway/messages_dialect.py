@@ -9,7 +9,7 @@ from steelyard.gateway.errors import error_headers
 from steelyard.gateway.left import anthropic_rates
 from steelyard.gateway.messages_answer import STREAM_END, MessageBody, MessageStream
 from steelyard.gateway.messages_request import parse_messages
-from steelyard.gateway.wire import Headers, Heads, text_of
+from steelyard.gateway.wire import Body, Headers, Heads, text_of
 from steelyard.kernel.errors import CallerError
 from steelyard.kernel.ids import text_from_id
 from steelyard.kernel.left import Left
@@ -52,8 +52,8 @@ class Messages:
         key = text_of(heads, b"x-api-key")
         return f"Bearer {key}" if key else text_of(heads, b"authorization")
 
-    def read(self, body: bytes, heads: Heads, request_id: bytes, created_ns: int) -> Asked:
-        parsed = parse_messages(body, request_id, text_of(heads, b"anthropic-beta"))
+    def read(self, body: Body, heads: Heads, request_id: bytes, created_ns: int) -> Asked:
+        parsed = parse_messages(bytes(body), request_id, text_of(heads, b"anthropic-beta"))
         form = MessageStream if parsed.order.stream else MessageBody
         return Asked(parsed.order, form(parsed.order, parsed.is_thinking_shown), parsed.unknown, parsed.places, NAMES)
 

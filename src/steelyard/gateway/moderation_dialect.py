@@ -15,7 +15,7 @@ from steelyard.gateway.completion_request import ADDED_TOKENS
 from steelyard.gateway.dialect import Asked
 from steelyard.gateway.json_body import read_json
 from steelyard.gateway.reading_answer import ReadingBody
-from steelyard.gateway.wire import Headers, Heads
+from steelyard.gateway.wire import Body, Headers, Heads
 from steelyard.kernel import limits
 from steelyard.kernel.errors import CallerError, bad_request
 from steelyard.kernel.ids import text_from_id
@@ -64,8 +64,8 @@ _parts_decoder = msgspec.json.Decoder(Parts)
 class Moderations(Chat):
     name = b"moderations"
 
-    def read(self, body: bytes, heads: Heads, request_id: bytes, created_ns: int) -> Asked:
-        request, fields = read_json(body, _request_decoder)
+    def read(self, body: Body, heads: Heads, request_id: bytes, created_ns: int) -> Asked:
+        request, fields = read_json(bytes(body), _request_decoder)
         inputs, tokens_max = judged(request.input)
         model = request.model or _MODEL_DEFAULT
         unknown = tuple(sorted(fields.keys() - _KNOWN))

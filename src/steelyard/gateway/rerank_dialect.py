@@ -15,7 +15,7 @@ from steelyard.gateway.completion_request import ADDED_TOKENS
 from steelyard.gateway.dialect import Asked
 from steelyard.gateway.json_body import read_json
 from steelyard.gateway.reading_answer import ReadingBody
-from steelyard.gateway.wire import Heads
+from steelyard.gateway.wire import Body, Heads
 from steelyard.kernel import limits
 from steelyard.kernel.errors import bad_request
 from steelyard.kernel.ids import text_from_id
@@ -48,8 +48,8 @@ _score_decoder = msgspec.json.Decoder(float)
 class Rerank(Chat):
     name = b"rerank"
 
-    def read(self, body: bytes, heads: Heads, request_id: bytes, created_ns: int) -> Asked:
-        request, fields = read_json(body, _request_decoder)
+    def read(self, body: Body, heads: Heads, request_id: bytes, created_ns: int) -> Asked:
+        request, fields = read_json(bytes(body), _request_decoder)
         texts = [one if isinstance(one, str) else one.text for one in request.documents]
         for place, text in enumerate(texts):
             if not text:

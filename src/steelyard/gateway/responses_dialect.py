@@ -7,7 +7,7 @@ from steelyard.gateway.errors import error_body, error_headers
 from steelyard.gateway.left import openai_rates
 from steelyard.gateway.responses_answer import STREAM_END, ResponseBody, ResponseStream
 from steelyard.gateway.responses_request import order_of, read_responses
-from steelyard.gateway.wire import Headers, Heads, text_of
+from steelyard.gateway.wire import Body, Headers, Heads, text_of
 from steelyard.kernel.errors import CallerError, bad_request
 from steelyard.kernel.left import Left
 
@@ -27,9 +27,9 @@ class Responses:
     def authorization(self, heads: Heads) -> str | None:
         return text_of(heads, b"authorization")
 
-    def read(self, body: bytes, heads: Heads, request_id: bytes, created_ns: int) -> Asked:
+    def read(self, body: Body, heads: Heads, request_id: bytes, created_ns: int) -> Asked:
         """A request that refers to nothing stored, whose answer is not stored either."""
-        understood = read_responses(body)
+        understood = read_responses(bytes(body))
         if understood.refers:
             raise bad_request("What is stored cannot be referred to here. Send all items as 'input'.", REFERRING)
         parsed = order_of(understood, request_id)

@@ -15,6 +15,7 @@ from steelyard.gateway.responses_dialect import NAMES
 from steelyard.gateway.responses_kept import kept_input, response_of
 from steelyard.gateway.responses_request import Earlier, order_of, read_responses
 from steelyard.gateway.responses_store import Bringing, Store
+from steelyard.gateway.wire import Body
 from steelyard.identity.keys import authenticate
 from steelyard.kernel.errors import UpstreamError
 from steelyard.kernel.records import Caller
@@ -31,8 +32,8 @@ class ResponsesExchange(Exchange):
         self._store = store
         self._last = b""
 
-    async def _read(self, body: bytes) -> Asked:
-        self._understood = understood = read_responses(body)
+    async def _read(self, body: Body) -> Asked:
+        self._understood = understood = read_responses(bytes(body))
         self._earlier = Earlier()
         if understood.refers:
             self._earlier = await self._store.earlier(self._payer(), understood)

@@ -19,6 +19,9 @@ Headers = list[tuple[bytes, bytes]]
 Heads = Mapping[bytes, bytes]
 """The headers of a request by lower-case name. Of one that stands there twice the last counts."""
 
+Body = bytes | memoryview
+"""A request's body. A long one may be a view of the end of what was read: it is not copied once more."""
+
 LEFT = "steelyard.left"
 """Scope key under which our server leaves a coroutine function: it returns when every byte written has left user space
 and raises ClientGone when the connection was lost before."""
@@ -44,7 +47,7 @@ class Wire(Protocol):
     started: bool  # the head of the answer is fixed
     gone: bool
 
-    def body(self) -> bytes | Awaitable[bytes]:
+    def body(self) -> Body | Awaitable[Body]:
         """The whole request body, at once if it is here. Raises CallerError 413 beyond the bound, 400 when the client
         leaves half-way."""
         ...
@@ -78,7 +81,7 @@ async def answered(wire: Wire, body: bytes) -> None:
 async def body_of(wire: Wire) -> bytes:
     """The whole body, whether it is here or not."""
     body = wire.body()
-    return body if isinstance(body, bytes) else await body
+    return bytes(body if isinstance(body, (bytes, memoryview)) else await body)
 
 
 class AsgiWire:

@@ -20,6 +20,7 @@ CALL_MARK_BYTES = 128  # what is written around a tool call or its result in a p
 PIPELINED_MAX = 64  # requests of one connection that wait for their turn
 HEADS_LEARNT_MAX = 4  # of one connection: a client whose heads always differ is not learnt from for ever
 CHATS_KNOWN_MAX = 1024  # of one worker: chats that differ from an earlier one in their messages only
+BODY_COPIED_BYTES = 16_384  # a longer body is looked at where it was read, and not written anew where that is the same
 CHAT_KNOWN_BYTES_MAX = 2048  # beside the messages; what has more is read whole each time
 KEEP_ALIVE_S = 75
 CLIENT_HEAD_S = 60  # a connection is hung up on whose head of a request takes longer, however it drips

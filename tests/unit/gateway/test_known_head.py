@@ -3,6 +3,7 @@
 import pytest
 
 from steelyard.gateway.known_head import learnt
+from steelyard.kernel import limits
 
 HEADS = {b"authorization": b"Bearer x"}
 LINES = b"POST /x HTTP/1.1\r\nAuthorization: Bearer x\r\nContent-Length: %d\r\nAccept: */*\r\n\r\n"
@@ -15,6 +16,16 @@ def test_the_same_head_gives_a_body_of_any_length() -> None:
     assert known is not None and known.heads is HEADS
     for body in (BODY, b"", b"x" * 1000, b"\r\n\r\nPOST"):
         assert known.body_of(LINES % len(body) + body) == body
+
+
+def test_a_long_body_is_a_view_of_the_end_of_what_was_read() -> None:
+    known = learnt(REQUEST, None, HEADS)  # type: ignore[arg-type]
+    assert known is not None
+    body = b"x" * limits.BODY_COPIED_BYTES
+    data = LINES % len(body) + body
+    view = known.body_of(data)
+    assert isinstance(view, memoryview) and view.obj is data and view == body
+    assert known.body_of(data + b"x") is None
 
 
 @pytest.mark.parametrize(
