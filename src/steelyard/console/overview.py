@@ -136,8 +136,8 @@ def _tiles(t: Words, today: Sequence[Totals]) -> list[Tile]:
         ),
         Tile(
             t("overview.energy"),
-            figures.energy_per_token(energy_uj, output),
-            t("overview.energy_note", energy=figures.energy(energy_uj)),
+            figures.energy_per_token(energy_uj, output) if energy_uj else figures.NONE,
+            t("overview.energy_note", energy=figures.energy(energy_uj) if energy_uj else figures.NONE),
             label=figures.label_of(source_of(energy_uj, measured_uj)),
         ),
     ]

@@ -42,7 +42,12 @@ def known(data: DataDir) -> list[EngineKnown]:
 
 
 def spec(data: DataDir, name: str) -> EngineSpec:
-    """Raises CallerError 404 when there is none of that name."""
+    """Raises CallerError 404 when there is none of that name, 409 when it is one of ours."""
+    if name in OURS:
+        said = (
+            f"The engine {name!r} is the platform's own: its settings are those of `steelyard up`, and it ends with it."
+        )
+        raise CallerError(409, "own_engine", said)
     path = data.engines / f"{name}{_SPEC}"
     if not path.exists():
         raise CallerError(404, "unknown_engine", f"There is no engine {name!r}. See: steelyard engine list")

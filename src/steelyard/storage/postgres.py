@@ -36,6 +36,7 @@ def open_postgres(url: DatabaseUrl, *, readonly: bool = False) -> Engine:
         import psycopg  # noqa: F401 - an extra; without it SQLite is all there is
     except ImportError:
         raise StartError("PostgreSQL needs its driver: pip install 'steelyard[postgres]'.") from None
+    tables.of_left.dialect_kwargs["postgresql_where"] = tables.LEFT
     engine = create_engine(
         parsed,
         isolation_level="REPEATABLE READ",

@@ -52,6 +52,8 @@ def test_what_is_wanted_is_written_with_its_reason(data: DataDir) -> None:
     for ask in (engine_files.drain, engine_files.restart):
         with pytest.raises(CallerError, match="There is no engine 'b'"):
             ask(data, "b", "")
+        with pytest.raises(CallerError, match="'local' is the platform's own"):
+            ask(data, "local", "")
 
 
 def test_a_state_is_what_was_seen_what_is_wanted_and_how_long_ago() -> None:

@@ -7,7 +7,7 @@ import pytest
 
 NOT_NEEDED = {
     "worker": ("sqlalchemy", "alembic", "jinja2", "pydantic"),
-    "books": ("alembic", "jinja2", "pydantic", "starlette", "uvicorn", "psycopg"),
+    "books": ("alembic", "jinja2", "pydantic", "starlette", "uvicorn", "psycopg", "sqlalchemy.dialects.postgresql"),
     "scripted": ("sqlalchemy", "starlette", "structlog", "pydantic"),
 }
 
