@@ -1,14 +1,15 @@
 """The local engines as such, started once for all tests that only ask them."""
 
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator
 from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
-from tests.e2e.local_engine import Engine, running
+from tests.e2e.local_engine import Engine, adapter, running
 
 from steelyard.engines.choice import OPENVINO, Asked, machine_here, possible
 from steelyard.engines.converted import folder_of, make
+from steelyard.upstream.llama_cpp import LlamaCpp
 from steelyard.upstream.weights import cache_directory, fetch
 
 LLAMA_CPP = ("--threads", "1", "--slots", "2")
@@ -43,3 +44,10 @@ def openvino(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator
     data = tmp_path_factory.mktemp("openvino")
     with running("engine_openvino", data, "--folder", str(folder), *OPENVINO_HERE) as engine:
         yield engine
+
+
+@pytest.fixture
+async def upstream() -> AsyncIterator[LlamaCpp]:
+    """The adapter through which they are asked."""
+    async with adapter() as upstream:
+        yield upstream

@@ -6,7 +6,6 @@ import re
 import struct
 import urllib.error
 import urllib.request
-from collections.abc import AsyncIterator
 from contextlib import aclosing
 from pathlib import Path
 
@@ -16,7 +15,6 @@ from tests.e2e.local_engine import (
     CONTEXT,
     KEY,
     Engine,
-    adapter,
     answer,
     busy,
     failure,
@@ -37,12 +35,6 @@ OPTIONS = ("--threads", "1", "--slots", "2")
 @pytest.fixture
 def engine(llama_cpp: Engine) -> Engine:
     return llama_cpp
-
-
-@pytest.fixture
-async def upstream() -> AsyncIterator[LlamaCpp]:
-    async with adapter() as upstream:
-        yield upstream
 
 
 def test_what_it_says_of_itself(engine: Engine) -> None:

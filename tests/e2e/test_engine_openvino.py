@@ -7,7 +7,6 @@ import subprocess
 import sys
 import urllib.error
 import urllib.request
-from collections.abc import AsyncIterator
 from contextlib import aclosing
 from pathlib import Path
 from typing import Any
@@ -15,7 +14,7 @@ from typing import Any
 import msgspec
 import pytest
 from msgspec import Raw
-from tests.e2e.local_engine import CONTEXT, KEY, Engine, adapter, answer, busy, failure, params
+from tests.e2e.local_engine import CONTEXT, KEY, Engine, answer, busy, failure, params
 
 from steelyard.kernel.errors import UpstreamError
 from steelyard.kernel.quantities import Usage
@@ -32,12 +31,6 @@ pytestmark = pytest.mark.usefixtures("folder")  # skips where OpenVINO cannot ru
 @pytest.fixture
 def engine(openvino: Engine) -> Engine:
     return openvino
-
-
-@pytest.fixture
-async def upstream() -> AsyncIterator[LlamaCpp]:
-    async with adapter() as upstream:
-        yield upstream
 
 
 def completion(prompt: Any, **fields: Any) -> dict[str, Raw]:

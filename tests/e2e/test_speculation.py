@@ -1,7 +1,7 @@
 """Tokens that are drafted from earlier ones change no answer, no count and no bill: both engines, with and without."""
 
 import asyncio
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -9,7 +9,7 @@ import msgspec
 import pytest
 from msgspec import Raw
 from tests.e2e.conftest import LLAMA_CPP, OPENVINO_HERE
-from tests.e2e.local_engine import Engine, adapter, answer, params, running
+from tests.e2e.local_engine import Engine, answer, params, running
 from tests.platform import Platform, wait_for
 
 from steelyard.engines.choice import OPENVINO, XLLAMACPP
@@ -50,12 +50,6 @@ def pair(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactor
     module, *options = command
     with running(module, tmp_path_factory.mktemp(name), *options, *lookup) as drafting:
         yield Pair(name, plain, drafting)
-
-
-@pytest.fixture
-async def upstream() -> AsyncIterator[LlamaCpp]:
-    async with adapter() as upstream:
-        yield upstream
 
 
 async def load(engine: Engine) -> EngineLoad:

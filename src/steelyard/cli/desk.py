@@ -7,7 +7,7 @@ import os
 import socket
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -35,13 +35,12 @@ class Line:
         """Raises OSError when nobody listens."""
         self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         self._number = 0
-        try:
+        with ExitStack() as unless_greeted:
+            unless_greeted.callback(self._socket.close)
             self._socket.settimeout(limits.TELLER_REPLY_S)
             self._socket.connect(str(path))
             self._ask("hello", wire.Hello(None, os.getpid()))
-        except BaseException:
-            self._socket.close()
-            raise
+            unless_greeted.pop_all()
 
     def __enter__(self) -> "Line":
         return self

@@ -343,8 +343,7 @@ async def _together(*parts: Coroutine[Any, Any, None]) -> None:
     tasks = [asyncio.ensure_future(part) for part in parts]
     try:
         await asyncio.gather(*tasks)
-    except BaseException:
+    finally:
         for task in tasks:
-            task.cancel()
+            task.cancel()  # nothing to one that is done
         await asyncio.wait(tasks)
-        raise

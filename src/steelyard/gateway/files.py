@@ -6,6 +6,7 @@ in the row that makes them a file. A project sees its own files; another's id is
 
 import asyncio
 from collections.abc import Callable
+from contextlib import AsyncExitStack
 from typing import Any
 
 import msgspec
@@ -75,8 +76,15 @@ class Files:
         if self._uploads >= limits.UPLOADS_AT_ONCE_MAX:
             raise overloaded(f"{limits.UPLOADS_AT_ONCE_MAX} files are being uploaded here already.")
         self._uploads += 1
-        upload = _Upload(self._content, self._next_id())
         try:
+            return _json(shown_file(await self._uploaded(request, caller, form)))
+        finally:
+            self._uploads -= 1
+
+    async def _uploaded(self, request: Request, caller: Caller, form: Multipart) -> StoredFile:
+        upload = _Upload(self._content, self._next_id())
+        async with AsyncExitStack() as unless_kept:
+            unless_kept.push_async_callback(upload.abandon)
             async for piece in request.stream():
                 for token in form.feed(piece):
                     await upload.take(token)
@@ -89,12 +97,8 @@ class Files:
                 if error.status != 503:  # else it may be in the books all the same; if not, they sweep the content
                     await upload.drop()
                 raise
-        except BaseException:
-            await upload.abandon()
-            raise
-        finally:
-            self._uploads -= 1
-        return _json(shown_file(file))
+            unless_kept.pop_all()
+        return file
 
     async def list_files(self, request: Request) -> Response:
         caller = self._caller(request)

@@ -120,11 +120,12 @@ class Once:
         if kept is not None:
             await wire.replay(list(kept.headers), kept.body or b"")
             return
+        settlement: Settlement | None = None
         try:
             settlement = await paid_request(self._house, Ordered(exchange, order), exchange)
-        except BaseException:
-            self._report("claim.over" if wire.started else "claim.drop", claim)
-            raise
+        finally:
+            if settlement is None:
+                self._report("claim.over" if wire.started else "claim.drop", claim)
         if is_whole(settlement, wire):
             report = self._reporting("claim.keep", claim, Kept(tuple(wire.headers), wire.recorded))
         else:

@@ -9,6 +9,7 @@ import fcntl
 import os
 from collections import deque
 from collections.abc import Collection, Mapping
+from contextlib import ExitStack
 from pathlib import Path
 
 import msgspec
@@ -61,12 +62,11 @@ class Appended:
     def __init__(self, path: Path) -> None:
         self._path = path
         self._fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-        try:
+        with ExitStack() as unless_read:
+            unless_read.callback(os.close, self._fd)
             fcntl.flock(self._fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
             self._read()
-        except BaseException:
-            os.close(self._fd)
-            raise
+            unless_read.pop_all()
         self._syncing: asyncio.Future[None] | None = None
 
     def _read(self) -> None:
@@ -92,7 +92,8 @@ class Appended:
         """Take the lines of these requests out again: another file takes the place of this one. Blocks."""
         other = self._path.with_name(f"{self._path.name}.new")
         fd = os.open(other, os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
-        try:
+        with ExitStack() as unless_replaced:
+            unless_replaced.callback(os.close, fd)
             fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
             size = 0
             with self._path.open("rb") as file:
@@ -105,9 +106,7 @@ class Appended:
             _disk.sync(fd)
             other.replace(self._path)
             _disk.sync_directory(self._path.parent)
-        except BaseException:
-            os.close(fd)
-            raise
+            unless_replaced.pop_all()
         os.close(self._fd)
         self._fd = fd
         self._read()
@@ -152,13 +151,13 @@ class Results:
     def __init__(self, content: Content, job: Job) -> None:
         """Raises OSError; BlockingIOError when another process still writes them."""
         self._content = content
-        self._output = Appended(content.path(job.output_id))
-        try:
+        with ExitStack() as unless_opened:
+            self._output = Appended(content.path(job.output_id))
+            unless_opened.callback(self._output.let_go)
             self._errors = Appended(content.path(job.error_id))
+            unless_opened.callback(self._errors.let_go)
             content.sync_names()
-        except BaseException:
-            self._output.let_go()
-            raise
+            unless_opened.pop_all()
         self._take()
 
     def _take(self) -> None:

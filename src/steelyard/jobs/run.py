@@ -106,13 +106,11 @@ class Run:
         if not job.total and not await self._validated():
             return
         self._results = results = await asyncio.to_thread(Results, house.content, job)
-        try:
+        async with contextlib.AsyncExitStack() as ending:
+            ending.push_async_callback(results.close)
             await self._forget_uncounted(results)
-        except BaseException:
-            await results.close()
-            raise
-        watch = asyncio.ensure_future(self._keep_reporting())
-        try:
+            watch = asyncio.ensure_future(self._keep_reporting())
+            ending.push_async_callback(_cancelled, watch)
             await self._until_over(self._run_lines(results), watch)
             self._over.set()
             if self._state is not JobState.CANCELLING:
@@ -121,9 +119,6 @@ class Run:
             if results.completed + results.failed < self._total:
                 await self._leave_out(results, why)
             await self._end(final, results)
-        finally:
-            await _cancelled(watch)
-            await results.close()
 
     async def _validated(self) -> bool:
         """Look at the whole file; end the job when it is no batch."""

@@ -273,6 +273,15 @@ def test_the_overview_adds_up(operator: TestClient, house: FakeHouse) -> None:
     assert page.count("<table>") == 4 + 2
 
 
+def test_energy_of_which_nothing_is_known_is_a_dash(operator: TestClient, house: FakeHouse) -> None:
+    from steelyard.storage.tables import rollups
+
+    assert "<dd>–<small>– in all" not in operator.get("/console?lang=en").text
+    with house.engine.begin() as connection:
+        connection.execute(update(rollups).values(energy_uj=0))
+    assert "<dd>–<small>– in all" in operator.get("/console?lang=en").text
+
+
 def test_the_fragment_is_the_pages_own_content(operator: TestClient) -> None:
     fragment = operator.get("/console/overview/live").text
     assert "<html" not in fragment

@@ -95,3 +95,16 @@ async def test_a_disk_that_refuses_leaves_what_was_kept(content: Content, monkey
     await results.keep("c", THREE, b"{}")
     assert [one["custom_id"] for one in written(content, JOB.output_id)] == ["a", "c"]
     await results.close()
+
+
+async def test_what_cannot_be_opened_whole_is_let_go_whole(content: Content, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Both files' locks are free for the next try."""
+    with monkeypatch.context() as broken:
+        broken.setattr(Content, "sync_names", lambda _: Path("nowhere").stat())
+        for _ in range(2):
+            with pytest.raises(OSError, match="nowhere"):
+                Results(content, JOB)
+    results = Results(content, JOB)
+    with pytest.raises(BlockingIOError):
+        Results(content, JOB)
+    await results.close()
