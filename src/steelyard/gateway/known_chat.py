@@ -17,6 +17,7 @@ from steelyard.gateway.wire import Body
 from steelyard.kernel import limits
 
 _BEGIN, _END = b'"messages":', b"}]"
+_BEGIN_BYTES, _END_BYTES = len(_BEGIN), len(_END)
 _HOLE, _ONE_TURN = b"0", b'[{"role":"user","content":""}]'
 _encode = msgspec.json.encode
 _unescaped_turns_of = msgspec.json.Decoder(
@@ -42,11 +43,12 @@ class KnownChats:
     def read(self, body: Body, request_id: bytes) -> ChatOrder:
         """What `parse_chat` returns or raises."""
         data: bytes = body if isinstance(body, bytes) else body.obj  # type: ignore[assignment]  # see Body
-        start = len(data) - len(body)
-        at, end = data.find(_BEGIN, start) + len(_BEGIN), data.rfind(_END, start) + len(_END)
-        if not start + len(_BEGIN) <= at < end or len(data) - end + at - start > limits.CHAT_KNOWN_BYTES_MAX:
+        length = len(body)
+        start = 0 if data is body else len(data) - length
+        at, end = data.find(_BEGIN, start) + _BEGIN_BYTES, data.rfind(_END, start) + _END_BYTES
+        if not start + _BEGIN_BYTES <= at < end or length - end + at > limits.CHAT_KNOWN_BYTES_MAX:
             return parse_chat(bytes(body), request_id)
-        if len(body) > limits.JSON_BRACKETS_MAX:  # those that stand in texts are counted, too
+        if length > limits.JSON_BRACKETS_MAX:  # those that stand in texts are counted, too
             return parse_chat(bytes(body), request_id)
         around = data[start:at] + data[end:]
         known = self._known.get(around)

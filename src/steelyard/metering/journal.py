@@ -118,8 +118,10 @@ class Journal:
         it is refused first and every request under way can still be closed in space allocated long before. The closes
         that wait leave in the same write.
         """
-        frame = self._frame(record)
+        frame = frame_from(record)
         size = len(frame)
+        if self._failed or self._closed or size > limits.FRAME_BYTES_MAX:
+            raise self._takes_none()
         opening, closing = isinstance(record, Opened), isinstance(record, Closed)
         reserved = 0 if closing else (self._open_requests + opening) * limits.CLOSED_FRAME_BYTES_MAX
         if self._offset + size + reserved > self._segment_bytes:
@@ -137,7 +139,10 @@ class Journal:
         `written` is called when it is; never, when that fails. Raises BooksError when nothing can be written any more.
         Whoever may be killed in between needs a slot that says the same.
         """
-        self._late.append((self._frame(record), written))
+        frame = frame_from(record)
+        if self._failed or self._closed or len(frame) > limits.FRAME_BYTES_MAX:
+            raise self._takes_none()
+        self._late.append((frame, written))
         return len(self._late) == 1
 
     def flush(self) -> None:
@@ -146,11 +151,8 @@ class Journal:
             with contextlib.suppress(BooksError):  # `failed` is set, and nobody is told that his close was written
                 self._write(b"")
 
-    def _frame(self, record: Entry) -> bytes:
-        frame = frame_from(record)
-        if self._failed or self._closed or len(frame) > limits.FRAME_BYTES_MAX:
-            raise BooksError(f"the journal {self._directory.name} takes no more records")
-        return frame
+    def _takes_none(self) -> BooksError:
+        return BooksError(f"the journal {self._directory.name} takes no more records")
 
     def sync(self) -> None:
         """Return when all that was appended is on the medium. Raises BooksError when the disk says no."""

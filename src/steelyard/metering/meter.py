@@ -304,7 +304,7 @@ class Reading:
             request_id=opened.request_id,
             closed_ns=self._meter.now_ns(),
             usage=usage,
-            end=end.value,
+            end=str(end),
             first_token_ns=self._first_token_ns,
             duration_ns=self._monotonic_ns() - self._opened_mono_ns,
             short_by_one_read=self._intended is not self.delivered and self._intended != self.delivered,

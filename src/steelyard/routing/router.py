@@ -21,7 +21,7 @@ from steelyard.kernel.why import bytes_from_why
 from steelyard.routing.affinity import UNKNOWN, Affinity
 from steelyard.routing.health import ACCOUNT, Call, OfferState, expected, most, times
 from steelyard.routing.made import Made
-from steelyard.routing.rules import Rules, Wanted, pinned, rules_of
+from steelyard.routing.rules import DEFAULT, Rules, Wanted, pinned, rules_of
 from steelyard.routing.scores import PARTS, View, scores
 
 log = structlog.get_logger()
@@ -58,7 +58,8 @@ class Router:
         """
         if wanted.routes.upstreams != self._asked_again:
             self._ask_again(wanted.routes)
-        rules = rules_of(wanted)
+        routes = wanted.routes
+        rules = rules_of(wanted) if routes.keys or routes.models else DEFAULT
         if rules.pinned:
             candidates = pinned(rules, candidates)
         if len(candidates) == 1 and rules.guard is Guard.OFF:

@@ -26,7 +26,8 @@ class Rules(NamedTuple):
     guard: Guard = Guard.OFF
 
 
-_DEFAULT = Rules()
+DEFAULT = Rules()
+"""What counts where nobody made a rule."""
 
 
 def rules_of(wanted: Wanted) -> Rules:
@@ -34,7 +35,7 @@ def rules_of(wanted: Wanted) -> Rules:
     routes = wanted.routes
     key, model = routes.keys.get(wanted.caller.key_id), routes.models.get(wanted.terms.model.name)
     if key is None and model is None:
-        return _DEFAULT
+        return DEFAULT
     guard = model.guard if model is not None and model.guard is not None else Guard.OFF
     for rule, whose in ((key, "key"), (model, "model")):
         if rule is not None and rule.policy is not None:
