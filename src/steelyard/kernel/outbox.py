@@ -12,22 +12,19 @@ class Outbox:
     """Of one event loop, for connections whose other ends are woken together."""
 
     def __init__(self) -> None:
-        self._waiting: list[tuple[asyncio.Transport, bytes]] = []
-        self._told: list[Callable[[], None]] = []
+        self._waiting: list[tuple[asyncio.Transport, bytes, Callable[[], None] | None]] = []
 
     def send(self, transport: asyncio.Transport, data: bytes, then: Callable[[], None] | None = None) -> None:
         """Write it when this turn ends, unless the connection is closed by then; `then` is called either way."""
         if not self._waiting:
             asyncio.get_running_loop().call_soon(self._leave)
-        self._waiting.append((transport, data))
-        if then is not None:
-            self._told.append(then)
+        self._waiting.append((transport, data, then))
 
     def _leave(self) -> None:
         waiting, self._waiting = self._waiting, []
-        told, self._told = self._told, []
-        for transport, data in waiting:
+        for transport, data, _ in waiting:
             if not transport.is_closing():
                 transport.write(data)
-        for then in told:  # when all are on their way: who is told may take his time
-            then()
+        for _, _, then in waiting:  # when all are on their way: who is told may take his time
+            if then is not None:
+                then()

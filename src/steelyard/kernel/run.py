@@ -130,7 +130,7 @@ class Signal(Generic[T]):
     what he does then sets `resume`.
     """
 
-    __slots__ = ("_brought", "_error", "_future", "_value", "resume")
+    __slots__ = ("_brought", "_future", "_value", "error", "resume")
     stays = False
     """Whether it is to be given to again and again, see `Watch`."""
 
@@ -139,20 +139,16 @@ class Signal(Generic[T]):
         self._future: asyncio.Future[None] | None = None
         self._brought = False
         self._value: T | None = None
-        self._error: BaseException | None = None
+        self.error: BaseException | None = None
 
     @property
     def wanted(self) -> bool:
         return self.resume is not None or self._future is not None
 
-    @property
-    def failed(self) -> bool:
-        return self._error is not None
-
     def fail(self, error: BaseException) -> None:
         """Bring an error: the await raises it."""
         if not self._brought:
-            self._error = error
+            self.error = error
             self.give()
 
     def give(self, value: T | None = None) -> None:
@@ -177,8 +173,8 @@ class Signal(Generic[T]):
                     yield from self._future
                 finally:
                     self._future = None
-        if self._error is not None:
-            raise self._error
+        if self.error is not None:
+            raise self.error
         return self._value  # type: ignore[return-value]
 
 
@@ -203,7 +199,7 @@ class Watch(Signal[T]):
         try:
             found = self._step()
         except BaseException as error:  # noqa: BLE001 - told to whoever waits
-            self._error = error
+            self.error = error
             super().give()
         else:
             if found is not None:

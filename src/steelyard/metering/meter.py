@@ -234,7 +234,7 @@ class Reading:
     def _has_left(self) -> None:
         """What was passed on has left user space; or it never will, which the next one to wait is told."""
         leaving = self._leaving
-        if leaving is not None and not leaving.failed:
+        if leaving is not None and leaving.error is None:
             self._leaving = None
             self.commit(self._intended)
 

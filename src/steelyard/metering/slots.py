@@ -207,7 +207,7 @@ class Slots:
         words, at = self._words, (1 + index) * _SLOT_WORDS
         generation = words[at + _COMMIT] + 1
         bank = at + _BANK + (generation & 1) * _BANK_WORDS
-        if usage.is_reused:  # it has nothing in the other buckets
+        if usage.reused_output or usage.reused_input:  # it has nothing in the other buckets
             words[bank], words[bank + 2] = usage.reused_input, usage.reused_output
             words[bank + 6] = _REUSED | estimated
         else:

@@ -191,28 +191,25 @@ class Heard:
 
     def _hand_on(self) -> Awaitable[None] | None:
         """Hand on what has come. Returns what to await then; None: more is to come."""
+        told, response = self._told, self._response
         while (event := self.take()) is not None:
-            if (sending := self._told(event)) is not None:
+            if (sending := told(event)) is not None:
                 return sending
             if self.over and not self._new:
                 return _SAID
-            if self.dry and not self.response.over:
+            if self.dry and not (response is None or response.over):
                 return None
         if self._watch is not None:
             self._attend(self._watch)  # or nothing more is to come
         return None
 
     def _attend(self, watch: Watch[Awaitable[None]] | None) -> None:
+        assert self._response is not None  # noqa: S101 - it has begun
         try:
-            self.response.attend(watch)
+            self._response.attend(watch)
         except UpstreamError as error:
             self.close()
             raise self._voice.veiled(error) from None
-
-    @property
-    def response(self) -> Response:
-        assert self._response is not None  # noqa: S101 - it has begun
-        return self._response
 
     async def aclose(self) -> None:
         self.close()

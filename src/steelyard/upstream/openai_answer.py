@@ -305,10 +305,14 @@ def _only(choice: _Choice) -> str:
         or delta.reasoning_details is not None
     ):
         return ""
+    found = ""
     texts = (delta.content, choice.text, delta.reasoning_content, delta.reasoning)
-    if texts.count(None) + texts.count("") != len(texts) - 1:
-        return ""
-    return next(field for field, text in zip(_TEXTS, texts, strict=True) if text)
+    for field, text in zip(_TEXTS, texts, strict=True):
+        if text:
+            if found:
+                return ""
+            found = field
+    return found
 
 
 def _thought(piece: Any) -> str:

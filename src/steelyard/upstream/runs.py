@@ -32,12 +32,16 @@ class Run(NamedTuple):
 class Runs:
     """The frame of one stream's events, as far as it is known."""
 
-    __slots__ = ("_begin", "_between", "_cut", "_ends", "_field", "_tail", "_text", "_tries", "before", "behind")
+    __slots__ = (
+        *("_begin", "_begins", "_between", "_betweens", "_cut", "_cuts", "_ends", "_field", "_tail", "_tails", "_text"),
+        *("_tries", "before", "behind"),
+    )
 
     def __init__(self) -> None:
         self.before = self.behind = b""  # what stood on the wire around the data of the last event
         self._field = ""
         self._begin = self._tail = self._between = self._cut = b""
+        self._begins = self._tails = self._betweens = self._cuts = 0  # how long each of these is
         self._ends = 0  # where a tail stops being JSON
         self._text = itemgetter(slice(0))  # of an event's data
         self._tries = 0
@@ -60,7 +64,8 @@ class Runs:
         self._field = field
         self._begin, self._tail = self.before + data[:start], data[stop:] + self.behind
         self._between, self._cut = self._tail + self._begin, self.behind + self.before
-        self._ends = len(self.behind)
+        self._begins, self._tails = len(self._begin), len(self._tail)
+        self._betweens, self._cuts, self._ends = len(self._between), len(self._cut), len(self.behind)
         self._text = itemgetter(slice(start, stop - len(data)))
 
     def take(self, buffer: bytes, at: int) -> Run | None:
@@ -68,9 +73,9 @@ class Runs:
         begin, tail, between = self._begin, self._tail, self._between
         if not begin or not buffer.startswith(begin, at):
             return None
-        first = at + len(begin)
+        first = at + self._begins
         last = buffer.rfind(between, first)
-        end = buffer.find(tail, first if last < 0 else last + len(between))
+        end = buffer.find(tail, first if last < 0 else last + self._betweens)
         if end < 0:
             if last < 0:
                 return None
@@ -81,19 +86,19 @@ class Runs:
                 text = _text_from(b'"%b"' % buffer[first:end])
                 pieces = 1 if text else 0
             else:
-                texts = self._texts(buffer[at + len(self._cut) - self._ends : end + len(tail) - self._ends])
+                texts = self._texts(buffer[at + self._cuts - self._ends : end + self._tails - self._ends])
                 text, pieces = "".join(texts), len(texts) - texts.count("")
         except (msgspec.DecodeError, UnicodeDecodeError):
             self._begin = b""  # until another event is learnt from: to fail at every line would take for ever
             return None
         self._tries = 0
-        return Run(self._field, text, pieces, end + len(tail))
+        return Run(self._field, text, pieces, end + self._tails)
 
     def _texts(self, events: bytes) -> list[str]:
         """What stands in the place of the text in each of these events. Raises DecodeError when it is no text, or when
         they are not alike otherwise."""
         pieces = [*map(self._text, events.split(self._cut))]
-        start, stop = len(self._begin) + self._ends - len(self._cut), len(events) + self._ends - len(self._tail)
+        start, stop = self._begins + self._ends - self._cuts, len(events) + self._ends - self._tails
         quoted = b'","'.join(pieces)
         texts = _texts_from(b'["%b"]' % quoted)
         alike = self._between.join(pieces) == events[start:stop] and len(texts) == len(pieces)
