@@ -78,13 +78,34 @@ def test_the_overview_shows_what_the_books_say(open_page: Open, platform: Platfo
     expect(page.locator("svg").first).to_be_visible()
 
 
+def test_the_engine_that_answered_is_shown_with_what_it_told_and_what_the_books_say(
+    open_page: Open, platform: Platform
+) -> None:
+    ask(page := open_page("/console/playground?lang=en"), "What is the capital of France?")
+    expect(page.locator("#bill .state.settled")).to_be_visible()
+    told = platform.run("engine", "show", "local")
+    page.goto("/console/engines")
+    engine = page.locator("section[data-part=local]")
+    expect(engine.locator("header .end")).to_have_text("running")
+    for said in ("smollm2-135m-instruct", told["why"], told["address"]):
+        expect(engine).to_contain_text(said)
+    books = engine.locator("dl").last
+    expect(books.locator("div", has_text="Tokens written").locator("dd")).not_to_have_text("0")
+    expect(books.locator("div", has_text="Energy").locator("dd")).to_contain_text(re.compile("modelled|measured"))
+
+
 @pytest.mark.parametrize("theme", ["light", "dark"])
 @pytest.mark.parametrize("language", ["en", "zh"])
 def test_the_pages_fit_their_windows(
     open_page: Open, pictures: Callable[[Page, str], None], theme: str, language: str
 ) -> None:
     page = open_page(f"/console?theme={theme}&lang={language}", viewport={"width": 1360, "height": 900})
-    for name, path in {"overview": "", "requests": "/requests", "playground": "/playground"}.items():
+    for name, path in {
+        "overview": "",
+        "requests": "/requests",
+        "engines": "/engines",
+        "playground": "/playground",
+    }.items():
         page.goto(f"/console{path}")
         assert page.evaluate("document.documentElement.scrollWidth <= innerWidth"), name
         pictures(page, f"real-{name}-{theme}-{language}")

@@ -280,7 +280,7 @@ def _lanes(row: dict[str, Any]) -> str:
 def _started(row: dict[str, Any]) -> str:
     if row["started_at"] is None:
         return "not since the platform was started"
-    return f"{row['started_at']}, restarted {row['restarts']} times since the platform was started"
+    return f"{row['started_at']}; restarts since the platform was started: {row['restarts']}"
 
 
 _NOT_SHOWN = {"token", "command", "address", "reason"}
@@ -304,13 +304,14 @@ def _lines(row: dict[str, Any]) -> list[tuple[str, str]]:
     energy = _ENERGY[Energy(row["energy"])]
     if row["energy"] != Energy.MODELLED:
         energy += f"; {energy_text(row['busy_uj'])} while busy, {energy_text(row['idle_uj'])} while idle"
+    adopted = row["kind"] in ADDED and bool(row["address"]) and not row["command"]
     drafts = "none"
     if row["drafted_tokens"] != 0:
         drafts = f"{share('accepted_tokens', 'drafted_tokens')} accepted; never billed to customers"
     kv = "not told" if row["kv_permille"] is None else percent_text(row["kv_permille"], 1000)
     busy = f"{row['busy_ns'] / NS_PER_S:,.1f} s of {row['up_ns'] / NS_PER_S:,.1f} s"
     return [
-        ("engine", f"{row['name']} ({row['kind']}{', adopted' if not row['command'] and row['address'] else ''})"),
+        ("engine", f"{row['name']} ({row['kind']}{', adopted' if adopted else ''})"),
         ("model", f"{row['model']} (there: {row['weights']})" if row["weights"] else row["model"]),
         ("state", f"{row['state']}{', ' + row['reason'] if row['reason'] else ''}"),
         *((("chosen", row["why"]),) if row["why"] else ()),

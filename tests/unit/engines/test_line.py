@@ -12,6 +12,7 @@ from steelyard.engines.asked import Ask, Refused
 from steelyard.engines.listener import Connection, Desk, Told
 from steelyard.engines.said import Counts
 from steelyard.kernel import limits
+from steelyard.kernel.engines import EngineLoad
 
 SYSTEM = "You are a helpful assistant. " * 40
 
@@ -43,6 +44,9 @@ class Decoder:
     @property
     def active(self) -> int:
         return len(self.sequences)
+
+    def load(self) -> EngineLoad:
+        return EngineLoad(running=self.active)
 
     def add(self, ask: Ask) -> Sequence:
         if "refuse" in str(ask.prompt):
@@ -152,6 +156,7 @@ async def test_tenants_take_turns_and_batches_come_last() -> None:
         for number, (text, turn) in enumerate(asked):
             await client.ask(text, turn)
             await until(lambda number=number: desk._line.count == number + 1)
+        assert desk.load() == EngineLoad(running=1, waiting=4, waiting_batch=1)
         decoder.ends |= set("01234")
         await until(lambda: len(decoder.added) == 5)
         assert decoder.added == ["0", "4", "2", "3", "1"]
