@@ -3,6 +3,7 @@
 Owns the OpenAI dialect's projection of usage and its chunk order. Pure text making: the bytes are sent elsewhere.
 """
 
+from binascii import hexlify
 from collections.abc import Callable, Sequence
 from functools import lru_cache
 from typing import Any
@@ -117,7 +118,7 @@ def sequences_of(order: Order) -> list[Spoken]:
 
 def head_of(order: Order, kind: bytes, created_ns: int, tier: str | None = None) -> bytes:
     """The fields every chunk of an answer repeats, as the beginning of a JSON object."""
-    family, request_id = b"cmpl" if order.prompts else b"chatcmpl", order.request_id.hex().encode()
+    family, request_id = b"cmpl" if order.prompts else b"chatcmpl", hexlify(order.request_id)
     head = _HEAD % (family, request_id, kind, created_ns // NS_PER_S, _name(order.model), _FINGERPRINT)
     return b'%b,"service_tier":%b' % (head, _encode(tier)) if tier else head
 

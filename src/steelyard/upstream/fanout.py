@@ -7,6 +7,7 @@ see single sequences and the counts are summed here. Closing the iterator cancel
 import asyncio
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import aclosing
+from functools import partial
 from typing import Protocol, Self, cast
 
 from msgspec import Raw
@@ -144,17 +145,17 @@ async def _counted(
             yield sequence, event, sum(usages, Usage())
 
 
-def speaking(upstreams: Mapping[str, Upstream], order: Order) -> Callable[[Quote, bool], Speech]:
-    """How to call whoever a quote names for this order, for an answer in one piece or not: an engine in its turn."""
+def speak(upstreams: Mapping[str, Upstream], order: Order, quote: Quote, whole: bool) -> Speech:
+    """Call whoever a quote names for this order, for an answer in one piece or not: an engine in its turn."""
+    offer = quote.offer
+    upstream = upstreams[offer.upstream]
+    if offer.kind == _ENGINE and hasattr(upstream, "in_turn"):  # isinstance takes 20 µs for it
+        upstream = cast(Queued, upstream).in_turn(offer, _turn(quote, order))
+    return call(upstream, offer, order, quote.max_tokens, whole)
 
-    def speak(quote: Quote, whole: bool) -> Speech:
-        offer = quote.offer
-        upstream = upstreams[offer.upstream]
-        if offer.kind == _ENGINE and hasattr(upstream, "in_turn"):  # isinstance takes 20 µs for it
-            upstream = cast(Queued, upstream).in_turn(offer, _turn(quote, order))
-        return call(upstream, offer, order, quote.max_tokens, whole)
 
-    return speak
+speaking: Callable[[Mapping[str, Upstream], Order], Callable[[Quote, bool], Speech]] = partial(partial, speak)
+"""The same for an order of which only the quote is not known yet."""
 
 
 def _turn(quote: Quote, order: Order) -> Turn:

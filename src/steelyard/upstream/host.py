@@ -57,7 +57,7 @@ class Host:
             idle = self.idle
             while idle:
                 connection = idle.pop()
-                if not connection.lost:
+                if not connection.lost():
                     return connection
         return None
 
@@ -86,7 +86,7 @@ class Host:
 
     def give_back(self, connection: Connection) -> None:
         """Let the next have it; one whose answer is not at its end is closed, which cancels at the upstream."""
-        if connection.lost:
+        if connection.lost():
             return  # `_lost` was called, or follows
         is_free = connection.resting or (connection.complete and connection.kept)
         if self._closed or connection.stale or not is_free:
@@ -112,7 +112,7 @@ class Host:
 
     def let_end(self, connection: Connection) -> None:
         """The same for an answer that has said all it has to say: the bytes that end it may come later."""
-        if connection.complete or connection.lost or self._closed:
+        if connection.complete or connection.lost() or self._closed:
             self.give_back(connection)
         else:
             connection.when_ended(self.give_back)
@@ -158,7 +158,7 @@ class Host:
             failure = error
         finally:
             self._connecting -= 1
-            if connection is not None and not connection.lost:
+            if connection is not None and not connection.lost():
                 if not self.connections:
                     self._wheel.add(self)
                 self.connections.add(connection)

@@ -91,6 +91,10 @@ class Patience(NamedTuple):
     idle_s: float = limits.UPSTREAM_IDLE_S  # between two
 
 
+def _gone() -> bool:
+    return True
+
+
 class Connection(asyncio.Protocol):
     """A connection that carries one exchange at a time.
 
@@ -98,10 +102,10 @@ class Connection(asyncio.Protocol):
     """
 
     __slots__ = (
-        *("answered", "complete", "head", "head_done", "kept", "on_body", "on_message_begin", "over_s", "pieces"),
-        *("resting", "since_s", "stale", "status", "upstream", "used", "_error", "_feed", "_head", "_interim"),
+        *("answered", "complete", "head", "head_done", "kept", "lost", "on_body", "on_message_begin", "over_s"),
+        *("pieces", "resting", "since_s", "stale", "status", "upstream", "used", "_error", "_feed", "_head"),
         *("_may_begin", "_on_end", "_on_lost", "_outbox", "_parser", "_patience", "_paused", "_signal", "_transport"),
-        *("_unread_bytes", "_wheel"),
+        *("_interim", "_unread_bytes", "_wheel"),
     )
 
     def __init__(
@@ -113,6 +117,7 @@ class Connection(asyncio.Protocol):
         on_lost: Callable[["Connection"], None],
     ) -> None:
         self.upstream = upstream
+        self.lost: Callable[[], bool] = _gone  # whether it is closed, or closing; the transport's own word
         self.used = False  # whether an exchange ran on it before: only then a silent loss may be staleness
         self.stale = False  # not to be used again: the upstream is elsewhere now
         self.since_s = 0.0  # loop time of the last read, or of becoming idle
@@ -145,10 +150,6 @@ class Connection(asyncio.Protocol):
 
     # --- what the pool and the response use
 
-    @property
-    def lost(self) -> bool:
-        return self._transport is None or self._transport.is_closing()
-
     def send(self, head: bytes, body: bytes) -> None:
         """Begin an exchange. `head` is `Request.head()`. Raises UpstreamError when the connection is gone."""
         self.status = self._interim = 0
@@ -157,7 +158,7 @@ class Connection(asyncio.Protocol):
         self.answered = self.head_done = self.complete = self.resting = False
         self.since_s = self._wheel.now_s
         transport = self._transport
-        if transport is None or transport.is_closing():
+        if transport is None or self.lost():
             raise UpstreamError(self.upstream, "closed the connection", retryable=True)
         size = len(body)
         if size < _JOINED_BYTES:
@@ -269,6 +270,7 @@ class Connection(asyncio.Protocol):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = transport  # type: ignore[assignment]  # a stream socket's transport reads and writes
+        self.lost = transport.is_closing
 
     def data_received(self, data: bytes) -> None:
         if self.resting:
@@ -324,7 +326,7 @@ class Connection(asyncio.Protocol):
         return False
 
     def connection_lost(self, exc: Exception | None) -> None:
-        self._transport = None
+        self._transport, self.lost = None, _gone
         if not self.resting and not self.complete and self._error is None:
             told = "closed the connection in the middle of its answer" if self.answered else "closed the connection"
             self._error = UpstreamError(self.upstream, told, retryable=not self.answered)

@@ -63,7 +63,10 @@ class OpenAI:
         if not path:
             raise not_carried(self._name, "prompt", "this model answers conversations only; ask /v1/chat/completions")
         asked = Asked(self._name, offer.upstream_model, params, max_tokens, whole)
-        to = self._known.get((offer.address, path)) or self._destination(offer, path)
+        try:
+            to = self._known[offer.address, path]
+        except KeyError:
+            to = self._destination(offer, path)
         return Heard(self._pool, to, _encode(vendor.fields(asked)), (vendor.hearing or Answer)(vendor, asked), self)
 
     async def read(self, offer: Offer, capability: Capability, params: dict[str, Raw]) -> Event:

@@ -175,8 +175,9 @@ class Answer:
             self._tally.think(run.text, run.pieces)
         else:
             self._text += run.text
-            self._tally.say(run.text)
             self._tally.pieces += run.pieces
+            if self._counts is None:
+                self._tally.say(run.text)
 
     def take(self, data: bytes) -> None:
         """Read one chunk. Raises UpstreamError for an error in the stream or a chunk that cannot be read."""
@@ -192,20 +193,25 @@ class Answer:
             if (complaint := chunk.complaint(is_answer=choices is not None)) is not None:
                 raise failed(self._upstream, complaint, self._vendor.faults)
             choices = choices or []
+        said = ""
         for choice in choices:
-            self._choice(choice)
+            said += self._choice(choice)
             if choice.usage is not None:
                 self._count(choice.usage)
-        if chunk.usage is not None:
-            self._count(chunk.usage)
-        elif len(choices) == 1 and (field := _only(choices[0])) and not self._opens(choices[0]):
+        counts = chunk.usage
+        if counts is not None:
+            self._count(counts)
+        if said and self._counts is None:  # for an estimate
+            self._tally.say(said)
+        if counts is None and len(choices) == 1 and (field := _only(choices[0])) and not self._opens(choices[0]):
             self._runs.learn(field, data)
 
     def _opens(self, choice: _Choice) -> bool:
         """Whether the first words came with a role, as those behind them will hardly do."""
         return self._tally.pieces + self._tally.thoughts == 1 and choice.delta is not None and bool(choice.delta.role)
 
-    def _choice(self, choice: _Choice) -> None:
+    def _choice(self, choice: _Choice) -> str:
+        """Take in what a choice says. Returns its text, which the tally has not been told of."""
         delta, tally = choice.delta or choice.message or _NOTHING, self._tally
         text, reasoning = delta.content or choice.text or "", delta.reasoning_content or delta.reasoning or ""
         if delta.reasoning_details is not None and not reasoning and isinstance(delta.reasoning_details, list):
@@ -216,7 +222,6 @@ class Answer:
             text, reasoning = texts.feed(text, last=last), thoughts.feed(reasoning, last=last or bool(text))
         if text:
             self._text += text
-            tally.say(text)
         if delta.refusal:
             self._refusal += delta.refusal
             tally.say(delta.refusal)
@@ -237,6 +242,7 @@ class Answer:
         for met in (choice.stop_reason, choice.matched_stop):
             if met is not None and isinstance(met, str) and met in self._asked.stops:
                 self._stop_text = met
+        return text
 
     def _call(self, pieces: Sequence[_Call]) -> None:
         self._numbers = self._numbers or _Numbers()
