@@ -205,11 +205,11 @@ async def test_lines_of_a_batch_make_way_and_say_and_count_what_they_would_have(
     engine: Engine, upstream: LlamaCpp
 ) -> None:
     asked = [params(f"Name the number {n} in words, and go on.", ignore_eos=True) for n in range(3)]
-    unbroken = await asyncio.gather(*(answer(upstream, engine.offer, one, 32) for one in asked))
+    unbroken = await asyncio.gather(*(answer(upstream, engine.offer, one, 24) for one in asked))
     told: list[list[Event]] = [[] for _ in asked]
 
     async def line(number: int) -> None:
-        async for event in upstream.stream(engine.offer, asked[number], 32, b"", turn=Turn(1, 86_400)):
+        async for event in upstream.stream(engine.offer, asked[number], 24, b"", turn=Turn(1, 86_400)):
             told[number].append(event)
 
     counts: list[list[int]] = []
@@ -217,7 +217,7 @@ async def test_lines_of_a_batch_make_way_and_say_and_count_what_they_would_have(
         for number in range(len(asked)):
             group.create_task(line(number))
         while not all(told):
-            await asyncio.sleep(0)
+            await asyncio.sleep(0.01)
         async for _ in upstream.stream(engine.offer, params(FRANCE, ignore_eos=True), 10, b"", turn=Turn(2)):
             counts.append([len(events) for events in told])
     rested = [first == last for first, last in zip(counts[1], counts[-1], strict=True)]

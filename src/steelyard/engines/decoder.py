@@ -133,9 +133,9 @@ class Decoder:
         """The ids of what is asked."""
         return self.tokens_of(ask.prompt, special=not ask.chat) if isinstance(ask.prompt, str) else [*ask.prompt]
 
-    def add(self, ask: Ask) -> Sequence:
-        """Raises Refused for what this model cannot be asked."""
-        prompt = self.prompt_of(ask)
+    def add(self, ask: Ask, prompt: list[int]) -> Sequence:
+        """`prompt`: what `prompt_of` said, which is the sequence's from now on. Raises Refused for what this model
+        cannot be asked."""
         if len(prompt) >= self._shape.context:
             raise Refused(
                 f"the request has {len(prompt)} tokens, the context {self._shape.context}",
@@ -143,7 +143,7 @@ class Decoder:
                 n_prompt_tokens=len(prompt),
                 n_ctx=self._shape.context,
             )
-        if any(not 0 <= token < len(self._pieces) for token in prompt):
+        if not isinstance(ask.prompt, str) and any(not 0 <= token < len(self._pieces) for token in prompt):
             raise Refused("'prompt' has token ids that this model's vocabulary does not have. Send the text instead.")
         self._forms.try_out(ask)
         room = min(ask.max_tokens, self._shape.context - len(prompt))

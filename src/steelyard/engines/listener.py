@@ -56,12 +56,13 @@ class Told(NamedTuple):
 class Ticket:
     """One sequence of a connection, from its coming to its end."""
 
-    __slots__ = ("_desk", "ask", "connection", "number", "sequence", "spoke")
+    __slots__ = ("_desk", "ask", "connection", "number", "prompt", "sequence", "spoke")
 
-    def __init__(self, desk: "Desk", connection: "Connection", ask: Ask) -> None:
+    def __init__(self, desk: "Desk", connection: "Connection", ask: Ask, prompt: list[int]) -> None:
         self._desk = desk
         self.connection = connection
         self.ask = ask
+        self.prompt = prompt
         self.number = 0
         self.sequence: Sequence | None = None  # None: it waits
         self.spoke = False
@@ -100,10 +101,10 @@ class Desk:
     def take(self, connection: "Connection", body: bytes, turn: Turn, *, chat: bool) -> None:
         """Put an ask into the line. Raises Refused."""
         ask = read_ask(body, chat=chat)
-        ticket = Ticket(self, connection, ask)
-        tokens = len(self.decoder.prompt_of(ask))  # counted again when it starts: a hundredth of what reading it takes
+        prompt = self.decoder.prompt_of(ask)
+        ticket = Ticket(self, connection, ask, prompt)
         try:
-            ticket.number = self._line.come(ticket, wish_of(ask, tokens, turn, self.told.context))
+            ticket.number = self._line.come(ticket, wish_of(ask, len(prompt), turn, self.told.context))
         except QueueFull:
             raise Refused(_BUSY, _FULL) from None
         connection.ticket = ticket
@@ -118,7 +119,7 @@ class Desk:
                 self._broken(str(error))
         else:
             try:
-                sequence = ticket.sequence = self.decoder.add(ticket.ask)
+                sequence = ticket.sequence = self.decoder.add(ticket.ask, ticket.prompt)
             except Refused as refused:
                 ticket.connection.refuse(refused)
                 self._line.leave(ticket.number)

@@ -6,6 +6,7 @@ same dialect. Only the holder of the key in the environment may ask it. Knows no
 
 import argparse
 import asyncio
+import gc
 import json
 import os
 import signal
@@ -48,6 +49,7 @@ def main(arguments: list[str] | None = None) -> int:
             raise StartError(f"The weights in {options.folder} are missing or cut short. Make them again.")
         refuse_taken(options.port)
         decoder = _decoder(options, manifest)
+        gc.freeze()  # what is loaded lives as long as the process: no collection amid an answer looks at it
         code = uvloop.run(_run(options, decoder, manifest, key))
     except StartError as error:
         print(error, file=sys.stderr, flush=True)

@@ -48,7 +48,7 @@ class Decoder:
     def load(self) -> EngineLoad:
         return EngineLoad(running=self.active)
 
-    def add(self, ask: Ask) -> Sequence:
+    def add(self, ask: Ask, prompt: list[int]) -> Sequence:
         if "refuse" in str(ask.prompt):
             raise Refused("too long")
         sequence = Sequence(ask)

@@ -26,7 +26,7 @@ class Busy:
     def prompt_of(self, ask: Ask) -> list[int]:
         return [1]
 
-    def add(self, ask: Ask) -> object:
+    def add(self, ask: Ask, prompt: list[int]) -> object:
         self.active += 1
         return object()
 
