@@ -182,7 +182,8 @@ class Watch(Signal[T]):
     """A signal that stays: each `give` has `step` look at what has come, in that very call. It is brought when `step`
     returns something or raises, and that comes out of the await.
 
-    So what comes often needs no coroutine to be resumed. When nobody waits any more, nobody looks.
+    So what comes often needs no coroutine to be resumed. When nobody waits any more, nobody looks. Under a task it is
+    brought by the first `give`, with nothing: what `step` found there would be lost if the task were cancelled.
     """
 
     __slots__ = ("_step",)
@@ -193,8 +194,9 @@ class Watch(Signal[T]):
         self._step = step
 
     def give(self, value: T | None = None) -> None:
-        future = self._future
-        if self._brought or (self.resume is None and (future is None or future.done())):
+        if self.resume is None:
+            if self._future is not None:
+                super().give()
             return
         try:
             found = self._step()

@@ -187,7 +187,8 @@ class Heard:
                 finally:
                     self._watch = None
                     self._attend(None)
-            await sending
+            if sending is not None:
+                await sending
 
     def _hand_on(self) -> Awaitable[None] | None:
         """Hand on what has come. Returns what to await then; None: more is to come."""
