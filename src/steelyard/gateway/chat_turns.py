@@ -194,15 +194,16 @@ def plain_tokens_max(turns: Sequence[PlainTurn | UnescapedTurn]) -> int:
     """What these turns count for in `prompt_tokens_max`."""
     tokens = _MESSAGE_TOKENS * len(turns)
     for turn in turns:
-        tokens += _text_bytes(turn.content)
+        content = turn.content
+        tokens += len(content) if isinstance(content, str) and content.isascii() else _text_bytes(content)
     return tokens
 
 
 def _text_bytes(content: str | msgspec.Raw) -> int:
     """Of a text in UTF-8."""
-    if isinstance(content, str):
-        return len(content) if content.isascii() else len(content.encode())
-    return len(content) - 2
+    if isinstance(content, msgspec.Raw):
+        return len(content) - 2  # without its quotes
+    return len(content) if content.isascii() else len(content.encode())
 
 
 def _turn_bytes(turn: Turn) -> int:
