@@ -63,7 +63,7 @@ def _view(visit: Visit) -> dict[str, object]:
         "empty": False,
         "date": date,
         "balances": [_balance(t, one) for one in report.today],
-        "tiles": _tiles(t, report.today),
+        "tiles": _tiles(t, report.today, report.energy_output),
         "panels": _panels(t, report),
         "boards": [_board(t, "model", report.models_today), _board(t, "tenant", report.tenants_today)],
     }
@@ -112,7 +112,7 @@ class Tile:
     label: str = ""  # the key of its words
 
 
-def _tiles(t: Words, today: Sequence[Totals]) -> list[Tile]:
+def _tiles(t: Words, today: Sequence[Totals], energy_output: int) -> list[Tile]:
     requests = sum(one.requests for one in today)
     cached = sum(one.cached_input + one.reused_input for one in today)
     prompt = sum(one.prompt for one in today)
@@ -136,7 +136,7 @@ def _tiles(t: Words, today: Sequence[Totals]) -> list[Tile]:
         ),
         Tile(
             t("overview.energy"),
-            figures.energy_per_token(energy_uj, output) if energy_uj else figures.NONE,
+            figures.energy_per_token(energy_uj, energy_output),
             t("overview.energy_note", energy=figures.energy(energy_uj) if energy_uj else figures.NONE),
             label=figures.label_of(source_of(energy_uj, measured_uj)),
         ),

@@ -24,6 +24,7 @@ _METERS = (
     *("input", "cached_input", "cache_write", "output", "reasoning", "reused_input", "reused_output"),
     *("cpu", "gpu", "energy"),
 )
+_OF_ENGINES = {"cpu": " / h", "gpu": " / h", "energy": " / kWh"}
 _UNITS = {1_000_000: "1M", 1_000: "1K", 1: "1"}
 
 
@@ -71,7 +72,7 @@ def _block(words: Words, one: Standing, title: str) -> dict[str, object]:
         "marginal": one.marginal,
         "source": one.source,
         "link": one.source.split(" ")[0].rstrip(",") if one.source.startswith("https://") else "",
-        "heads": [words(f"meter.{meter}") for meter in meters],
+        "heads": [words(f"meter.{meter}") + _OF_ENGINES.get(meter, "") for meter in meters],
         "rows": [_row(words, row, meters, alone=len(one.rows) == 1) for row in one.rows],
     }
 

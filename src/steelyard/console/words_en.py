@@ -48,7 +48,7 @@ WORDS = {
     "overview.output_note": "{tokens} per request",
     "overview.energy": "Energy per output token",
     "overview.difference": "Revenue − cost",
-    "overview.energy_note": "{energy} in all",
+    "overview.energy_note": "{energy} in all, by engines of ours",
     "overview.estimated": "estimated",
     "energy.modelled": "modelled",
     "energy.measured": "measured",

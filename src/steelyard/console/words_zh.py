@@ -46,7 +46,7 @@ WORDS = {
     "overview.output_note": "平均每次请求 {tokens}",
     "overview.energy": "每输出词元能耗",
     "overview.difference": "收入 − 成本",
-    "overview.energy_note": "合计 {energy}",
+    "overview.energy_note": "自有引擎合计 {energy}",
     "overview.estimated": "估算",
     "energy.modelled": "模型推算",
     "energy.measured": "实测",

@@ -45,6 +45,7 @@ class Overview(Record, frozen=True):
     last_hour: tuple[Series, ...]  # 60 minutes, the running one last
     last_30_days: tuple[Series, ...]  # 30 days, today last
     requests_ever: int  # 0 means that nothing was ever served
+    energy_output: int  # output tokens of today's models that used energy: of a vendor's nobody knows it
 
 
 def overview(connection: Connection, now_ns: int) -> Overview:
@@ -70,6 +71,7 @@ def overview(connection: Connection, now_ns: int) -> Overview:
         requests_ever=connection.execute(
             select(whole(tables.rollups.c.requests)).where(tables.rollups.c.grain == "day")
         ).scalar_one(),
+        energy_output=sum(group.totals.generated for group in models.groups if group.totals.energy_uj),
     )
 
 

@@ -242,7 +242,7 @@ def test_no_english_is_left_on_a_chinese_page(operator: TestClient, path: str) -
     known = "Steelyard English UTC CNY CPU Wh min ms Enter Shift sk sy op "
     known += "demo acme default script alert smollm instruct qwen "
     known += "deepseek flash peak local openai llama cpp Asia Shanghai CN "
-    known += "OpenVINO vLLM GPU NVML KV Qwen rack"
+    known += "OpenVINO vLLM GPU NVML KV kWh Qwen rack"
     assert set(re.findall(r"[A-Za-z]{2,}", text)) <= set(known.split())
 
 

@@ -29,6 +29,7 @@ def test_what_counts_now_is_marked_with_its_next_change_and_its_source(operator:
     assert 'href="https://api-docs.deepseek.com/zh-cn/quick_start/pricing"' in page
     assert "Monday to Friday · 09:00–12:00, 14:00–18:00 Asia/Shanghai · not on public holidays (CN)" in shown
     assert "Cost at deepseek CNY per 1M tokens" in shown
+    assert "Cost at local CNY" in shown and "CPU time / h Energy / kWh" in shown
     assert "Without a price this model is not sold." in shown
 
 

@@ -75,6 +75,15 @@ def test_the_currency_that_earns_most_today_comes_first(shop: Shop) -> None:
     assert found.today[1] == Totals("CNY")
 
 
+def test_energy_is_set_against_the_tokens_it_was_used_for(shop: Shop) -> None:
+    """A vendor's energy is not known, so his tokens make ours no cheaper."""
+    shop.tenant("acme")
+    shop.tenant("gamma", "USD")
+    shop.sell(shop.request("acme", Usage(input=10, output=8, energy_uj=800)))
+    shop.sell(shop.request("gamma", Usage(input=10, output=92), model=FAR))
+    assert overview(shop.books, shop.clock.now_ns()).energy_output == 8
+
+
 def test_the_overview_names_only_the_largest_tenants(shop: Shop) -> None:
     names = [f"t{number}" for number in range(limits.OVERVIEW_ROWS + 2)]
     for number, name in enumerate(names):
