@@ -1,6 +1,7 @@
 """A command's way to the books: over their socket while the platform runs, else by hand.
 
-Owns that choice and the read-only connection reports are made from. Knows no command and no table.
+Owns that choice and the read-only connection reports are made from. Knows no command and no table. What only a
+database needs is loaded with it: it would be a third of what a command over the socket takes.
 """
 
 import os
@@ -9,11 +10,9 @@ import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import msgspec
-from sqlalchemy import Connection, inspect
-from sqlalchemy.exc import DBAPIError
 
 from steelyard.cli.directory import directory_lock, is_held
 from steelyard.kernel import limits
@@ -21,8 +20,9 @@ from steelyard.kernel.clock import NS_PER_S, Clock
 from steelyard.kernel.directory import DataDir
 from steelyard.kernel.errors import BooksError, StartError, unavailable
 from steelyard.ledger import wire
-from steelyard.storage.database import open_database
-from steelyard.storage.postgres import shown
+
+if TYPE_CHECKING:
+    from sqlalchemy import Connection
 
 _RETRY_S = 0.05
 _decode = msgspec.msgpack.Decoder(tuple[int, str, msgspec.Raw]).decode
@@ -115,8 +115,13 @@ class Desk:
             return carry_out(self.data, self.clock, op, payload)
 
     @contextmanager
-    def read(self) -> Iterator[Connection]:
+    def read(self) -> Iterator["Connection"]:
         """A read-only connection to the database."""
+        from sqlalchemy import inspect
+        from sqlalchemy.exc import DBAPIError
+
+        from steelyard.storage.database import open_database
+
         self._must_exist()
         engine = open_database(self.data.database, readonly=True)
         try:
@@ -137,6 +142,8 @@ class Desk:
     def _no_books(self) -> StartError:
         database = self.data.database
         if not isinstance(database, Path):
+            from steelyard.storage.postgres import shown
+
             return StartError(f"There are no books in {shown(database)}. Start the platform with 'steelyard up'.")
         return StartError(
             f"There are no books in {self.data.root}. Start the platform there with "

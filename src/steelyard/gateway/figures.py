@@ -5,7 +5,7 @@ Shared by the admin API and the command line, so that both say the same. Knows n
 
 import re
 from datetime import datetime
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 
@@ -13,7 +13,9 @@ from steelyard.kernel.calendar import zone_of
 from steelyard.kernel.clock import NS_PER_HOUR, NS_PER_S, iso_from_ns
 from steelyard.kernel.errors import CallerError, bad_request
 from steelyard.kernel.money import text_from_nano
-from steelyard.reports.sums import Group
+
+if TYPE_CHECKING:  # a command that only prints loads no SQLAlchemy
+    from steelyard.reports.sums import Group
 
 _AGO = re.compile(r"(\d{1,5})([mhdw])")
 _AGO_NS = {"m": 60 * NS_PER_S, "h": NS_PER_HOUR, "d": 24 * NS_PER_HOUR, "w": 7 * 24 * NS_PER_HOUR}
@@ -83,7 +85,7 @@ def period_ns(since: str | None, until: str | None, now_ns: int) -> tuple[int | 
     return start, end
 
 
-def flat(group: Group) -> dict[str, Any]:
+def flat(group: "Group") -> dict[str, Any]:
     """One row of a report: its name and its sums side by side."""
     return {"name": group.name, "id": group.id, "note": group.note, **msgspec.to_builtins(group.totals)}
 
