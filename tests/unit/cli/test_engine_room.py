@@ -31,7 +31,7 @@ class Stage:
         self.told: list[str] = []
         self.offers: dict[str, dict[str, Any]] = {}
         self.commands: list[str] = []
-        self.supervisor = Supervisor(self.data.logs, SystemClock(), self.told.append, delays_ms=(10,))
+        self.supervisor: Supervisor
         self.task: asyncio.Task[None] | None = None
 
     def command(self, op: str, payload: dict[str, Any]) -> None:
@@ -42,6 +42,8 @@ class Stage:
             self.offers.pop(payload["upstream"], None)
 
     def open(self) -> None:
+        """Another start of the platform: a supervisor that was stopped starts nothing any more."""
+        self.supervisor = Supervisor(self.data.logs, SystemClock(), self.told.append, delays_ms=(10,))
         room = EngineRoom(self.data, SystemClock(), self.supervisor, self.command, self.told.append)
         self.task = asyncio.ensure_future(room.run())
 
@@ -118,6 +120,7 @@ async def test_an_engine_is_started_offered_restarted_and_started_again_by_the_n
     await stage.until(lambda: not stage.offers, "what an earlier start offered to be withdrawn")
     await stage.until(lambda: stage.offers.get("e"), "the engine of an earlier start")
 
+    await stage.until_state(EngineState.RUNNING)
     stage.put(spec, wanted=Wanted.REMOVED)
     await stage.until(lambda: engine_files.specs(stage.data) == {}, "the engine to be forgotten")
     assert stage.commands[-1] == "vendor.remove" and stage.seen() is None and stage.servers() == []
