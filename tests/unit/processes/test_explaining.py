@@ -113,7 +113,7 @@ async def test_it_knows_what_the_worker_knows_and_leaves_no_trace(house: House) 
     assert held["cheap"] >= 700
     assert held["dear"] == 0
     assert house.router.why(b"route explain".ljust(16, b"\0")) is None
-    assert not house.router.affinity._prompts
+    assert not house.router.affinity.prompts
     assert house.meter._in_flight == 0
 
 
