@@ -102,6 +102,9 @@ class ExactProtocol(HttpToolsProtocol):
         for cycle in self._asked:  # uvicorn tells the last one only
             cycle.disconnected = True
             cycle.message_event.set()
+        # All know this connection: such circles would stay until the collector looks for them, which it does rarely.
+        self.parser = self.cycle = self.scope = None  # type: ignore[assignment]
+        self._asked = ()
 
     # --- what comes -------------------------------------------------------------------------------------------------
 

@@ -293,8 +293,8 @@ class FastWire(Turn):
     async def _tell_left(self, leaving: Signal[None]) -> None:
         try:
             await self._left()
-        except ClientGone as error:
-            leaving.fail(error)
+        except ClientGone:
+            leaving.fail(ClientGone())  # one that knows nobody yet
         else:
             leaving.give()
 

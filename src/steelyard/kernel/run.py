@@ -174,7 +174,10 @@ class Signal(Generic[T]):
                 finally:
                     self._future = None
         if self.error is not None:
-            raise self.error
+            try:
+                raise self.error
+            finally:
+                self.error = None  # whose traceback has this frame: they would keep each other, and all they know
         return self._value  # type: ignore[return-value]
 
 

@@ -84,7 +84,7 @@ class Heard:
         self._voice = voice
         self._response: Response | None = None
         self._new: Sequence[Event] = ()  # of the last read, to be handed out first
-        self._told: Callable[[Event], Sending]
+        self._told: Callable[[Event], Sending] | None = None  # while it tells: whoever is told may have it
         self._watch: Watch[Awaitable[None]] | None = None  # while it waits for more to hand on
         self._failure: UpstreamError | None = None  # of the same read: what came before it is delivered
 
@@ -177,22 +177,29 @@ class Heard:
         What `told` returns is awaited before more is read. Closing it in `told` ends it.
         """
         self._told = told
-        while not self.over or self._new:
-            sending = self._hand_on()
-            if sending is None:
-                watch = self._watch = Watch(self._hand_on)
-                self._attend(watch)
-                try:
-                    sending = await watch
-                finally:
-                    self._watch = None
-                    self._attend(None)
-            if sending is not None:
-                await sending
+        try:
+            while not self.over or self._new:
+                if (sending := self._hand_on()) is None:
+                    sending = await self._watched()
+                if sending is not None:
+                    await sending
+        finally:
+            self._told = None
+
+    async def _watched(self) -> Awaitable[None] | None:
+        """Wait for more and hand it on; returns what to await then."""
+        watch = self._watch = Watch(self._hand_on)
+        self._attend(watch)
+        try:
+            return await watch
+        finally:
+            self._watch = None
+            self._attend(None)
 
     def _hand_on(self) -> Awaitable[None] | None:
         """Hand on what has come. Returns what to await then; None: more is to come."""
         told, response = self._told, self._response
+        assert told is not None  # noqa: S101 - it is told
         while (event := self.take()) is not None:
             if (sending := told(event)) is not None:
                 return sending

@@ -103,7 +103,7 @@ class Connection(asyncio.Protocol):
 
     __slots__ = (
         *("answered", "complete", "head", "head_done", "kept", "lost", "on_body", "on_message_begin", "over_s"),
-        *("pieces", "resting", "since_s", "stale", "status", "upstream", "used", "_error", "_feed", "_head"),
+        *("pieces", "resting", "since_s", "stale", "status", "upstream", "used", "_failed", "_feed", "_head"),
         *("_may_begin", "_on_end", "_on_lost", "_outbox", "_parser", "_patience", "_paused", "_signal", "_transport"),
         *("_interim", "_unread_bytes", "_wheel"),
     )
@@ -144,7 +144,7 @@ class Connection(asyncio.Protocol):
         self._interim = 0
         self._unread_bytes = 0
         self._paused = False
-        self._error: UpstreamError | None = None
+        self._failed: str | None = None  # in words: an error that was raised keeps whoever it met
         self._signal: Signal[Any] | None = None
         self._on_end: Callable[[Connection], None] | None = None
 
@@ -168,16 +168,16 @@ class Connection(asyncio.Protocol):
 
     def more(self) -> Signal[None]:
         """To be awaited for what is not there yet. Raises UpstreamError when nothing more will come."""
-        if self._error is not None:
-            raise self._error
+        if self._failed is not None:
+            raise self._failure()
         signal: Signal[None] = Signal()
         self._signal = signal
         return signal
 
     def attend(self, watch: Watch[Any] | None) -> None:
         """Have it given to for each read, until None is said. Raises UpstreamError when nothing more will come."""
-        if watch is not None and self._error is not None:
-            raise self._error
+        if watch is not None and self._failed is not None:
+            raise self._failure()
         self._signal = watch
 
     def take(self) -> bytes:
@@ -230,9 +230,12 @@ class Connection(asyncio.Protocol):
 
     def fail(self, message: str) -> None:
         """End the exchange with an error."""
-        self._error = UpstreamError(self.upstream, message, retryable=not self.answered)
+        self._failed = message
         self.abort()
         self._wake()
+
+    def _failure(self) -> UpstreamError:
+        return UpstreamError(self.upstream, self._failed or "", retryable=not self.answered)
 
     def look(self, now_s: float) -> None:
         """See `Watched.look`."""
@@ -327,9 +330,10 @@ class Connection(asyncio.Protocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._transport, self.lost = None, _gone
-        if not self.resting and not self.complete and self._error is None:
+        if not self.resting and not self.complete and self._failed is None:
             told = "closed the connection in the middle of its answer" if self.answered else "closed the connection"
-            self._error = UpstreamError(self.upstream, told, retryable=not self.answered)
+            self._failed = told
+        del self._parser, self._feed  # which know this connection
         self._on_lost(self)
         self._wake()
 
