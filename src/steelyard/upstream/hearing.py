@@ -149,7 +149,10 @@ class Heard:
                     self.dry = self._failure is None and not hearing.done and not self._new
                     return events[0]
             if self._failure is not None:
-                raise self._failure
+                try:
+                    raise self._failure
+                finally:
+                    self._failure = None  # whose traceback knows us
             if hearing.done and not response.over:
                 response.release()
             last = hearing.end()
@@ -189,8 +192,8 @@ class Heard:
     async def _watched(self) -> Awaitable[None] | None:
         """Wait for more and hand it on; returns what to await then."""
         watch = self._watch = Watch(self._hand_on)
-        self._attend(watch)
         try:
+            self._attend(watch)
             return await watch
         finally:
             self._watch = None

@@ -5,13 +5,16 @@ what the prompt says. `make test-uvicorn` runs this file against the oldest and 
 """
 
 import asyncio
+import gc
 import json
 import re
 import socket
 import threading
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -20,14 +23,17 @@ import uvloop
 from structlog.testing import capture_logs
 from tests.fakes.parties import KEY, ScriptedUpstream
 from tests.unit.gateway.test_public import Site
+from uvicorn.protocols.http.httptools_impl import RequestResponseCycle
 
 from steelyard.gateway.exact import ExactProtocol
+from steelyard.gateway.exchange import Exchange
 from steelyard.gateway.fast import FastProtocol, FastWire
 from steelyard.kernel import limits
 from steelyard.kernel.errors import UpstreamError
 from steelyard.kernel.quantities import Usage
 from steelyard.kernel.records import Event
 from steelyard.kernel.settled import Closed, Position
+from steelyard.metering.meter import Reading
 from steelyard.metering.reader import read
 
 FRONTS = ("fast", "asgi")
@@ -440,6 +446,40 @@ def test_a_client_that_goes_ends_the_call_and_is_charged_what_it_had(served: Ser
     wait_for(lambda: len(served.ends()) > before, "the close record")
     closed = served.site.closed()[-1]
     assert (closed.end, closed.usage.output) == ("client_gone", 1)
+
+
+def _have_ended(served: Served, count: int) -> bool:
+    return len(served.ends()) >= count
+
+
+def connections_and_their_own() -> Counter[str]:
+    """How many there are of what a connection and its exchanges are made of."""
+    kinds = (ExactProtocol, FastWire, Exchange, Reading, RequestResponseCycle)
+    return Counter(type(one).__name__ for one in gc.get_objects() if issubclass(type(one), kinds))
+
+
+@pytest.mark.parametrize("say", ["say 3", "bug", "wait"])
+@pytest.mark.parametrize("stream", [True, False])
+def test_what_a_connection_was_made_of_is_freed_without_the_collector(served: Served, say: str, stream: bool) -> None:
+    """A worker has it look so seldom that what knows itself would fill its memory. `wait`: the client hangs up."""
+    gc.collect()
+    gc.disable()
+    try:
+        before = connections_and_their_own()
+        for _ in range(3):
+            ended = len(served.ends()) + 1
+            with served.connected() as client, capture_logs():
+                client.send(post(say, stream=stream))
+                if say != "wait":
+                    client.answer()
+                elif stream:
+                    client.until(b"w1 ")
+                else:
+                    wait_for(lambda: served.stage.running, "the call")
+            wait_for(partial(_have_ended, served, ended), "the close record")
+        wait_for(lambda: connections_and_their_own() <= before, "all of it to be freed")
+    finally:
+        gc.enable()
 
 
 @pytest.mark.parametrize("stream", [True, False])

@@ -48,6 +48,14 @@ async def test_what_was_brought_before_is_not_waited_for(ends: Ends) -> None:
     assert ends.begin(heard(signal, [])).result == "early"
 
 
+async def test_an_error_that_was_raised_is_not_kept_by_those_its_traceback_knows(ends: Ends) -> None:
+    """Else signal and error would keep each other, and every frame between."""
+    signal = Signal[str]()
+    run = ends.begin(heard(signal, []))
+    signal.fail(ValueError("no"))
+    assert isinstance(run.error, ValueError) and signal.error is None
+
+
 async def test_an_error_is_raised_at_the_await_and_told_at_the_end(ends: Ends) -> None:
     signal = Signal[str]()
     run = ends.begin(heard(signal, []))

@@ -2,6 +2,8 @@
 
 import asyncio
 import contextlib
+import gc
+from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import asynccontextmanager
 
@@ -15,10 +17,11 @@ from steelyard.kernel import limits
 from steelyard.kernel.errors import UpstreamError
 from steelyard.kernel.offers import Offer
 from steelyard.kernel.records import Event
-from steelyard.kernel.run import Run, Signal
+from steelyard.kernel.run import Run, Signal, Watch
 from steelyard.upstream.hearing import Heard
+from steelyard.upstream.http1 import Connection
 from steelyard.upstream.kinds import ByKind
-from steelyard.upstream.pool import Pool
+from steelyard.upstream.pool import Pool, Response
 
 END = b"0\r\n\r\n"
 SCENES = ("hello", "usage_twice", "usage_zeros", "usage_and_no_done", "comments", "parallel", "reasoning", "refusal")
@@ -70,6 +73,29 @@ async def told(heard: Heard, seen: list[Event]) -> None:
 @pytest.mark.parametrize("scene", SCENES + BROKEN)
 async def test_who_is_told_hears_what_who_asks_hears(server: OpenAIServer, scene: str) -> None:
     assert await all_of(server, scene, told) == await all_of(server, scene, asked)
+
+
+def calls_and_their_own() -> Counter[str]:
+    kinds = (Heard, Connection, Response, Watch)
+    return Counter(type(one).__name__ for one in gc.get_objects() if issubclass(type(one), kinds))
+
+
+@pytest.mark.parametrize("way", [told, asked])
+@pytest.mark.parametrize("scene", SCENES[:2] + BROKEN)
+async def test_what_a_call_was_made_of_is_freed_without_the_collector(
+    server: OpenAIServer, scene: str, way: Callable[[Heard, list[Event]], Awaitable[None]]
+) -> None:
+    gc.collect()
+    gc.disable()
+    try:
+        before = calls_and_their_own()
+        for _ in range(2):
+            await all_of(server, scene, way)
+        async with asyncio.timeout(10):
+            while not calls_and_their_own() <= before:
+                await asyncio.sleep(0.005)
+    finally:
+        gc.enable()
 
 
 class Listener:
