@@ -35,6 +35,7 @@ _STREAM = (
     b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\ncache-control: no-store\r\n"
     b"transfer-encoding: chunked\r\n\r\n"
 )
+_INTERIM = b"HTTP/1.1 102 Processing\r\n\r\n"
 _BUSY, _FULL = "The engine's line is full. Try again in a moment.", "rate_limit_error"
 _STATUSES = {"unavailable_error": 503, _FULL: 429}
 _encode = msgspec.json.encode
@@ -86,6 +87,7 @@ class Desk:
         self._broken = broken
         self._loop = asyncio.get_running_loop()
         self._listeners: dict[Sequence, Ticket] = {}
+        self._waiting: set[Ticket] = set()  # that have not begun; the status of their answers is open
         self._line = Line(Capacity(told.slots, told.cache_tokens, rests=True))
         self._stepping = False
         self._alive = self._loop.call_later(limits.ENGINE_ALIVE_S, self._say_alive)
@@ -108,6 +110,7 @@ class Desk:
         except QueueFull:
             raise Refused(_BUSY, _FULL) from None
         connection.ticket = ticket
+        self._waiting.add(ticket)
         self._line.let_in()
 
     def begin(self, ticket: Ticket) -> None:
@@ -118,6 +121,7 @@ class Desk:
             except Broken as error:
                 self._broken(str(error))
         else:
+            self._waiting.discard(ticket)
             try:
                 sequence = ticket.sequence = self.decoder.add(ticket.ask, ticket.prompt)
             except Refused as refused:
@@ -141,6 +145,7 @@ class Desk:
 
     def leave(self, ticket: Ticket) -> None:
         """Its connection is gone."""
+        self._waiting.discard(ticket)
         if ticket.sequence is not None and self._listeners.pop(ticket.sequence, None) is not None:
             try:
                 self.decoder.cancel(ticket.sequence)
@@ -197,6 +202,8 @@ class Desk:
         self._line.leave(ticket.number, sequence.counts.prompt + sequence.counts.generated)
 
     def _say_alive(self) -> None:
+        for ticket in self._waiting:
+            ticket.connection.wait()
         for ticket in self._listeners.values():
             ticket.connection.say(ALIVE)
         self._alive = self._loop.call_later(limits.ENGINE_ALIVE_S, self._say_alive)
@@ -278,6 +285,10 @@ class Connection(asyncio.Protocol):
             self._answer(200, _encode(made(self._desk, body)))
         else:
             self._answer(404, refusal(Refused("File Not Found", "not_found_error"), 404))
+
+    def wait(self) -> None:
+        """A sign of life before the answer, which may still be a refusal."""
+        self._write(_INTERIM)
 
     def begin(self) -> None:
         """The head of a stream."""

@@ -38,6 +38,11 @@ class Offer(Record, frozen=True, gc=False):
         return self.kind == "openai"
 
     @property
+    def has_lanes(self) -> bool:
+        """Whether lines of batches wait at it until nobody else does: an engine's line may, see scheduling."""
+        return self.kind == "llama_cpp"
+
+    @property
     def is_bounded(self) -> bool:
         return bool(self.concurrency or self.rpm or self.tpm)
 

@@ -179,9 +179,12 @@ class Served:
                 self._router.failed(self.quote.offer, error, clock.monotonic_ns(), _wait_ns(error, clock))
 
 
-def patience_of(order: Order, quote: Quote) -> float:
+def patience_of(order: Order, quote: Quote) -> float | None:
     """How long an offer may say nothing before another is asked, in seconds. One that is asked for an answer in one
-    piece says nothing until that is made, however well it does."""
+    piece says nothing until that is made, however well it does; a line of a batch waits at an engine for as long as
+    its connection lives (None), because it waits for its turn."""
+    if order.deadline_ns and quote.offer.has_lanes and not quote.offer.first_token_s:
+        return None
     if quote.is_whole(order):
         return limits.FIRST_TOKEN_S + quote.max_tokens * limits.WHOLE_TOKEN_MS / 1000
     return quote.offer.first_token_s or limits.FIRST_TOKEN_S

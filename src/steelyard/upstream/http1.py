@@ -102,10 +102,21 @@ class Connection(asyncio.Protocol):
     """
 
     __slots__ = (
-        *("answered", "complete", "head", "head_done", "kept", "lost", "on_body", "on_message_begin", "over_s"),
+        *(
+            "alive",
+            "answered",
+            "complete",
+            "head",
+            "head_done",
+            "kept",
+            "lost",
+            "on_body",
+            "on_message_begin",
+            "over_s",
+        ),
         *("pieces", "resting", "since_s", "stale", "status", "upstream", "used", "_failed", "_feed", "_head"),
         *("_may_begin", "_on_end", "_on_lost", "_outbox", "_parser", "_patience", "_paused", "_signal", "_transport"),
-        *("_interim", "_unread_bytes", "_wheel"),
+        *("over_s", "_interim", "_interims", "_unread_bytes", "_wheel"),
     )
 
     def __init__(
@@ -125,6 +136,7 @@ class Connection(asyncio.Protocol):
         self.status = 0
         self.head = b""  # of the answer as it came, and maybe what came with it; see `header_of`
         self.answered = False  # a byte of the current answer came
+        self.alive = False  # the upstream said that it is at work on it, if nothing else yet
         self.head_done = False
         self.complete = False
         self.pieces: list[bytes] = []  # of the body, not yet read
@@ -141,7 +153,7 @@ class Connection(asyncio.Protocol):
         self._parser = httptools.HttpResponseParser(self)  # one for all answers: it begins anew behind each
         self._feed: Callable[[bytes], None] = self._parser.feed_data
         self._head = b""  # what came until it was whole
-        self._interim = 0
+        self._interim = self._interims = 0  # answers before the answer: in what came, and in all
         self._unread_bytes = 0
         self._paused = False
         self._failed: str | None = None  # in words: an error that was raised keeps whoever it met
@@ -152,10 +164,10 @@ class Connection(asyncio.Protocol):
 
     def send(self, head: bytes, body: bytes) -> None:
         """Begin an exchange. `head` is `Request.head()`. Raises UpstreamError when the connection is gone."""
-        self.status = self._interim = 0
+        self.status = self._interim = self._interims = 0
         self._head = b""
         self._may_begin[:] = _ONE
-        self.answered = self.head_done = self.complete = self.resting = False
+        self.alive = self.answered = self.head_done = self.complete = self.resting = False
         self.since_s = self._wheel.now_s
         transport = self._transport
         if transport is None or self.lost():
@@ -244,7 +256,8 @@ class Connection(asyncio.Protocol):
             if quiet_s > self._patience.idle_s:
                 self.abort()
         elif self._signal is not None:
-            patience_s = self._patience.silence_s if self.answered else self._patience.first_byte_s
+            begun = self.answered or self.alive
+            patience_s = self._patience.silence_s if begun else self._patience.first_byte_s
             if quiet_s > patience_s:
                 self.fail(f"said nothing for {patience_s} s")
         elif self.over_s is not None and now_s - self.over_s > limits.UPSTREAM_END_S:
@@ -293,8 +306,7 @@ class Connection(asyncio.Protocol):
             self._misread(error)
         signal = self._signal
         if begins and not self.head_done:
-            if len(self._head) > limits.HEADER_BYTES_MAX:
-                self.fail(f"sent headers of more than {limits.HEADER_BYTES_MAX} bytes")
+            self._await_head()
         elif signal is not None:
             if begins or self.pieces or self.complete:
                 if not signal.stays:
@@ -307,6 +319,24 @@ class Connection(asyncio.Protocol):
             if self._unread_bytes > limits.UPSTREAM_READ_BYTES and not self._paused and self._transport is not None:
                 self._paused = True
                 self._transport.pause_reading()
+
+    def _await_head(self) -> None:
+        """It is not whole; behind interim answers it may not even have begun."""
+        if self._interim:
+            self._head = self._behind_interim()
+            self._interims += self._interim
+            self._interim = 0
+            self.alive, self.answered = True, bool(self._head)
+        if self._interims > limits.UPSTREAM_INTERIMS_MAX:
+            self.fail(f"sent more than {limits.UPSTREAM_INTERIMS_MAX} interim answers and no answer")
+        elif len(self._head) > limits.HEADER_BYTES_MAX:
+            self.fail(f"sent headers of more than {limits.HEADER_BYTES_MAX} bytes")
+
+    def _behind_interim(self) -> bytes:
+        head = self._head
+        for _ in range(self._interim):
+            head = head[head.find(b"\r\n\r\n") + 4 :]
+        return head
 
     def _misread(self, error: httptools.HttpParserError) -> None:
         if self.complete:
@@ -346,10 +376,7 @@ class Connection(asyncio.Protocol):
             self._may_begin[:] = _ONE
             return
         self.status = status
-        head = self._head
-        for _ in range(self._interim):
-            head = head[head.find(b"\r\n\r\n") + 4 :]
-        self.head = head
+        self.head = self._behind_interim() if self._interim else self._head
         self.head_done = True
         self.kept = self._parser.should_keep_alive()
 

@@ -7,12 +7,20 @@ from contextlib import asynccontextmanager
 from typing import Any
 
 import pytest
+from msgspec import Raw
+from tests.fakes.engine import offer_at
 
 from steelyard.engines.asked import Ask, Refused
 from steelyard.engines.listener import Connection, Desk, Told
 from steelyard.engines.said import Counts
 from steelyard.kernel import limits
 from steelyard.kernel.engines import EngineLoad
+from steelyard.kernel.errors import UpstreamError
+from steelyard.kernel.offers import Offer
+from steelyard.kernel.records import Event
+from steelyard.scheduling.wish import Turn
+from steelyard.upstream.llama_cpp import LlamaCpp
+from steelyard.upstream.pool import Pool
 
 SYSTEM = "You are a helpful assistant. " * 40
 
@@ -95,6 +103,10 @@ class Client:
         self._port = port
         self.writers: list[asyncio.StreamWriter] = []
 
+    @property
+    def offer(self) -> Offer:
+        return offer_at(self._port)
+
     async def ask(self, text: str, turn: str = "1 0") -> asyncio.StreamReader:
         reader, writer = await asyncio.open_connection("127.0.0.1", self._port)
         self.writers.append(writer)
@@ -102,6 +114,18 @@ class Client:
         head = f"POST /v1/chat/completions HTTP/1.1\r\nauthorization: Bearer key\r\nx-steelyard-turn: {turn}\r\n"
         writer.write(f"{head}content-length: {len(body)}\r\n\r\n".encode() + body)
         return reader
+
+
+@asynccontextmanager
+async def adapter() -> AsyncIterator[LlamaCpp]:
+    pool = Pool()
+    yield LlamaCpp("local", pool, "key")
+    await pool.close()
+
+
+async def said_by(upstream: LlamaCpp, offer: Offer, text: str) -> list[Event]:
+    asked = {"messages": Raw(json.dumps([{"role": "user", "content": text}]).encode())}
+    return [event async for event in upstream.stream(offer, asked, 5, b"", turn=Turn(1, 86_400))]
 
 
 @asynccontextmanager
@@ -235,6 +259,43 @@ async def test_what_the_decoder_refuses_is_a_400_and_leaves_no_place_taken(waits
             assert (await reader.readline()).startswith(b"HTTP/1.1 400 ")
         assert b'"stop"' in await last.readuntil(b"data: [DONE]")
         await until(lambda: desk._line.count == 0)
+
+
+async def test_who_waits_hears_that_the_engine_lives_and_is_answered_as_if_it_had_not(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("steelyard.scheduling.scheduler._CALM_NS", 0)
+    async with serving(1) as (decoder, desk, client), adapter() as upstream:
+        await client.ask("#0")
+        await until(lambda: desk._line.count == 1)
+        line = await client.ask("#1", "1 86400")
+        refused = await client.ask("refuse #2", "1 86400")
+        told = asyncio.ensure_future(said_by(upstream, client.offer, "#3"))
+        await until(lambda: desk._line.count == 4)
+        for _ in range(3):
+            desk._say_alive()
+            desk._alive.cancel()
+        signs = [await line.readuntil(b"\r\n\r\n") for _ in range(3)]
+        assert signs == [b"HTTP/1.1 102 Processing\r\n\r\n"] * 3
+        decoder.speaks |= set("13")
+        decoder.ends |= set("013")
+        assert (await line.readuntil(b"data: [DONE]")).startswith(b"HTTP/1.1 200 OK\r\n")
+        assert b"\r\n\r\nHTTP/1.1 400 " in await refused.readuntil(b"too long")
+        assert await told == await said_by(upstream, client.offer, "#3")
+
+
+async def test_an_engine_that_dies_after_a_sign_of_life_is_found_out_and_another_may_be_asked() -> None:
+    async with serving(1) as (_, desk, client), adapter() as upstream:
+        await client.ask("#0")
+        await until(lambda: desk._line.count == 1)
+        told = asyncio.ensure_future(said_by(upstream, client.offer, "#1"))
+        await until(lambda: desk._line.count == 2)
+        desk._say_alive()
+        [waiting] = desk._waiting
+        waiting.connection._close()
+        with pytest.raises(UpstreamError, match="closed the connection") as caught:
+            await told
+        assert caught.value.retryable
 
 
 async def test_a_full_line_is_a_429(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -10,10 +10,12 @@ from tests.fakes.engine import HEAD, Exchange, ScriptedServer, chunk, scripted
 
 from steelyard.kernel import limits
 from steelyard.kernel.errors import UpstreamError
+from steelyard.kernel.outbox import Outbox
 from steelyard.kernel.run import Run
 from steelyard.upstream.dial import Dial
 from steelyard.upstream.http1 import Connection, Patience, Request, form_of, header_block
 from steelyard.upstream.pool import Pool
+from steelyard.upstream.wheel import Wheel
 
 
 def ask(server: ScriptedServer, body: bytes = b"{}") -> Request:
@@ -125,6 +127,88 @@ async def test_interim_answers_are_not_the_answer() -> None:
         assert (response.status, response.header(b"link")) == (201, b"")
         assert await response.body(10) == b"real"
         await pool.close()
+
+
+INTERIM = b"HTTP/1.1 102 Processing\r\n\r\n"
+
+
+async def test_signs_of_life_before_an_answer_may_be_more_than_a_head_is_long() -> None:
+    signs = limits.HEADER_BYTES_MAX // len(INTERIM) + 9
+
+    async def script(exchange: Exchange) -> None:
+        for _ in range(signs):
+            exchange.writer.write(INTERIM)
+            await asyncio.sleep(0)  # a read each, or a few
+        exchange.writer.write(INTERIM[:9])
+        await exchange.send(INTERIM[9:] + b"HTTP/1.1 20", b"0 OK\r\ncontent-length: 4\r\n\r\nreal")
+
+    pool = Pool()
+    async with scripted(script) as server:
+        for _ in range(2):
+            async with await pool.request(ask(server)) as response:
+                assert response.status == 200
+                assert await response.body(10) == b"real"
+        assert server.connections == 1
+        await pool.close()
+
+
+async def test_signs_of_life_have_an_end(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(limits, "UPSTREAM_INTERIMS_MAX", 3)
+
+    async def script(exchange: Exchange) -> None:
+        await exchange.send(INTERIM * 4)
+        await exchange.gone()
+
+    pool = Pool()
+    async with scripted(script) as server:
+        with pytest.raises(UpstreamError, match="more than 3 interim answers"):
+            await pool.request(ask(server))
+        await pool.close()
+
+
+async def test_one_that_dies_behind_a_sign_of_life_has_not_begun_its_answer() -> None:
+    async def script(exchange: Exchange) -> None:
+        await exchange.send(INTERIM)
+        exchange.writer.close()
+
+    pool = Pool()
+    async with scripted(script) as server:
+        with pytest.raises(UpstreamError, match=r"closed the connection$") as caught:
+            await pool.request(ask(server))
+        assert caught.value.retryable
+        await pool.close()
+
+
+class Open(asyncio.Transport):
+    """A connection of which nothing is heard but what a test says."""
+
+    def write(self, data: bytes | bytearray | memoryview) -> None:
+        pass
+
+    def is_closing(self) -> bool:
+        return False
+
+    def abort(self) -> None:
+        pass
+
+
+@pytest.mark.parametrize(("sign", "given_up_s", "patience_s"), [(b"", 601, 600), (INTERIM, 3600 + 121, 120)])
+async def test_silence_is_counted_from_the_last_sign_of_life(sign: bytes, given_up_s: int, patience_s: int) -> None:
+    wheel = Wheel(1)
+    connection = Connection("engine", wheel, Patience(600, 120), Outbox(), lambda gone: None)
+    connection.connection_made(Open())
+    connection.send(b"POST / HTTP/1.1\r\ncontent-length: ", b"")
+    for second in range(given_up_s):
+        connection.more()
+        wheel.now_s = second
+        if sign and second <= 3600 and second % 100 == 0:
+            connection.data_received(sign)
+        connection.look(second)
+    connection.more()
+    connection.look(given_up_s)
+    with pytest.raises(UpstreamError, match=f"said nothing for {patience_s} s") as caught:
+        connection.more()
+    assert caught.value.retryable, "no word of an answer came"
 
 
 @pytest.mark.parametrize("sent", [HEAD + chunk(b"half"), b"HTTP/1.1 200 OK\r\ncontent-length: 10\r\n\r\nhalf"])

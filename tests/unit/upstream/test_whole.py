@@ -5,6 +5,7 @@ import pytest
 from tests.fakes.parties import CALLER, COST, OFFER, PRICE
 
 from steelyard.kernel import limits
+from steelyard.kernel.clock import NS_PER_S
 from steelyard.kernel.offers import Capability
 from steelyard.kernel.quantities import Meter
 from steelyard.kernel.records import Order, Quote
@@ -47,3 +48,11 @@ def test_it_has_the_time_to_make_it_before_another_is_asked() -> None:
     assert patience_of(ORDER, quote(max_tokens=1000)) == limits.FIRST_TOKEN_S + limits.WHOLE_TOKEN_MS
     assert patience_of(ORDER, quote(cost=PRICE)) == limits.FIRST_TOKEN_S
     assert patience_of(ORDER, quote(offer=HASTY, max_tokens=100)) == HASTY.first_token_s
+
+
+def test_a_line_of_a_batch_waits_for_its_turn_at_an_engine_unless_the_operator_says_how_long() -> None:
+    line = msgspec.structs.replace(ORDER, deadline_ns=86_400 * NS_PER_S)
+    assert patience_of(line, quote(offer=OFFER)) is None
+    assert patience_of(line, quote(offer=msgspec.structs.replace(OFFER, first_token_s=2))) == 2
+    assert patience_of(ORDER, quote(offer=OFFER)) == limits.FIRST_TOKEN_S
+    assert patience_of(line, quote(cost=PRICE)) == limits.FIRST_TOKEN_S, "a vendor has no line to wait in"
