@@ -32,7 +32,7 @@ TITLES = {
     "I3": "Roll-ups equal usage",
     "I4": "Available + held + captured − paid out = topped up + granted; no purse is overdrawn; held = open holds",
     "I5": "Each request has one usage row and took at most its hold; the rest is overrun",
-    "I7": "Leases and what is free make the wallet; each lease has one living holder",
+    "I7": "Leases and what is free make the wallet, their shares what limits lent; each lease has one living holder",
     "I9": "Re-rating a usage row with its tariffs gives the same amounts",
     "I11": "The chain of batch hashes is unbroken",
     "I13": "A closed period has the balances it was closed with, and nothing was posted into it since",
