@@ -93,8 +93,7 @@ async def paid_request(house: House, ask: Ask, answer: Answer) -> Settlement:
 
 async def hold(house: House, caller: Caller, order: Order) -> list[Terms]:
     """Set the worst case aside, or as much of it as wallet and limits cover; then fewer output tokens are forwarded."""
-    snapshot, priced_ns = house.teller.snapshot, house.meter.now_ns()
-    found = house.prices.of(snapshot, caller, order, priced_ns, sought)
+    found = house.prices.of(house.teller.snapshot, caller, order, priced_ns := house.meter.now_ns(), sought)
     asks = hold_asks(found, order, caller, bounds, priced_ns)
     granted = await house.teller.hold(dearest(asks))
     return covered(found, asks, granted, priced_ns)
@@ -128,12 +127,13 @@ async def relay(house: House, order: Order, quotes: list[Quote], reading: Readin
             return reading.pass_on(answer, sequence, event, total)
 
         await speech.tell(told)
-        speech.whole(reading.spent(total := reading.total), guessed=reading.guessed)
+        speech.whole(reading.spent(total := reading.total), guessed=bool(reading.guessed))
     closing = answer.closing(total)
     if house.strict or answer.holds_back:
         closing, last = answer.parted(closing)
     if sending := reading.deliver(answer, closing, total):
         await sending
+    reading.commit(total)
     return end, last
 
 

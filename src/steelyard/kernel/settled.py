@@ -29,7 +29,10 @@ class End(StrEnum):
     @property
     def whole(self) -> bool:
         """The answer came to its own end, and the customer was told so."""
-        return self in (End.COMPLETE, End.MONEY_ENDED)
+        return self in WHOLE
+
+
+WHOLE = (End.COMPLETE, End.MONEY_ENDED)
 
 
 class Kind(IntEnum):

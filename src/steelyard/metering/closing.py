@@ -4,7 +4,7 @@ Pure. The same for a request that its worker closed and for one that recovery cl
 """
 
 from steelyard.kernel.quantities import Usage
-from steelyard.kernel.settled import End, Opened
+from steelyard.kernel.settled import WHOLE, End, Opened
 from steelyard.metering.energy import energy_uj
 
 
@@ -18,7 +18,7 @@ def settled_usage(
     Energy that was not measured is modelled.
     """
     energy = measured_uj if measured_uj is not None else energy_uj(cpu_ns, watts_milli) if cpu_ns else 0
-    if delivered.generated == 0 and opened.max_tokens and not end.whole:
+    if end not in WHOLE and opened.max_tokens and delivered.generated == 0:
         return Usage(cpu_ns=cpu_ns, energy_uj=energy)
     if not (cpu_ns or energy or delivered.cpu_ns or delivered.energy_uj):
         return delivered  # there is nothing to be added, and nothing to be left out

@@ -102,32 +102,38 @@ def measured_between(before: tuple[int, int], after: tuple[int, int]) -> int | N
     return after[0] - before[0] if before[1] == after[1] and after[1] & 1 else None
 
 
+class _Gauges(dict[str, EnergyGauge]):
+    def __init__(self, find: Callable[[str], EnergyGauge]) -> None:
+        super().__init__()
+        self._find = find
+
+    def __missing__(self, upstream: str) -> EnergyGauge:
+        return self._find(upstream)
+
+
 class EnergyClocks:
     """The worker's side: the clocks of all upstreams, mapped once each."""
 
     def __init__(self, directory: Path) -> None:
         self._directory = directory
-        self._gauges: dict[str, EnergyGauge] = {}
+        self.gauges: dict[str, EnergyGauge] = _Gauges(self._mapped)
+        """By upstream, found when one is first asked for: the clock to read at open and at close. One that appears in
+        between is not used: its past is not ours."""
         self._clockless: set[str] = set()
         self._maps: list[tuple[memoryview, mmap.mmap]] = []
-
-    def gauge(self, upstream: str) -> EnergyGauge:
-        """The clock to read at open and at close. One that appears in between is not used: its past is not ours."""
-        gauge = self._gauges.get(upstream)
-        return gauge if gauge is not None else self._mapped(upstream)
 
     def look_again(self) -> None:
         """Look for clocks that were not there: a file is asked for once, not with every request (20 µs)."""
         for upstream in self._clockless:
-            del self._gauges[upstream]
+            del self.gauges[upstream]
         self._clockless.clear()
 
     def per_sequence_ns(self, upstream: str) -> int:
         """CPU time per running sequence so far; 0 when the upstream has no clock."""
-        return self.gauge(upstream).per_sequence_ns()
+        return self.gauges[upstream].per_sequence_ns()
 
     def close(self) -> None:
-        self._gauges.clear()
+        self.gauges.clear()
         self._clockless.clear()
         for words, mapped in self._maps:
             words.release()
@@ -147,10 +153,10 @@ class EnergyClocks:
             os.close(fd)
         words = memoryview(mapped).cast("Q")
         self._maps.append((words, mapped))
-        gauge = self._gauges[upstream] = EnergyGauge(words)
+        gauge = self.gauges[upstream] = EnergyGauge(words)
         return gauge
 
     def _without(self, upstream: str) -> EnergyGauge:
         self._clockless.add(upstream)
-        gauge = self._gauges[upstream] = EnergyGauge(None)
+        gauge = self.gauges[upstream] = EnergyGauge(None)
         return gauge

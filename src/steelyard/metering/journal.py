@@ -22,6 +22,8 @@ from steelyard.metering.lock import LOCK_NAME, SeriesLock
 from steelyard.metering.reader import ends_of_data
 
 _SYSTEM_DISK = Disk()
+_Late = tuple[bytes, Callable[[int], None], int]
+"""A frame, who is to be told when it is written, and of which slot."""
 
 
 class Journal:
@@ -38,7 +40,7 @@ class Journal:
         self._fd = self._new_segment(segment)
         self._offset = HEADER_BYTES
         self._open_requests = 0
-        self._late: list[tuple[bytes, Callable[[], None]]] = []  # closes that wait for the next write, and who is told
+        self._late: list[_Late] = []  # closes that wait for the next write
         self._failed = False
         self._closed = False
         self._retired: list[tuple[int, int]] = []  # rotated segments the syncer still has to finish: (fd, end)
@@ -48,6 +50,7 @@ class Journal:
         self._syncing = threading.Lock()
         self._growing = threading.Lock()  # guards the making of segments, the spare one above all
         self._dirty = threading.Event()
+        self._told = False  # the syncer was woken, and has not looked yet
         self._stopping = threading.Event()
         self._waiters: list[tuple[Position, asyncio.AbstractEventLoop, asyncio.Future[None]]] = []
         self._synced = Position(segment, HEADER_BYTES)
@@ -104,7 +107,7 @@ class Journal:
     @property
     def due(self) -> Position:
         """The first byte behind what is written and what waits to be."""
-        return Position(self._segment, self._offset + sum(len(frame) for frame, _ in self._late))
+        return Position(self._segment, self._offset + sum(len(one[0]) for one in self._late))
 
     @property
     def synced(self) -> Position:
@@ -122,7 +125,7 @@ class Journal:
         size = len(frame)
         if self._failed or self._closed or size > limits.FRAME_BYTES_MAX:
             raise self._takes_none()
-        opening, closing = isinstance(record, Opened), isinstance(record, Closed)
+        opening, closing = type(record) is Opened, type(record) is Closed
         reserved = 0 if closing else (self._open_requests + opening) * limits.CLOSED_FRAME_BYTES_MAX
         if self._offset + size + reserved > self._segment_bytes:
             self.flush()  # into the room that was kept for them here
@@ -133,17 +136,19 @@ class Journal:
         elif closing and self._open_requests:
             self._open_requests -= 1
 
-    def append_soon(self, record: Closed, written: Callable[[], None]) -> bool:
+    def append_soon(self, record: Closed, written: Callable[[int], None], slot: int) -> bool:
         """Write a close with the next record that is appended, or at `flush`; True: it is the first that waits.
 
-        `written` is called when it is; never, when that fails. Raises BooksError when nothing can be written any more.
-        Whoever may be killed in between needs a slot that says the same.
+        `written` is called with `slot` when it is; never, when that fails. Raises BooksError when nothing can be
+        written any more. Whoever may be killed in between needs a slot that says the same.
         """
         frame = frame_from(record)
         if self._failed or self._closed or len(frame) > limits.FRAME_BYTES_MAX:
             raise self._takes_none()
-        self._late.append((frame, written))
-        return len(self._late) == 1
+        late = self._late
+        is_first = not late
+        late.append((frame, written, slot))
+        return is_first
 
     def flush(self) -> None:
         """Write the closes that wait. Safe to call when none does, and when the journal has failed."""
@@ -195,6 +200,7 @@ class Journal:
         if not self._dirty.is_set():
             return
         self._dirty.clear()
+        self._told = False  # before it looks how far to sync: what is written from here on wakes it again
         if self._failed:
             return
         with contextlib.suppress(BooksError):  # `failed` is set, and every append and waiter hears of it
@@ -228,7 +234,7 @@ class Journal:
         late = self._late
         if late:
             self._late = []
-            frame = b"".join([one for one, _ in late]) + frame
+            frame = b"".join([one[0] for one in late]) + frame
         size = len(frame)
         try:
             written = self._disk.pwrite(self._fd, frame, self._offset)
@@ -239,12 +245,13 @@ class Journal:
             self._fail(written)
             raise BooksError(f"the journal {self._directory.name} cannot write: {written} of {size} bytes fitted")
         self._offset += size
-        if not self._dirty.is_set():
+        if not self._told:
+            self._told = True
             self._dirty.set()
         if late:
             self._open_requests = max(0, self._open_requests - len(late))
-            for _, written_to in late:
-                written_to()
+            for _, written_to, slot in late:
+                written_to(slot)
 
     def _fail(self, torn_bytes: int) -> None:
         """Wipe what a short write left, so that no reader meets half a frame; were that refused, its CRC is wrong."""

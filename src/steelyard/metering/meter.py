@@ -8,13 +8,15 @@ import asyncio
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
 
+import msgspec
+
 from steelyard.kernel.clock import Clock
 from steelyard.kernel.errors import BooksError, ClientGone, UpstreamError, overloaded, unavailable
 from steelyard.kernel.quantities import Usage
 from steelyard.kernel.records import Event, Order, Quote
 from steelyard.kernel.roles import Answer, Sending
 from steelyard.kernel.run import Signal
-from steelyard.kernel.settled import Closed, End, Moved, Opened
+from steelyard.kernel.settled import WHOLE, Closed, End, Moved, Opened
 from steelyard.kernel.thinking import thinking_of
 from steelyard.metering.closing import beyond, settled_usage
 from steelyard.metering.energy import EnergyClocks, EnergyGauge, energy_uj, measured_between
@@ -68,44 +70,50 @@ class Meter:
         """
         if self._retired:
             raise unavailable("draining", "This worker is stopping.")
-        if self._slots.failed:
+        slots, caller, offer, price, cost = self._slots, quote.caller, quote.offer, quote.price, quote.cost
+        if slots.failed:
             raise unavailable("journal_failed", _TAKES_NONE)
-        slot = self._slots.claim(order.request_id, quote.cost.watts_milli)
+        slot = slots.claim(order.request_id, cost.watts_milli)
         if slot is None:
             self._journal.flush()  # those whose close waits have theirs still
-            slot = self._slots.claim(order.request_id, quote.cost.watts_milli)
+            slot = slots.claim(order.request_id, cost.watts_milli)
         if slot is None:
-            raise overloaded(f"All {self._slots.count} places for running requests are taken.")
-        opened = Opened(
-            request_id=order.request_id,
-            opened_ns=quote.priced_ns,  # not now: the hold took its time, and a price may have changed meanwhile
-            slot=slot,
-            tenant_id=quote.caller.tenant_id,
-            project_id=quote.caller.project_id,
-            key_id=quote.caller.key_id,
-            model=quote.model,
-            upstream=quote.offer.upstream,
-            price_id=quote.price.id,
-            cost_id=quote.cost.id,
-            currency=quote.price.currency,
-            hold_nano=quote.hold_nano,
-            max_tokens=quote.max_tokens,
-            sequences=order.sequences,
-            stream=order.stream,
-            lease=quote.lease,
-            rate_id=quote.rate_id,
-            why=why,
-            price_when=quote.price.met,
-            cost_when=quote.cost.met,
-            thinking=thinking_of(order.params),
+            raise overloaded(f"All {slots.count} places for running requests are taken.")
+        opened = Opened(  # by place, which takes a sixth of the time
+            order.request_id,
+            quote.priced_ns,  # not now: the hold took its time, and a price may have changed meanwhile
+            slot,
+            caller.tenant_id,
+            caller.project_id,
+            caller.key_id,
+            offer.model,
+            offer.upstream,
+            price.id,
+            cost.id,
+            price.currency,
+            quote.hold_nano,
+            quote.max_tokens,
+            order.sequences,
+            order.stream,
+            quote.lease,
+            quote.rate_id,
+            why,
+            (),  # nobody was tried in vain so far
+            price.met,
+            cost.met,
+            thinking_of(order.params),
         )
         try:
             self._journal.append(opened)
         except BooksError as error:
-            self._slots.free(slot)
+            slots.free(slot)
             raise unavailable("journal_failed", _TAKES_NONE) from error
         self._in_flight += 1
-        return Reading(self, opened, self._energy.gauge(opened.upstream), quote.cost.watts_milli)
+        gauge, now = self._energy.gauges[offer.upstream], self._monotonic_ns
+        reading = Reading(self, opened, slots, gauge, cost.watts_milli, now, now())
+        if not gauge.stands_still:
+            reading.look_at_clock()
+        return reading
 
     def look_again(self) -> None:
         """Look for the clocks of engines that have started since; from time to time."""
@@ -129,67 +137,45 @@ class Meter:
         return now_ns
 
 
-class Reading:
-    """One request in flight. `intend`, send, `commit` for every piece, by `pass_on` or `deliver`; `close` once."""
+class Reading(msgspec.Struct, eq=False):
+    """One request in flight. `intend`, send, `commit` for every piece, by `pass_on` or `deliver`; `close` once.
 
-    __slots__ = (
-        "_closed",
-        "_estimated",
-        "_first_token_ns",
-        "_gauge",
-        "_guessed",
-        "_guesses",
-        "_heard",
-        "_intended",
-        "_leaving",
-        "_meter",
-        "_monotonic_ns",
-        "_opened_cpu_ns",
-        "_opened_measured",
-        "_opened_mono_ns",
-        "_slots",
-        "_watts_milli",
-        "_written",
-        "delivered",
-        "opened",
-        "started",
-    )
+    A struct, because one is made for every request and most of what it keeps begins as nothing.
+    """
 
-    def __init__(self, meter: Meter, opened: Opened, gauge: EnergyGauge, watts_milli: int) -> None:
-        self.opened = opened
-        self.delivered = _NOTHING  # tokens that have left user space, summed over the sequences
-        self.started = False  # a piece was handed to the connection: the answer's head can no longer change
-        self._meter = meter
-        self._slots = meter._slots
-        self._monotonic_ns = meter._monotonic_ns
-        self._opened_mono_ns = self._monotonic_ns()
-        self._gauge = gauge
-        if not gauge.stands_still:
-            self._opened_cpu_ns = gauge.per_sequence_ns()
-            self._opened_measured = gauge.measured()
-        self._watts_milli = watts_milli
-        self._intended = _NOTHING
-        self._heard: Usage | None = None  # all the upstream told of, delivered or not: its vendor bills it
-        self._guessed: set[int] = set()  # sequences whose latest counts are not their upstream's
-        self._guesses = False  # in what was intended
-        self._estimated = False  # of what was delivered
-        self._first_token_ns = 0
-        self._leaving: Signal[None] | None = None  # of a piece that was passed on
-        self._closed: Closed | None = None
-        self._written = False  # the journal has the close record
+    _meter: Meter
+    opened: Opened
+    _slots: Slots
+    _gauge: EnergyGauge
+    _watts_milli: int
+    _monotonic_ns: Callable[[], int]
+    _opened_mono_ns: int
+    _opened_cpu_ns: int = 0
+    _opened_measured: tuple[int, int] = (0, 0)
+    delivered: Usage = _NOTHING  # tokens that have left user space, summed over the sequences
+    started: bool = False  # a piece was handed to the connection: the answer's head can no longer change
+    total: Usage = _NOTHING  # all the upstream told of, over all sequences, delivered or not: its vendor bills it
+    guessed: frozenset[int] = frozenset()  # sequences whose latest counts are ours, not their upstream's
+    _intended: Usage = _NOTHING
+    _guesses: bool = False  # in what was intended
+    _estimated: bool = False  # of what was delivered
+    _first_token_ns: int = 0
+    _leaving: Signal[None] | None = None  # of a piece that was passed on
+    _closed: Closed | None = None
+    _refused: bool = False  # the journal would not have the close record
 
     @property
     def request_id(self) -> bytes:
         return self.opened.request_id
 
-    @property
-    def guessed(self) -> bool:
-        """Whether the latest counts are ours, not the upstream's."""
-        return bool(self._guessed)
+    def look_at_clock(self) -> None:
+        """What the engine is busy with from here on is counted."""
+        self._opened_cpu_ns = self._gauge.per_sequence_ns()
+        self._opened_measured = self._gauge.measured()
 
     def heard(self, usage: Usage) -> None:
         """What the upstream has told of by now; its vendor may bill it though none of it is passed on yet."""
-        self._heard = usage
+        self.total = usage
 
     def spent(self, usage: Usage) -> Usage:
         """These counts with the CPU time and the energy they have taken so far."""
@@ -199,22 +185,18 @@ class Reading:
         spent_uj = energy_uj(cpu_ns, self._watts_milli) if measured_uj is None else measured_uj
         return usage + Usage(cpu_ns=cpu_ns, energy_uj=spent_uj)
 
-    @property
-    def total(self) -> Usage:
-        """What the upstream told of at last, over all sequences."""
-        return self._heard or _NOTHING
-
     def pass_on(self, answer: Answer, sequence: int, event: Event, usage: Usage) -> Sending:
         """Send what the answer has to say of an event; `usage`: over all sequences, it included.
 
         To be awaited only where the customer takes more slowly than the upstream gives: the commit comes when the
         piece has left, whoever runs then. One piece at a time is on its way.
         """
-        self._heard = usage
+        self.total = usage
         if event.estimated:
-            self._guessed.add(sequence)
-        elif self._guessed:
-            self._guessed.discard(sequence)
+            if sequence not in self.guessed:
+                self.guessed |= {sequence}
+        elif self.guessed:
+            self.guessed -= {sequence}
         piece = answer.render(sequence, event)
         if not piece:
             return None
@@ -227,7 +209,7 @@ class Reading:
             sending.resume = self._has_left
             return None
         if sending is not None:
-            return self._delivered(sending, usage)
+            return self._until_left(sending, usage)
         self.commit(usage)
         return None
 
@@ -250,18 +232,17 @@ class Reading:
         await self._left()
         if sending := self.deliver(answer, piece, usage):
             await sending
+        self.commit(usage)
 
     def deliver(self, answer: Answer, piece: bytes, usage: Usage) -> Sending:
-        """Send one piece, after which the customer has had `usage` in all. To be awaited until it has left."""
+        """Send one piece, after which the customer will have had `usage` in all. To be awaited until it has left; then
+        its `commit` is to follow."""
         if self._leaving is not None:
             return self._behind(answer, piece, usage)
         self.intend(usage)
-        if (sending := answer.send(piece)) is not None:
-            return self._delivered(sending, usage)
-        self.commit(usage)
-        return None
+        return answer.send(piece)
 
-    async def _delivered(self, sending: Awaitable[None], usage: Usage) -> None:
+    async def _until_left(self, sending: Awaitable[None], usage: Usage) -> None:
         await sending
         self.commit(usage)
 
@@ -274,7 +255,7 @@ class Reading:
     def intend(self, usage: Usage) -> None:
         """Before the send: cumulative counts over all sequences, the piece about to be sent included."""
         cpu_ns = 0 if self._gauge.stands_still else self._cpu_ns()
-        self._intended, self._guesses = usage, bool(self._guessed)
+        self._intended, self._guesses = usage, bool(self.guessed)
         self._slots.intend(self.opened.slot, usage, cpu_ns, self._guesses)
         self.started = True
 
@@ -282,11 +263,10 @@ class Reading:
         """After the piece has left user space. `usage` is what was intended; anything else is a bug of the caller."""
         if usage is not self._intended and usage != self._intended:
             raise ValueError(f"committed {usage}, but {self._intended} was intended")
-        elapsed_ns = self._monotonic_ns() - self._opened_mono_ns
+        elapsed_ns, first_ns = self._monotonic_ns() - self._opened_mono_ns, 0
         if not self._first_token_ns:
-            self._first_token_ns = elapsed_ns or 1
-            self._slots.first_token(self.opened.slot, self._first_token_ns)
-        self._slots.commit(self.opened.slot, elapsed_ns)
+            self._first_token_ns = first_ns = elapsed_ns or 1
+        self._slots.commit(self.opened.slot, elapsed_ns, first_ns)
         self.delivered = usage
         self._estimated = self._guesses
 
@@ -300,32 +280,32 @@ class Reading:
         opened, self._leaving = self.opened, None  # the slot is soon another's: what leaves now is not counted
         cpu_ns, measured_uj = (0, None) if self._gauge.stands_still else (self._cpu_ns(), self._measured_uj())
         usage = settled_usage(opened, self.delivered, end, cpu_ns, self._watts_milli, measured_uj)
-        self._closed = Closed(
-            request_id=opened.request_id,
-            closed_ns=self._meter.now_ns(),
-            usage=usage,
-            end=str(end),
-            first_token_ns=self._first_token_ns,
-            duration_ns=self._monotonic_ns() - self._opened_mono_ns,
-            short_by_one_read=self._intended is not self.delivered and self._intended != self.delivered,
-            estimated=self._estimated,
-            heard=None if end.whole else beyond(usage, self._heard),
-            measured_uj=measured_uj or 0,
+        meter, intended, delivered = self._meter, self._intended, self.delivered
+        self._closed = closed = Closed(  # by place, as the open record
+            opened.request_id,
+            meter.now_ns(),
+            usage,
+            str(end),
+            self._first_token_ns,
+            self._monotonic_ns() - self._opened_mono_ns,
+            intended is not delivered and intended != delivered,
+            self._estimated,
+            None if end in WHOLE else beyond(usage, self.total),
+            measured_uj or 0,
         )
-        meter = self._meter
         meter._in_flight -= 1
-        with suppress(BooksError):
-            if meter._journal.append_soon(self._closed, self._recorded):
+        journal = meter._journal
+        try:
+            is_first = journal.append_soon(closed, self._slots.free, opened.slot)
+        except BooksError:
+            self._refused = True
+        else:
+            if is_first:
                 if meter._soon is None:
-                    meter._journal.flush()
+                    journal.flush()
                 else:
-                    meter._soon(meter._journal.flush)
-        return self._closed
-
-    def _recorded(self) -> None:
-        """The close is in the journal."""
-        self._written = True
-        self._slots.free(self.opened.slot)
+                    meter._soon(journal.flush)
+        return closed
 
     def move(self, quote: Quote, fault: str = "") -> None:
         """Put on record that another upstream is called now, and why. What the one before spent on it stays its own.
@@ -342,12 +322,11 @@ class Reading:
         except BooksError as error:
             raise unavailable("journal_failed", _TAKES_NONE) from error
         self.opened = moved.moves(opened)
-        self._heard = None
+        self.total = _NOTHING
         self._watts_milli = cost.watts_milli
         self._slots.power(opened.slot, cost.watts_milli)
-        self._gauge = meter._energy.gauge(offer.upstream)
-        self._opened_cpu_ns = self._gauge.per_sequence_ns()
-        self._opened_measured = self._gauge.measured()
+        self._gauge = meter._energy.gauges[offer.upstream]
+        self.look_at_clock()
 
     async def deliver_last(self, answer: Answer, piece: bytes, *, strict: bool) -> None:
         """Send what had to wait for the close record, if anything had to; `strict`: until that is on the medium."""
@@ -365,10 +344,11 @@ class Reading:
         Raises CallerError `journal_failed` when it never will be.
         """
         try:
-            self._meter._journal.flush()
-            if not self._written:
+            journal = self._meter._journal
+            journal.flush()
+            if self._refused or journal.failed:
                 raise BooksError("the close record was not written")
-            await self._meter._journal.wait_synced()
+            await journal.wait_synced()
         except BooksError as error:
             raise unavailable("journal_failed", "The end of this answer could not be put on record.") from error
         except asyncio.CancelledError:

@@ -16,6 +16,7 @@ import contextlib
 import errno
 import mmap
 import os
+import struct
 import threading
 from pathlib import Path
 from typing import NamedTuple
@@ -36,6 +37,7 @@ _STATE, _ID_HIGH, _ID_LOW, _INTENT, _COMMIT, _FIRST_TOKEN_NS, _LAST_NS, _WATTS_M
 _BANK = 8
 _BANK_WORDS = 8
 _REUSED = 2  # beside `estimated` in its word: input and output are those of an answer that was given before
+_halves = struct.Struct(">QQ").unpack  # of an id, as two words
 _SYSTEM_DISK = Disk()
 
 
@@ -92,8 +94,10 @@ class Slots:
         self._path = path
         self._disk = disk
         self._dirty = False
-        self._failed = False
+        self.failed = False
+        """The medium refused the counts: they survive a kill, but no power loss any more."""
         self._claimed = threading.Event()  # the syncer sleeps while nothing is in flight
+        self._told = False  # it was woken, and has not looked yet
         self._stopping = threading.Event()
         self._syncer: threading.Thread | None = None
         self._words = memoryview(self._map).cast("Q")
@@ -153,23 +157,18 @@ class Slots:
     def free_count(self) -> int:
         return len(self._free)
 
-    @property
-    def failed(self) -> bool:
-        """The medium refused the counts: they survive a kill, but no power loss any more."""
-        return self._failed
-
     def sync(self) -> None:
         """Return when all counts stored so far are on the medium. Raises BooksError when the disk says no."""
         self._dirty = False
         try:
             self._disk.sync(self._fd)
         except OSError as error:
-            self._failed = True  # never tried again: a second fsync may succeed although the pages are lost
+            self.failed = True  # never tried again: a second fsync may succeed although the pages are lost
             raise BooksError(f"the slot file {self._path} cannot sync: {error.strerror}") from error
 
     def tend(self) -> None:
         """One turn of the syncer."""
-        if self._dirty and not self._failed:
+        if self._dirty and not self.failed:
             with contextlib.suppress(BooksError):  # `failed` is set: the worker is replaced
                 self.sync()
 
@@ -185,11 +184,11 @@ class Slots:
         words[at + _FIRST_TOKEN_NS] = 0
         words[at + _LAST_NS] = 0
         words[at + _WATTS_MILLI] = watts_milli
-        words[at + _ID_HIGH] = int.from_bytes(request_id[:8], "big")
-        words[at + _ID_LOW] = int.from_bytes(request_id[8:], "big")
+        words[at + _ID_HIGH], words[at + _ID_LOW] = _halves(request_id)
         words[at + _STATE] = CLAIMED
         self._dirty = True
-        if not self._claimed.is_set():
+        if not self._told:
+            self._told = True
             self._claimed.set()
         return index
 
@@ -219,16 +218,15 @@ class Slots:
         words[bank + 5] = usage.reasoning
         words[at + _INTENT] = generation
 
-    def commit(self, index: int, last_ns: int = 0) -> None:
-        """After the bytes have left user space: what was intended is delivered, `last_ns` after the open."""
+    def commit(self, index: int, last_ns: int = 0, first_ns: int = 0) -> None:
+        """After the bytes have left user space: what was intended is delivered, `last_ns` after the open. `first_ns`:
+        the same of the first piece, with that alone."""
         words, at = self._words, (1 + index) * _SLOT_WORDS
+        if first_ns:
+            words[at + _FIRST_TOKEN_NS] = first_ns
         words[at + _LAST_NS] = last_ns
         words[at + _COMMIT] = words[at + _INTENT]
         self._dirty = True
-
-    def first_token(self, index: int, ns: int) -> None:
-        """How long after the open the first piece left; before its commit."""
-        self._words[(1 + index) * _SLOT_WORDS + _FIRST_TOKEN_NS] = ns
 
     def read_slot(self, index: int) -> SlotState:
         words, at = self._words, _at(index, self._layout.slot_words)
@@ -262,6 +260,7 @@ class Slots:
         while not self._stopping.is_set():
             self._claimed.wait()
             self._claimed.clear()
+            self._told = False  # before it looks: who claims from here on wakes it again
             while len(self._free) < self.count and not self._stopping.wait(limits.SLOTS_SYNC_INTERVAL_MS / 1000):
                 self.tend()
 

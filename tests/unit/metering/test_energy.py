@@ -52,7 +52,7 @@ def test_a_restarted_engine_counts_on(tmp_path: Path) -> None:
 def test_a_missing_clock_reads_zero_and_is_found_when_it_appears(tmp_path: Path) -> None:
     clocks = EnergyClocks(tmp_path / "energy")
     assert clocks.per_sequence_ns("local") == 0
-    early = clocks.gauge("local")
+    early = clocks.gauges["local"]
     cpu = Cpu()
     clock = CpuClock(clock_path(tmp_path / "energy", "local"), cpu)
     cpu.ns += 70
@@ -88,7 +88,7 @@ def test_energy_is_time_times_power(cpu_ns: int, watts_milli: int, expected: int
 def test_energy_counts_as_measured_only_if_it_was_all_the_time(tmp_path: Path) -> None:
     clock = EnergyClock(clock_path(tmp_path, "gpu"))
     clocks = EnergyClocks(tmp_path)
-    gauge = clocks.gauge("gpu")
+    gauge = clocks.gauges["gpu"]
     before = gauge.measured()
     clock.add(1_000, 2, 500)
     assert measured_between(before, gauge.measured()) is None  # what was used before the first look is unknown
@@ -105,6 +105,6 @@ def test_energy_counts_as_measured_only_if_it_was_all_the_time(tmp_path: Path) -
     after = EnergyClock(clock_path(tmp_path, "gpu"))  # the one before was killed while it measured
     after.add(1_000, 1, 30)
     assert measured_between(again, gauge.measured()) is None
-    assert measured_between(EnergyClocks(tmp_path / "none").gauge("x").measured(), (0, 0)) is None
+    assert measured_between(EnergyClocks(tmp_path / "none").gauges["x"].measured(), (0, 0)) is None
     clocks.close()
     after.close()

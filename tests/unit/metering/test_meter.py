@@ -11,9 +11,11 @@ from tests.fakes.metering import FaultyDisk, hear, opened, order, quote, request
 
 from steelyard.kernel.clock import NS_PER_S, ManualClock
 from steelyard.kernel.errors import CallerError
+from steelyard.kernel.offers import Offer
 from steelyard.kernel.quantities import Usage
+from steelyard.kernel.records import Caller, Quote
 from steelyard.kernel.settled import Closed, End, Moved, Opened, Position
-from steelyard.kernel.tariff import Tariff
+from steelyard.kernel.tariff import Tariff, Thinking
 from steelyard.metering.closing import settled_usage
 from steelyard.metering.energy import CpuClock, EnergyClock, EnergyClocks, clock_path
 from steelyard.metering.journal import Journal
@@ -103,6 +105,59 @@ def test_a_moved_request_is_settled_where_it_is_served_and_costs_what_that_takes
     assert (reading.opened.upstream, reading.opened.cost_id, reading.opened.max_tokens) == ("elsewhere", 7, 9)
     assert reading.opened.hold_nano == opened.hold_nano
     assert (closed.usage.cpu_ns, closed.usage.energy_uj) == (2 * NS_PER_S, 4_000_000)
+
+
+def test_each_field_of_an_open_record_stands_in_its_place(desk: Desk) -> None:
+    there = msgspec.structs.replace
+    price, cost = Tariff(11, "m", "CNY", 0, (), met=12), Tariff(13, "there", "CNY", 0, (), watts_milli=14, met=15)
+    caller, offer = Caller(16, 17, 18, "t", "p", "CNY"), Offer(19, "other", "there", "h:1", "m", 99, 99)
+    asked = there(order(20, sequences=21), params={"enable_thinking": msgspec.Raw(b"true")})
+    terms = Quote(caller, offer, price, cost, 22, 23, False, 24, "w0-1", None, 25)
+    reading = desk.meter.open(asked, terms, b"why")
+    assert reading.opened == Opened(
+        request_id=request_id(20),
+        opened_ns=24,
+        slot=0,
+        tenant_id=18,
+        project_id=17,
+        key_id=16,
+        model="other",
+        upstream="there",
+        price_id=11,
+        cost_id=13,
+        currency="CNY",
+        hold_nano=22,
+        max_tokens=23,
+        sequences=21,
+        stream=True,
+        lease="w0-1",
+        rate_id=25,
+        why=b"why",
+        tried=(),
+        price_when=12,
+        cost_when=15,
+        thinking=Thinking.ON,
+    )
+    assert desk.slots.read_slot(0).watts_milli == 14
+    desk.clock.advance(300)
+    hear(reading, 0, estimated=True)
+    reading.intend(Usage(20, 0, 3))
+    reading.commit(Usage(20, 0, 3))
+    reading.intend(Usage(20, 0, 4))
+    reading.heard(Usage(20, 0, 9))
+    desk.clock.advance(700)
+    assert reading.close(End.CLIENT_GONE) == Closed(
+        request_id=request_id(20),
+        closed_ns=desk.clock.now_ns(),
+        usage=Usage(20, 0, 3),
+        end="client_gone",
+        first_token_ns=300,
+        duration_ns=1_000,
+        short_by_one_read=True,
+        estimated=True,
+        heard=Usage(20, 0, 9),
+        measured_uj=0,
+    )
 
 
 def test_close_is_idempotent(desk: Desk) -> None:

@@ -109,6 +109,7 @@ async def test_the_last_piece_is_waited_for_behind_the_one_before(desk: Desk) ->
     assert not last.done()
     desk.answer.leave()
     await last
+    reading.commit(used(1))
     assert reading.close(End.COMPLETE).usage == used(1)
 
 

@@ -33,8 +33,7 @@ def test_counts_are_committed_only_after_the_send(tmp_path: Path) -> None:
     assert state.committed == Usage()
     assert state.intended == Usage(20, 5, 1, 100)
     assert state.short_by_one_read
-    slots.first_token(index, 7)
-    slots.commit(index, last_ns=9)
+    slots.commit(index, last_ns=9, first_ns=7)
     state = slots.read_slot(index)
     assert state.committed == state.intended == Usage(20, 5, 1, 100)
     assert (state.first_token_ns, state.last_ns, state.short_by_one_read) == (7, 9, False)
@@ -122,8 +121,7 @@ def test_a_reused_cell_forgets_the_earlier_request(tmp_path: Path) -> None:
     slots = Slots.create(tmp_path / "slots", 1)
     slots.claim(request_id(1))
     slots.intend(0, Usage(9, 9, 9))
-    slots.commit(0, last_ns=5)
-    slots.first_token(0, 4)
+    slots.commit(0, last_ns=5, first_ns=4)
     slots.free(0)
     assert slots.read_slot(0).state == FREE
     assert slots.read_slot(0).committed == Usage(9, 9, 9)  # still readable should the close record be lost
