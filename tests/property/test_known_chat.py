@@ -140,28 +140,33 @@ opened = st.tuples(st.sampled_from(BEGUN), st.lists(pieces, max_size=3)).map(
 )
 
 
-def turns_in(data: bytes, copied_bytes: int) -> tuple[bytes, int] | None:
-    with pytest.MonkeyPatch.context() as patched:
-        patched.setattr(limits, "BODY_COPIED_BYTES", copied_bytes)
-        try:
-            text, turns = known_chat._turns_in(data, 0, len(data))
-        except msgspec.DecodeError:
-            return None
+def long_turns_in(data: bytes) -> tuple[bytes, int] | None:
+    try:
+        text, turns = known_chat._long_turns_in(data, 0, len(data))
+    except msgspec.DecodeError:
+        return None
     return bytes(text), plain_tokens_max(turns)
+
+
+def turns_in(data: bytes) -> tuple[bytes, int] | None:
+    try:
+        turns = known_chat._turns_of(data)
+    except msgspec.DecodeError:
+        return None
+    return msgspec.json.encode(turns), plain_tokens_max(turns)
 
 
 @given(st.lists(opened, min_size=1, max_size=3))
 def test_what_is_read_without_a_string_is_read_as_with_one(turns: list[str]) -> None:
     data = ("[" + ",".join(turns) + "]").encode()
-    assert turns_in(data, 0) == turns_in(data, len(data) + 1)
+    assert long_turns_in(data) == turns_in(data)
 
 
-def test_a_long_text_is_neither_copied_nor_made_a_string(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(limits, "BODY_COPIED_BYTES", 0)
-    text, turns = known_chat._turns_in(ONE, 0, len(ONE))
+def test_a_long_text_is_neither_copied_nor_made_a_string() -> None:
+    text, turns = known_chat._long_turns_in(ONE, 0, len(ONE))
     assert isinstance(text, memoryview) and text.obj is ONE and isinstance(turns[0].content, Raw)
     escaped = ONE.replace(b"Hi", b"\\n")
-    text, turns = known_chat._turns_in(escaped, 0, len(escaped))
+    text, turns = known_chat._long_turns_in(escaped, 0, len(escaped))
     assert text == escaped and turns[0].content == "\n"
 
 

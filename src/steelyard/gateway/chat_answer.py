@@ -4,9 +4,9 @@ Owns the OpenAI dialect's projection of usage and its chunk order. Pure text mak
 """
 
 from binascii import hexlify
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from functools import lru_cache
-from typing import Any
+from typing import Any, ClassVar
 
 import msgspec
 
@@ -48,11 +48,13 @@ class Bill(msgspec.Struct, frozen=True):
 
     charge_nano: int
     currency: str
-    estimated: bool = False  # the upstream gave no counts
 
-    def shown(self) -> dict[str, Any]:
+    def shown(self, *, estimated: bool) -> dict[str, Any]:
+        """`estimated`: the upstream gave no counts."""
         shown: dict[str, Any] = {"charge": text_from_nano(self.charge_nano), "currency": self.currency}
-        return {**shown, "estimated": True} if self.estimated else shown
+        if estimated:
+            shown["estimated"] = True
+        return shown
 
 
 class Spoken(msgspec.Struct):
@@ -177,10 +179,9 @@ class ChatStream:
     def __init__(self, order: Order, created_ns: int, include_usage: bool, tier: str | None = None) -> None:
         self._prefix = b'data: %b,"choices":' % head_of(order, b"chat.completion.chunk", created_ns, tier)
         self._suffix = b',"usage":null}\n\n' if include_usage else b"}\n\n"
-        self._include_usage = include_usage
+        self.shows_usage = include_usage
         self._spoken = sequences_of(order)
         self._kept = b""  # the end of the only sequence: the closing follows it at once, and leaves with it
-        self.bill: Callable[[Usage], Bill] | None = None
 
     def render(self, sequence: int, event: Event) -> bytes:
         """The chunks of one event; empty when it says nothing."""
@@ -220,10 +221,10 @@ class ChatStream:
             said += self._prefix + _choice(sequence, delta) + self._suffix
         return said
 
-    def closing(self, usage: Usage) -> bytes:
-        if not self._include_usage:
+    def closing(self, usage: Usage, bill: Bill | None = None) -> bytes:
+        if not self.shows_usage:
             return self._kept + DONE
-        shown = usage_shown(usage, self._spoken, self.bill)
+        shown = usage_shown(usage, self._spoken, bill)
         return b'%b%b[],"usage":%b}\n\n%b' % (self._kept, self._prefix, shown, DONE)
 
     def parted(self, closing: bytes) -> tuple[bytes, bytes]:
@@ -235,39 +236,39 @@ class ChatStream:
         return FAILED
 
 
-class ChatBody:
+class ChatBody(msgspec.Struct):
     """One JSON body, made when every sequence has ended."""
 
-    content_type = b"application/json"
-
-    def __init__(self, order: Order, created_ns: int, tier: str | None = None) -> None:
-        self._head = head_of(order, b"chat.completion", created_ns, tier)
-        self._order = order
-        self._only: Event | None = None  # a text and its end in one, as most answers are: nothing else was said
-        self._spoken: list[Spoken] = []  # of all others
-        self.bill: Callable[[Usage], Bill] | None = None
+    content_type: ClassVar = b"application/json"
+    shows_usage: ClassVar = True
+    order: Order
+    created_ns: int
+    tier: str | None = None
+    only: Event | None = None  # a text and its end in one, as most answers are: nothing else was said
+    spoken: list[Spoken] = []  # of all others
 
     def render(self, sequence: int, event: Event) -> bytes:
         """Nothing is sent before the end."""
-        if not self._spoken:
-            only = self._only
-            if only is None and self._order.sequences == 1 and _is_plain(event):
-                self._only = event
+        if not self.spoken:
+            only = self.only
+            if only is None and self.order.sequences == 1 and _is_plain(event):
+                self.only = event
                 return b""
-            self._spoken, self._only = sequences_of(self._order), None
+            self.spoken, self.only = sequences_of(self.order), None
             if only is not None:
-                gather(self._spoken[0], only)
-        gather(self._spoken[sequence], event)
+                gather(self.spoken[0], only)
+        gather(self.spoken[sequence], event)
         return b""
 
-    def closing(self, usage: Usage) -> bytes:
-        if (only := self._only) is not None and only.finish is not None:
+    def closing(self, usage: Usage, bill: Bill | None = None) -> bytes:
+        head = head_of(self.order, b"chat.completion", self.created_ns, self.tier)
+        if (only := self.only) is not None and only.finish is not None:
             before, behind = _around_whole(only.finish)
-            shown = usage_shown(usage, (only,), self.bill)
-            return b'%b,"choices":%b%b%b,"usage":%b}' % (self._head, before, _encode(only.text), behind, shown)
-        spoken = self._spoken or sequences_of(self._order)
+            shown = usage_shown(usage, (only,), bill)
+            return b'%b,"choices":%b%b%b,"usage":%b}' % (head, before, _encode(only.text), behind, shown)
+        spoken = self.spoken or sequences_of(self.order)
         choices = [_whole(place, one) for place, one in enumerate(spoken)]
-        return b'%b,"choices":%b,"usage":%b}' % (self._head, _encode(choices), usage_shown(usage, spoken, self.bill))
+        return b'%b,"choices":%b,"usage":%b}' % (head, _encode(choices), usage_shown(usage, spoken, bill))
 
     def parted(self, closing: bytes) -> tuple[bytes, bytes]:
         """The answer leaves but for its last brace: until that comes no client takes it for whole."""
@@ -303,7 +304,7 @@ def gather(spoken: Spoken, event: Event) -> None:
     spoken.estimated = event.estimated
 
 
-def usage_shown(usage: Usage, spoken: Sequence[Spoken | Event], bill: Callable[[Usage], Bill] | None) -> bytes:
+def usage_shown(usage: Usage, spoken: Sequence[Spoken | Event], bill: Bill | None) -> bytes:
     """OpenAI-style usage: `prompt_tokens` includes those read from a cache and written to one, `completion_tokens` the
     reasoning. DeepSeek's two names are given as well, and what this costs so far under `steelyard`."""
     prompt, generated, cached, written = usage.prompt, usage.generated, usage.from_cache, usage.cache_write
@@ -311,10 +312,10 @@ def usage_shown(usage: Usage, spoken: Sequence[Spoken | Event], bill: Callable[[
     shown = _USAGE % counts
     if bill is None:
         return shown + b"}"
-    billed = bill(usage).shown()
+    estimated = False
     for one in spoken:
-        if one.estimated:
-            billed["estimated"] = True
+        estimated = estimated or one.estimated
+    billed = bill.shown(estimated=estimated)
     return b'%b,"steelyard":%b}' % (shown, _encode(billed))
 
 

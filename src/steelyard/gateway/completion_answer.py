@@ -3,7 +3,6 @@
 Owns the old dialect's chunks and its parallel lists of log probabilities. Pure text making.
 """
 
-from collections.abc import Callable
 from typing import Any
 
 import msgspec
@@ -46,10 +45,9 @@ class CompletionStream:
     def __init__(self, order: Order, created_ns: int, include_usage: bool) -> None:
         self._prefix = b'data: %b,"choices":' % head_of(order, b"text_completion", created_ns)
         self._suffix = b',"usage":null}\n\n' if include_usage else b"}\n\n"
-        self._include_usage = include_usage
+        self.shows_usage = include_usage
         self._spoken = sequences_of(order)
         self._lengths = [0] * order.sequences
-        self.bill: Callable[[Usage], Bill] | None = None
 
     def render(self, sequence: int, event: Event) -> bytes:
         """The chunk of one event; empty when it says nothing."""
@@ -62,10 +60,10 @@ class CompletionStream:
         choice = {"text": event.text, "index": sequence, "logprobs": logprobs, "finish_reason": event.finish}
         return self._prefix + _encode([choice]) + self._suffix
 
-    def closing(self, usage: Usage) -> bytes:
-        if not self._include_usage:
+    def closing(self, usage: Usage, bill: Bill | None = None) -> bytes:
+        if not self.shows_usage:
             return DONE
-        shown = usage_shown(usage, self._spoken, self.bill)
+        shown = usage_shown(usage, self._spoken, bill)
         return self._prefix + b'[],"usage":' + shown + b"}\n\n" + DONE
 
     def parted(self, closing: bytes) -> tuple[bytes, bytes]:
@@ -80,18 +78,18 @@ class CompletionBody:
     """One JSON body, made when every sequence has ended."""
 
     content_type = b"application/json"
+    shows_usage = True
 
     def __init__(self, order: Order, created_ns: int) -> None:
         self._head = head_of(order, b"text_completion", created_ns)
         self._spoken = sequences_of(order)
-        self.bill: Callable[[Usage], Bill] | None = None
 
     def render(self, sequence: int, event: Event) -> bytes:
         """Nothing is sent before the end."""
         gather(self._spoken[sequence], event)
         return b""
 
-    def closing(self, usage: Usage) -> bytes:
+    def closing(self, usage: Usage, bill: Bill | None = None) -> bytes:
         choices = [
             {
                 "text": "".join(spoken.texts),
@@ -101,7 +99,7 @@ class CompletionBody:
             }
             for index, spoken in enumerate(self._spoken)
         ]
-        shown = usage_shown(usage, self._spoken, self.bill)
+        shown = usage_shown(usage, self._spoken, bill)
         return b'%b,"choices":%b,"usage":%b}' % (self._head, _encode(choices), shown)
 
     def parted(self, closing: bytes) -> tuple[bytes, bytes]:

@@ -4,7 +4,6 @@ Shapes only. `exchange.py` binds any dialect to the wire and the flow; each dial
 """
 
 import re
-from collections.abc import Callable
 from typing import Protocol
 
 import msgspec
@@ -28,12 +27,18 @@ Names = tuple[tuple[re.Pattern[str], str], ...]
 class Form(Protocol):
     """One answer in the making, as a stream or as one body. Makes bytes, sends none."""
 
-    bill: Callable[[Usage], Bill] | None
-
     @property
     def content_type(self) -> bytes: ...
+    @property
+    def shows_usage(self) -> bool:
+        """Whether `closing` has a use for the bill."""
+        ...
+
     def render(self, sequence: int, event: Event) -> bytes: ...
-    def closing(self, usage: Usage) -> bytes: ...
+    def closing(self, usage: Usage, bill: Bill | None = None) -> bytes:
+        """What follows the last event; `bill`: what that usage costs."""
+        ...
+
     def parted(self, closing: bytes) -> tuple[bytes, bytes]: ...
     def failing(self, error: UpstreamError) -> bytes: ...
 

@@ -49,7 +49,6 @@ class Exchange:
     reuse = b""
     render: Callable[[int, Event], bytes]
     """The form's own: asked with every event."""
-    _bill: Callable[[Usage], Bill]
     _quote: Quote
     _final: bytes | None = None  # the piece after which nothing follows
 
@@ -93,7 +92,6 @@ class Exchange:
         return self._wire.gone
 
     def begin(self, order: Order, quote: Quote) -> None:
-        self._bill = self._form.bill = _Billing(quote.price)
         self._quote = quote
         if (left := quote.left) is not None:
             if order.stream and left.available_nano is not None:  # its charge is not known yet, so the hold counts
@@ -110,13 +108,14 @@ class Exchange:
             self._headers.append((b"x-steelyard-ignored", _header_text(",".join(self.asked.unknown))))
 
     def closing(self, usage: Usage) -> bytes:
-        if not self.asked.order.stream:
-            charged_nano, quote = self._bill(usage).charge_nano, self._quote
-            self._headers.append((b"x-steelyard-charge", text_from_nano(charged_nano).encode()))
+        form, quote = self._form, self._quote
+        bill = bill_of(quote.price, usage) if form.shows_usage else None
+        if bill is not None and not self.asked.order.stream:
+            self._headers.append((b"x-steelyard-charge", text_from_nano(bill.charge_nano).encode()))
             left = quote.left
             if left is not None and left.available_nano is not None:
-                self._headers.append(balance_header(left.available_nano + quote.hold_nano - charged_nano))
-        self._final = closing = self._form.closing(usage)
+                self._headers.append(balance_header(left.available_nano + quote.hold_nano - bill.charge_nano))
+        self._final = closing = form.closing(usage, bill)
         self._body_bytes = len(closing)
         return closing
 
@@ -147,24 +146,9 @@ class Exchange:
         return wire.send(piece, last=piece is self._final)
 
 
-class _Billing:
-    """What usage costs the customer by the tariff his request was opened with; the posting says the same.
-
-    It is asked twice for the same counts: for a header and for the body.
-    """
-
-    __slots__ = ("_bill", "_price", "_usage")
-
-    def __init__(self, price: Tariff) -> None:
-        self._price = price
-        self._usage: Usage | None = None
-        self._bill: Bill
-
-    def __call__(self, usage: Usage) -> Bill:
-        if usage is not self._usage:
-            price = self._price
-            self._usage, self._bill = usage, Bill(charge_nano(usage, price), price.currency)
-        return self._bill
+def bill_of(price: Tariff, usage: Usage) -> Bill:
+    """What usage costs the customer by the tariff his request was opened with; the posting says the same."""
+    return Bill(charge_nano(usage, price), price.currency)
 
 
 def _header_text(text: str) -> bytes:

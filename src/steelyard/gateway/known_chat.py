@@ -58,7 +58,11 @@ class KnownChats:
             self._learn(body, at - start, end - start, around)
             return asked
         try:
-            text, turns = _turns_in(data, at, end)
+            if end - at < limits.BODY_COPIED_BYTES:
+                turns: Sequence[PlainTurn | UnescapedTurn] = _turns_of(data[at:end])
+                text: Body = _encode(turns)
+            else:
+                text, turns = _long_turns_in(data, at, end)
         except (msgspec.DecodeError, UnicodeDecodeError):
             del self._known[around]
             return parse_chat(bytes(body), request_id)
@@ -89,15 +93,12 @@ class KnownChats:
         self._known[around] = Known(asked, asked.order.prompt_tokens_max - plain_tokens_max(_turns_of(_ONE_TURN)))
 
 
-def _turns_in(data: bytes, at: int, end: int) -> tuple[Body, Sequence[PlainTurn | UnescapedTurn]]:
+def _long_turns_in(data: bytes, at: int, end: int) -> tuple[Body, Sequence[PlainTurn | UnescapedTurn]]:
     """How the turns that stand there are written in the canonical form, and they themselves.
 
     A long text that is written so already is not copied, and where nothing in it is escaped it is read without making a
     string of it. Raises what msgspec does.
     """
-    if end - at < limits.BODY_COPIED_BYTES:
-        turns = _turns_of(data[at:end])
-        return _encode(turns), turns
     text = memoryview(data)[at:end]
     if data.startswith(BEGINNINGS, at + 1) and data.find(b"\\", at, end) < 0 and data.isascii():
         unescaped = _unescaped_turns_of(text)

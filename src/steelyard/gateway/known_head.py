@@ -11,6 +11,7 @@ from steelyard.gateway.wire import Body, Heads
 from steelyard.kernel import limits
 
 _LENGTH = b"\r\ncontent-length: "
+_END = b"\r\n\r\n"
 _DIGITS_MAX = 8
 
 
@@ -18,33 +19,28 @@ class KnownHead(NamedTuple):
     """One head as bytes, around the number of its Content-Length."""
 
     before: bytes
-    after: bytes
+    after: bytes  # to the empty line, the only one there is
+    shortest: int  # bytes before the empty line with the shortest number
+    longest: int  # bytes with the longest, the empty line included
     hot: Hot
     heads: Heads
 
     def body_of(self, data: bytes) -> Body | None:
         """The body, if `data` is this head again and a whole body of the length it tells."""
-        before, after = self.before, self.after
-        if not data.startswith(before):
+        begin, length = data.find(_END, self.shortest, self.longest) + 4, len(data)
+        if not data.startswith(b"%b%d%b" % (self.before, length - begin, self.after)):
             return None
-        at = len(before)
-        end = data.find(b"\r", at, at + _DIGITS_MAX + 1)
-        number = data[at:end]
-        if not number.isdigit() or not data.startswith(after, end):
-            return None
-        begin = end + len(after)
-        if len(data) - begin != int(number):
-            return None
-        return data[begin:] if len(data) < limits.BODY_COPIED_BYTES else memoryview(data)[begin:]
+        return data[begin:] if length < limits.BODY_COPIED_BYTES else memoryview(data)[begin:]
 
 
 def learnt(data: bytes, hot: Hot, heads: Heads) -> KnownHead | None:
     """What to know of a request that came whole in `data`; None when it did not, or is not told by its length."""
-    end = data.find(b"\r\n\r\n") + 4
+    end = data.find(_END) + 4
     lower = data[:end].lower()
     at = lower.find(_LENGTH) + len(_LENGTH)
     if end < 4 or at < len(_LENGTH) or lower.find(_LENGTH, at) >= 0:
         return None
     after = data.find(b"\r", at)
-    known = KnownHead(data[:at], data[after:end], hot, heads)
+    most = at + end - after
+    known = KnownHead(data[:at], data[after:end], most - 3, most + _DIGITS_MAX, hot, heads)
     return known if known.body_of(data) is not None else None

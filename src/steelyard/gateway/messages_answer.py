@@ -5,7 +5,6 @@ its reasons to stop. Blocks never interleave: what belongs to a later block wait
 Pure text making: the bytes are sent elsewhere.
 """
 
-from collections.abc import Callable
 from typing import Any
 
 import msgspec
@@ -21,7 +20,7 @@ _OWN_REASONS = frozenset({"pause_turn", "model_context_window_exceeded"})
 STREAM_END = b'event: message_stop\ndata: {"type":"message_stop"}\n\n'
 
 
-def usage_object(usage: Usage, bill: Bill | None = None) -> dict[str, Any]:
+def usage_object(usage: Usage, bill: Bill | None = None, *, estimated: bool = False) -> dict[str, Any]:
     """Disjoint input counts, cumulative; what this costs so far under `steelyard`."""
     shown: dict[str, Any] = {
         "input_tokens": usage.input,
@@ -31,7 +30,7 @@ def usage_object(usage: Usage, bill: Bill | None = None) -> dict[str, Any]:
         "output_tokens_details": {"thinking_tokens": usage.reasoning},
         "service_tier": "standard",
     }
-    return shown if bill is None else {**shown, "steelyard": bill.shown()}
+    return shown if bill is None else {**shown, "steelyard": bill.shown(estimated=estimated)}
 
 
 def stop_reason(event: Event, called: bool, refused: bool) -> str:
@@ -189,9 +188,9 @@ class MessageStream:
     """Server-sent events: message_start, blocks one after another, message_delta with all counts, message_stop."""
 
     content_type = b"text/event-stream; charset=utf-8"
+    shows_usage = True
 
     def __init__(self, order: Order, is_thinking_shown: bool) -> None:
-        self.bill: Callable[[Usage], Bill] | None = None
         self._order = order
         self._blocks = Blocks(order, is_thinking_shown)
         self._greeted = False
@@ -219,7 +218,7 @@ class MessageStream:
         }
         return _sse("message_start", message=message)
 
-    def closing(self, usage: Usage) -> bytes:
+    def closing(self, usage: Usage, bill: Bill | None = None) -> bytes:
         greeting = b"" if self._greeted else self._greeting(usage)
         last = self._last
         delta = {
@@ -227,7 +226,7 @@ class MessageStream:
             "stop_sequence": last.stop_text,
             **stop_details(last),
         }
-        shown = usage_object(usage, _bill(self.bill, usage, last.estimated))
+        shown = usage_object(usage, bill, estimated=last.estimated)
         return greeting + self._blocks.close() + _sse("message_delta", delta=delta, usage=shown) + STREAM_END
 
     def parted(self, closing: bytes) -> tuple[bytes, bytes]:
@@ -245,9 +244,9 @@ class MessageBody:
     """One JSON body, made when the sequence has ended."""
 
     content_type = b"application/json"
+    shows_usage = True
 
     def __init__(self, order: Order, is_thinking_shown: bool) -> None:
-        self.bill: Callable[[Usage], Bill] | None = None
         self._order = order
         self._is_thinking_shown = is_thinking_shown
         self._spoken = Spoken()
@@ -259,7 +258,7 @@ class MessageBody:
         self._last = event
         return b""
 
-    def closing(self, usage: Usage) -> bytes:
+    def closing(self, usage: Usage, bill: Bill | None = None) -> bytes:
         spoken, last = self._spoken, self._last
         return _encode(
             {
@@ -271,7 +270,7 @@ class MessageBody:
                 "stop_reason": stop_reason(last, bool(spoken.calls), bool(spoken.refusal)),
                 "stop_sequence": last.stop_text,
                 **stop_details(last),
-                "usage": usage_object(usage, _bill(self.bill, usage, last.estimated)),
+                "usage": usage_object(usage, bill, estimated=last.estimated),
             }
         )
 
@@ -307,7 +306,3 @@ def arguments_of(text: str) -> dict[str, Any]:
         return msgspec.json.decode(text or "{}", type=dict[str, Any])
     except msgspec.DecodeError:
         return {}
-
-
-def _bill(bill: Callable[[Usage], Bill] | None, usage: Usage, estimated: bool) -> Bill | None:
-    return None if bill is None else msgspec.structs.replace(bill(usage), estimated=estimated)

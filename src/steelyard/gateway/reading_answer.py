@@ -23,22 +23,21 @@ class ReadingBody:
     """One JSON body."""
 
     content_type = b"application/json"
+    shows_usage = True
 
     def __init__(self, compose: Compose) -> None:
         self._compose = compose
         self._read = Event()
-        self.bill: Callable[[Usage], Bill] | None = None
 
     def render(self, sequence: int, event: Event) -> bytes:
         """Nothing is sent before the end."""
         self._read = event
         return b""
 
-    def closing(self, usage: Usage) -> bytes:
+    def closing(self, usage: Usage, bill: Bill | None = None) -> bytes:
         shown: dict[str, Any] = {"prompt_tokens": usage.prompt, "total_tokens": usage.total}
-        if self.bill is not None:
-            bill = msgspec.structs.replace(self.bill(usage), estimated=self._read.estimated)
-            shown["steelyard"] = bill.shown()
+        if bill is not None:
+            shown["steelyard"] = bill.shown(estimated=self._read.estimated)
         return _encode(self._compose(self._read.found, shown))
 
     def parted(self, closing: bytes) -> tuple[bytes, bytes]:

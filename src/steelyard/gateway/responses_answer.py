@@ -24,7 +24,7 @@ _FAILURE = "The model failed while it answered; what was delivered is charged."
 _REASONS = {"length": "max_output_tokens", "content_filter": "content_filter"}
 
 
-def usage_object(usage: Usage, bill: Bill | None = None) -> dict[str, Any]:
+def usage_object(usage: Usage, bill: Bill | None = None, *, estimated: bool = False) -> dict[str, Any]:
     """`input_tokens` includes those read from a cache and written to one, `output_tokens` the reasoning; what this
     costs so far stands under `steelyard`."""
     shown: dict[str, Any] = {
@@ -34,7 +34,7 @@ def usage_object(usage: Usage, bill: Bill | None = None) -> dict[str, Any]:
         "output_tokens_details": {"reasoning_tokens": usage.reasoning},
         "total_tokens": usage.total,
     }
-    return shown if bill is None else {**shown, "steelyard": bill.shown()}
+    return shown if bill is None else {**shown, "steelyard": bill.shown(estimated=estimated)}
 
 
 def response_id(request_id: bytes) -> str:
@@ -45,7 +45,8 @@ class _Response:
     """The response object at every moment of its making."""
 
     def __init__(self, asked: ResponsesOrder, created_ns: int) -> None:
-        self.bill: Callable[[Usage], Bill] | None = None
+        self.billed: Callable[[Usage], Bill] | None = None
+        """Of what was delivered, if it comes to no end."""
         self._output = Output(asked.order.request_id, is_summarised=asked.is_summarised, is_sealed=asked.is_sealed)
         self.encoded = b""
         """The response as it was answered; empty before its end."""
@@ -61,23 +62,24 @@ class _Response:
         """Nothing is said yet."""
         return self._object("in_progress", [], {})
 
-    def _finish(self, usage: Usage) -> str:
+    def _finish(self, usage: Usage, bill: Bill | None) -> str:
         """All is said. Returns the status."""
         reason = _REASONS.get(self._last.finish or "")
         details = {"incomplete_details": {"reason": reason}} if reason else {}
         status = "incomplete" if reason else "completed"
         self._output.finish(status)
-        self._end(status, usage, details)
+        self._end(status, usage_object(usage, bill, estimated=self._last.estimated), details)
         return status
 
     def _fail(self, usage: Usage) -> None:
         """It came to no end; `usage` is what was delivered."""
         self._output.abandon()
-        self._end("failed", usage, {"error": {"code": "server_error", "message": _FAILURE}})
+        bill = None if self.billed is None else self.billed(usage)
+        shown = usage_object(usage, bill, estimated=self._last.estimated)
+        self._end("failed", shown, {"error": {"code": "server_error", "message": _FAILURE}})
 
-    def _end(self, status: str, usage: Usage, more: dict[str, Any]) -> None:
-        bill = None if self.bill is None else msgspec.structs.replace(self.bill(usage), estimated=self._last.estimated)
-        self.encoded = _encode(self._object(status, self._output.items, {**more, "usage": usage_object(usage, bill)}))
+    def _end(self, status: str, usage: dict[str, Any], more: dict[str, Any]) -> None:
+        self.encoded = _encode(self._object(status, self._output.items, {**more, "usage": usage}))
 
     def _object(self, status: str, items: list[dict[str, Any]], more: dict[str, Any]) -> dict[str, Any]:
         return {
@@ -97,6 +99,7 @@ class ResponseStream(_Response):
     """Server-sent events with numbers: created, in_progress, the items' own, completed or incomplete, [DONE]."""
 
     content_type = b"text/event-stream; charset=utf-8"
+    shows_usage = True
 
     def __init__(self, asked: ResponsesOrder, created_ns: int) -> None:
         super().__init__(asked, created_ns)
@@ -130,8 +133,8 @@ class ResponseStream(_Response):
             self._number += 1
         return b"".join(pieces)
 
-    def closing(self, usage: Usage) -> bytes:
-        status = self._finish(usage)
+    def closing(self, usage: Usage, bill: Bill | None = None) -> bytes:
+        status = self._finish(usage, bill)
         said = self._said() or self._greeting()
         return said + self._events([(f"response.{status}", {"response": Raw(self.encoded)})]) + DONE
 
@@ -152,6 +155,7 @@ class ResponseBody(_Response):
     """One JSON body, made when the sequence has ended."""
 
     content_type = b"application/json"
+    shows_usage = True
 
     def render(self, sequence: int, event: Event) -> bytes:
         """Nothing is sent before the end."""
@@ -160,8 +164,8 @@ class ResponseBody(_Response):
         self._output.taken()
         return b""
 
-    def closing(self, usage: Usage) -> bytes:
-        self._finish(usage)
+    def closing(self, usage: Usage, bill: Bill | None = None) -> bytes:
+        self._finish(usage, bill)
         return self.encoded
 
     def parted(self, closing: bytes) -> tuple[bytes, bytes]:

@@ -5,11 +5,12 @@ as it comes but for its last piece; that one waits until the books have the resp
 """
 
 import asyncio
+from functools import partial
 from typing import Any
 
 from steelyard.flow import House
 from steelyard.gateway.dialect import Asked
-from steelyard.gateway.exchange import Exchange
+from steelyard.gateway.exchange import Exchange, bill_of
 from steelyard.gateway.responses_answer import ResponseBody, ResponseStream
 from steelyard.gateway.responses_dialect import NAMES
 from steelyard.gateway.responses_kept import kept_input, response_of
@@ -55,6 +56,7 @@ class ResponsesExchange(Exchange):
         return closing, self._last
 
     def failing(self, error: UpstreamError) -> bytes:
+        self._response.billed = partial(bill_of, self._quote.price)
         said = super().failing(error)
         if self.holds_back:
             self._bring()

@@ -9,15 +9,31 @@ is a future. Knows no network and no flow.
 
 import asyncio
 import sys
-from asyncio.tasks import _enter_task, _leave_task, current_task
 from collections.abc import Callable, Coroutine, Generator
 from typing import Any, Generic, TypeVar
 
 T = TypeVar("T")
 
-_current: Callable[[asyncio.AbstractEventLoop], Any] = current_task
-if sys.version_info < (3, 12):  # where it is written in Python, and asked three times per request: what it looks up
-    _current = asyncio.tasks._current_tasks.get  # type: ignore[attr-defined]
+_current: Any  # the current task of each loop, as asyncio knows it
+if sys.version_info < (3, 14):
+    _current = asyncio.tasks._current_tasks  # type: ignore[attr-defined]
+else:
+
+    class _Current:
+        """The same, where that is no dict any more."""
+
+        get = staticmethod(asyncio.current_task)
+
+        def __setitem__(self, loop: asyncio.AbstractEventLoop, task: Any) -> None:
+            asyncio.tasks._swap_current_task(loop, task)
+
+        def __delitem__(self, loop: asyncio.AbstractEventLoop) -> None:
+            asyncio.tasks._swap_current_task(loop, None)
+
+    _current = _Current()
+
+_resumed: "Run | None" = None
+"""The run that is being resumed, of whatever loop; None as well when it has resumed another one meanwhile."""
 
 
 class Run:
@@ -40,10 +56,6 @@ class Run:
         self._asked = 0  # how often it was asked to end
         self._must_cancel = False
         self._waits_for: asyncio.Future[Any] | Signal[Any] | None = None
-
-    def start(self) -> None:
-        """Run until it waits for the first time, or to its end."""
-        self._go_on()
 
     def cancel(self, msg: object = None) -> bool:
         """Raise CancelledError where it waits, in the loop's next turn; False when it is over. As Task.cancel."""
@@ -77,11 +89,10 @@ class Run:
 
     def _go_on(self) -> None:
         """Resume it until it waits again. Whoever calls may be inside a task or another run: that one stands aside."""
+        global _resumed  # noqa: PLW0603 - a thread that sees another one's sees that it is not of its loop
         loop = self._loop
-        outer = _current(loop)
-        if outer is not None:
-            _leave_task(loop, outer)
-        _enter_task(loop, self)  # type: ignore[arg-type]
+        outer = _current.get(loop)
+        _current[loop] = _resumed = self
         self._waits_for = None
         try:
             if self._must_cancel:
@@ -96,11 +107,16 @@ class Run:
         else:
             self._wait(waits_for)
         finally:
-            _leave_task(loop, self)  # type: ignore[arg-type]
-            if outer is not None:
-                _enter_task(loop, outer)
+            _resumed = None
+            if outer is None:
+                del _current[loop]
+            else:
+                _current[loop] = outer
         if self.over:
             self._done(self)
+
+    start = _go_on
+    """Run until it waits for the first time, or to its end."""
 
     def _end_soon(self) -> None:
         self._waits_for = None
@@ -164,8 +180,8 @@ class Signal(Generic[T]):
 
     def __await__(self) -> Generator[Any, None, T]:
         if not self._brought:
-            loop = asyncio.get_running_loop()
-            if isinstance(_current(loop), Run):
+            loop, run = asyncio.get_running_loop(), _resumed
+            if (run is not None and run._loop is loop) or isinstance(_current.get(loop), Run):
                 yield self
             else:
                 self._future = loop.create_future()

@@ -47,16 +47,16 @@ COUNTS = (
     b'"prompt_cache_hit_tokens":6,"prompt_cache_miss_tokens":4,'
     b'"steelyard":{"charge":"0.0001","currency":"CNY"}}'
 )
+BILL = Bill(100_000, "CNY")
 NAMED = Order(bytes(range(16)), 'm"', {}, 100, None, 1, True)
 
 
 def test_a_body_is_these_bytes() -> None:
     body = ChatBody(NAMED, 5_000_000_000, "default")
-    body.bill = lambda usage: Bill(100_000, "CNY")
     body.render(0, Event('H\u00e9\n"', finish="stop"))
     message = '{"role":"assistant","content":"H\u00e9\\n\\"","refusal":null}'.encode()
     choices = b'"choices":[{"index":0,"message":%b,"logprobs":null,"finish_reason":"stop"}],' % message
-    assert body.closing(USAGE) == HEAD % b"" + choices + COUNTS + b"}"
+    assert body.closing(USAGE, BILL) == HEAD % b"" + choices + COUNTS + b"}"
 
 
 _LETTERS = st.sampled_from(["", "a", '"', "\u00e9\n"])
@@ -68,9 +68,7 @@ def test_an_answer_in_one_event_has_the_bytes_of_the_same_in_two(text: str, fini
     bodies[0].render(0, Event(text, USAGE, finish, estimated=estimated))
     for event in (Event(text, USAGE), Event("", USAGE, finish, estimated=estimated)):
         bodies[1].render(0, event)
-    for body in bodies:
-        body.bill = lambda usage: Bill(100_000, "CNY")
-    assert bodies[0].closing(USAGE) == bodies[1].closing(USAGE)
+    assert bodies[0].closing(USAGE, BILL) == bodies[1].closing(USAGE, BILL)
 
 
 @given(st.lists(st.builds(Event, _LETTERS, finish=st.sampled_from([None, "stop"]), reasoning=_LETTERS), max_size=3))
@@ -86,7 +84,6 @@ def test_a_body_says_all_that_was_said_in_however_many_events(said: list[Event])
 
 def test_a_stream_is_these_bytes() -> None:
     stream = ChatStream(NAMED, 5_000_000_000, include_usage=True, tier="default")
-    stream.bill = lambda usage: Bill(100_000, "CNY")
     deltas = [
         (b'{"role":"assistant","content":""}', b"null"),
         ('{"content":"H\u00e9\\n\\""}'.encode(), b"null"),
@@ -97,7 +94,8 @@ def test_a_stream_is_these_bytes() -> None:
     said = stream.render(0, Event('H\u00e9\n"')) + stream.render(0, Event("\\", finish="stop"))
     assert said == b"".join(b"data: " + HEAD % b".chunk" + choice % delta for delta in deltas[:2])
     rest = b"".join(b"data: " + HEAD % b".chunk" + choice % delta for delta in deltas[2:])
-    assert stream.closing(USAGE) == rest + b"data: " + HEAD % b".chunk" + b'"choices":[],' + COUNTS + b"}\n\n" + DONE
+    closing = rest + b"data: " + HEAD % b".chunk" + b'"choices":[],' + COUNTS + b"}\n\n" + DONE
+    assert stream.closing(USAGE, BILL) == closing
 
 
 def test_usage_is_not_shown_unless_asked_for() -> None:
@@ -210,9 +208,8 @@ def test_a_refusal_is_no_text() -> None:
 
 def test_usage_carries_the_charge_and_says_when_counts_are_estimates() -> None:
     stream = ChatStream(order(), 0, include_usage=True, tier="default")
-    stream.bill = lambda usage: Bill(usage.total * 10**6, "CNY")
     stream.render(0, Event("x", finish="stop", estimated=True))
-    *_, shown, _ = events(stream.closing(USAGE))
+    *_, shown, _ = events(stream.closing(USAGE, Bill(13_000_000, "CNY")))
     assert shown["usage"]["steelyard"] == {"charge": "0.013", "currency": "CNY", "estimated": True}
     assert shown["service_tier"] == "default" and shown["system_fingerprint"].startswith("steelyard-")
 

@@ -27,9 +27,8 @@ def asked(**fields: Any) -> Asked:
 
 def answer(found: tuple[Raw, ...], **fields: Any) -> Any:
     form = asked(**fields).form
-    form.bill = lambda usage: Bill(usage.input * 10, "CNY")
     assert form.render(0, Event(usage=Usage(7), finish="stop", found=found)) == b""
-    return json.loads(form.closing(Usage(7)))
+    return json.loads(form.closing(Usage(7), Bill(70, "CNY")))
 
 
 @pytest.mark.parametrize(

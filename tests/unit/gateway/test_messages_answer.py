@@ -195,9 +195,8 @@ def test_an_answer_without_a_word_is_a_message_all_the_same() -> None:
 
 def test_usage_carries_the_charge() -> None:
     for made in (MessageStream(order(), True), MessageBody(order(), True)):
-        made.bill = lambda usage: Bill(usage.total * 10**6, "CNY")
         made.render(0, Event("x", USAGE, "stop", estimated=True))
-        closing = made.closing(USAGE)
+        closing = made.closing(USAGE, Bill(USAGE.total * 10**6, "CNY"))
         usage = events(closing)[-2]["usage"] if isinstance(made, MessageStream) else json.loads(closing)["usage"]
         assert usage["steelyard"] == {"charge": "0.013", "currency": "CNY", "estimated": True}
 

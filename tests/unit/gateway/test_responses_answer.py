@@ -224,7 +224,7 @@ def test_a_call_that_was_cut_keeps_what_came_of_it() -> None:
 
 def test_a_failure_after_the_first_byte_tells_what_was_delivered() -> None:
     stream = ResponseStream(asked(stream=True), CREATED_NS)
-    stream.bill = lambda usage: Bill(usage.total * 10**6, "CNY")
+    stream.billed = lambda usage: Bill(usage.total * 10**6, "CNY")
     raw = stream.render(0, Event("He", Usage(4, 6, 1))) + stream.failing(UpstreamError("u", "secret"))
     seen = events(raw)
     assert [short(event) for event in seen[-3:]] == ["output_text.delta o0 c0 'He'", "failed", "error"]
@@ -265,7 +265,6 @@ def test_usage_adds_up_and_carries_the_charge() -> None:
     assert shown["input_tokens"] + shown["output_tokens"] == shown["total_tokens"] == USAGE.total
     assert shown["input_tokens_details"]["cached_tokens"] == 6
     made = ResponseBody(asked(), CREATED_NS)
-    made.bill = lambda usage: Bill(usage.total * 10**6, "CNY")
     made.render(0, Event("x", USAGE, "stop", estimated=True))
-    usage = json.loads(made.closing(USAGE))["usage"]
+    usage = json.loads(made.closing(USAGE, Bill(USAGE.total * 10**6, "CNY")))["usage"]
     assert usage["steelyard"] == {"charge": "0.013", "currency": "CNY", "estimated": True}
