@@ -107,10 +107,11 @@ class Answer:
         """Never asked for."""
         raise UpstreamError(self._upstream, "answered without a stream of events")
 
-    def hear(self, read: bytes) -> None:
+    def hear(self, read: bytes) -> Sequence[Event]:
         """See `hearing.Hearing`."""
         for data in self._reader.feed(read):
             self.take(data)
+        return self.events()
 
     def take(self, data: bytes) -> None:
         """Read one event. Raises UpstreamError for an error in the stream or an event that cannot be read."""

@@ -33,8 +33,9 @@ class Hearing(Protocol):
         """Take all of it in. Returns the only event. Raises UpstreamError when that is no answer."""
         ...
 
-    def hear(self, read: bytes) -> None:
-        """Take one read in. Raises UpstreamError for an error in the stream, or what cannot be read."""
+    def hear(self, read: bytes) -> Sequence[Event]:
+        """Take one read in. Returns what is new, as `events` does. Raises UpstreamError for an error in the stream, or
+        what cannot be read; what came before it is left to be asked for."""
         ...
 
     def events(self) -> Sequence[Event]:
@@ -141,10 +142,10 @@ class Heard:
                 if not read:
                     break
                 try:
-                    hearing.hear(read)
+                    events = hearing.hear(read)
                 except UpstreamError as error:
-                    self._failure = error
-                if events := hearing.events():
+                    self._failure, events = error, hearing.events()
+                if events:
                     self._new = events[1:]
                     self.dry = self._failure is None and not hearing.done and not self._new
                     return events[0]

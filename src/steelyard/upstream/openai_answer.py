@@ -146,21 +146,26 @@ class Answer:
         self._finish: str | None = None
         self._counts: Usage | None = None
 
-    def hear(self, read: bytes) -> None:
+    def hear(self, read: bytes) -> Sequence[Event]:
         """See `hearing.Hearing`. One text that repeats itself is no run: each piece has to be looked at."""
-        reader = self._reader
+        reader, runs = self._reader, self._runs
         if reader is None:  # what comes in one piece needs none
             reader = self._reader = EventReader(self._upstream)
-            self._runs = Runs() if self._runs is _NO_RUNS else self._runs
+            runs = self._runs = Runs() if runs is _NO_RUNS else runs
         if self._vendor.may_repeat:
             for data in reader.feed(read):
                 self.take(data)
-            return
-        for found in reader.feed_runs(read, self._runs):
+            return self.events()
+        run = runs.take(read, 0) if reader.between else None
+        if run is not None and run.end == len(read) and self._counts is None and run.field not in _THOUGHTS:
+            text, pieces = run.text, run.pieces  # nothing else is new, as in most reads
+            return (Event(text, self._tally.said(text, pieces), estimated=True),) if pieces else ()
+        for found in reader.feed_runs(read, runs, run):
             if isinstance(found, bytes):
                 self.take(found)
             elif found.pieces:
                 self._take_run(found)
+        return self.events()
 
     def hear_whole(self, body: bytes) -> Event:
         """See `hearing.Hearing`. A message says what the pieces of a stream say."""
@@ -203,7 +208,8 @@ class Answer:
             self._count(counts)
         if said and self._counts is None:  # for an estimate
             self._tally.say(said)
-        if counts is None and len(choices) == 1 and (field := _only(choices[0])) and not self._opens(choices[0]):
+        only = choices[0] if counts is None and len(choices) == 1 else None
+        if only is not None and not only.finish_reason and (field := _only(only)) and not self._opens(only):
             self._runs.learn(field, data)
 
     def _opens(self, choice: _Choice) -> bool:
@@ -298,11 +304,10 @@ class Answer:
 
 
 def _only(choice: _Choice) -> str:
-    """The field in which a choice says a text, if it says nothing else."""
+    """The field in which a choice that does not end says a text, if it says nothing else."""
     delta = choice.delta or _NOTHING
     if (
-        choice.finish_reason
-        or choice.logprobs is not None
+        choice.logprobs is not None
         or choice.usage is not None
         or choice.stop_reason is not None
         or choice.matched_stop is not None

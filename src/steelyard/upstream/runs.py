@@ -8,7 +8,6 @@ left to the parser of single events. Knows JSON's texts and no dialect.
 import re
 from functools import lru_cache
 from operator import itemgetter
-from typing import NamedTuple
 
 import msgspec
 
@@ -19,7 +18,7 @@ _text_from = msgspec.json.Decoder(str).decode
 _REST = re.compile(rb'[^"\\]*(?:\\.[^"\\]*)*"')
 
 
-class Run(NamedTuple):
+class Run(msgspec.Struct, frozen=True, gc=False):
     """Texts of one field that came one after the other; `pieces` of them were not empty. `end`: where what is behind
     them begins."""
 
@@ -70,41 +69,42 @@ class Runs:
 
     def take(self, buffer: bytes, at: int) -> Run | None:
         """The run that begins at `at`; None where there is none, or it is not surely one."""
-        begin, tail, between = self._begin, self._tail, self._between
+        begin, tail = self._begin, self._tail
         if not begin or not buffer.startswith(begin, at):
             return None
         first = at + self._begins
-        last = buffer.rfind(between, first)
-        end = buffer.find(tail, first if last < 0 else last + self._betweens)
+        end = buffer.find(tail, first)
         if end < 0:
-            if last < 0:
-                return None
-            end = last  # the event behind it is not whole yet
-            last = buffer.rfind(between, first, end)
+            return None
         try:
-            if last < 0:
+            if end + self._tails == len(buffer):  # the only one, as where tokens come one by one
                 text = _text_from(b'"%b"' % buffer[first:end])
-                pieces = 1 if text else 0
-            else:
-                texts = self._texts(buffer[at + self._cuts - self._ends : end + self._tails - self._ends])
-                text, pieces = "".join(texts), len(texts) - texts.count("")
+                self._tries = 0
+                return Run(self._field, text, 1 if text else 0, end + self._tails)
+            last = buffer.rfind(self._between, first)
+            if last >= 0 and (end := buffer.find(tail, last + self._betweens)) < 0:
+                end = last  # the event behind it is not whole yet
+            text, pieces = self._texts(buffer[at + self._cuts - self._ends : end + self._tails - self._ends])
         except (msgspec.DecodeError, UnicodeDecodeError):
             self._begin = b""  # until another event is learnt from: to fail at every line would take for ever
             return None
         self._tries = 0
         return Run(self._field, text, pieces, end + self._tails)
 
-    def _texts(self, events: bytes) -> list[str]:
-        """What stands in the place of the text in each of these events. Raises DecodeError when it is no text, or when
-        they are not alike otherwise."""
+    def _texts(self, events: bytes) -> tuple[str, int]:
+        """What stands in the place of the text in these events, and in how many of them anything does. Raises
+        DecodeError when it is no text, or when they are not alike otherwise."""
         pieces = [*map(self._text, events.split(self._cut))]
-        start, stop = self._begins + self._ends - self._cuts, len(events) + self._ends - self._tails
+        if self._between.join(pieces) != events[self._begins + self._ends - self._cuts : self._ends - self._tails]:
+            raise msgspec.DecodeError("the events are not of one frame")
+        whole = b"".join(pieces)
+        if whole.isascii() and b"\\" not in whole:  # no letter goes on from one into the next
+            return _text_from(b'"%b"' % whole), len(pieces) - pieces.count(b"")
         quoted = b'","'.join(pieces)
         texts = _texts_from(b'["%b"]' % quoted)
-        alike = self._between.join(pieces) == events[start:stop] and len(texts) == len(pieces)
-        if not alike or b'\\","' in quoted:  # a text that ends so may have gone on into the next one
-            raise msgspec.DecodeError("the events are not of one frame")
-        return texts
+        if len(texts) != len(pieces) or b'\\","' in quoted:  # a text that ends so may have gone on into the next one
+            raise msgspec.DecodeError("the texts are none")
+        return "".join(texts), len(texts) - texts.count("")
 
 
 @lru_cache(maxsize=16)

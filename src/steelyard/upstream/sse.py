@@ -4,19 +4,25 @@ Owns the cut between events across reads and the bound on an unfinished one. Lin
 which nobody sends, is not a line end here. Only `data` fields are kept. Knows no JSON.
 """
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 
 from steelyard.kernel import limits
 from steelyard.kernel.errors import UpstreamError
 from steelyard.upstream.runs import Run, Runs
 
+_SPACE, _RETURN = b" \r"
+
 
 class EventReader:
-    """Feed it reads, by one of the two ways; get the data of the events that became complete."""
+    """Feed it reads, by one of the two ways; get the data of the events that became complete.
 
-    __slots__ = ("_data", "_data_bytes", "_event_bytes_max", "_rest", "_upstream")
+    `between`: what has come ends with the end of an event.
+    """
+
+    __slots__ = ("_data", "_data_bytes", "_event_bytes_max", "_rest", "_upstream", "between")
 
     def __init__(self, upstream: str, *, event_bytes_max: int = limits.SSE_EVENT_BYTES_MAX) -> None:
+        self.between = True
         self._upstream = upstream
         self._event_bytes_max = event_bytes_max
         self._rest = b""
@@ -42,18 +48,13 @@ class EventReader:
         self._check_size()
         return complete
 
-    def feed_runs(self, read: bytes, runs: Runs) -> Iterable[bytes | Run]:
-        """The same, one after the other; those that `runs` knows how to read by then come as one."""
-        buffer = self._rest + read if self._rest else read
-        run = None if self._data else runs.take(buffer, 0)
-        if run is not None and run.end == len(buffer):  # as most have it
-            self._rest = b""
-            return (run,)
-        return self._one_by_one(buffer, runs, run)
-
-    def _one_by_one(self, buffer: bytes, runs: Runs, run: Run | None) -> Iterator[bytes | Run]:
-        """`run`: the one that the buffer begins with."""
+    def feed_runs(self, read: bytes, runs: Runs, run: Run | None) -> Iterator[bytes | Run]:
+        """The same, one after the other; those that `runs` knows how to read by then come as one. `run`: what it has
+        found where the read begins, if that is between two events."""
         data, at = self._data, 0
+        buffer = self._rest + read if self._rest else read
+        if run is None and self._rest and not data:
+            run = runs.take(buffer, 0)
         while True:
             if run is not None:
                 at = run.end
@@ -61,23 +62,31 @@ class EventReader:
             end = buffer.find(b"\n", at)
             if end < 0:
                 break
-            line = buffer[at:end]
-            at = end + 1
-            if line.startswith(b"data:"):
-                runs.before = b"data: " if line[5:6] == b" " else b"data:"
-                value = line[len(runs.before) :].removesuffix(b"\r")
-                data.append(value)
-                self._data_bytes += len(value)
-            elif data and (not line or line == b"\r"):
-                whole = data[0] if len(data) == 1 else b"\n".join(data)
-                data.clear()
-                self._data_bytes = 0
-                runs.behind = b"\r\n\r\n" if line else b"\n\n"
-                yield whole
+            if buffer.startswith(b"data:", at):
+                start = at + 6 if buffer[at + 5] == _SPACE else at + 5
+                runs.before = b"data: " if start == at + 6 else b"data:"
+                at = end + 1
+                if not data and buffer[end : end + 2] == b"\n\n" and buffer[end - 1] != _RETURN:  # as most are
+                    runs.behind, at = b"\n\n", end + 2
+                    yield buffer[start:end]
+                else:
+                    value = buffer[start:end].removesuffix(b"\r")
+                    data.append(value)
+                    self._data_bytes += len(value)
+            else:
+                line = buffer[at:end]
+                at = end + 1
+                if data and (not line or line == b"\r"):
+                    whole = data[0] if len(data) == 1 else b"\n".join(data)
+                    data.clear()
+                    self._data_bytes = 0
+                    runs.behind = b"\r\n\r\n" if line else b"\n\n"
+                    yield whole
             run = None if data else runs.take(buffer, at)
         self._rest = buffer[at:]
         self._check_size()
 
     def _check_size(self) -> None:
+        self.between = not (self._rest or self._data)
         if len(self._rest) + self._data_bytes > self._event_bytes_max:
             raise UpstreamError(self._upstream, f"sent an event of more than {self._event_bytes_max} bytes")

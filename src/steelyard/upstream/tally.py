@@ -38,6 +38,14 @@ class Tally:
         """What the answer holds, token by token or not."""
         self._said_bytes += len(text) if text.isascii() else len(text.encode())
 
+    def said(self, text: str, pieces: int) -> Usage:
+        """So many pieces of text, together this, while no counts have come: `say`, `low` and `rising` in one, because
+        what is counted here alone rises."""
+        self.pieces += pieces
+        self._said_bytes += len(text) if text.isascii() else len(text.encode())
+        self._told = told = Usage(self._low or self.low().input, 0, self.pieces, reasoning=self.thoughts)
+        return told
+
     def think(self, text: str, pieces: int = 1) -> None:
         """So many pieces of reasoning."""
         self._thought_bytes += len(text) if text.isascii() else len(text.encode())
