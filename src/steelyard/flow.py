@@ -7,29 +7,29 @@ calls two stages in a row. Knows no HTTP and no SQL: the customer's side is an `
 """
 
 import asyncio
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from functools import partial
+from typing import TYPE_CHECKING, Any
 
 from steelyard.catalog.costed import Costs, Prices
 from steelyard.identity.keys import authenticate
 from steelyard.kernel.clock import Clock
 from steelyard.kernel.errors import ClientGone, UpstreamError
-from steelyard.kernel.quantities import Usage
-from steelyard.kernel.records import Caller, Event, Order, Quote, Terms
-from steelyard.kernel.roles import Answer, Ask, Sending, Teller
+from steelyard.kernel.records import Caller, Order, Quote, Terms
+from steelyard.kernel.roles import Answer, Ask, Teller
 from steelyard.kernel.settled import End, Position, Rated, Settlement
 from steelyard.kernel.tariff import Tariff
 from steelyard.metering.meter import Meter, Reading
 from steelyard.rating.bounds import covered, dearest, hold_asks
 from steelyard.rating.estimate import Estimator
 from steelyard.rating.rate import rate_all
-from steelyard.routing.attempts import Served, Ways
+from steelyard.routing.attempts import Ways, served
 from steelyard.routing.choose import able, bounds, choose, quoted, sought
 from steelyard.routing.router import Router
 from steelyard.routing.rules import Wanted
 from steelyard.upstream.answer_cache import AnswerCache
-from steelyard.upstream.fanout import at_cap, speaking
+from steelyard.upstream.fanout import Capped, speak
 from steelyard.upstream.protocol import Upstream
 
 if TYPE_CHECKING:
@@ -115,26 +115,26 @@ def route(house: House, caller: Caller, order: Order, terms: Sequence[Terms]) ->
 
 async def relay(house: House, order: Order, quotes: list[Quote], reading: Reading, answer: Answer) -> tuple[End, bytes]:
     """Call upstreams until one speaks, and pass on what it says. Returns the end, and bytes that wait until then."""
-    end, last = End.COMPLETE, b""
-    call = house.answers.speaking(quotes[0], speaking(house.upstreams, order))
-    async with Served(house.router, order, quotes, Ways(house.clock, call, reading.move, reading.heard)) as speech:
+    call: Callable[[Quote, bool], Any] = partial(speak, house.upstreams, order)
+    if quotes[0].reuse is not None:
+        call = house.answers.speaking(quotes[0], call)
+    speech = await served(house.router, order, quotes, Ways(house.clock, call, reading.move, reading.heard))
+    try:
         answer.begin(order, quote := speech.quote)
-
-        def told(sequence: int, event: Event, total: Usage) -> Sending:
-            nonlocal end
-            if event.finish is not None and quote.lowered and at_cap(event, quote.max_tokens):
-                end = End.MONEY_ENDED
-            return reading.pass_on(answer, sequence, event, total)
-
-        await speech.tell(told)
+        told = partial(reading.pass_on, answer)
+        capped = Capped(told, quote.max_tokens) if quote.lowered else None
+        if (telling := speech.tell(capped or told)) is not None:
+            await telling
         speech.whole(reading.spent(total := reading.total), guessed=bool(reading.guessed))
+    except BaseException as error:
+        await speech.close(error)
+        raise
     closing = answer.closing(total)
-    if house.strict or answer.holds_back:
-        closing, last = answer.parted(closing)
+    closing, last = answer.parted(closing) if house.strict or answer.holds_back else (closing, b"")
     if sending := reading.deliver(answer, closing, total):
         await sending
     reading.commit(total)
-    return end, last
+    return End.MONEY_ENDED if capped and capped.met else End.COMPLETE, last
 
 
 def settle(

@@ -226,13 +226,20 @@ class Quote(Record, frozen=True, gc=False):
         """Who answers, by the name it is sold under."""
         return self.offer.model
 
-    def is_whole(self, order: Order) -> bool:
-        """Whether the answer is asked for in one piece: the customer waits for all of it, nothing is owed of one that
-        breaks off, and the operator has not said how soon the offer must begin to speak."""
+    @property
+    def answers_whole(self) -> bool:
+        """Whether an answer may be asked for in one piece here: nothing is owed of one that breaks off, and the
+        operator has not said how soon the offer must begin to speak."""
         offer = self.offer
-        if order.stream or not offer.answers_whole or offer.first_token_s or self.max_tokens > limits.WHOLE_TOKENS_MAX:
-            return False
-        return order.capability is Capability.TEXT and not self.cost.owes_tokens
+        return offer.answers_whole and not offer.first_token_s and not self.cost.owes_tokens
+
+    def is_waited_for(self, order: Order) -> bool:
+        """Whether the customer waits for all of the answer, and for no longer than he may be kept waiting."""
+        return not order.stream and self.max_tokens <= limits.WHOLE_TOKENS_MAX and order.capability is Capability.TEXT
+
+    def is_whole(self, order: Order) -> bool:
+        """Whether the answer is asked for in one piece."""
+        return self.is_waited_for(order) and self.answers_whole
 
 
 class CallPiece(Record, frozen=True, gc=False):

@@ -7,8 +7,10 @@ how to put on record that another is called, come in.
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
-from types import AsyncGeneratorType, TracebackType
-from typing import Protocol, Self
+from types import AsyncGeneratorType
+from typing import Protocol
+
+import msgspec
 
 from steelyard.kernel import limits
 from steelyard.kernel.clock import NS_PER_S, Clock
@@ -16,7 +18,7 @@ from steelyard.kernel.errors import UpstreamError
 from steelyard.kernel.frozen import Record
 from steelyard.kernel.quantities import Usage
 from steelyard.kernel.records import Event, Order, Quote
-from steelyard.kernel.roles import Told
+from steelyard.kernel.roles import Sending, Told
 from steelyard.routing.health import ELSEWHERE, Call
 from steelyard.routing.prefix import Use
 from steelyard.routing.router import Router
@@ -26,6 +28,11 @@ Said = tuple[int, Event, Usage]
 
 class Telling(Protocol):
     """What an offer says, for whoever asks for it or wants to be told. `aclose()` ends the call."""
+
+    @property
+    def begin(self) -> Callable[[], Awaitable[Event | None]] | None:
+        """Of one that was asked for an answer in one piece: call this first. It waits for all of it and returns the
+        only event; None where it comes in pieces all the same."""
 
     def __aiter__(self) -> AsyncIterator[Said]: ...
     def __anext__(self) -> Awaitable[Said]: ...
@@ -45,111 +52,98 @@ class Ways(Record, frozen=True):
     heard: Callable[[Usage], None]  # keep what its vendor may bill, while nothing of it is passed on yet
 
 
-class Served:
-    """The answer of the first of these offers that begins to speak: entering the context waits for that, leaving it
-    closes the call. Entering raises UpstreamError of the last that was tried."""
-
-    __slots__ = ("_call", "_heard", "_order", "_over", "_quotes", "_router", "_speech", "_use", "_ways", "quote")
-
-    def __init__(self, router: Router, order: Order, quotes: Sequence[Quote], ways: Ways) -> None:
-        self.quote = quotes[0]  # who is asked
-        self._router = router
-        self._order = order
-        self._quotes = quotes
-        self._ways = ways
-        self._over = False  # it has said all
-        self._heard: list[Said] = []  # to be handed out first, from its end
-        self._call: Call | None = None
-        self._speech: Speech | None = None
-        self._use: Use | None = None
-
-    async def __aenter__(self) -> Self:
-        router, clock, left, fault = self._router, self._ways.clock, self._quotes, ""
-        router.asked()
-        try:
-            for moves in range(limits.ATTEMPTS_MAX):
-                quote, left = left[0], left[1:]
-                if moves:
-                    await asyncio.sleep(pause_s(self._order.request_id, moves))
-                    self._ways.move(quote, fault)
-                alone = not left or moves + 1 == limits.ATTEMPTS_MAX
-                try:
-                    speech = self._ask(quote)
-                    if not alone:
-                        await self._first_of_several(speech)
-                    else:  # as long as its connection lives
-                        said = await speech.__anext__()
-                        self._heard = [said]
-                        self._spoke()
-                    return self
-                except StopAsyncIteration:  # not a word
-                    return self
-                except UpstreamError as error:
-                    await self._close(error)
-                    fault = str(error.fault)
-                    while left and not router.may_move(left[0].offer, clock.monotonic_ns()):
-                        left = left[1:]
-                    if alone or not left or error.fault not in ELSEWHERE:
-                        raise
-                except BaseException:
-                    await self._close(None)
+async def served(router: Router, order: Order, quotes: Sequence[Quote], ways: Ways) -> "Served":
+    """Call one of these offers after the other until one begins to speak. Raises UpstreamError of the last tried."""
+    clock, affinity, left, fault = ways.clock, router.affinity, quotes, ""
+    try:
+        for moves in range(limits.ATTEMPTS_MAX):
+            quote, left = left[0], left[1:]
+            if moves:
+                await asyncio.sleep(pause_s(order.request_id, moves))
+                ways.move(quote, fault)
+            alone = not left or moves + 1 == limits.ATTEMPTS_MAX
+            now_ns = clock.monotonic_ns()
+            call = router.begin(order, quote, now_ns, again=moves > 0)
+            use = affinity.called(order.request_id, quote.offer, now_ns) if affinity.prompts else None
+            one = Served(quote, order, router, ways, call, use)
+            try:
+                speech, event = ways.call(quote, call.whole), None
+                one.speech = speech
+                if not alone:
+                    await one.first_of_several(speech)
+                    return one
+                # As long as its connection lives.
+                if call.whole and not isinstance(speech, AsyncGeneratorType) and (begin := speech.begin) is not None:
+                    event = await begin()
+                one.said_all = event is not None
+                one.heard.append(await speech.__anext__() if event is None else (0, event, event.usage))
+                one.spoke()
+                return one
+            except StopAsyncIteration:  # not a word
+                return one
+            except UpstreamError as error:
+                await one.close(error)
+                fault = str(error.fault)
+                while left and not router.may_move(left[0].offer, clock.monotonic_ns()):
+                    left = left[1:]
+                if alone or not left or error.fault not in ELSEWHERE:
                     raise
-        finally:
-            if router.affinity.prompts:
-                router.affinity.ended(self._order.request_id)
-        raise AssertionError("the last try returns or raises")
+            except BaseException:
+                await one.close()
+                raise
+    finally:
+        if affinity.prompts:
+            affinity.ended(order.request_id)
+    raise AssertionError("the last try returns or raises")
 
-    def _ask(self, quote: Quote) -> Speech:
-        order, offer, now_ns = self._order, quote.offer, self._ways.clock.monotonic_ns()
-        self.quote, self._speech = quote, None
-        whole = quote.is_whole(order)
-        tokens = (order.prompt_tokens_max + quote.max_tokens) * order.sequences
-        self._call = self._router.begin(offer, tokens, now_ns, whole=whole)
-        affinity = self._router.affinity
-        self._use = affinity.called(order.request_id, offer, now_ns) if affinity.prompts else None
-        self._speech = speech = self._ways.call(quote, whole)
-        return speech
 
-    async def _first_of_several(self, speech: Speech) -> None:
+class Served(msgspec.Struct, eq=False):
+    """The answer of an offer. When it was told and came to its end it is over by `whole`, otherwise by `close`."""
+
+    quote: Quote  # who is asked
+    order: Order
+    router: Router
+    ways: Ways
+    call: Call
+    use: Use | None
+    speech: Speech | None = None
+    heard: list[Said] = []  # to be handed out first, from its end
+    said_all: bool = False  # and nothing else
+
+    async def first_of_several(self, speech: Speech) -> None:
         """Wait until it speaks or, where the answer leaves in one piece, has said all. Raises UpstreamError."""
-        patience_s = patience_of(self._order, self.quote)
-        heard: list[Said] = []
+        patience_s = patience_of(self.order, self.quote)
+        heard, keep = self.heard, self.ways.heard
         try:
             async with asyncio.timeout(patience_s) as patience:
                 async for said in speech:
                     heard.append(said)
-                    self._ways.heard(said[2])
+                    keep(said[2])
                     if _speaks(said[1]):
                         patience.reschedule(None)
-                        self._spoke()
+                        self.spoke()
                         break
-                if not self._order.stream:
+                if not self.order.stream:
                     async for said in speech:
                         heard.append(said)
-                        self._ways.heard(said[2])
+                        keep(said[2])
         except TimeoutError:
             message = f"did not begin to answer within {patience_s:g} s"
             raise UpstreamError(self.quote.offer.upstream, message, retryable=True) from None
-        self._heard = heard[::-1]
+        heard.reverse()
 
-    def _spoke(self) -> None:
-        assert self._call is not None  # noqa: S101 - it was asked
-        self._call.spoke(self._ways.clock.monotonic_ns())
-        if self._router.closed:
-            self._router.spoke(self.quote.offer)
+    def spoke(self) -> None:
+        """It began to speak."""
+        self.call.spoke(self.ways.clock.monotonic_ns())
+        if self.router.closed:
+            self.router.spoke(self.quote.offer)
 
-    def whole(self, used: Usage, *, guessed: bool) -> None:
-        """It came to its end and used this; `guessed`: the counts are ours, not the upstream's."""
-        assert self._call is not None  # noqa: S101 - it was asked
-        self._over = True
-        self._call.whole(self._order, used, self._ways.clock.monotonic_ns())
-        self._call.ended()
-        if self._use is not None and not guessed:
-            self._router.affinity.answered(self._use, used)
+    def tell(self, told: Told) -> Sending:
+        """Hand on all that it says, as it says it; to be awaited until that is done. Raises UpstreamError."""
+        return told(*self.heard.pop()) if self.said_all else self._tell(told)
 
-    async def tell(self, told: Told) -> None:
-        """Hand on all that it says, as it says it. Raises UpstreamError."""
-        heard, speech = self._heard, self._speech
+    async def _tell(self, told: Told) -> None:
+        heard, speech = self.heard, self.speech
         while heard:
             if (sending := told(*heard.pop())) is not None:
                 await sending
@@ -161,22 +155,24 @@ class Served:
         elif (telling := speech.tell(told)) is not None:
             await telling
 
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        if not self._over:
-            await self._close(error if isinstance(error, UpstreamError) else None)
+    def whole(self, used: Usage, *, guessed: bool) -> None:
+        """It came to its end and used this; `guessed`: the counts are ours, not the upstream's."""
+        self.call.came_whole(self.order, used, self.ways.clock.monotonic_ns())
+        if self.use is not None and not guessed:
+            self.router.affinity.answered(self.use, used)
 
-    async def _close(self, error: UpstreamError | None) -> None:
-        clock = self._ways.clock
+    async def close(self, error: BaseException | None = None) -> None:
+        """End it, unless it is over already; for the upstream's own error, or for none of his."""
+        call, clock = self.call, self.ways.clock
+        if call.over:
+            return
         try:
-            if self._speech is not None:
-                await self._speech.aclose()
+            if self.speech is not None:
+                await self.speech.aclose()
         finally:
-            if self._call is not None:
-                self._call.ended()
-            if error is not None:
-                self._router.failed(self.quote.offer, error, clock.monotonic_ns(), _wait_ns(error, clock))
+            call.ended()
+            if isinstance(error, UpstreamError):
+                self.router.failed(self.quote.offer, error, clock.monotonic_ns(), _wait_ns(error, clock))
 
 
 def patience_of(order: Order, quote: Quote) -> float | None:

@@ -7,6 +7,8 @@ Knows no money and no socket; what an error means is data on it.
 from collections.abc import Sequence
 from typing import NamedTuple
 
+import msgspec
+
 from steelyard.kernel import limits
 from steelyard.kernel.choice import Load
 from steelyard.kernel.clock import NS_PER_S
@@ -14,7 +16,8 @@ from steelyard.kernel.errors import UpstreamError
 from steelyard.kernel.faults import Fault
 from steelyard.kernel.offers import Offer
 from steelyard.kernel.quantities import Usage
-from steelyard.kernel.records import Order
+from steelyard.kernel.records import Order, Quote
+from steelyard.kernel.tariff import Tariff
 from steelyard.routing.pace import Bucket
 
 ELSEWHERE = frozenset(Fault) - {Fault.BAD_REQUEST, Fault.CONTENT}
@@ -144,7 +147,9 @@ class OfferState:
         "_open_s",
         "_requests",
         "_tokens",
+        "answers_whole",
         "bounded",
+        "cost",
         "error_parts",
         "failures",
         "first",
@@ -173,6 +178,17 @@ class OfferState:
         self._requests, self._tokens = Bucket(), Bucket()
         self.offer: Offer | None = None  # as it stands in the snapshot
         self.bounded = False
+        self.cost: Tariff | None = None  # what the last call was made at
+        self.answers_whole = False  # at that, see Quote
+
+    def begin(self, order: Order, quote: Quote, now_ns: int) -> "Call":
+        """It is called. What a quote says of every order is found out once for all that have its offer and cost."""
+        if self.cost is not quote.cost:
+            self.cost, self.answers_whole = quote.cost, quote.answers_whole
+        probe = bool(self.why) and not self.probing and self.breaker(now_ns) == "half-open"
+        self.in_flight += 1
+        self.probing = self.probing or probe
+        return Call(self, self.answers_whole and quote.is_waited_for(order), now_ns, now_ns, probe)
 
     def left_out(self, now_ns: int) -> str:
         """Why it is not to be asked now; empty when it is."""
@@ -257,43 +273,40 @@ def _share(bound: int, workers: int) -> int:
     return max(1, bound // workers)
 
 
-class Call:
-    """One call under way. `spoke` once, at the first event; `ended` once."""
+class Call(msgspec.Struct, eq=False):
+    """One call under way, see `OfferState.begin`. `spoke` once, at the first event; `ended` once."""
 
-    __slots__ = ("_began_ns", "_first_ns", "_over", "_probe", "_state", "_whole")
-
-    def __init__(self, state: OfferState, now_ns: int, *, whole: bool = False) -> None:
-        self._state = state
-        self._whole = whole  # asked for an answer in one piece, of which the first event is the last
-        self._began_ns = self._first_ns = now_ns
-        self._over = False
-        self._probe = bool(state.why) and not state.probing and state.breaker(now_ns) == "half-open"
-        state.in_flight += 1
-        state.probing = state.probing or self._probe
+    state: OfferState
+    whole: bool  # asked for an answer in one piece, of which the first event is the last
+    began_ns: int
+    first_ns: int
+    probe: bool
+    over: bool = False
 
     def spoke(self, now_ns: int) -> None:
         """The first event came."""
-        state = self._state
-        if not self._whole:
-            self._first_ns = now_ns
-            state.first.note(now_ns - self._began_ns, now_ns)
+        state = self.state
+        if not self.whole:
+            self.first_ns = now_ns
+            state.first.note(now_ns - self.began_ns, now_ns)
         if state.failures or state.error_parts:  # otherwise nothing is held against it
             state.worked()
 
-    def whole(self, order: Order, used: Usage, now_ns: int) -> None:
+    def came_whole(self, order: Order, used: Usage, now_ns: int) -> None:
         """It came to its end and used this."""
-        state = self._state
+        state = self.state
         tokens = state.habit.note(order, used)
         if tokens >= limits.SPEED_TOKENS_MIN:
-            said_ns, first = now_ns - self._first_ns, state.first
-            if self._whole and first.count:
+            said_ns, first = now_ns - self.first_ns, state.first
+            if self.whole and first.count:
                 said_ns -= first.median(now_ns)
             state.token.note(said_ns // tokens if said_ns > 0 else 0, now_ns)
+        self.ended()
 
     def ended(self) -> None:
         """It is over, for whatever reason. The second time says nothing new."""
-        if not self._over:
-            self._over = True
-            self._state.in_flight -= 1
-            if self._probe:
-                self._state.probing = False
+        if not self.over:
+            self.over = True
+            self.state.in_flight -= 1
+            if self.probe:
+                self.state.probing = False

@@ -15,6 +15,7 @@ from steelyard.kernel.choice import Candidate, Choice, Load
 from steelyard.kernel.clock import NS_PER_S
 from steelyard.kernel.errors import CallerError, UpstreamError, unavailable
 from steelyard.kernel.offers import Offer
+from steelyard.kernel.records import Order, Quote
 from steelyard.kernel.routes import Guard, Policy, Routes
 from steelyard.kernel.tariff import Tariff
 from steelyard.kernel.why import bytes_from_why
@@ -170,7 +171,7 @@ class Router:
                 self._states.clear()
             state = self._states[offer.id] = OfferState()
         if state.offer is not offer:
-            state.offer, state.bounded = offer, offer.is_bounded
+            state.offer, state.bounded, state.cost = offer, offer.is_bounded, None
         return state
 
     def known(self, offer: Offer) -> OfferState | None:
@@ -189,12 +190,18 @@ class Router:
 
     # --- what became of it --------------------------------------------------------------------------------------
 
-    def begin(self, offer: Offer, tokens: int, now_ns: int, *, whole: bool = False) -> Call:
-        """The offer is called, for a request of so many tokens at most; `whole`: for an answer in one piece."""
-        state = self.state(offer)
+    def begin(self, order: Order, quote: Quote, now_ns: int, *, again: bool = False) -> Call:
+        """An offer is called; `again`: it is not the first that this request goes to."""
+        offer = quote.offer
+        state = self._states.get(offer.id)
+        if state is None or state.offer is not offer:
+            state = self.state(offer)
         if offer.rpm or offer.tpm:
+            tokens = (order.prompt_tokens_max + quote.max_tokens) * order.sequences
             state.take(offer, self._workers, tokens, now_ns)
-        return Call(state, now_ns, whole=whole)
+        if self._budget < _BUDGET_MAX and not again:  # a part of a try more may be repeated
+            self._budget = min(_BUDGET_MAX, self._budget + limits.RETRY_PERCENT * limits.RETRY_PARTS // 100)
+        return state.begin(order, quote, now_ns)
 
     def spoke(self, offer: Offer) -> None:
         """It has begun to answer, so its account is in order: to be told while any is `closed`."""
@@ -208,11 +215,6 @@ class Router:
             if self.closed.get(offer.upstream, (0, ""))[0] <= now_ns:
                 log.error("upstream_disabled", upstream=offer.upstream, fault=error.fault, reason=error.message)
             self.closed[offer.upstream] = (now_ns + limits.DISABLED_S * NS_PER_S, str(error.fault))
-
-    def asked(self) -> None:
-        """A request came: a part of a try more may be repeated."""
-        if self._budget < _BUDGET_MAX:
-            self._budget = min(_BUDGET_MAX, self._budget + limits.RETRY_PERCENT * limits.RETRY_PARTS // 100)
 
     def may_move(self, offer: Offer, now_ns: int) -> bool:
         """Whether a request that failed elsewhere may be tried here.

@@ -7,9 +7,9 @@ see single sequences and the counts are summed here. Closing the iterator cancel
 import asyncio
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import aclosing
-from functools import partial
 from typing import Protocol, Self, cast
 
+import msgspec
 from msgspec import Raw
 
 from steelyard.kernel import limits
@@ -27,7 +27,6 @@ _EVENTS_QUEUED_MAX = 16
 _NOTHING = Usage()
 _ENGINE = "llama_cpp"  # the kind of offers at engines of ours
 
-
 Said = tuple[int, Event, Usage]
 
 
@@ -39,53 +38,46 @@ class Speech(Protocol):
     def aclose(self) -> Awaitable[None]: ...
 
 
-def call(upstream: Upstream, offer: Offer, order: Order, max_tokens: int, whole: bool = False) -> Speech:
-    """Ask for all sequences; `whole`: each in one piece, if it can be. The iterator raises UpstreamError as the
-    upstream does."""
+def speak(upstreams: Mapping[str, Upstream], order: Order, quote: Quote, whole: bool) -> Speech:
+    """Ask whoever a quote names for all sequences of this order; `whole`: each in one piece, if it can be. An engine is
+    asked in its turn. Raises UpstreamError as the upstream does, here or in the iterator."""
+    offer = quote.offer
+    upstream = upstreams[offer.upstream]
+    if offer.kind == _ENGINE and hasattr(upstream, "in_turn"):  # isinstance takes 20 µs for it
+        upstream = cast(Queued, upstream).in_turn(offer, _turn(quote, order))
     if order.capability is not Capability.TEXT:
         return _read(upstream, offer, order)
-    if order.sequences == 1:
-        return _Sole(upstream, offer, order, max_tokens, whole)
-    return _counted(upstream, offer, order, max_tokens, whole)
+    if order.sequences > 1:
+        return _counted(upstream, offer, order, quote.max_tokens, whole)
+    events = upstream.stream(offer, order.params, quote.max_tokens, order.request_id, whole)
+    return _Sole(events, offer, quote.max_tokens, events.begin if whole and isinstance(events, Heard) else None)
 
 
-class _Sole:
+class _Sole(msgspec.Struct, eq=False):
     """The only sequence of an order. No async generator: one of those costs a microsecond for every event."""
 
-    __slots__ = ("_events", "_max_tokens", "_offer", "_order", "_over", "_told", "_upstream", "_whole")
-
-    def __init__(self, upstream: Upstream, offer: Offer, order: Order, max_tokens: int, whole: bool) -> None:
-        self._upstream = upstream
-        self._offer = offer
-        self._order = order
-        self._max_tokens = max_tokens
-        self._whole = whole
-        self._events: Events | None = None  # an upstream that refuses at once does it when it is awaited
-        self._told = _NOTHING
-        self._over = False
+    events: Events
+    offer: Offer
+    max_tokens: int
+    begin: Callable[[], Awaitable[Event | None]] | None  # see `routing.attempts.Telling`
+    told: Usage = _NOTHING
+    over: bool = False
 
     def __aiter__(self) -> Self:
         return self
 
     async def __anext__(self) -> Said:
-        if self._over:
+        if self.over:
             raise StopAsyncIteration
-        events, event = self._events, None
-        if events is None:
-            order = self._order
-            events = self._events = self._upstream.stream(
-                self._offer, order.params, self._max_tokens, order.request_id, self._whole
-            )
-            if isinstance(events, Heard) and (event := await events.begin()) is not None:
-                self._over = True  # it came in one piece
-        if event is not None:
-            pass
-        elif isinstance(events, Heard):
-            event = None if events.dry else events.take()
+        events = self.events
+        if isinstance(events, Heard):
+            event = None if events.begun else await events.begin()
+            if event is None and not events.dry:
+                event = events.take()
             while event is None:
                 await events.more()
                 event = events.take()
-            self._over = events.over
+            self.over = events.over
         else:
             event = await events.__anext__()
         kept = self._kept(event)
@@ -95,9 +87,9 @@ class _Sole:
 
     def tell(self, told: Told) -> Awaitable[None] | None:
         """Hand on the rest of it, as it comes; None: there is none."""
-        if self._over:
+        if self.over:
             return None
-        events = self._events
+        events = self.events
         return self._tell(told, events) if isinstance(events, Heard) else self._tell_all(told)
 
     async def _tell_all(self, told: Told) -> None:
@@ -113,21 +105,20 @@ class _Sole:
             return told(0, kept, kept.usage)
 
         await events.tell(hand_on)
-        self._over = True
+        self.over = True
 
     def _kept(self, event: Event) -> Event:
         """The event, or the end in its place if it went beyond the cap: then the call is to be closed."""
-        usage = believed(event, self._offer).usage
-        if usage.output + usage.reasoning > self._max_tokens and is_too_much(event, self._told):
-            self._over = True
-            return cut(event, self._told)
-        self._told = usage
+        usage = believed(event, self.offer).usage
+        if usage.output + usage.reasoning > self.max_tokens and is_too_much(event, self.told):
+            self.over = True
+            return cut(event, self.told)
+        self.told = usage
         return event
 
     async def aclose(self) -> None:
-        self._over = True
-        if self._events is not None:
-            await self._events.aclose()
+        self.over = True
+        await self.events.aclose()
 
 
 async def _read(upstream: Upstream, offer: Offer, order: Order) -> AsyncGenerator[Said, None]:
@@ -143,19 +134,6 @@ async def _counted(
         async for sequence, event in merged:
             usages[sequence] = event.usage
             yield sequence, event, sum(usages, Usage())
-
-
-def speak(upstreams: Mapping[str, Upstream], order: Order, quote: Quote, whole: bool) -> Speech:
-    """Call whoever a quote names for this order, for an answer in one piece or not: an engine in its turn."""
-    offer = quote.offer
-    upstream = upstreams[offer.upstream]
-    if offer.kind == _ENGINE and hasattr(upstream, "in_turn"):  # isinstance takes 20 µs for it
-        upstream = cast(Queued, upstream).in_turn(offer, _turn(quote, order))
-    return call(upstream, offer, order, quote.max_tokens, whole)
-
-
-speaking: Callable[[Mapping[str, Upstream], Order], Callable[[Quote, bool], Speech]] = partial(partial, speak)
-"""The same for an order of which only the quote is not known yet."""
 
 
 def _turn(quote: Quote, order: Order) -> Turn:
@@ -254,9 +232,21 @@ def cut(event: Event, told: Usage) -> Event:
     return Event("", usage, "length", estimated=event.estimated, cut=True)
 
 
-def at_cap(event: Event, max_tokens: int) -> bool:
-    """Whether the cap ended this sequence, by the upstream's own word or by ours."""
-    return event.finish == "length" and (event.cut or event.usage.generated >= max_tokens)
+class Capped:
+    """Tells what sequences say, and remembers whether the cap `met` one and ended it, by the upstream's own word or by
+    ours."""
+
+    __slots__ = ("_max_tokens", "_told", "met")
+
+    def __init__(self, told: Told, max_tokens: int) -> None:
+        self.met = False
+        self._told = told
+        self._max_tokens = max_tokens
+
+    def __call__(self, sequence: int, event: Event, total: Usage) -> Sending:
+        if event.finish == "length" and (event.cut or event.usage.generated >= self._max_tokens):
+            self.met = True
+        return self._told(sequence, event, total)
 
 
 def own_params(order: Order, sequence: int) -> dict[str, Raw]:

@@ -71,11 +71,12 @@ class Heard:
     """
 
     __slots__ = (
-        *("_body", "_failure", "_hearing", "_new", "_pool", "_response", "_to", "_told", "_voice", "_watch", "dry"),
-        "over",
+        *("_body", "_failure", "_hearing", "_new", "_pool", "_response", "_to", "_told", "_voice", "_watch", "begun"),
+        *("dry", "over"),
     )
 
     def __init__(self, pool: Pool, to: Destination, body: bytes, hearing: Hearing, voice: Voice) -> None:
+        self.begun = False
         self.over = False  # all was said, or it was closed
         self.dry = False  # what had come was taken: wait for more before the next look
         self._pool = pool
@@ -93,7 +94,7 @@ class Heard:
         return self
 
     async def __anext__(self) -> Event:
-        if self._response is None and not self.over and (event := await self.begin()) is not None:
+        if not self.begun and not self.over and (event := await self.begin()) is not None:
             return event
         while (event := self.take()) is None:
             await self.more()
@@ -102,6 +103,7 @@ class Heard:
     async def begin(self) -> Event | None:
         """Ask, and wait for the head of the answer; for all of it, if it was asked for in one piece and comes so: then
         its only event is returned. Raises UpstreamError."""
+        self.begun = True
         try:
             response = self._response = await self._pool.ask(self._to, self._body)
             form = form_of(response.head) if response.status == 200 else b""

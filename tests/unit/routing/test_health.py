@@ -3,18 +3,19 @@
 import random
 
 import msgspec
-from tests.fakes.parties import OFFER
+from tests.fakes.parties import CALLER, COST, OFFER, PRICE
 
 from steelyard.kernel import limits
 from steelyard.kernel.clock import NS_PER_S
 from steelyard.kernel.errors import UpstreamError
 from steelyard.kernel.faults import Fault
 from steelyard.kernel.quantities import Usage
-from steelyard.kernel.records import Order
-from steelyard.routing.health import Call, Habit, Latency, OfferState, Size, expected, most, size_of, times
+from steelyard.kernel.records import Order, Quote
+from steelyard.routing.health import Habit, Latency, OfferState, Size, expected, most, size_of, times
 from steelyard.routing.pace import Bucket
 
 BROKEN = UpstreamError("x", "no", status=500)
+QUOTE = Quote(CALLER, OFFER, PRICE, COST, 1, 20, False, 0)
 
 
 def order(prompt: int = 300, sequences: int = 1) -> Order:
@@ -69,13 +70,13 @@ def test_the_breaker_opens_lets_one_probe_through_and_stays_open_longer_each_tim
         spans.append(wait // NS_PER_S)
         now = state.back_ns()
         assert (state.left_out(now), state.breaker(now)) == ("", "half-open")
-        probe = Call(state, now)
+        probe = state.begin(order(), QUOTE, now)
         assert state.left_out(now) == "probing"
         probe.ended()
         state.failed(BROKEN, now, None)
     assert spans == [1, 2, 4, 8, 16, 32, 60, 60, 60]
     now = state.back_ns()
-    Call(state, now).spoke(now)
+    state.begin(order(), QUOTE, now).spoke(now)
     assert (state.left_out(now), state.failures) == ("", 0)
 
 
@@ -129,7 +130,7 @@ def test_a_bucket_refills_with_time_and_never_holds_more_than_ten_seconds() -> N
 def test_each_worker_has_its_share_of_the_bounds() -> None:
     offer = msgspec.structs.replace(OFFER, concurrency=4, rpm=600)
     state = OfferState()
-    calls = [Call(state, 0), Call(state, 0)]
+    calls = [state.begin(order(), QUOTE, 0) for _ in range(2)]
     assert state.full(offer, 1, 10, 0) == ""
     assert state.full(offer, 2, 10, 0) == "concurrency"
     for call in calls:
@@ -143,12 +144,14 @@ def test_each_worker_has_its_share_of_the_bounds() -> None:
 
 def test_an_answer_in_one_piece_tells_the_time_of_a_token_and_none_of_a_first_one() -> None:
     state, used = OfferState(), Usage(10, 0, 100)
-    call = Call(state, 0, whole=True)
+    asked = msgspec.structs.replace(order(), stream=False)
+    quote = msgspec.structs.replace(QUOTE, offer=msgspec.structs.replace(OFFER, kind="openai"))
+    call = state.begin(asked, quote, 0)
     call.spoke(NS_PER_S)
-    call.whole(order(), used, NS_PER_S)
+    call.came_whole(asked, used, NS_PER_S)
     assert (state.first.count, state.token.p50) == (0, NS_PER_S // 100)
     assert times([state], 50, NS_PER_S) == [NS_PER_S // 2]
     state.first.note(NS_PER_S // 2, NS_PER_S)
-    later = Call(state, NS_PER_S, whole=True)
-    later.whole(order(), used, 2 * NS_PER_S)
+    later = state.begin(asked, quote, NS_PER_S)
+    later.came_whole(asked, used, 2 * NS_PER_S)
     assert state.token.p50 < NS_PER_S // 100, "the time to the first one is known by then"

@@ -17,7 +17,7 @@ from steelyard.kernel.errors import CallerError
 from steelyard.kernel.offers import Offer
 from steelyard.kernel.records import Order, Quote
 from steelyard.scheduling.wish import Turn, turn_from
-from steelyard.upstream.fanout import speaking
+from steelyard.upstream.fanout import speak
 from steelyard.upstream.kinds import ByKind
 from steelyard.upstream.pool import Pool
 
@@ -66,7 +66,7 @@ class Asking:
         quote = Quote(caller, self.offer, PRICE, COST, 1, 5, False, 0)
 
         async def heard() -> list[str]:
-            speech = speaking({"local": self.upstream}, order)(quote, False)
+            speech = speak({"local": self.upstream}, order, quote, False)
             try:
                 return [event.text async for _, event, _ in speech]
             finally:

@@ -4,13 +4,18 @@ from contextlib import aclosing
 
 import pytest
 from msgspec import Raw
-from tests.fakes.parties import OFFER
+from tests.fakes.parties import CALLER, COST, OFFER, PRICE
 
 from steelyard.kernel.errors import UpstreamError
 from steelyard.kernel.offers import Capability, Offer
 from steelyard.kernel.quantities import Usage
-from steelyard.kernel.records import Event, Order
-from steelyard.upstream.fanout import call, own_seed
+from steelyard.kernel.records import Event, Order, Quote
+from steelyard.upstream.fanout import Speech, own_seed, speak
+from steelyard.upstream.protocol import Upstream
+
+
+def called(upstream: Upstream, asked: Order) -> Speech:
+    return speak({OFFER.upstream: upstream}, asked, Quote(CALLER, OFFER, PRICE, COST, 1, 10, False, 0), False)
 
 
 def test_each_sequence_draws_with_a_seed_of_its_own() -> None:
@@ -53,7 +58,7 @@ async def test_all_sequences_failing_while_a_piece_is_sent_end_the_answer() -> N
     upstream = TwoThatFail()
     asked = Order(bytes(16), "m", {}, 10, 10, 2, True)
     async with asyncio.timeout(10):
-        async with aclosing(call(upstream, OFFER, asked, 10)) as events:
+        async with aclosing(called(upstream, asked)) as events:
             seen = [await anext(events), await anext(events)]
             upstream.fails.set()
             for _ in range(10):  # the send of the second piece takes a while
@@ -69,7 +74,7 @@ async def test_what_a_sequence_said_before_it_failed_comes_first() -> None:
     asked = Order(bytes(16), "m", {}, 10, 10, 2, True)
     seen: list[Event] = []
     with pytest.raises(UpstreamError, match="died"):
-        async with aclosing(call(upstream, OFFER, asked, 10)) as events:
+        async with aclosing(called(upstream, asked)) as events:
             async for _, event, _ in events:
                 seen.append(event)
     assert seen and all(event.text == "word" for event in seen)
@@ -99,7 +104,7 @@ async def test_a_count_that_cannot_be_ends_the_answer_at_what_was_told_before(co
     seen: list[Event] = []
     asked = Order(bytes(16), "m", {}, 10, 10, sequences, True)
     with pytest.raises(UpstreamError, match="counts what cannot be"):
-        async with aclosing(call(OneThatLostCount(counted), OFFER, asked, 10)) as events:
+        async with aclosing(called(OneThatLostCount(counted), asked)) as events:
             async for _, event, _ in events:
                 seen.append(event)
     assert seen and all(event.usage == Usage(1, 0, 1) for event in seen)
@@ -108,5 +113,5 @@ async def test_a_count_that_cannot_be_ends_the_answer_at_what_was_told_before(co
 async def test_what_is_read_is_counted_within_the_same_bounds() -> None:
     asked = Order(bytes(16), "m", {}, 10, 0, 1, False, capability=Capability.EMBEDDING)
     with pytest.raises(UpstreamError, match="counts what cannot be"):
-        async with aclosing(call(OneThatLostCount(Usage(-1)), OFFER, asked, 0)) as events:
+        async with aclosing(called(OneThatLostCount(Usage(-1)), asked)) as events:
             await anext(events)

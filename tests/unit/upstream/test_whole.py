@@ -11,6 +11,7 @@ from steelyard.kernel.quantities import Meter
 from steelyard.kernel.records import Order, Quote
 from steelyard.kernel.tariff import Condition, Tariff, TariffLine, Variant
 from steelyard.routing.attempts import patience_of
+from steelyard.routing.router import Router
 
 SERVER = msgspec.structs.replace(OFFER, kind="openai")
 HASTY = msgspec.structs.replace(SERVER, first_token_s=2)
@@ -41,7 +42,12 @@ def quote(**changes: object) -> Quote:
 def test_only_where_all_of_it_is_waited_for_and_no_token_is_owed(
     asked: dict[str, object], changes: dict[str, object], is_whole: bool
 ) -> None:
-    assert quote(**changes).is_whole(msgspec.structs.replace(ORDER, **asked)) is is_whole
+    order, quoted = msgspec.structs.replace(ORDER, **asked), quote(**changes)
+    assert quoted.is_whole(order) is is_whole
+    for before in (quote(), quote(cost=PRICE)):  # what a call found out of its quote is not held of another
+        router = Router()
+        router.begin(ORDER, before, 0)
+        assert router.begin(order, quoted, 0).whole is is_whole
 
 
 def test_it_has_the_time_to_make_it_before_another_is_asked() -> None:
