@@ -8,6 +8,8 @@ what the accounting costs, and is nothing to be served with.
 import sys
 from typing import Any
 
+import msgspec
+
 from steelyard.kernel.records import Granted, HoldAsk, Order, Quote
 from steelyard.kernel.settled import Closed, End
 from steelyard.ledger.teller_client import TellerClient
@@ -16,7 +18,7 @@ from steelyard.processes import worker
 
 
 class NullTeller(TellerClient):
-    async def hold(self, ask: HoldAsk) -> Granted:
+    def draw(self, ask: HoldAsk) -> Granted:
         return Granted(ask.want_nano, ask.max_tokens)
 
     def release(self, request_id: bytes) -> None: ...
@@ -39,7 +41,6 @@ class _Nowhere:
     def free(self, *_: object) -> None: ...
     def intend(self, *_: object) -> None: ...
     def commit(self, *_: object) -> None: ...
-    def first_token(self, *_: object) -> None: ...
     def power(self, *_: object) -> None: ...
 
     async def wait_synced(self) -> None: ...
@@ -53,14 +54,10 @@ class NullMeter(Meter):
         super().__init__(_Nowhere(journal), _Nowhere(slots), *rest)  # type: ignore[arg-type]
 
     def open(self, order: Order, quote: Quote, why: bytes = b"") -> Reading:
-        reading = super().open(order, quote, why)
-        reading.__class__ = NullReading
-        return reading
+        return NullReading(*msgspec.structs.astuple(super().open(order, quote, why)))
 
 
-class NullReading(Reading):
-    __slots__ = ()
-
+class NullReading(Reading, eq=False):
     def hear(self, *_: object) -> None: ...
     def intend(self, *_: object) -> None:
         self.started = True

@@ -21,11 +21,11 @@ from steelyard.kernel.roles import Answer, Ask, Teller
 from steelyard.kernel.settled import End, Position, Rated, Settlement
 from steelyard.kernel.tariff import Tariff
 from steelyard.metering.meter import Meter, Reading
-from steelyard.rating.bounds import covered, dearest, hold_asks
+from steelyard.rating.bounds import asking, covered
 from steelyard.rating.estimate import Estimator
 from steelyard.rating.rate import rate_all
 from steelyard.routing.attempts import Ways, served
-from steelyard.routing.choose import able, bounds, choose, quoted, sought
+from steelyard.routing.choose import able, choose, most, quoted, sought
 from steelyard.routing.router import Router
 from steelyard.routing.rules import Wanted
 from steelyard.upstream.answer_cache import AnswerCache
@@ -62,9 +62,11 @@ async def paid_request(house: House, ask: Ask, answer: Answer) -> Settlement:
     """
     caller = ask.caller or authenticate(house.teller.snapshot, ask.authorization)
     order = await ask.order()
-    try:
-        terms = await hold(house, caller, order)
-        quotes = route(house, caller, order, terms)
+    try:  # to set the worst case aside, or as much of it as wallet and limits cover; then fewer tokens are forwarded
+        found = house.prices.of(house.teller.snapshot, caller, order, priced_ns := house.meter.now_ns(), sought)
+        asked = asking(found, order, caller, most, priced_ns)
+        granted = house.teller.draw(asked.dearest) or await house.teller.hold(asked.dearest)
+        quotes = route(house, caller, order, covered(asked, granted))
         reading = house.meter.open(order, quotes[0], house.router.in_short(order.request_id))
     except BaseException:
         house.teller.release(order.request_id)
@@ -91,26 +93,23 @@ async def paid_request(house: House, ask: Ask, answer: Answer) -> Settlement:
     return Settlement(reading.opened, closed)
 
 
-async def hold(house: House, caller: Caller, order: Order) -> list[Terms]:
-    """Set the worst case aside, or as much of it as wallet and limits cover; then fewer output tokens are forwarded."""
-    found = house.prices.of(house.teller.snapshot, caller, order, priced_ns := house.meter.now_ns(), sought)
-    asks = hold_asks(found, order, caller, bounds, priced_ns)
-    granted = await house.teller.hold(dearest(asks))
-    return covered(found, asks, granted, priced_ns)
-
-
 def route(house: House, caller: Caller, order: Order, terms: Sequence[Terms]) -> list[Quote]:
     """Whom to ask, best first, each with its cost tariff; an upstream without one is not used (fail closed)."""
-    snapshot, now_ns = house.teller.snapshot, house.clock.monotonic_ns()
+    if len(terms) == 1:
+        return quotes_of(house, caller, order, terms[0])
+    return able(terms, lambda one: quotes_of(house, caller, order, one))
 
-    def quotes_of(one: Terms) -> list[Quote]:
-        found = house.costs.of(snapshot, one.model, order, one.priced_ns, caller.currency, choose)
+
+def quotes_of(house: House, caller: Caller, order: Order, one: Terms) -> list[Quote]:
+    """The offers of one model, best first; or the cache that has the answer already."""
+    snapshot, reuse = house.teller.snapshot, None
+    found = house.costs.of(snapshot, one.model, order, one.priced_ns, caller.currency, choose)
+    if order.reuse or snapshot.routes.keys:
         reuse = house.answers.look(order, caller, one, snapshot.routes)
-        wanted, reused = Wanted(order, caller, one, snapshot.routes), reuse is not None and reuse.events
-        ranked = found if reused else house.router.rank(wanted, found, house.estimator, now_ns)
-        return quoted(caller, one, ranked, reuse)
-
-    return able(terms, quotes_of)
+    if reuse is None or not reuse.events:
+        wanted, now_ns = Wanted(order, caller, one, snapshot.routes), house.clock.monotonic_ns()
+        found = house.router.rank(wanted, found, house.estimator, now_ns)
+    return quoted(caller, one, found, reuse)
 
 
 async def relay(house: House, order: Order, quotes: list[Quote], reading: Reading, answer: Answer) -> tuple[End, bytes]:

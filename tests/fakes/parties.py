@@ -60,6 +60,9 @@ class FakeTeller:
         self.asked: list[tuple[int, int]] = []
         self.closings = 0
 
+    def draw(self, ask: HoldAsk) -> Granted | None:
+        return None
+
     async def hold(self, ask: HoldAsk) -> Granted:
         self.asked.append((ask.want_nano, ask.floor_nano))
         granted = min(ask.want_nano, self.purse_nano)

@@ -61,6 +61,9 @@ class NearTeller:
         self.snapshot = snapshot_
         self.tells = True  # what is left; a worker that holds out of a lease does not know
 
+    def draw(self, ask: HoldAsk) -> Granted | None:
+        return None
+
     async def hold(self, ask: HoldAsk) -> Granted:
         granted = self.teller.grant(ask, "w0-1") or Granted(0)
         return self.teller.told(ask, granted) if self.tells else granted

@@ -4,11 +4,15 @@ from fractions import Fraction
 
 from hypothesis import given
 from hypothesis import strategies as st
+from msgspec.structs import replace
 
+from steelyard.kernel.choice import Sold
+from steelyard.kernel.offers import Model
 from steelyard.kernel.quantities import Meter, Usage
+from steelyard.kernel.records import Caller, Granted, HoldAsk, Order
 from steelyard.kernel.settled import Closed, End, Opened, Settlement
 from steelyard.kernel.tariff import Tariff, TariffLine
-from steelyard.rating.bounds import affordable_tokens, worst_case_nano
+from steelyard.rating.bounds import affordable_tokens, asking, covered, worst_case_nano
 from steelyard.rating.rate import charge_nano, charge_of, cost_of, rate
 
 PICO_PER_NANO = 1000
@@ -102,6 +106,53 @@ def test_worst_case_is_at_most_half_a_nano_per_line_from_the_dearest_use(
     )
     worst_nano = worst_case_nano(price, prompt, output, sequences)
     assert wanted - 1 <= worst_nano <= wanted + Fraction(5, 2)
+
+
+FEE = TariffLine(Meter.CALL, "?", 2_500, 1)
+OWN = (TariffLine(Meter.REUSED_INPUT, "?", 77_000, 10), TariffLine(Meter.REUSED_OUTPUT, "?", 0, 1))
+wares = st.tuples(prices, st.sampled_from([(), (FEE,), OWN, (FEE, *OWN)]), st.integers(2, 200), st.integers(1, 200))
+
+
+@given(
+    st.lists(wares, min_size=1, max_size=3),
+    small,
+    st.integers(1, 300) | st.none(),
+    st.integers(1, 4),
+    st.integers(1, 3),
+)
+def test_what_is_asked_for_is_the_worst_case_of_each_model_within_what_its_offers_take(
+    some: list[tuple[Tariff, tuple[TariffLine, ...], int, int]],
+    prompt: int,
+    max_tokens: int | None,
+    sequences: int,
+    parts: int,
+) -> None:
+    """The same twice: the second time of what was kept of the first."""
+    found, takes = [], {}
+    for number, (price, more, context, output) in enumerate(some):
+        model = Model(number, f"m{number}", 0, 50, ())
+        found.append(Sold(model, replace(price, lines=price.lines + more)))
+        takes[number] = context, output
+    order = Order(bytes(16), "m0", {}, prompt, max_tokens, sequences, False, parts=parts)
+    caller = Caller(7, 3, 1, "t", "p", "CNY")
+    for _ in range(2):
+        asked = asking(found, order, caller, lambda model, _: takes[model.id], 9)
+        wanted = []
+        for model, price in found:
+            context, output = takes[model.id]
+            tokens, cap = min(prompt, parts * context), min(max_tokens or 50, output)
+            want, floor = (worst_case_nano(price, tokens, most, sequences) for most in (cap, 1))
+            wanted.append(HoldAsk(bytes(16), 1, want, floor, 3, 7, 9, tokens * sequences, cap, sequences))
+        assert asked.asks == wanted
+        assert (asked.dearest.want_nano, asked.dearest.floor_nano) == (
+            max(one.want_nano for one in wanted),
+            wanted[0].floor_nano,
+        )
+        given = Granted(asked.dearest.want_nano, asked.dearest.max_tokens)
+        terms = covered(asked, given)
+        assert [(one.model, one.price) for one in terms] == found
+        for one, ask in zip(terms, wanted, strict=True):
+            assert (one.granted, one.max_tokens, one.lowered, one.priced_ns) == (given, ask.max_tokens, False, 9)
 
 
 @given(prices, small, st.integers(1, 4), st.integers(0, 10**13))

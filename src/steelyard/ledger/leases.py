@@ -203,12 +203,11 @@ DRY, LOW, LASTING = range(3)
 class _Pool:
     """One tenant's money in a worker."""
 
-    __slots__ = ("asked", "free_nano", "holds", "low_nano", "quiet_until_s", "rooms", "round_trips", "second", "used_s")
+    __slots__ = ("asked", "free_nano", "low_nano", "quiet_until_s", "rooms", "round_trips", "second", "used_s")
 
     def __init__(self) -> None:
         self.free_nano = 0
         self.low_nano = 0  # below it more is asked for
-        self.holds: set[bytes] = set()
         self.rooms: dict[tuple[int, int], Room] = {}  # where there are any, nobody else holds out of it
         self.asked = False
         self.quiet_until_s = 0
@@ -226,6 +225,8 @@ class Pools:
 
     def __init__(self) -> None:
         self._pools: dict[int, _Pool] = {}
+        self.holds: dict[bytes, HoldAsk] = {}
+        """What was given out of leases, as it was asked for."""
         self.bound = False
         """Whether any lease here may have a share of limits."""
 
@@ -249,7 +250,7 @@ class Pools:
             if room is None or not room.draw(ask):
                 return DRY
         pool.free_nano = free_nano = pool.free_nano - want_nano
-        pool.holds.add(ask.request_id)
+        self.holds[ask.request_id] = ask
         pool.used_s = now_s
         return LOW if free_nano < pool.low_nano or (pool.rooms and pool.low(ask)) else LASTING
 
@@ -291,49 +292,53 @@ class Pools:
             self.bound = True
         return True
 
-    def release(self, ask: HoldAsk) -> bool:
+    def release(self, request_id: bytes) -> bool:
         """A hold came to nothing: back into the lease it was given out of. False when it was given by the books."""
-        pool = self._pools.get(ask.tenant_id)
-        if pool is None or ask.request_id not in pool.holds:
+        ask = self.holds.pop(request_id, None)
+        if ask is None:
             return False
-        pool.holds.discard(ask.request_id)
+        pool = self._pools[ask.tenant_id]
         pool.free_nano += ask.want_nano
         if pool.rooms:
             pool.rooms[ask.project_id, ask.key_id].undo(ask)
         return True
 
-    def settled(self, ask: HoldAsk, used_tokens: int) -> None:
-        """The books have settled a request that held out of a lease; the rest of its hold is theirs again, what it did
-        not use of its tokens is ours."""
-        pool = self._pools.get(ask.tenant_id)
-        if pool is not None and ask.request_id in pool.holds:
-            pool.holds.discard(ask.request_id)
-            if pool.rooms:
-                pool.rooms[ask.project_id, ask.key_id].ended(ask, used_tokens)
+    def settled(self, told: Iterable[tuple[bytes, int]]) -> list[bytes]:
+        """The books have settled requests, each with the tokens it used: the rest of its hold is theirs again, what it
+        did not use of its tokens is ours. Returns those that held out of no lease."""
+        others = []
+        for request_id, used_tokens in told:
+            ask = self.holds.pop(request_id, None)
+            if ask is None:
+                others.append(request_id)
+            elif self.bound and (rooms := self._pools[ask.tenant_id].rooms):
+                rooms[ask.project_id, ask.key_id].ended(ask, used_tokens)
+        return others
 
-    def dissolve(self, tenant_id: int, now_s: int) -> frozenset[bytes]:
-        """The books call the lease back. Returns the requests that held out of it."""
+    def dissolve(self, tenant_id: int, now_s: int) -> list[HoldAsk]:
+        """The books call the lease back. Returns what is held out of it."""
         pool = self._pools.get(tenant_id)
         if pool is None:
-            return frozenset()
-        holds, pool.holds = frozenset(pool.holds), set()
+            return []
         pool.free_nano, pool.low_nano, pool.rooms = 0, 0, {}
         pool.quiet_until_s = now_s + limits.LEASE_QUIET_S
-        return holds
+        return [self.holds.pop(one.request_id) for one in list(self.holds.values()) if one.tenant_id == tenant_id]
 
-    def void(self) -> None:
-        """The books do not know of any lease any more; they are told all holds."""
+    def void(self) -> list[HoldAsk]:
+        """The books do not know of any lease any more. Returns what is held: they are to be told."""
+        held, self.holds = list(self.holds.values()), {}
         self._pools.clear()
         self.bound = False
+        return held
 
     def idle(self, now_s: int) -> Iterator[tuple[int, int, tuple[Share, ...]]]:
         """Tenants nobody asked for lately, and what goes back of their leases."""
-        for tenant_id, pool in list(self._pools.items()):
-            if now_s - pool.used_s < limits.LEASE_IDLE_S:
-                continue
+        idle = [one for one in self._pools.items() if now_s - one[1].used_s >= limits.LEASE_IDLE_S]
+        holding = {one.tenant_id for one in self.holds.values()} if idle else set()
+        for tenant_id, pool in idle:
             shares = tuple(share for key, room in pool.rooms.items() if (share := room.empty(*key)) is not None)
             if pool.free_nano or shares:
                 yield tenant_id, pool.free_nano, shares
                 pool.free_nano, pool.low_nano = 0, 0
-            elif not pool.holds and not pool.asked:
+            elif tenant_id not in holding and not pool.asked:
                 del self._pools[tenant_id]

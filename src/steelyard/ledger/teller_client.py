@@ -8,7 +8,7 @@ books no hold is given (fail closed).
 import asyncio
 import contextlib
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -105,7 +105,7 @@ class TellerClient:
         self._loop: asyncio.AbstractEventLoop
         self._keeper: asyncio.Task[None] | None = None
         self._idler: asyncio.Task[None] | None = None
-        self._holds: dict[bytes, HoldAsk | wire.Held] = {}  # what came out of a lease as it was asked for
+        self._holds: dict[bytes, wire.Held] = {}  # what the books gave, or know of by now; `_pools` has the rest
         self._now_s = 0  # when leases were last looked at
         self._closes = 0  # that books were not told yet
         self._pools = Pools()
@@ -118,7 +118,7 @@ class TellerClient:
 
     @property
     def open_holds(self) -> int:
-        return len(self._holds)
+        return len(self._holds) + len(self._pools.holds)
 
     async def connect(
         self, socket_path: Path, worker: int | None, *, patience_s: float = limits.TELLER_CONNECT_S
@@ -157,18 +157,26 @@ class TellerClient:
             await self._link.gone.wait()
             self._link = None
 
+    def draw(self, ask: HoldAsk) -> Granted | None:
+        """Set it aside out of a lease: nothing is awaited, made or sent that can wait. None: no lease covers it."""
+        link = self._link
+        if link is None or not link.alive:
+            return None
+        drawn = self._pools.draw(ask, self._now_s)
+        if drawn == DRY:
+            return None
+        if drawn == LOW:
+            self._want_lease(link, ask, round_trip=False)
+        left = self._pools.left(ask) if self._pools.bound else None
+        return Granted(ask.want_nano, ask.max_tokens, self.series, False, left)
+
     async def hold(self, ask: HoldAsk) -> Granted:
         """Set money aside, and room in the sub-limits. Raises CallerError when one refuses, and 503 without books."""
         link = self._link
         if link is None or not link.alive:
             raise _books_away()
-        drawn = self._pools.draw(ask, self._now_s)
-        if drawn != DRY:  # nothing is awaited, made or sent that can wait
-            self._holds[ask.request_id] = ask
-            if drawn == LOW:
-                self._want_lease(link, ask, round_trip=False)
-            left = self._pools.left(ask) if self._pools.bound else None
-            return Granted(ask.want_nano, ask.max_tokens, self.series, False, left)
+        if (drawn := self.draw(ask)) is not None:
+            return drawn
         granted = await self._asked(link, ask)
         if granted.amount_nano:
             use = use_of(ask, granted.max_tokens)
@@ -192,9 +200,9 @@ class TellerClient:
 
     def release(self, request_id: bytes) -> None:
         """Give back a hold that never led to an opened request."""
-        held = self._holds.pop(request_id, None)
-        if isinstance(held, HoldAsk) and self._pools.release(held):
+        if self._pools.release(request_id):
             return
+        self._holds.pop(request_id, None)
         if self._link is not None:
             self._link.send(wire.NOTICE, "release", request_id)
 
@@ -244,8 +252,8 @@ class TellerClient:
             await asyncio.sleep(delay_ms / 1000)
 
     async def _greet(self, link: _ClientLink) -> None:
-        self._pools.void()  # books that greet know of no lease: all holds are told
-        hello = wire.Hello(self._worker, os.getpid(), self.epoch, self.series, tuple(map(_told, self._holds.values())))
+        self._are_known(self._pools.void())  # books that greet know of no lease: all holds are told
+        hello = wire.Hello(self._worker, os.getpid(), self.epoch, self.series, tuple(self._holds.values()))
         try:
             welcome = wire.decode_welcome(await link.ask("hello", hello, limits.TELLER_REPLY_S))
         except BaseException:
@@ -266,10 +274,8 @@ class TellerClient:
             self._map_keys(wire.decode_text(payload))
             self._tell_known()
         elif op == "settled":
-            for request_id, used_tokens in wire.decode_settled(payload):
-                held = self._holds.pop(request_id, None)
-                if isinstance(held, HoldAsk):
-                    self._pools.settled(held, used_tokens)
+            for request_id in self._pools.settled(wire.decode_settled(payload)):
+                self._holds.pop(request_id, None)
         elif op == "lease":
             lease = wire.decode_lease(payload)
             if not self._pools.lend(lease.tenant_id, lease.amount_nano, int(self._loop.time()), lease.share):
@@ -277,12 +283,16 @@ class TellerClient:
                 self._return(wire.Returned(lease.tenant_id, lease.amount_nano, shares=shares))
         elif op == "recall":
             tenant_id = wire.decode_count(payload)
-            holds = self._pools.dissolve(tenant_id, int(self._loop.time()))
-            told = tuple(_told(self._holds[request_id]) for request_id in holds if request_id in self._holds)
+            told = self._are_known(self._pools.dissolve(tenant_id, int(self._loop.time())))
             self._return(wire.Returned(tenant_id, 0, told))
-
         elif op == "errand" and self._link is not None:
             self._link.send(wire.NOTICE, "done", self._run(wire.decode_errand(payload)))
+
+    def _are_known(self, asks: Sequence[HoldAsk]) -> tuple[wire.Held, ...]:
+        """What was held out of leases is held by the books one by one from here on, and told them so."""
+        told = tuple(_told(ask) for ask in asks)
+        self._holds.update((held.request_id, held) for held in told)
+        return told
 
     def _run(self, errand: wire.Errand) -> wire.Done:
         run = self.errands.get(errand.op)
@@ -325,8 +335,6 @@ class TellerClient:
             self._link.send(wire.NOTICE, "known", wire.Known(self.snapshot.version, str(self._keys)))
 
 
-def _told(hold: HoldAsk | wire.Held) -> wire.Held:
+def _told(hold: HoldAsk) -> wire.Held:
     """A hold as books are told it."""
-    if isinstance(hold, wire.Held):
-        return hold
     return wire.Held(hold.request_id, hold.tenant_id, hold.want_nano, use_of(hold, hold.max_tokens))

@@ -17,7 +17,8 @@ from steelyard.kernel.errors import CallerError, bad_request
 from steelyard.kernel.offers import Model, Offer
 from steelyard.kernel.records import Caller, Granted, Order, Snapshot, Terms
 from steelyard.kernel.why import reason, why_from_bytes
-from steelyard.routing.choose import bounds, find_model
+from steelyard.rating.bounds import asking
+from steelyard.routing.choose import find_model, most
 
 _ID = b"route explain".ljust(16, b"\0")
 _PROMPT = "Say hello."
@@ -51,7 +52,8 @@ class Explaining:
         order = _order(asked, model)
         at_ns = self._house.meter.now_ns() if asked.at_ns is None else asked.at_ns
         (one,) = sold(snapshot, [model], order, at_ns, caller.currency)
-        terms = Terms(one.model, one.price, Granted(0), bounds(order, model)[1], False, at_ns)
+        max_tokens = asking([one], order, caller, most, at_ns).dearest.max_tokens
+        terms = Terms(one.model, one.price, Granted(0), max_tokens, False, at_ns)
         refused = ""
         try:
             quotes = route(self._house, caller, order, [terms])

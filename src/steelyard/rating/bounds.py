@@ -14,8 +14,9 @@ import msgspec
 from steelyard.kernel import limits
 from steelyard.kernel.choice import Sold
 from steelyard.kernel.errors import BooksError, money_held, wallet_empty
+from steelyard.kernel.frozen import Record
 from steelyard.kernel.money import INT64_MAX, divide_half_even
-from steelyard.kernel.offers import Model
+from steelyard.kernel.offers import Capability, Model
 from steelyard.kernel.quantities import Meter
 from steelyard.kernel.records import Caller, Granted, HoldAsk, Order, Terms
 from steelyard.kernel.tariff import Tariff, TariffLine
@@ -71,42 +72,73 @@ def affordable_tokens(price: Tariff, prompt_tokens_max: int, sequences: int, mon
     return min(_affordable(price, one, prompt, sequences, money_nano) for one in _reachable(price, prompt))
 
 
-Bounds = Callable[[Order, Model], tuple[int, int]]
-"""Prompt tokens and output tokens of one sequence, at most (routing.choose)."""
+Most = Callable[[Model, Capability], tuple[int, int]]
+"""The tokens that any offer of a model takes in one piece, and that it writes (routing.choose)."""
 
 
-def hold_asks(found: Sequence[Sold], order: Order, caller: Caller, bounds: Bounds, opened_ns: int) -> list[HoldAsk]:
-    """What to set aside for an order at each of the models that may answer it."""
+class Asking(Record, frozen=True, gc=False):
+    """What to set aside for an order, and for what."""
+
+    found: Sequence[Sold]
+    asks: list[HoldAsk]  # at each of the models found
+    dearest: HoldAsk  # one hold for all of them: the most that any can cost, at least what the first one must
+    priced_ns: int
+
+
+_Ready = tuple[Model, Tariff, Capability, int, int, tuple[tuple[int, int, int], tuple[int, int, int], int] | None]
+"""A model, its price, and what bounds every order of them: the tokens it takes and writes, and the slopes of the
+prompt's and of the answer's worst case with the fee; None where each order is looked at by itself."""
+_kept: dict[int, _Ready] = {}
+"""By the price's own object: a snapshot's are asked for again and again, and never changed."""
+
+
+def asking(found: Sequence[Sold], order: Order, caller: Caller, most: Most, priced_ns: int) -> Asking:
+    """What to set aside for an order at each of the models that may answer it. Raises CallerError as `most` does."""
     sequences = order.sequences
     asks: list[HoldAsk] = []
     for model, price in found:
-        prompt, output = bounds(order, model)
-        want_nano, floor_nano = _want_and_floor(price, prompt, output, sequences)
-        whose, how_much = (caller.project_id, caller.key_id), (prompt * sequences, output, sequences)
-        asks.append(HoldAsk(order.request_id, caller.tenant_id, want_nano, floor_nano, *whose, opened_ns, *how_much))
-    return asks
+        ready = _kept.get(id(price))
+        if ready is None or ready[1] is not price or ready[0] is not model or ready[2] is not order.capability:
+            ready = _readied(model, price, order.capability, *most(model, order.capability))
+        _, _, _, context_tokens, output_tokens, slopes = ready
+        prompt, prompt_most = order.prompt_tokens_max, order.parts * context_tokens
+        prompt = prompt if prompt < prompt_most else prompt_most
+        output = order.max_tokens or model.default_max_tokens
+        output = output if output < output_tokens else output_tokens
+        if slopes is None or output < 1 or prompt < 0 or sequences < 1:
+            want_nano = worst_case_nano(price, prompt, output, sequences)
+            floor_nano = worst_case_nano(price, prompt, min(output, 1), sequences)
+        else:
+            (prompt_slope, prompt_start, prompt_per), (slope, start, per), fee_nano = slopes
+            prompt_nano = ((prompt * sequences * prompt_slope + prompt_start) // prompt_per if prompt else 0) + fee_nano
+            want_nano = prompt_nano + (output * sequences * slope + start) // per
+            floor_nano = prompt_nano + (sequences * slope + start) // per
+        ask = HoldAsk(
+            order.request_id,
+            caller.tenant_id,
+            want_nano,
+            floor_nano,
+            caller.project_id,
+            caller.key_id,
+            priced_ns,
+            prompt * sequences,
+            output,
+            sequences,
+        )
+        asks.append(ask)
+    return Asking(found, asks, asks[0] if len(asks) == 1 else _dearest_ask(asks), priced_ns)
 
 
-def _want_and_floor(price: Tariff, prompt: int, output: int, sequences: int) -> tuple[int, int]:
-    """The worst case, and that of one output token per sequence."""
-    if price.variants or output < 1 or prompt < 0 or sequences < 1:
-        floor_nano = worst_case_nano(price, prompt, min(output, 1), sequences)
-        return worst_case_nano(price, prompt, output, sequences), floor_nano
-    lines = price.lines
-    kept = _plain.get(id(lines))
-    if kept is None or kept[0] is not lines:
-        if len(_plain) >= limits.TARIFFS_READY_MAX:
-            _plain.clear()
-        slopes = _slope(_dearest(price, lines, _PROMPT)), _slope(_dearest(price, lines, _ANSWER))
-        kept = _plain[id(lines)] = lines, *slopes, _fee_nano(lines)
-    _, (prompt_slope, prompt_start, prompt_per), (slope, start, per), fee_nano = kept
-    prompt_nano = ((prompt * sequences * prompt_slope + prompt_start) // prompt_per if prompt else 0) + fee_nano
-    want_nano = prompt_nano + (output * sequences * slope + start) // per
-    return want_nano, prompt_nano + (sequences * slope + start) // per
-
-
-_plain: dict[int, tuple[tuple[TariffLine, ...], tuple[int, int, int], tuple[int, int, int], int]] = {}
-"""Of a tariff without variants, by its lines' own object: the slopes of the prompt's and of the answer's, the fee."""
+def _readied(model: Model, price: Tariff, capability: Capability, context_tokens: int, output_tokens: int) -> _Ready:
+    """A price with variants is not worth keeping: it is another object for each order (`met`)."""
+    if price.variants or not output_tokens:
+        return model, price, capability, context_tokens, output_tokens, None
+    slopes = _slope(_dearest(price, price.lines, _PROMPT)), _slope(_dearest(price, price.lines, _ANSWER))
+    if len(_kept) >= limits.TARIFFS_READY_MAX:
+        _kept.clear()
+    slopes_and_fee = (*slopes, _fee_nano(price.lines))
+    ready = _kept[id(price)] = model, price, capability, context_tokens, output_tokens, slopes_and_fee
+    return ready
 
 
 def _slope(dearest: tuple[int, int, int]) -> tuple[int, int, int]:
@@ -123,25 +155,23 @@ def covered_tokens(price: Tariff, ask: HoldAsk, granted: Granted) -> int:
     return min(ask.max_tokens, granted.max_tokens, affordable)
 
 
-def dearest(asks: Sequence[HoldAsk]) -> HoldAsk:
-    """One hold for all models that may answer: the most that any of them can cost, at least what the first one must."""
-    if len(asks) == 1:
-        return asks[0]
+def _dearest_ask(asks: Sequence[HoldAsk]) -> HoldAsk:
     most = {name: max(getattr(ask, name) for ask in asks) for name in ("want_nano", "prompt_tokens", "max_tokens")}
     return msgspec.structs.replace(asks[0], **most)
 
 
-def covered(sold: Sequence[Sold], asks: Sequence[HoldAsk], granted: Granted, priced_ns: int) -> list[Terms]:
+def covered(asked: Asking, granted: Granted) -> list[Terms]:
     """What was granted covers of each model; one whose first token it does not cover is left out.
 
     Raises CallerError: 402 where it does not cover that of the first, 429 where only other requests keep it from that.
     """
-    if granted.amount_nano < asks[0].floor_nano:
+    found, asks, first, priced_ns = asked.found, asked.asks, asked.asks[0], asked.priced_ns
+    if granted.amount_nano < first.floor_nano:
         raise money_held() if granted.busy else wallet_empty()
-    if len(asks) == 1 and granted.amount_nano >= asks[0].want_nano and granted.max_tokens >= asks[0].max_tokens:
-        return [Terms(sold[0].model, sold[0].price, granted, asks[0].max_tokens, False, priced_ns)]
+    if first is asked.dearest and granted.amount_nano >= first.want_nano and granted.max_tokens >= first.max_tokens:
+        return [Terms(found[0].model, found[0].price, granted, first.max_tokens, False, priced_ns)]
     terms: list[Terms] = []
-    for (model, price), ask in zip(sold, asks, strict=True):
+    for (model, price), ask in zip(found, asks, strict=True):
         if granted.amount_nano >= ask.floor_nano:
             tokens = covered_tokens(price, ask, granted)
             terms.append(Terms(model, price, granted, tokens, tokens < ask.max_tokens, priced_ns))

@@ -147,12 +147,7 @@ def quoted(caller: Caller, terms: Terms, candidates: Sequence[Candidate], reuse:
     return quotes
 
 
-def bounds(order: Order, model: Model) -> tuple[int, int]:
-    """Prompt tokens and output tokens of one sequence, at most, at any of the model's offers. Raises as `choose`."""
-    _, _, context_tokens, output_tokens = _chosen(model, order.capability)
-    prompt, output = order.prompt_tokens_max, order.max_tokens or model.default_max_tokens
-    most = order.parts * context_tokens
-    prompt = prompt if prompt < most else most
-    if order.capability is not Capability.TEXT:
-        return prompt, 0
-    return prompt, output if output < output_tokens else output_tokens
+def most(model: Model, capability: Capability) -> tuple[int, int]:
+    """The tokens that any of the model's offers takes in one piece, and that it writes. Raises as `choose`."""
+    chosen = _chosen(model, capability)
+    return chosen.context_tokens, chosen.output_tokens if capability is Capability.TEXT else 0

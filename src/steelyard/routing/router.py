@@ -51,7 +51,7 @@ class Router:
         self._asked_again: dict[str, int] = {}  # upstream → when an operator said so
         self.flagged = 0  # requests served at an expected loss
 
-    def rank(self, wanted: Wanted, candidates: list[Candidate], weigh: Weigh, now_ns: int) -> Sequence[Candidate]:
+    def rank(self, wanted: Wanted, candidates: list[Candidate], weigh: Weigh, now_ns: int) -> list[Candidate]:
         """The offers to try, best first; those that are left out stand behind, for when all others fail.
 
         Raises CallerError: 429 when all have said for how long they want to be left alone, or are at their bounds; 503
@@ -64,9 +64,11 @@ class Router:
         if rules.pinned:
             candidates = pinned(rules, candidates)
         if len(candidates) == 1 and rules.guard is Guard.OFF:
-            state = self.state(candidates[0].offer)
+            offer = candidates[0].offer
+            if (state := self._states.get(offer.id)) is None or state.offer is not offer:
+                state = self.state(offer)
             if state.told or state.bounded:
-                self._refuse_or_wait(state, candidates[0].offer, wanted, now_ns)
+                self._refuse_or_wait(state, offer, wanted, now_ns)
             return candidates
         made, states = self._seen(wanted, rules, candidates, weigh, now_ns)
         pin = rules.policy is Policy.PINNED

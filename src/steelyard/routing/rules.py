@@ -4,11 +4,12 @@ from typing import NamedTuple
 
 from steelyard.kernel.choice import Candidate
 from steelyard.kernel.errors import unavailable
+from steelyard.kernel.frozen import Record
 from steelyard.kernel.records import Caller, Order, Terms
 from steelyard.kernel.routes import Guard, Policy, Routes
 
 
-class Wanted(NamedTuple):
+class Wanted(Record, frozen=True, gc=False):
     """What is to be routed: the order, who asks, the money set aside for one model, and the rules in force."""
 
     order: Order

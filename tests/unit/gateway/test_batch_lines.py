@@ -15,7 +15,8 @@ from steelyard.gateway.batch_lines import BatchGate
 from steelyard.jobs.run import LineAsk
 from steelyard.kernel.errors import UpstreamError
 from steelyard.kernel.ids import secret_hash
-from steelyard.kernel.records import Order
+from steelyard.kernel.offers import Model
+from steelyard.kernel.records import Order, Snapshot
 from steelyard.kernel.settled import Opened, Position
 from steelyard.metering.reader import read
 
@@ -63,13 +64,13 @@ async def test_a_kept_answer_is_counted_at_the_price_of_batches(site: Site) -> N
 
 async def test_the_deadline_of_its_batch_goes_with_a_line(site: Site) -> None:
     orders: list[Order] = []
-    look = site.house.answers.look
+    costs_of = site.house.costs.of
 
-    def looked(order: Order, *rest: Any) -> Any:
+    def seen(snapshot: Snapshot, model: Model, order: Order, *rest: Any) -> Any:
         orders.append(order)
-        return look(order, *rest)
+        return costs_of(snapshot, model, order, *rest)
 
-    site.house.answers.look = looked  # type: ignore[method-assign]
+    site.house.costs.of = seen  # type: ignore[method-assign]
     await BatchGate(site.house).serve(Keeper().line(site)._replace(deadline_ns=77))
     assert [(one.deadline_ns, one.tier) for one in orders] == [(77, "batch")]
 

@@ -141,13 +141,13 @@ def test_a_lease_is_drawn_refilled_and_goes_back_when_idle() -> None:
     assert pools.draw(ask(2), 1) == LOW
     assert pools.wants(ask(2), 1, round_trip=False), "below a half"
     assert pools.draw(ask(3, want=200), 1) == DRY
-    assert pools.release(ask(0))
-    assert not pools.release(ask(0))
+    assert pools.release(ask(0).request_id)
+    assert not pools.release(ask(0).request_id)
     assert pools.free(TENANT) == 200
     assert list(pools.idle(2)) == []
     assert list(pools.idle(1 + limits.LEASE_IDLE_S)) == [(TENANT, 200, ())]
-    assert pools.dissolve(TENANT, 4) == {ask(1).request_id, ask(2).request_id}
-    assert not pools.release(ask(1)), "the books hold it one by one now"
+    assert pools.dissolve(TENANT, 4) == [ask(1), ask(2)]
+    assert not pools.release(ask(1).request_id), "the books hold it one by one now"
 
 
 @pytest.mark.parametrize("used", [0, 30, 100, 150])
@@ -161,7 +161,7 @@ def test_both_ends_count_what_a_request_used_of_a_share(used: int) -> None:
     assert pools.draw(ask(1), 0) == LASTING
     assert leases.settle(TENANT, SERIES, ask(1).request_id, 100, Use(3, 7, 1, used))
     teller.settle(ask(1).request_id, TENANT, 100, 0, Use(3, 7, 1, used))
-    pools.settled(ask(1), used)
+    pools.settled([(ask(1).request_id, used)])
     assert leases.shares(TENANT, SERIES) == pools.shares(TENANT)
     assert pools.shares(TENANT)[0].tokens == 6400 - used
     ((tenant_id, amount_nano, shares),) = pools.idle(limits.LEASE_IDLE_S)
@@ -217,7 +217,7 @@ def spent_share(worst_cases: int, workers: int, seed: int) -> tuple[float, int]:
             if ended.granted.lease:
                 leases.settle(TENANT, ended.granted.lease, request_id, 100_000)
             teller.settle(request_id, TENANT, 100_000, charge, Use(3, 7, 0, 5))
-            pools[ended.worker].settled(ended.asked, 5)
+            pools[ended.worker].settled([(request_id, 5)])
             del holds[request_id]
             assert teller.complaints() == []
             assert leases.complaints({f"w{worker}-1" for worker in range(workers)}) == []
@@ -321,7 +321,7 @@ class Slow(RuleBasedStateMachine):
         if open_:
             request_id = data.draw(st.sampled_from(open_))
             del worker.holds[request_id], worker.leased[request_id]
-            if not worker.pools.release(worker.asks[request_id]):
+            if not worker.pools.release(request_id):
                 worker.to_books.append(request_id)
 
     @rule(data=st.data(), which=st.integers(0, 1), part=st.integers(0, 100))
@@ -374,10 +374,10 @@ class Slow(RuleBasedStateMachine):
                     worker.to_books.append(Returned(TENANT, lease.amount_nano, shares=shares))
             case Recall():
                 told = worker.pools.dissolve(TENANT, self.now_s)
-                worker.to_books.append(Returned(TENANT, 0, tuple(worker.holds[one] for one in sorted(told))))
+                worker.to_books.append(Returned(TENANT, 0, tuple(worker.holds[one.request_id] for one in told)))
             case (request_id, used):
                 if worker.holds.pop(request_id, None) is not None:
-                    worker.pools.settled(worker.asks[request_id], used)
+                    worker.pools.settled([(request_id, used)])
 
     @rule()
     def recall(self) -> None:
