@@ -181,6 +181,7 @@ class ChatStream:
         self._suffix = b',"usage":null}\n\n' if include_usage else b"}\n\n"
         self.shows_usage = include_usage
         self._spoken = sequences_of(order)
+        self._around: dict[int, tuple[bytes, bytes]] = {}  # what stands before and behind a text of each sequence
         self._kept = b""  # the end of the only sequence: the closing follows it at once, and leaves with it
 
     def render(self, sequence: int, event: Event) -> bytes:
@@ -191,13 +192,15 @@ class ChatStream:
         if not spoken.greeted:
             spoken.greeted = True
             said = prefix + _greeting(sequence) + suffix
+            before, behind = _around_text(sequence)
+            self._around[sequence] = prefix + before, behind + suffix
         if event.reasoning or event.signature or event.redacted:
             said += self._thought(sequence, event)
         if event.logprobs is not None:
             said += prefix + _choice(sequence, {"content": event.text}, None, event.logprobs) + suffix
         elif event.text:
-            before, behind = _around_text(sequence)
-            said += b"".join((prefix, before, _encode(event.text), behind, suffix))
+            before, behind = self._around[sequence]
+            said += before + _encode(event.text) + behind
         if event.refusal:
             said += prefix + _choice(sequence, {"refusal": event.refusal}) + suffix
         if event.tool_calls:

@@ -115,18 +115,23 @@ class Exchange:
             left = quote.left
             if left is not None and left.available_nano is not None:
                 self._headers.append(balance_header(left.available_nano + quote.hold_nano - bill.charge_nano))
-        self._final = closing = form.closing(usage, bill)
+        closing = self._ending(form.closing(usage, bill))
         self._body_bytes = len(closing)
         return closing
 
     def parted(self, closing: bytes) -> tuple[bytes, bytes]:
         closing, last = self._form.parted(closing)
-        self._final = last or closing
+        self._ending(last or closing)
         return closing, last
 
     def failing(self, error: UpstreamError) -> bytes:
-        self._final = said = self._form.failing(error)
-        return said
+        return self._ending(self._form.failing(error))
+
+    def _ending(self, final: bytes) -> bytes:
+        self._final = final
+        if self._wire.started:
+            vars(self).pop("send", None)
+        return final
 
     def send(self, piece: bytes) -> Sending:
         wire = self._wire
@@ -143,6 +148,8 @@ class Exchange:
                     *(_STREAMED if self.asked.order.stream else ((b"content-length", b"%d" % self._body_bytes),)),
                 ],
             )
+            if self._final is None:
+                self.send = wire.send  # type: ignore[method-assign]  # until it is known what comes last
         return wire.send(piece, last=piece is self._final)
 
 

@@ -10,7 +10,9 @@ is a future. Knows no network and no flow.
 import asyncio
 import sys
 from collections.abc import Callable, Coroutine, Generator
-from typing import Any, Generic, TypeVar
+from typing import Any, ClassVar, Generic, TypeVar
+
+import msgspec
 
 T = TypeVar("T")
 
@@ -138,24 +140,22 @@ class Run:
                 self._must_cancel = False
 
 
-class Signal(Generic[T]):
+class Signal(msgspec.Struct, Generic[T], eq=False, kw_only=True):
     """Something that will be brought once: `give(value)` or `fail(error)`, and one `await`.
 
     Under a `Run`, the awaiting coroutine goes on inside `give`: call it last, when everything is in order. What was
     brought before the await is there without waiting. `wanted` tells whether somebody waits. Who needs no coroutine for
-    what he does then sets `resume`.
+    what he does then sets `resume`. A struct, because one is made for every piece of an answer.
     """
 
-    __slots__ = ("_brought", "_future", "_value", "error", "resume")
-    stays = False
+    stays: ClassVar[bool] = False
     """Whether it is to be given to again and again, see `Watch`."""
 
-    def __init__(self) -> None:
-        self.resume: Callable[[], None] | None = None
-        self._future: asyncio.Future[None] | None = None
-        self._brought = False
-        self._value: T | None = None
-        self.error: BaseException | None = None
+    resume: Callable[[], None] | None = None
+    _future: asyncio.Future[None] | None = None
+    _brought: bool = False
+    _value: T | None = None
+    error: BaseException | None = None
 
     @property
     def wanted(self) -> bool:
@@ -197,7 +197,7 @@ class Signal(Generic[T]):
         return self._value  # type: ignore[return-value]
 
 
-class Watch(Signal[T]):
+class Watch(Signal[T], eq=False):
     """A signal that stays: each `give` has `step` look at what has come, in that very call. It is brought when `step`
     returns something or raises, and that comes out of the await.
 
@@ -205,12 +205,8 @@ class Watch(Signal[T]):
     brought by the first `give`, with nothing: what `step` found there would be lost if the task were cancelled.
     """
 
-    __slots__ = ("_step",)
-    stays = True
-
-    def __init__(self, step: Callable[[], T | None]) -> None:
-        super().__init__()
-        self._step = step
+    stays: ClassVar[bool] = True
+    _step: Callable[[], T | None]
 
     def give(self, value: T | None = None) -> None:
         if self.resume is None:

@@ -206,19 +206,12 @@ class Reading(msgspec.Struct, eq=False):
         sending = answer.send(piece)
         if isinstance(sending, Signal):
             self._leaving = sending
-            sending.resume = self._has_left
+            sending.resume = self.commit
             return None
         if sending is not None:
             return self._until_left(sending, usage)
         self.commit(usage)
         return None
-
-    def _has_left(self) -> None:
-        """What was passed on has left user space; or it never will, which the next one to wait is told."""
-        leaving = self._leaving
-        if leaving is not None and leaving.error is None:
-            self._leaving = None
-            self.commit(self._intended)
 
     async def _left(self) -> None:
         """Return when all that was passed on has left. Raises ClientGone when it never will."""
@@ -259,9 +252,16 @@ class Reading(msgspec.Struct, eq=False):
         self._slots.intend(self.opened.slot, usage, cpu_ns, self._guesses)
         self.started = True
 
-    def commit(self, usage: Usage) -> None:
-        """After the piece has left user space. `usage` is what was intended; anything else is a bug of the caller."""
-        if usage is not self._intended and usage != self._intended:
+    def commit(self, usage: Usage | None = None) -> None:
+        """After the piece has left user space. `usage` is what was intended; anything else is a bug of the caller.
+
+        Without it: what was passed on has left, or it never will, which the next one to wait is told."""
+        if usage is None:
+            leaving, usage = self._leaving, self._intended
+            if leaving is None or leaving.error is not None:
+                return
+            self._leaving = None
+        elif usage is not self._intended and usage != self._intended:
             raise ValueError(f"committed {usage}, but {self._intended} was intended")
         elapsed_ns, first_ns = self._monotonic_ns() - self._opened_mono_ns, 0
         if not self._first_token_ns:

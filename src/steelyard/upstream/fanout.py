@@ -80,9 +80,11 @@ class _Sole(msgspec.Struct, eq=False):
             self.over = events.over
         else:
             event = await events.__anext__()
-        kept = self._kept(event)
+        kept = kept_of(event, self.offer, self.told, self.max_tokens)
         if kept is not event:
+            self.over = True
             await events.aclose()
+        self.told = kept.usage
         return 0, kept, kept.usage
 
     def tell(self, told: Told) -> Awaitable[None] | None:
@@ -98,23 +100,18 @@ class _Sole(msgspec.Struct, eq=False):
                 await sending
 
     async def _tell(self, told: Told, events: Heard) -> None:
+        offer, told_of, max_tokens = self.offer, self.told, self.max_tokens
+
         def hand_on(event: Event) -> Sending:
-            kept = self._kept(event)
+            nonlocal told_of
+            kept = kept_of(event, offer, told_of, max_tokens)
             if kept is not event:
                 events.close()
-            return told(0, kept, kept.usage)
+            told_of = kept.usage
+            return told(0, kept, told_of)
 
         await events.tell(hand_on)
         self.over = True
-
-    def _kept(self, event: Event) -> Event:
-        """The event, or the end in its place if it went beyond the cap: then the call is to be closed."""
-        usage = believed(event, self.offer).usage
-        if usage.output + usage.reasoning > self.max_tokens and is_too_much(event, self.told):
-            self.over = True
-            return cut(event, self.told)
-        self.told = usage
-        return event
 
     async def aclose(self) -> None:
         self.over = True
@@ -122,7 +119,8 @@ class _Sole(msgspec.Struct, eq=False):
 
 
 async def _read(upstream: Upstream, offer: Offer, order: Order) -> AsyncGenerator[Said, None]:
-    read = believed(await upstream.read(offer, order.capability, order.params), offer)
+    read = await upstream.read(offer, order.capability, order.params)
+    read = kept_of(read, offer, _NOTHING, limits.TOKENS_TOLD_MAX)  # it has no cap
     yield 0, read, read.usage
 
 
@@ -159,11 +157,11 @@ async def _merged(
         async with aclosing(upstream.stream(offer, params, max_tokens, order.request_id, whole)) as events:
             told = _NOTHING
             async for event in events:
-                if believed(event, offer).usage.generated > max_tokens and is_too_much(event, told):
-                    await queue.put((sequence, cut(event, told)))
+                kept = kept_of(event, offer, told, max_tokens)
+                await queue.put((sequence, kept))
+                if kept is not event:
                     break
-                told = event.usage
-                await queue.put((sequence, event))
+                told = kept.usage
 
     tasks = [asyncio.ensure_future(pump(sequence)) for sequence in range(order.sequences)]
     try:
@@ -190,20 +188,21 @@ async def _merged(
         await asyncio.gather(*tasks, return_exceptions=True)
 
 
-def believed(event: Event, offer: Offer) -> Event:
-    """The event, unless nobody can have used what it counts: no account could hold what that came to.
+def kept_of(event: Event, offer: Offer, told: Usage, max_tokens: int) -> Event:
+    """The event, or the end in its place if it went beyond the cap: then the call is to be closed.
 
-    Raises UpstreamError. What was counted before it stands, so the customer pays no more than that.
+    Raises UpstreamError where nobody can have used what it counts: no account could hold what that came to. What was
+    counted before it stands, so the customer pays no more than that.
     """
     counts, most = event.usage, limits.TOKENS_TOLD_MAX
     if (
         0 <= counts.input <= most
-        and 0 <= counts.output <= most
+        and 0 <= (output := counts.output) <= most
         and 0 <= counts.cached_input <= most
-        and 0 <= counts.reasoning <= most
+        and 0 <= (reasoning := counts.reasoning) <= most
         and 0 <= counts.cache_write <= most
     ):
-        return event
+        return cut(event, told) if output + reasoning > max_tokens and is_too_much(event, told) else event
     raise UpstreamError(offer.upstream, f"the upstream counts what cannot be: {counts}")
 
 

@@ -114,9 +114,9 @@ class Connection(asyncio.Protocol):
             "on_message_begin",
             "over_s",
         ),
-        *("pieces", "resting", "since_s", "stale", "status", "upstream", "used", "_failed", "_feed", "_head"),
-        *("_may_begin", "_on_end", "_on_lost", "_outbox", "_parser", "_patience", "_paused", "_signal", "_transport"),
-        *("over_s", "_interim", "_interims", "_unread_bytes", "_wheel"),
+        *("pieces", "resting", "since_s", "stale", "status", "unread_bytes", "upstream", "used", "_failed", "_feed"),
+        *("_head", "_may_begin", "_on_end", "_on_lost", "_outbox", "_parser", "_patience", "_paused", "_signal"),
+        *("_interim", "_interims", "_transport", "_wheel"),
     )
 
     def __init__(
@@ -154,7 +154,7 @@ class Connection(asyncio.Protocol):
         self._feed: Callable[[bytes], None] = self._parser.feed_data
         self._head = b""  # what came until it was whole
         self._interim = self._interims = 0  # answers before the answer: in what came, and in all
-        self._unread_bytes = 0
+        self.unread_bytes = 0
         self._paused = False
         self._failed: str | None = None  # in words: an error that was raised keeps whoever it met
         self._signal: Signal[Any] | None = None
@@ -192,19 +192,11 @@ class Connection(asyncio.Protocol):
             raise self._failure()
         self._signal = watch
 
-    def take(self) -> bytes:
-        """The body bytes that came since the last time; there are some."""
-        pieces = self.pieces
-        read = pieces.pop()
-        if pieces:
-            pieces.append(read)
-            read = b"".join(pieces)
-            pieces.clear()
-        if self._unread_bytes:
-            self._unread_bytes = 0
-            if self._paused:
-                self._go_on_reading()
-        return read
+    def was_read(self) -> None:
+        """What had come without being asked for was taken out of `pieces`: more of it may come."""
+        self.unread_bytes = 0
+        if self._paused:
+            self._go_on_reading()
 
     def when_ended(self, then: Callable[["Connection"], None]) -> None:
         """Call back once the answer has come to its end; what still comes of it is thrown away."""
@@ -232,7 +224,7 @@ class Connection(asyncio.Protocol):
         self.resting = self.used = True
         self._signal = None
         self.since_s = self._wheel.now_s
-        if self.pieces or self._unread_bytes:  # nobody wanted them
+        if self.pieces or self.unread_bytes:  # nobody wanted them
             self._let_unread_go()
 
     def abort(self) -> None:
@@ -265,7 +257,7 @@ class Connection(asyncio.Protocol):
 
     def _let_unread_go(self) -> None:
         self.pieces.clear()
-        self._unread_bytes = 0
+        self.unread_bytes = 0
         if self._paused:
             self._go_on_reading()
 
@@ -315,8 +307,8 @@ class Connection(asyncio.Protocol):
         elif self._on_end is not None:
             self._throw_away()
         else:
-            self._unread_bytes += len(data)
-            if self._unread_bytes > limits.UPSTREAM_READ_BYTES and not self._paused and self._transport is not None:
+            self.unread_bytes += len(data)
+            if self.unread_bytes > limits.UPSTREAM_READ_BYTES and not self._paused and self._transport is not None:
                 self._paused = True
                 self._transport.pause_reading()
 

@@ -59,11 +59,8 @@ class Exchange:
             raise self.error
         self.signal = watch
 
-    def take(self) -> bytes:
-        read = b"".join(self.pieces)
-        self.pieces.clear()
+    def was_read(self) -> None:
         self.line.read(self)
-        return read
 
     def fail(self, told: str, *, retryable: bool = True) -> None:
         """End it with an error. Who waits is told with `wake`."""

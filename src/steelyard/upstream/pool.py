@@ -61,7 +61,15 @@ class Response:
         connection = self._connection
         if self.over:
             return b""
-        read = connection.take() if connection.pieces else None
+        pieces, read = connection.pieces, None
+        if pieces:
+            read = pieces.pop()
+            if pieces:
+                pieces.append(read)
+                read = b"".join(pieces)
+                pieces.clear()
+            if connection.unread_bytes:
+                connection.was_read()
         if connection.complete:
             self.over = True
             self._host.give_back(connection)
