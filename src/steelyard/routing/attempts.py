@@ -32,7 +32,9 @@ class Telling(Protocol):
     @property
     def begin(self) -> Callable[[], Awaitable[Event | None]] | None:
         """Of one that was asked for an answer in one piece: call this first. It waits for all of it and returns the
-        only event; None where it comes in pieces all the same."""
+        only event, for `said`; None where it comes in pieces all the same."""
+
+    def said(self, event: Event) -> Said: ...
 
     def __aiter__(self) -> AsyncIterator[Said]: ...
     def __anext__(self) -> Awaitable[Said]: ...
@@ -67,16 +69,16 @@ async def served(router: Router, order: Order, quotes: Sequence[Quote], ways: Wa
             use = affinity.called(order.request_id, quote.offer, now_ns) if affinity.prompts else None
             one = Served(quote, order, router, ways, call, use)
             try:
-                speech, event = ways.call(quote, call.whole), None
+                speech, said = ways.call(quote, call.whole), None
                 one.speech = speech
                 if not alone:
                     await one.first_of_several(speech)
                     return one
                 # As long as its connection lives.
                 if call.whole and not isinstance(speech, AsyncGeneratorType) and (begin := speech.begin) is not None:
-                    event = await begin()
-                one.said_all = event is not None
-                one.heard.append(await speech.__anext__() if event is None else (0, event, event.usage))
+                    said = None if (event := await begin()) is None else speech.said(event)
+                one.said_all = said is not None
+                one.heard.append(said or await speech.__anext__())
                 one.spoke()
                 return one
             except StopAsyncIteration:  # not a word

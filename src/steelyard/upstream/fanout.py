@@ -63,6 +63,11 @@ class _Sole(msgspec.Struct, eq=False):
     told: Usage = _NOTHING
     over: bool = False
 
+    def said(self, event: Event) -> Said:
+        """The only event that `begin` has brought, as it may be handed on. Raises UpstreamError."""
+        kept = kept_of(event, self.offer, _NOTHING, self.max_tokens)
+        return 0, kept, kept.usage
+
     def __aiter__(self) -> Self:
         return self
 

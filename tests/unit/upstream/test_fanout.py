@@ -1,16 +1,22 @@
 import asyncio
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
+from functools import partial
 
+import msgspec
 import pytest
 from msgspec import Raw
 from tests.fakes.parties import CALLER, COST, OFFER, PRICE
 
+from steelyard.kernel.clock import ManualClock
 from steelyard.kernel.errors import UpstreamError
 from steelyard.kernel.offers import Capability, Offer
 from steelyard.kernel.quantities import Usage
 from steelyard.kernel.records import Event, Order, Quote
+from steelyard.routing.attempts import Ways, served
+from steelyard.routing.router import Router
 from steelyard.upstream.fanout import Speech, own_seed, speak
+from steelyard.upstream.hearing import Heard
 from steelyard.upstream.protocol import Upstream
 
 
@@ -108,6 +114,30 @@ async def test_a_count_that_cannot_be_ends_the_answer_at_what_was_told_before(co
             async for _, event, _ in events:
                 seen.append(event)
     assert seen and all(event.usage == Usage(1, 0, 1) for event in seen)
+
+
+class OneThatSaysAll(Heard):
+    """In one piece."""
+
+    def __init__(self, counted: Usage) -> None:
+        super().__init__(*(None,) * 5)  # type: ignore[arg-type]
+        self._counted = counted
+
+    def stream(self, *_: object) -> Heard:
+        return self
+
+    async def begin(self) -> Event:
+        self.over = True
+        return Event("word", self._counted, "stop")
+
+
+@pytest.mark.parametrize("counted", [Usage(10**18, 0, 1), Usage(1, 0, -1), Usage(1, 50_000_001, 1)])
+async def test_so_does_one_in_an_answer_that_comes_in_one_piece(counted: Usage) -> None:
+    offer, order = msgspec.structs.replace(OFFER, kind="openai"), Order(bytes(16), "m", {}, 10, 10, 1, False)
+    call = partial(speak, {OFFER.upstream: OneThatSaysAll(counted)}, order)
+    ways = Ways(ManualClock(), call, lambda quote, fault: None, lambda usage: None)
+    with pytest.raises(UpstreamError, match="counts what cannot be"):
+        await served(Router(), order, [Quote(CALLER, offer, PRICE, COST, 1, 10, False, 0)], ways)
 
 
 async def test_what_is_read_is_counted_within_the_same_bounds() -> None:
