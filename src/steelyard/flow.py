@@ -61,7 +61,7 @@ async def paid_request(house: House, ask: Ask, answer: Answer) -> Settlement:
     answer, and what had left user space is settled.
     """
     caller = ask.caller or authenticate(house.teller.snapshot, ask.authorization)
-    order = await ask.order()
+    order = came if isinstance(came := ask.order(), Order) else await came
     try:  # to set the worst case aside, or as much of it as wallet and limits cover; then fewer tokens are forwarded
         found = house.prices.of(house.teller.snapshot, caller, order, priced_ns := house.meter.now_ns(), sought)
         asked = asking(found, order, caller, most, priced_ns)

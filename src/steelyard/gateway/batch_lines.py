@@ -16,9 +16,9 @@ from steelyard.gateway.dialect import Dialect
 from steelyard.gateway.embedding_dialect import Embeddings
 from steelyard.gateway.exchange import Exchange, at_the_border
 from steelyard.gateway.responses_dialect import Responses
-from steelyard.gateway.wire import Headers
+from steelyard.gateway.wire import Body, Headers
 from steelyard.jobs.run import LineAsk, Said
-from steelyard.kernel.errors import ClientGone, UpstreamError, unknown_key
+from steelyard.kernel.errors import ClientGone, unknown_key
 from steelyard.kernel.records import Caller, Order
 
 ENDPOINTS: Mapping[str, Dialect] = {
@@ -83,8 +83,10 @@ class LineExchange(Exchange):
 
     deadline_ns = 0
 
-    async def order(self) -> Order:
-        return replace(await super().order(), tier=BATCH_TIER, deadline_ns=self.deadline_ns)
+    async def order(self, body: Body | None = None) -> Order:
+        order = super().order(body)
+        order = order if isinstance(order, Order) else await order
+        return replace(order, tier=BATCH_TIER, deadline_ns=self.deadline_ns)
 
     def parted(self, closing: bytes) -> tuple[bytes, bytes]:
         return closing, b""
@@ -104,17 +106,14 @@ class BatchGate:
         dialect = ENDPOINTS[line.endpoint]
         wire = LineWire(line)
         exchange = LineExchange(dialect, wire, {}, line.request_id, self._house.clock.now_ns)
-        await at_the_border(dialect, wire, line.request_id, self._paid(line, exchange))
+        await at_the_border(self._paid(line, exchange), exchange)
         if wire.trouble is not None:
             raise wire.trouble
         return Said(wire.status, wire.answer, wire.retry_after_s)
 
     async def _paid(self, line: LineAsk, exchange: LineExchange) -> None:
         exchange.caller, exchange.deadline_ns = self._caller(line.key_id), line.deadline_ns
-        try:
-            await paid_request(self._house, exchange, exchange)
-        except UpstreamError as error:
-            raise exchange.asked.in_own_words(error) from error
+        await paid_request(self._house, exchange, exchange)
 
     def _caller(self, key_id: int) -> Caller:
         """Who the batch's key stands for now. Raises CallerError 401 when it was revoked."""

@@ -31,24 +31,53 @@ from steelyard.rating.rate import charge_nano
 SESSION_HEADER = b"x-steelyard-session"
 FALLBACKS_HEADER = FALLBACKS.encode()
 REUSE_HEADER = b"x-steelyard-cache"
-_OWN_HEADERS = frozenset({SESSION_HEADER, FALLBACKS_HEADER, REUSE_HEADER})
+_OWN_HEADERS = frozenset({SESSION_HEADER, FALLBACKS_HEADER, REUSE_HEADER, KEY_HEADER})
 _STREAMED = ((b"cache-control", b"no-cache"), (b"x-accel-buffering", b"no"))
+Work = Coroutine[Any, Any, Any]
 log = structlog.get_logger()
 
 
-class Exchange:
+class Border:
+    """Where one exchange ends: whatever its work raises becomes an answer of the dialect."""
+
+    admission: Admission | None = None
+    held_bytes = 0  # what its body counts for with `admission`
+
+    def __init__(self, dialect: Dialect, wire: Wire, request_id: bytes) -> None:
+        self._dialect = dialect
+        self._wire = wire
+        self._request_id = request_id
+
+    def over(self, error: BaseException | None) -> Work | None:
+        """The work has ended, with what it raised. What this returns is to be awaited: it raises nothing but what
+        cancels it."""
+        wire = self._wire
+        if self.admission is not None:
+            self.admission.leave(self.held_bytes)
+        if error is None and not wire.gone:
+            ending = wire.end()
+            return None if ending is None else _ended(self._dialect, wire, self._request_id, ending)
+        if isinstance(error, UpstreamError):
+            error = self.in_own_words(error)
+        return _told(self._dialect, wire, self._request_id, error or ClientGone())
+
+    def in_own_words(self, error: UpstreamError) -> UpstreamError:
+        """Told about what the customer sent."""
+        return error
+
+
+class Exchange(Border):
     """One exchange as the flow sees it: Ask and Answer in one, because the body decides the answer's form."""
 
     caller: Caller | None = None
     asked: Asked
     holds_back = False
-    held_bytes = 0  # what its body counts for with `admission`
-    admission: Admission | None = None
     session = b""  # as a header names it
     fallbacks = b""
     reuse = b""
     render: Callable[[int, Event], bytes]
     """The form's own: asked with every event."""
+    _reading: Callable[[Body], Awaitable[Asked]] | None = None  # of a form whose orders are not read at once
     _quote: Quote
     _final: bytes | None = None  # the piece after which nothing follows
 
@@ -65,27 +94,41 @@ class Exchange:
         self._headers: Headers = []
         self._body_bytes = 0
 
-    async def order(self) -> Order:
-        body = self._wire.body()
-        if not isinstance(body, (bytes, memoryview)):
-            body = await body
+    def order(self, body: Body | None = None) -> Order | Awaitable[Order]:
+        """`body`: if it has been waited for."""
+        if body is None:
+            found = self._wire.body()
+            if not isinstance(found, (bytes, memoryview)):
+                return self._order_to_come(found)
+            body = found
         if self.admission is not None and len(body) != self.held_bytes:
             self.held_bytes += self.admission.add(len(body) - self.held_bytes)
-        self._wire.watch()
-        read = self._read(body)
-        self.asked = read if isinstance(read, Asked) else await read
-        if self.session:
-            self.asked = self.asked.in_session(self.session)
-        if self.fallbacks:
-            self.asked = self.asked.with_fallbacks(self.fallbacks)
-        if self.reuse:
-            self.asked = self.asked.with_reuse(self.reuse)
-        self._form = self.asked.form
-        self.render = self._form.render
-        return self.asked.order
+        if self._reading is not None:
+            return self._order_read(self._reading(body))
+        return self._taken(self._dialect.read(body, self._heads, self._request_id, self._created_ns))
 
-    def _read(self, body: Body) -> Asked | Awaitable[Asked]:
-        return self._dialect.read(body, self._heads, self._request_id, self._created_ns)
+    async def _order_to_come(self, body: Awaitable[Body]) -> Order:
+        read = await body
+        self._wire.watch()
+        order = Exchange.order(self, read)
+        return order if isinstance(order, Order) else await order
+
+    async def _order_read(self, asked: Awaitable[Asked]) -> Order:
+        return self._taken(await asked)
+
+    def _taken(self, asked: Asked) -> Order:
+        if self.session:
+            asked = asked.in_session(self.session)
+        if self.fallbacks:
+            asked = asked.with_fallbacks(self.fallbacks)
+        if self.reuse:
+            asked = asked.with_reuse(self.reuse)
+        self.asked, self._form = asked, asked.form
+        self.render = self._form.render
+        return asked.order
+
+    def in_own_words(self, error: UpstreamError) -> UpstreamError:
+        return self.asked.in_own_words(error)
 
     @property
     def gone(self) -> bool:
@@ -172,8 +215,8 @@ def id_headers(request_id: bytes) -> Headers:
 class Hot(Protocol):
     """A hot URL, for whoever has a wire."""
 
-    def serve(self, wire: Wire, heads: Heads) -> Coroutine[Any, Any, None]:
-        """One exchange, to its end. Raises nothing but what cancels it."""
+    def serve(self, wire: Wire, heads: Heads) -> tuple[Work, Border]:
+        """The work of one exchange, to be awaited; and who must be told, whatever it has come to."""
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None: ...
 
@@ -202,52 +245,55 @@ class HotUrl:
         heads = dict(scope["headers"])
         records = self._once is not None and KEY_HEADER in heads
         wire = RecordingWire(self._dialect, scope, receive, send) if records else AsgiWire(scope, receive, send)
-        await self.serve(wire, heads)
+        await at_the_border(*self.serve(wire, heads))
 
-    def serve(self, wire: Wire, heads: Heads) -> Coroutine[Any, Any, None]:
+    def serve(self, wire: Wire, heads: Heads) -> tuple[Work, Exchange]:
         """See `Hot`."""
-        request_id = self._next_id()
-        exchange = self._make(self._dialect, wire, heads, request_id, self._now_ns)
+        exchange = self._make(self._dialect, wire, heads, self._next_id(), self._now_ns)
+        try:
+            exchange.held_bytes = self.admission.enter(heads.get(b"content-length", b""))
+        except CallerError as error:
+            return _refused(error), exchange
+        exchange.admission = self.admission
         if not _OWN_HEADERS.isdisjoint(heads):
             exchange.session = heads.get(SESSION_HEADER, b"")
             exchange.fallbacks = heads.get(FALLBACKS_HEADER, b"")
             exchange.reuse = heads.get(REUSE_HEADER, b"")
-        return self._served(wire, heads, exchange, request_id)
-
-    async def _served(self, wire: Wire, heads: Heads, exchange: Exchange, request_id: bytes) -> None:
-        """`at_the_border`, without a coroutine between it and the flow."""
-        try:
-            admission = exchange.admission = self.admission
-            exchange.held_bytes = admission.enter(heads.get(b"content-length", b""))
-            try:
-                if self._once is not None and isinstance(wire, RecordingWire):
-                    await self._once.paid_request(wire, exchange, str(heads[KEY_HEADER], "latin-1"))
-                else:
-                    await paid_request(self._house, exchange, exchange)
-            except UpstreamError as error:
-                raise exchange.asked.in_own_words(error) from error
-            finally:
-                admission.leave(exchange.held_bytes)
-            if not wire.gone and (ending := wire.end()):
-                await ending
-        except BaseException as error:  # noqa: BLE001 - what is no affair of the border is raised again
-            await _told(self._dialect, wire, request_id, error)
-        finally:
-            wire.unwatch()
+            if self._once is not None and isinstance(wire, RecordingWire):
+                return self._once.paid_request(wire, exchange, str(heads[KEY_HEADER], "latin-1")), exchange
+        return paid_request(self._house, exchange, exchange), exchange
 
 
-async def at_the_border(dialect: Dialect, wire: Wire, request_id: bytes, work: Coroutine[Any, Any, None]) -> None:
-    """Await the work; whatever it raises becomes an answer of the dialect."""
+async def at_the_border(work: Work, border: Border) -> None:
+    """Await the work, and what follows it."""
     try:
         await work
     except BaseException as error:  # noqa: BLE001 - what is no affair of the border is raised again
-        await _told(dialect, wire, request_id, error)
+        rest = border.over(error)
+    else:
+        rest = border.over(None)
+    if rest is not None:
+        await rest
+
+
+async def _refused(error: CallerError) -> None:
+    try:
+        raise error
     finally:
-        wire.unwatch()
+        del error  # whose traceback has this frame
+
+
+async def _ended(dialect: Dialect, wire: Wire, request_id: bytes, ending: Awaitable[None]) -> None:
+    """Await the end of the body."""
+    try:
+        await ending
+    except BaseException as error:  # noqa: BLE001 - what is no affair of the border is raised again
+        await _told(dialect, wire, request_id, error)
 
 
 async def _told(dialect: Dialect, wire: Wire, request_id: bytes, error: BaseException) -> None:
     """An error becomes an answer of the dialect. Raises it again when it ends more than this exchange."""
+    wire.unwatch()
     match error:
         case CallerError():
             await refuse(dialect, wire, error, request_id)

@@ -12,7 +12,7 @@ from uvicorn.protocols.http.httptools_impl import STATUS_LINE
 
 from steelyard.gateway.cors import ORIGIN
 from steelyard.gateway.exact import NOTHING, ExactProtocol, Turn
-from steelyard.gateway.exchange import Hot
+from steelyard.gateway.exchange import Border, Hot
 from steelyard.gateway.known_head import KnownHead, learnt
 from steelyard.gateway.once import HEADER as ONCE
 from steelyard.gateway.wire import Body, Headers, Heads, is_too_large, too_large
@@ -36,18 +36,17 @@ class FastFront:
     def __init__(self, hot: Mapping[str, Hot]) -> None:
         self.hot = {path.encode(): place for path, place in hot.items()}
         self.outbox = Outbox()
-        self._headers: Headers = []
-        self._block = b""
+        self.headers: Headers = []
+        """The server's own. uvicorn makes them anew every second."""
+        self.lines = b""
+        """They, as they are sent."""
 
     def __call__(self, **given: Any) -> "FastProtocol":
         return FastProtocol(self, **given)
 
-    def block(self, headers: Headers) -> bytes:
-        """The server's own headers, as lines. uvicorn makes them anew every second."""
-        if headers is not self._headers:
-            self._block = b"".join(b"%b: %b\r\n" % pair for pair in headers)
-            self._headers = headers
-        return self._block
+    def renew(self, headers: Headers) -> None:
+        """The server has others now."""
+        self.headers, self.lines = headers, b"".join(b"%b: %b\r\n" % pair for pair in headers)
 
 
 class FastProtocol(ExactProtocol):
@@ -61,14 +60,17 @@ class FastProtocol(ExactProtocol):
         self._lessons = limits.HEADS_LEARNT_MAX
 
     def data_received(self, data: bytes) -> None:
-        if (known := self._known) is not None and not self._owes and not self._answering:
+        if (known := self._known) is not None and not self._owes and self.cycle.response_complete:
             body = known.body_of(data)
             if body is not None:
                 self._heard = True
-                self._unset_keepalive_if_required()
+                if self.timeout_keep_alive_task is not None:
+                    self._unset_keepalive_if_required()
                 fast = FastWire(self, known.hot, known.heads, True)
                 self.cycle = self._active = fast  # type: ignore[assignment]
-                fast.serve_whole(body)
+                fast.more_body = False
+                fast.whole = body
+                fast.begin()
                 return
         cycle, begins = self.cycle, not self._owes or not self._last_bytes
         super().data_received(data)
@@ -118,6 +120,7 @@ class FastProtocol(ExactProtocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         super().connection_lost(exc)
+        self._known = None
         if self._active is not None:
             self._active.hang_up()
 
@@ -128,21 +131,10 @@ class FastProtocol(ExactProtocol):
     def is_turn_of(self, wire: "FastWire") -> bool:
         return self._active is wire
 
-    def answered(self, wire: "FastWire") -> None:
-        """The answer is whole: the next request, if one waits."""
-        if not wire.keep_alive:
-            self.transport.close()
-        if self.pipeline or self.flow.read_paused:
-            self.on_response_complete()
-        else:
-            self.server_state.total_requests += 1
-
     def over(self, wire: "FastWire") -> None:
-        """Whoever served it has ended; an answer that is not whole ends visibly, with the connection."""
+        """Whoever served it has ended."""
         if self._active is wire:
             self._active = None
-        if not wire.response_complete:
-            self.transport.close()
 
     def cut(self) -> None:
         """The server has waited long enough for the exchange that runs."""
@@ -157,20 +149,24 @@ class FastProtocol(ExactProtocol):
 class FastWire(Turn):
     """A `Wire` without ASGI. Also the `Turn` that uvicorn's protocol sees."""
 
+    begun = started = gone = False
+    whole: Body | None = None
+    """The body, if it came with the head and all at once."""
+    _run: Run | None = None
+    _border: Border | None = None
+    _pieces: list[Body]  # of a body that is coming
+    _size = 0
+    _arrival: Signal[None] | None = None  # of the whole body, or of too much of it
+    _leaving: Signal[None]  # the last piece
+    _head = b""  # of the answer, until it leaves
+    _chunked = _ended = False
+
     def __init__(self, protocol: FastProtocol, hot: Hot, heads: Heads, is_new: bool) -> None:
         self._protocol = protocol
         self._transport = protocol.transport
         self._hot = hot
         self._heads = heads
         self._is_new = is_new  # HTTP/1.1: it knows chunks, and what 100 means
-        self._run: Run | None = None
-        self._pieces: list[Body] = []
-        self._size = 0
-        self._arrival: Signal[None] | None = None  # of the whole body, or of too much of it
-        self._leaving: Signal[None]  # the last piece
-        self._head = b""  # of the answer, until it leaves
-        self._chunked = self._ended = False
-        self.begun = self.started = self.gone = False
 
     # --- what the protocol tells ------------------------------------------------------------------------------------
 
@@ -178,6 +174,8 @@ class FastWire(Turn):
         """A piece of the body. Beyond the bound, and when the answer is whole already, it is thrown away."""
         if self.response_complete or self._size > limits.BODY_BYTES_MAX:
             return
+        if not self._size:
+            self._pieces = []
         self._size += len(body)
         if self._size <= limits.BODY_BYTES_MAX:
             self._pieces.append(body)
@@ -185,13 +183,6 @@ class FastWire(Turn):
         self._pieces.clear()
         if self._arrival is not None:
             self._arrival.give(None)
-
-    def serve_whole(self, body: Body) -> None:
-        """Serve a request that came in one piece, its head and a body that is not too long."""
-        self.more_body = False
-        self._size = len(body)
-        self._pieces.append(body)
-        self.begin()
 
     def complete(self) -> None:
         """The request is whole."""
@@ -204,8 +195,9 @@ class FastWire(Turn):
     def begin(self) -> None:
         """Serve it, here and now."""
         self.begun = True
-        self._run = Run(self._hot.serve(self, self._heads), self._protocol.loop, self._over)
-        self._run.start()
+        work, self._border = self._hot.serve(self, self._heads)
+        self._run = run = Run(work, self._protocol.loop, self._over)
+        run.start()
 
     def learnt(self, data: bytes) -> KnownHead | None:
         """What to know of its head, if it came whole in this one read."""
@@ -225,18 +217,32 @@ class FastWire(Turn):
             self._run.cancel()
 
     def _over(self, run: Run) -> None:
-        self._run = None
-        self._protocol.over(self)
+        """The work has ended; what follows may take its time."""
+        rest, border, self._border = None, self._border, None
+        error, run.error = run.error, None  # its traceback knows the run
+        try:
+            if border is not None and (rest := border.over(error)) is not None:
+                self._run = run = Run(rest, self._protocol.loop, self._over)
+                run.start()
+        finally:
+            if rest is None:
+                self._run = None
+                self._protocol.over(self)
+                if not self.response_complete:
+                    self._transport.close()  # it ends visibly
 
     # --- what the exchange asks (see Wire) --------------------------------------------------------------------------
 
     def body(self) -> Body | Awaitable[Body]:
+        if (whole := self.whole) is not None:
+            self.whole = None
+            return whole
         return self._arriving() if self.more_body and self._size <= limits.BODY_BYTES_MAX else self._arrived()
 
     async def _arriving(self) -> Body:
         if is_too_large(str(self._heads.get(b"content-length", b""), "latin-1")):
             raise too_large()
-        if self._is_new and not self._pieces and self._heads.get(b"expect", b"").lower() == b"100-continue":
+        if self._is_new and not self._size and self._heads.get(b"expect", b"").lower() == b"100-continue":
             self._transport.write(_CONTINUE)
         self._arrival = Signal()
         await self._arrival
@@ -245,6 +251,8 @@ class FastWire(Turn):
     def _arrived(self) -> Body:
         if self._size > limits.BODY_BYTES_MAX:
             raise too_large()
+        if not self._size:
+            return b""
         pieces, self._pieces = self._pieces, []
         return pieces[0] if len(pieces) == 1 else b"".join(pieces)
 
@@ -257,8 +265,10 @@ class FastWire(Turn):
     def start(self, status: int, headers: Headers) -> None:
         self.started = self.response_started = True
         protocol = self._protocol
-        own = protocol.front.block(protocol.server_state.default_headers)
-        head = STATUS_LINE[status] + own + b"\r\n".join([*map(_LINE, headers), b""])
+        front, own = protocol.front, protocol.server_state.default_headers
+        if front.headers is not own:
+            front.renew(own)
+        head = STATUS_LINE[status] + front.lines + b"\r\n".join([*map(_LINE, headers), b""])
         if not self.keep_alive:
             head += b"connection: close\r\n"
         if self._is_new and _LENGTH not in head:
@@ -311,8 +321,13 @@ class FastWire(Turn):
             rest += _END
         if rest and not self._transport.is_closing():
             self._transport.write(rest)
-        self.response_complete = True
-        self._protocol.answered(self)
+        self.response_complete, protocol = True, self._protocol
+        if not self.keep_alive:
+            self._transport.close()
+        if protocol.pipeline or protocol.flow.read_paused:
+            protocol.on_response_complete()
+        else:
+            protocol.server_state.total_requests += 1
         return None
 
 

@@ -9,11 +9,11 @@ import msgspec
 
 from steelyard.flow import House
 from steelyard.gateway.dialect import Asked
-from steelyard.gateway.exchange import at_the_border, id_headers
+from steelyard.gateway.exchange import Border, Work, at_the_border, id_headers
 from steelyard.gateway.messages_answer import MessageBody
 from steelyard.gateway.messages_dialect import NAMES, Messages
 from steelyard.gateway.messages_request import parse_count
-from steelyard.gateway.wire import AsgiWire, Heads, Receive, Scope, Send, Wire, answered, body_of, text_of
+from steelyard.gateway.wire import AsgiWire, Heads, Receive, Scope, Send, Wire, body_of, text_of
 from steelyard.identity.keys import authenticate
 from steelyard.kernel import limits
 from steelyard.kernel.errors import CallerError, UpstreamError, bad_request, overloaded
@@ -30,18 +30,19 @@ class CountUrl:
         self._running = 0
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        await self.serve(AsgiWire(scope, receive, send), dict(scope["headers"]))
+        await at_the_border(*self.serve(AsgiWire(scope, receive, send), dict(scope["headers"])))
 
-    async def serve(self, wire: Wire, heads: Heads) -> None:
+    def serve(self, wire: Wire, heads: Heads) -> tuple[Work, Border]:
         """See `exchange.Hot`."""
         request_id = self._next_id()
-        await at_the_border(self._dialect, wire, request_id, self._answer(wire, heads, request_id))
+        return self._answer(wire, heads, request_id), Border(self._dialect, wire, request_id)
 
     async def _answer(self, wire: Wire, heads: Heads, request_id: bytes) -> None:
         body = msgspec.json.encode({"input_tokens": await self._counted(wire, heads, request_id)})
         length = (b"content-length", str(len(body)).encode())
         wire.start(200, [(b"content-type", b"application/json"), *id_headers(request_id), length])
-        await answered(wire, body)
+        if sending := wire.send(body, last=True):
+            await sending
 
     async def _counted(self, wire: Wire, heads: Heads, request_id: bytes) -> int:
         house = self._house

@@ -20,7 +20,7 @@ from steelyard.identity.keys import authenticate
 from steelyard.kernel import limits
 from steelyard.kernel.errors import CallerError, bad_request
 from steelyard.kernel.records import Caller, Order
-from steelyard.kernel.roles import Answer, Ask
+from steelyard.kernel.roles import Answer, Ask, order_of
 from steelyard.kernel.settled import End, Settlement
 from steelyard.ledger.wire import Claim, Kept
 
@@ -114,7 +114,7 @@ class Once:
         """`flow.paid_request`, at most once for the key. Raises what it raises, and 400, 409, 422 of the key's own."""
         check_key(key)
         exchange.caller = caller = authenticate(self._house.teller.snapshot, exchange.authorization)
-        order = await exchange.order()
+        order = await order_of(exchange)
         claim = Claim(caller.project_id, caller.tenant_id, key, wire.body_hash, order.request_id, self._desk.series)
         kept = await self._claim(claim)
         if kept is not None:

@@ -11,6 +11,7 @@ from typing import Any
 import uvicorn
 from uvicorn.server import ServerState
 
+from steelyard.gateway.exchange import Border, Work
 from steelyard.gateway.wire import AsgiWire, Heads, Receive, Scope, Send, Wire, answered, body_of
 
 _TURNS_MAX = 50  # of the loop, until all must have been said
@@ -19,12 +20,19 @@ _ORDINARY = b"GET /ordinary HTTP/1.1\r\nhost: x\r\n\r\n"
 _SCRIPT = (b"1", b"/ordinary", b"2", b"3", b"/ordinary", b"4")
 
 
-class _Part:
+class _Part(Border):
     """A hot URL that repeats the body; to `w` it has nothing to say, until its client is gone."""
 
-    gone = False
+    def __init__(self) -> None:
+        self.gone = False
 
-    async def serve(self, wire: Wire, heads: Heads) -> None:
+    def serve(self, wire: Wire, heads: Heads) -> tuple[Work, Border]:
+        return self._repeat(wire), self
+
+    def over(self, error: BaseException | None) -> None:
+        return None
+
+    async def _repeat(self, wire: Wire) -> None:
         body = await body_of(wire)
         wire.watch()
         if body == b"w":
@@ -35,7 +43,7 @@ class _Part:
         await _tell(wire, body)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        await self.serve(AsgiWire(scope, receive, send), {})
+        await self._repeat(AsgiWire(scope, receive, send))
 
 
 async def _tell(wire: Wire, body: bytes) -> None:

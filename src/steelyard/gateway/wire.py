@@ -53,7 +53,8 @@ class Wire(Protocol):
         ...
 
     def watch(self) -> None:
-        """From now on a hang-up cancels whoever serves. Call it once the body is read."""
+        """From now on a hang-up cancels whoever serves. Call it once the body was waited for: a wire that has it at
+        once watches by itself."""
 
     def start(self, status: int, headers: Headers) -> None:
         """Fix the head of the answer. It leaves with the first piece, or at the end."""
@@ -65,7 +66,7 @@ class Wire(Protocol):
         """
 
     def end(self) -> Sending:
-        """End the body. Safe to call when the client is gone."""
+        """End the body, and watch no more. Safe to call when the client is gone."""
 
     def unwatch(self) -> None: ...
 

@@ -37,7 +37,13 @@ class Ask(Protocol):
     def caller(self) -> Caller | None: ...
     @property
     def authorization(self) -> str | None: ...
-    async def order(self) -> Order: ...
+    def order(self) -> Order | Awaitable[Order]: ...
+
+
+async def order_of(ask: Ask) -> Order:
+    """The order, whether it is here or has to be waited for."""
+    order = ask.order()
+    return order if isinstance(order, Order) else await order
 
 
 class Answer(Protocol):

@@ -38,26 +38,21 @@ _resumed: "Run | None" = None
 """The run that is being resumed, of whatever loop; None as well when it has resumed another one meanwhile."""
 
 
-class Run:
+class Run(msgspec.Struct, eq=False):
     """One coroutine on its way. `done(run)` is called once, when it has returned or raised; see `error`.
 
     What the coroutine raises is never raised into whoever resumes it.
     """
 
-    __slots__ = ("_asked", "_coroutine", "_done", "_loop", "_must_cancel", "_waits_for", "error", "over", "result")
-
-    def __init__(
-        self, coroutine: Coroutine[Any, Any, Any], loop: asyncio.AbstractEventLoop, done: Callable[["Run"], None]
-    ) -> None:
-        self.over = False
-        self.result: Any = None
-        self.error: BaseException | None = None
-        self._coroutine = coroutine
-        self._loop = loop
-        self._done = done
-        self._asked = 0  # how often it was asked to end
-        self._must_cancel = False
-        self._waits_for: asyncio.Future[Any] | Signal[Any] | None = None
+    _coroutine: Coroutine[Any, Any, Any]
+    _loop: asyncio.AbstractEventLoop
+    _done: Callable[["Run"], None]
+    over: bool = False
+    result: Any = None
+    error: BaseException | None = None
+    _asked: int = 0  # how often it was asked to end
+    _must_cancel: bool = False
+    _waits_for: "asyncio.Future[Any] | Signal[Any] | None" = None
 
     def cancel(self, msg: object = None) -> bool:
         """Raise CancelledError where it waits, in the loop's next turn; False when it is over. As Task.cancel."""

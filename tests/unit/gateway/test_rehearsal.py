@@ -1,7 +1,6 @@
 """A front that does not play its part in this version of uvicorn is given up before it serves."""
 
 from pathlib import Path
-from typing import Any
 
 import pytest
 from structlog.testing import capture_logs
@@ -11,7 +10,7 @@ from uvicorn.protocols.http.flow_control import FlowControl
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from steelyard.gateway.exact import ExactProtocol
-from steelyard.gateway.fast import FastProtocol
+from steelyard.gateway.fast import FastWire
 from steelyard.gateway.rehearsal import complaint
 from steelyard.gateway.server import FRONTS, public_server, public_socket
 from steelyard.kernel.errors import StartError
@@ -39,10 +38,10 @@ async def test_a_queue_that_does_not_move_is_noticed(monkeypatch: pytest.MonkeyP
 
 
 async def test_without_the_fast_front_the_other_one_serves(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def odd(self: FastProtocol, wire: Any) -> None:
+    def odd(self: FastWire) -> None:
         raise AttributeError("'FastProtocol' object has no attribute 'pipeline'")
 
-    monkeypatch.setattr(FastProtocol, "answered", odd)
+    monkeypatch.setattr(FastWire, "end", odd)
     with capture_logs() as logs:
         async with Site(tmp_path, ScriptedUpstream(words("x"))).open() as site:
             assert site.server.config.http_protocol_class is ExactProtocol
