@@ -9,7 +9,7 @@ price.
 import asyncio
 import hmac
 from collections.abc import Callable
-from typing import Any, NamedTuple, cast
+from typing import Any, NamedTuple, Protocol, cast
 
 import httptools
 import msgspec
@@ -54,6 +54,16 @@ class Told(NamedTuple):
     cache_tokens: int = 0  # of all sequences together; 0: as many as they like
 
 
+class Effort(Protocol):
+    """Who keeps account of what the decoder's work takes."""
+
+    def rested(self) -> None:
+        """Nothing has run until now."""
+
+    def ran(self, sequences: int, *, ended: bool) -> None:
+        """A step of so many sequences is done; `ended`: one of them has its end, and has not been told it yet."""
+
+
 class Ticket:
     """One sequence of a connection, from its coming to its end."""
 
@@ -80,11 +90,14 @@ class Ticket:
 class Desk:
     """The decoder and who waits for what it says. One per process."""
 
-    def __init__(self, decoder: Decoder, told: Told, key: str, broken: Callable[[str], None]) -> None:
+    def __init__(
+        self, decoder: Decoder, told: Told, key: str, broken: Callable[[str], None], effort: Effort | None = None
+    ) -> None:
         self.decoder = decoder
         self.told = told
         self._authorization = f"Bearer {key}".encode()
         self._broken = broken
+        self._effort = effort
         self._loop = asyncio.get_running_loop()
         self._listeners: dict[Sequence, Ticket] = {}
         self._waiting: set[Ticket] = set()  # that have not begun; the status of their answers is open
@@ -102,6 +115,8 @@ class Desk:
 
     def take(self, connection: "Connection", body: bytes, turn: Turn, *, chat: bool) -> None:
         """Put an ask into the line. Raises Refused."""
+        if self._effort is not None and not self._stepping:
+            self._effort.rested()
         ask = read_ask(body, chat=chat)
         prompt = self.decoder.prompt_of(ask)
         ticket = Ticket(self, connection, ask, prompt)
@@ -157,6 +172,7 @@ class Desk:
         if not self.decoder.active:
             self._stepping = False
             return
+        sequences = self.decoder.active
         try:
             told = list(self.decoder.step())
         except Broken as error:
@@ -164,6 +180,9 @@ class Desk:
                 one.connection.end(failed("The engine failed while it answered."))
             self._broken(str(error))
             return
+        if self._effort is not None:
+            ended = any(one.finish is not None or one.failed is not None for one in told)
+            self._effort.ran(sequences, ended=ended)
         with self._line.until_told():
             for sequence in told:
                 if (ticket := self._listeners.get(sequence)) is not None:

@@ -154,7 +154,8 @@ JOURNAL_LOCK_TRIES = 20  # 5 ms apart: a reader's probe may hold the lock for a 
 
 # the books
 POST_BATCH_MAX = 1000
-POST_INTERVAL_MS = 100
+POST_INTERVAL_MS = 100  # between passes while somebody is away: a worker that may be dead, the database
+POST_REST_MS = 500  # ... while nobody is: closes are announced, so only grants that expire wait for a pass
 POST_PAUSE_MS = 80  # between passes that nobody waits for: a batch costs 2 ms of CPU however small it is
 SOCKET_MESSAGE_BYTES_MAX = 64 * 1024 * 1024
 ACCOUNT_NAME_CHARACTERS_MAX = 200
@@ -341,6 +342,7 @@ ENGINE_FAILURES_MAX = 12  # looks in vain, one after the other; then it is start
 ENGINE_METRICS_BYTES_MAX = 8 * 1024 * 1024
 ENGINE_LOOK_S = 1  # how often the platform sees whether something else is wanted of an engine
 ENGINE_SEEN_MS = 500  # how often a keeper writes down what it saw
+ENGINE_SEEN_REST_S = 4  # ... and an engine of ours, while nothing runs in it
 ENGINE_SILENT_S = 10  # one that has not written down anything for so long is called silent where people look
 ENGINE_STOP_S = 20  # from SIGTERM to SIGKILL; its answers have ended by then
 ENGINE_DRAIN_S = 600  # running answers of an engine that is drained get this long

@@ -53,6 +53,10 @@ class EnergyClock:
         self._words[_UJ_PER_SEQUENCE] += (measured_uj or 0) // max(1, active)
         self._measured(measured_uj is not None)
 
+    def skip(self, used_ns: int) -> None:
+        """So much more time, of no sequence."""
+        self._words[_TOTAL] += used_ns
+
     def _measured(self, measured: bool) -> None:
         if measured != bool(self._words[_STRETCH] & 1):
             self._words[_STRETCH] += 1
@@ -73,10 +77,20 @@ class CpuClock:
 
     def tick(self, active: int) -> None:
         """Add the CPU time since the last tick, shared among the `active` running sequences."""
-        now_ns = self._cpu_ns()
-        used_ns = max(0, now_ns - self._last_ns)
-        self._last_ns = now_ns
+        used_ns = self._used_ns()
         self._clock.add(used_ns, active, None if self._power is None else self._power.share_uj(used_ns))
+
+    def rested(self) -> None:
+        """Nothing ran since the last tick: what was used is nobody's."""
+        used_ns = self._used_ns()
+        self._clock.skip(used_ns)
+        if self._power is not None:
+            self._power.share_uj(used_ns)
+
+    def _used_ns(self) -> int:
+        now_ns, before_ns = self._cpu_ns(), self._last_ns
+        self._last_ns = now_ns
+        return max(0, now_ns - before_ns)
 
     def close(self) -> None:
         self._clock.close()

@@ -31,10 +31,15 @@ from steelyard.engines.leash import (
 )
 from steelyard.engines.listener import Connection, Desk, Told
 from steelyard.kernel import limits
+from steelyard.kernel.clock import NS_PER_MS, SystemClock
+from steelyard.kernel.directory import DataDir
 from steelyard.kernel.engines import EngineKind
 from steelyard.kernel.errors import StartError
+from steelyard.metering.energy import CpuClock, clock_path
+from steelyard.metering.power import rapl_here
+from steelyard.processes.engine_watch import Watch
 
-_TICK_S = 0.02
+_TICK_NS = 20 * NS_PER_MS  # of the energy clock while steps are shorter
 _BROKEN = 1
 
 
@@ -113,32 +118,52 @@ async def _run(options: argparse.Namespace, decoder: Decoder, manifest: Manifest
     if parent_holds_pipe():
         loop.add_reader(0, lambda: end(0) if os.read(0, 4096) == b"" else None)
     context = min(options.context, manifest.context_tokens)
-    desk = Desk(decoder, Told(manifest.model, context, options.slots, options.cache_tokens), key, broken)
+    effort = _Effort(options, manifest.model)
+    told = Told(manifest.model, context, options.slots, options.cache_tokens)
+    desk = Desk(decoder, told, key, broken, effort)
     server = await loop.create_server(lambda: Connection(desk), HOST, options.port, backlog=limits.ENGINE_SEQUENCES_MAX)
     port = server.sockets[0].getsockname()[1]
-    ticker = asyncio.ensure_future(_tick(desk, options, manifest.model))
-    told = {"address": f"{HOST}:{port}", "model": manifest.model, "context_tokens": context, "slots": options.slots}
-    print("ready", json.dumps(told), flush=True)
+    teller = asyncio.ensure_future(_tell(desk, effort.watch))
+    greeting = {"address": f"{HOST}:{port}", "model": manifest.model, "context_tokens": context, "slots": options.slots}
+    print("ready", json.dumps(greeting), flush=True)
     code = await stop
-    ticker.cancel()
+    teller.cancel()
     await asyncio.sleep(0)  # what was said last leaves
     return code
 
 
-async def _tick(desk: Desk, options: argparse.Namespace, model: str) -> None:
-    """Advance the energy clock, between steps: CPU time is shared among the sequences of the steps it was spent on."""
-    from steelyard.kernel.directory import DataDir
-    from steelyard.metering.energy import CpuClock, clock_path
-    from steelyard.metering.power import rapl_here
-    from steelyard.processes.engine_watch import Watch
+class _Effort:
+    """The energy clock and the busy time: CPU time is shared among the sequences of the steps it was spent on, and it
+    stands in the clock before one of them is told its end. What is used while nothing runs is nobody's.
+    """
 
-    clock = CpuClock(clock_path(DataDir(options.data).energy, options.upstream), power=rapl_here())
-    watch = Watch(options.data, options.upstream, EngineKind.OPENVINO, model)
+    def __init__(self, options: argparse.Namespace, model: str) -> None:
+        self.watch = Watch(options.data, options.upstream, EngineKind.OPENVINO, model)
+        clock = clock_path(DataDir(options.data).energy, options.upstream)
+        self._clock = CpuClock(clock, power=rapl_here())
+        self._time = SystemClock()
+        self._ticked_ns = 0
+        self._sequences = 0  # at most, since the last tick
+
+    def rested(self) -> None:
+        """See `Effort`."""
+        self._clock.rested()
+        self.watch.passed(busy=False)
+
+    def ran(self, sequences: int, *, ended: bool) -> None:
+        """See `Effort`."""
+        self._sequences = max(self._sequences, sequences)
+        now_ns = self._time.monotonic_ns()
+        if ended or now_ns - self._ticked_ns >= _TICK_NS:
+            self._clock.tick(self._sequences)
+            self.watch.passed(busy=True)
+            self._ticked_ns, self._sequences = now_ns, 0
+
+
+async def _tell(desk: Desk, watch: Watch) -> None:
     while True:
-        before = desk.decoder.active
-        await asyncio.sleep(_TICK_S)
-        clock.tick(max(before, desk.decoder.active))
-        watch.tick(desk.load())
+        watch.tell(desk.load())
+        await asyncio.sleep(limits.ENGINE_SEEN_MS / 1000)
 
 
 if __name__ == "__main__":

@@ -154,7 +154,7 @@ class PostingLoop:
         failures = 0
         while not self._stop.is_set():
             with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(limits.POST_INTERVAL_MS / 1000):
+                async with asyncio.timeout((limits.POST_INTERVAL_MS if self._away else limits.POST_REST_MS) / 1000):
                     await self._wake.wait()
             self._wake.clear()
             if await self._pass():
@@ -165,6 +165,11 @@ class PostingLoop:
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(delay_ms / 1000):
                     await self._stop.wait()
+
+    @property
+    def _away(self) -> bool:
+        """Whether something is to be looked for that nobody announces."""
+        return bool(self.absent or self.trouble or self.in_doubt)
 
     async def _pass(self) -> bool:
         """Post everything there is and settle what died. False when the books could not be written."""

@@ -298,6 +298,36 @@ async def test_an_engine_that_dies_after_a_sign_of_life_is_found_out_and_another
         assert caught.value.retryable
 
 
+class Account:
+    """What the desk says of its decoder's work; the same said again is left out."""
+
+    def __init__(self, desk: Desk) -> None:
+        self.said: list[str] = []
+        self._desk = desk
+
+    def rested(self) -> None:
+        assert not self._desk._listeners
+        self.said.append("rested")
+
+    def ran(self, sequences: int, *, ended: bool) -> None:
+        assert len(self._desk._listeners) == 1, "an end is told later"
+        if self.said[-1] != f"ran {sequences} {ended}":
+            self.said.append(f"ran {sequences} {ended}")
+
+
+async def test_work_is_put_down_before_an_end_is_told_and_what_is_used_while_nothing_runs_apart() -> None:
+    async with serving(4) as (decoder, desk, client):
+        account = desk._effort = Account(desk)
+        for number in "01":
+            decoder.speaks.add(number)
+            reader = await client.ask(f"#{number}")
+            await until(lambda number=number: decoder.sequences and decoder.sequences[-1].counts.generated)
+            decoder.ends.add(number)
+            assert b'"stop"' in await reader.readuntil(b"data: [DONE]")
+            await until(lambda: not desk._stepping)
+        assert account.said == ["rested", "ran 1 False", "ran 1 True"] * 2
+
+
 async def test_a_full_line_is_a_429(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(limits, "WISHES_PER_TENANT_MAX", 1)
     async with serving(1) as (_, desk, client):

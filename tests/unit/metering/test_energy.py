@@ -1,5 +1,6 @@
 """The engine's clock: shares, restarts, absence."""
 
+import struct
 from pathlib import Path
 
 import pytest
@@ -28,6 +29,21 @@ def test_cpu_time_is_shared_among_the_running_sequences(tmp_path: Path) -> None:
     cpu.ns += 1_000
     clock.tick(0)  # an idle engine: no request reads the difference
     assert clocks.per_sequence_ns("local") == 1_250
+    clocks.close()
+    clock.close()
+
+
+def test_what_is_used_while_nothing_runs_is_nobodys(tmp_path: Path) -> None:
+    cpu = Cpu()
+    clock = CpuClock(clock_path(tmp_path, "local"), cpu)
+    clocks = EnergyClocks(tmp_path)
+    cpu.ns += 5_000
+    opened = clocks.per_sequence_ns("local")  # whoever asks now has not been heard yet
+    clock.rested()
+    cpu.ns += 1_000
+    clock.tick(1)
+    assert clocks.per_sequence_ns("local") - opened == 1_000
+    assert struct.unpack("=4Q", clock_path(tmp_path, "local").read_bytes())[0] == 6_000
     clocks.close()
     clock.close()
 

@@ -47,3 +47,19 @@ def test_the_local_engine_tells_of_itself_now_and_then(tmp_path: Path) -> None:
     assert 'drafted_tokens_total{engine="local",kind="openvino",model="m"} 5' in text
     assert 'accepted_tokens_total{engine="local",kind="openvino",model="m"} 3' in text
     assert 'busy_seconds_total{engine="local",kind="openvino",model="m"} 0.5' in text
+
+
+def test_an_engine_in_which_nothing_runs_tells_it_once_and_then_seldom(tmp_path: Path) -> None:
+    clock, told = ManualClock(), set[int]()
+    watch = Watch(tmp_path, "local", EngineKind.OPENVINO, "m", clock)
+    for load in [EngineLoad(1)] * 4 + [EngineLoad(0, decode_tokens=9)] * 40:
+        watch.passed(busy=load.running > 0)
+        watch.tell(load)
+        seen = engine_files.seen(DataDir(tmp_path), "local")
+        assert seen is not None
+        told.add(seen.seen_ns)
+        assert seen.load == load, "what has changed is told at the next look"
+        clock.advance(limits.ENGINE_SEEN_MS * NS_PER_MS)
+    assert len(told) == 4 + 40 * limits.ENGINE_SEEN_MS // (1000 * limits.ENGINE_SEEN_REST_S)
+    assert seen.busy_ns == 3 * limits.ENGINE_SEEN_MS * NS_PER_MS
+    assert limits.ENGINE_SEEN_REST_S * 2 < limits.ENGINE_SILENT_S
