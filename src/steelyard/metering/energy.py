@@ -77,17 +77,21 @@ class CpuClock:
 
     def tick(self, active: int) -> None:
         """Add the CPU time since the last tick, shared among the `active` running sequences."""
-        used_ns = self._used_ns()
-        self._clock.add(used_ns, active, None if self._power is None else self._power.share_uj(used_ns))
+        self.share(self.read(), active)
 
     def rested(self) -> None:
         """Nothing ran since the last tick: what was used is nobody's."""
-        used_ns = self._used_ns()
+        used_ns = self.read()
         self._clock.skip(used_ns)
         if self._power is not None:
             self._power.share_uj(used_ns)
 
-    def _used_ns(self) -> int:
+    def share(self, used_ns: int, active: int) -> None:
+        """The same as `tick` for what was read."""
+        self._clock.add(used_ns, active, None if self._power is None else self._power.share_uj(used_ns))
+
+    def read(self) -> int:
+        """CPU time since the last reading, to be shared or given to nobody. With 500 threads it takes 70 µs."""
         now_ns, before_ns = self._cpu_ns(), self._last_ns
         self._last_ns = now_ns
         return max(0, now_ns - before_ns)
