@@ -13,7 +13,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from tests.fakes.metering import closed, opened, request_id
+from tests.fakes.metering import closed, commit, intend, opened, request_id
 
 from steelyard.kernel.errors import BooksError
 from steelyard.kernel.quantities import Usage
@@ -64,8 +64,8 @@ def slots(folder: Path) -> None:
     for number in range(1024):  # every page of it
         index = made.claim(request_id(number))
         assert index is not None
-        made.intend(index, Usage(1, 0, number))
-        made.commit(index)
+        intend(made, index, Usage(1, 0, number))
+        commit(made, index)
     made.sync()
     assert {made.read_slot(index).committed.output for index in range(1024)} == set(range(1024))
     made.close()

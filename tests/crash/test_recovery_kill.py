@@ -10,7 +10,7 @@ from pathlib import Path
 from random import Random
 
 from tests.fakes.ledger import Requests, books
-from tests.fakes.metering import wait_for
+from tests.fakes.metering import commit, intend, wait_for
 
 from steelyard.kernel.directory import DataDir
 from steelyard.kernel.quantities import Usage
@@ -33,11 +33,11 @@ def left_behind(data: DataDir) -> None:
         opened = type(opened)(**{name: getattr(opened, name) for name in opened.__struct_fields__} | {"slot": slot})
         journal.append(opened)
         if number % 3:
-            slots.intend(slot, Usage(0, 0, 0))
-            slots.commit(slot)
+            intend(slots, slot, Usage(0, 0, 0))
+            commit(slots, slot)
         if number % 3 == 1:
-            slots.intend(slot, Usage(10, 0, 7))
-            slots.commit(slot)
+            intend(slots, slot, Usage(10, 0, 7))
+            commit(slots, slot)
         if number % 3 == 0:
             journal.append(requests.closed(opened))
             slots.free(slot)

@@ -3,6 +3,7 @@
 import errno
 import threading
 import time
+from array import array
 from collections.abc import Callable
 
 from tests.fakes.parties import FakeAnswer
@@ -14,7 +15,9 @@ from steelyard.kernel.records import Caller, Event, Order, Quote
 from steelyard.kernel.settled import Closed, End, Moved, Opened
 from steelyard.kernel.tariff import Tariff
 from steelyard.metering.disk import Disk
+from steelyard.metering.energy import EnergyGauge
 from steelyard.metering.meter import Reading
+from steelyard.metering.slots import Cell, Slots
 
 
 class FaultyDisk(Disk):
@@ -97,6 +100,19 @@ def quote(watts_milli: int = 0, priced_ns: int = 1_790_000_000 * NS_PER_S) -> Qu
     price, cost = Tariff(1, "m", "CNY", 0, ()), Tariff(2, "local", "CNY", 0, (), watts_milli=watts_milli)
     caller, offer = Caller(1, 1, 1, "t", "p", "CNY"), Offer(1, "m", "local", "h:1", "m", 99, 99)
     return Quote(caller, offer, price, cost, 10**6, 64, False, priced_ns)
+
+
+def intend(slots: Slots, index: int, usage: Usage, cpu_ns: int = 0, estimated: bool = False) -> None:
+    """As a request in this cell does before it sends."""
+    gauge = EnergyGauge(memoryview(array("Q", [0, cpu_ns, 0, 0])) if cpu_ns else None)
+    guessed = frozenset({0} if estimated else ())
+    Cell(opened(1, slot=index), slots, gauge, lambda: 0, 0, guessed=guessed).intend(usage)
+
+
+def commit(slots: Slots, index: int, last_ns: int = 0, *, first: bool = False) -> None:
+    """As it does when that has left, `last_ns` after its open; `first`: for the first time."""
+    seen_ns = 0 if first else 1
+    Cell(opened(1, slot=index), slots, EnergyGauge(None), lambda: last_ns, 0, _first_token_ns=seen_ns).commit(Usage())
 
 
 def hear(reading: Reading, sequence: int, estimated: bool) -> None:

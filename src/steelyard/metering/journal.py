@@ -22,8 +22,6 @@ from steelyard.metering.lock import LOCK_NAME, SeriesLock
 from steelyard.metering.reader import ends_of_data
 
 _SYSTEM_DISK = Disk()
-_Late = tuple[bytes, Callable[[int], None], int]
-"""A frame, who is to be told when it is written, and of which slot."""
 
 
 class Journal:
@@ -40,7 +38,10 @@ class Journal:
         self._fd = self._new_segment(segment)
         self._offset = HEADER_BYTES
         self._open_requests = 0
-        self._late: list[_Late] = []  # closes that wait for the next write
+        self._late: list[bytes] = []  # frames of closes that wait for the next write
+        self._late_slots: list[int] = []  # ... of which slots
+        self.written: Callable[[list[int]], object] = len
+        """Is told of slots whose closes, having waited, are in the file now."""
         self._failed = False
         self._closed = False
         self._retired: list[tuple[int, int]] = []  # rotated segments the syncer still has to finish: (fd, end)
@@ -107,7 +108,7 @@ class Journal:
     @property
     def due(self) -> Position:
         """The first byte behind what is written and what waits to be."""
-        return Position(self._segment, self._offset + sum(len(one[0]) for one in self._late))
+        return Position(self._segment, self._offset + sum(map(len, self._late)))
 
     @property
     def synced(self) -> Position:
@@ -136,18 +137,18 @@ class Journal:
         elif closing and self._open_requests:
             self._open_requests -= 1
 
-    def append_soon(self, record: Closed, written: Callable[[int], None], slot: int) -> bool:
+    def append_soon(self, record: Closed, slot: int) -> bool:
         """Write a close with the next record that is appended, or at `flush`; True: it is the first that waits.
 
-        `written` is called with `slot` when it is; never, when that fails. Raises BooksError when nothing can be
-        written any more. Whoever may be killed in between needs a slot that says the same.
+        `written` is told of the slot when it is; never, when that fails. Raises BooksError when nothing can be written
+        any more. Whoever may be killed in between needs a slot that says the same.
         """
         frame = frame_from(record)
         if self._failed or self._closed or len(frame) > limits.FRAME_BYTES_MAX:
             raise self._takes_none()
-        late = self._late
-        is_first = not late
-        late.append((frame, written, slot))
+        is_first = not self._late
+        self._late.append(frame)
+        self._late_slots.append(slot)
         return is_first
 
     def flush(self) -> None:
@@ -231,10 +232,10 @@ class Journal:
 
     def _write(self, frame: bytes) -> None:
         """Write what waits and then the frame; all of it has its room."""
-        late = self._late
-        if late:
-            self._late = []
-            frame = b"".join([one[0] for one in late]) + frame
+        slots = self._late_slots
+        if slots:
+            frame = b"".join(self._late) + frame
+            self._late, self._late_slots = [], []
         size = len(frame)
         try:
             written = self._disk.pwrite(self._fd, frame, self._offset)
@@ -248,10 +249,9 @@ class Journal:
         if not self._told:
             self._told = True
             self._dirty.set()
-        if late:
-            self._open_requests = max(0, self._open_requests - len(late))
-            for _, written_to, slot in late:
-                written_to(slot)
+        if slots:
+            self._open_requests = max(0, self._open_requests - len(slots))
+            self.written(slots)
 
     def _fail(self, torn_bytes: int) -> None:
         """Wipe what a short write left, so that no reader meets half a frame; were that refused, its CRC is wrong."""

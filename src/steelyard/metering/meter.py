@@ -8,8 +8,6 @@ import asyncio
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
 
-import msgspec
-
 from steelyard.kernel.clock import Clock
 from steelyard.kernel.errors import BooksError, ClientGone, UpstreamError, overloaded, unavailable
 from steelyard.kernel.quantities import Usage
@@ -19,9 +17,9 @@ from steelyard.kernel.run import Signal
 from steelyard.kernel.settled import WHOLE, Closed, End, Moved, Opened
 from steelyard.kernel.thinking import thinking_of
 from steelyard.metering.closing import beyond, settled_usage
-from steelyard.metering.energy import EnergyClocks, EnergyGauge, energy_uj, measured_between
+from steelyard.metering.energy import EnergyClocks, energy_uj, measured_between
 from steelyard.metering.journal import Journal
-from steelyard.metering.slots import Slots
+from steelyard.metering.slots import Cell, Slots
 
 _NOTHING = Usage()
 _TAKES_NONE = "The journal takes no new requests; nothing was charged."
@@ -45,6 +43,7 @@ class Meter:
         self._soon = soon
         self._journal = journal
         self._slots = slots
+        journal.written = slots.free_all
         self._now_ns = clock.now_ns
         self._monotonic_ns = clock.monotonic_ns
         self._energy = energy
@@ -110,7 +109,7 @@ class Meter:
             raise unavailable("journal_failed", _TAKES_NONE) from error
         self._in_flight += 1
         gauge, now = self._energy.gauges[offer.upstream], self._monotonic_ns
-        reading = Reading(self, opened, slots, gauge, cost.watts_milli, now, now())
+        reading = Reading(opened, slots, gauge, now, now(), _meter=self, _watts_milli=cost.watts_milli)
         if not gauge.stands_still:
             reading.look_at_clock()
         return reading
@@ -137,30 +136,13 @@ class Meter:
         return now_ns
 
 
-class Reading(msgspec.Struct, eq=False):
-    """One request in flight. `intend`, send, `commit` for every piece, by `pass_on` or `deliver`; `close` once.
-
-    A struct, because one is made for every request and most of what it keeps begins as nothing.
-    """
+class Reading(Cell, eq=False, kw_only=True):
+    """One request in flight. `intend`, send, `commit` for every piece, by `pass_on` or `deliver`; `close` once."""
 
     _meter: Meter
-    opened: Opened
-    _slots: Slots
-    _gauge: EnergyGauge
     _watts_milli: int
-    _monotonic_ns: Callable[[], int]
-    _opened_mono_ns: int
-    _opened_cpu_ns: int = 0
     _opened_measured: tuple[int, int] = (0, 0)
-    delivered: Usage = _NOTHING  # tokens that have left user space, summed over the sequences
-    started: bool = False  # a piece was handed to the connection: the answer's head can no longer change
     total: Usage = _NOTHING  # all the upstream told of, over all sequences, delivered or not: its vendor bills it
-    guessed: frozenset[int] = frozenset()  # sequences whose latest counts are ours, not their upstream's
-    _intended: Usage = _NOTHING
-    _guesses: bool = False  # in what was intended
-    _estimated: bool = False  # of what was delivered
-    _first_token_ns: int = 0
-    _leaving: Signal[None] | None = None  # of a piece that was passed on
     _closed: Closed | None = None
     _refused: bool = False  # the journal would not have the close record
 
@@ -245,31 +227,6 @@ class Reading(msgspec.Struct, eq=False):
         if sending := answer.send(answer.failing(error)):
             await sending
 
-    def intend(self, usage: Usage) -> None:
-        """Before the send: cumulative counts over all sequences, the piece about to be sent included."""
-        cpu_ns = 0 if self._gauge.stands_still else self._cpu_ns()
-        self._intended, self._guesses = usage, bool(self.guessed)
-        self._slots.intend(self.opened.slot, usage, cpu_ns, self._guesses)
-        self.started = True
-
-    def commit(self, usage: Usage | None = None) -> None:
-        """After the piece has left user space. `usage` is what was intended; anything else is a bug of the caller.
-
-        Without it: what was passed on has left, or it never will, which the next one to wait is told."""
-        if usage is None:
-            leaving, usage = self._leaving, self._intended
-            if leaving is None or leaving.error is not None:
-                return
-            self._leaving = None
-        elif usage is not self._intended and usage != self._intended:
-            raise ValueError(f"committed {usage}, but {self._intended} was intended")
-        elapsed_ns, first_ns = self._monotonic_ns() - self._opened_mono_ns, 0
-        if not self._first_token_ns:
-            self._first_token_ns = first_ns = elapsed_ns or 1
-        self._slots.commit(self.opened.slot, elapsed_ns, first_ns)
-        self.delivered = usage
-        self._estimated = self._guesses
-
     def close(self, end: End) -> Closed:
         """Have the close record written, and the slot freed behind it. The second call returns the first one's record.
 
@@ -296,7 +253,7 @@ class Reading(msgspec.Struct, eq=False):
         meter._in_flight -= 1
         journal = meter._journal
         try:
-            is_first = journal.append_soon(closed, self._slots.free, opened.slot)
+            is_first = journal.append_soon(closed, opened.slot)
         except BooksError:
             self._refused = True
         else:
@@ -354,10 +311,6 @@ class Reading(msgspec.Struct, eq=False):
         except asyncio.CancelledError:
             if not answer.gone:
                 raise
-
-    def _cpu_ns(self) -> int:
-        since_ns = self._gauge.per_sequence_ns() - self._opened_cpu_ns
-        return since_ns * self.opened.sequences if since_ns > 0 else 0
 
     def _measured_uj(self) -> int | None:
         found = measured_between(self._opened_measured, self._gauge.measured())

@@ -18,14 +18,20 @@ import mmap
 import os
 import struct
 import threading
+from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
+
+import msgspec
 
 from steelyard.kernel import limits
 from steelyard.kernel.errors import BooksError
 from steelyard.kernel.frozen import Record
 from steelyard.kernel.quantities import Usage
+from steelyard.kernel.run import Signal
+from steelyard.kernel.settled import Opened
 from steelyard.metering.disk import Disk
+from steelyard.metering.energy import EnergyGauge
 
 FREE, CLAIMED = 0, 1
 
@@ -39,6 +45,7 @@ _BANK_WORDS = 8
 _REUSED = 2  # beside `estimated` in its word: input and output are those of an answer that was given before
 _halves = struct.Struct(">QQ").unpack  # of an id, as two words
 _SYSTEM_DISK = Disk()
+_NOTHING = Usage()
 
 
 class _Layout(NamedTuple):
@@ -198,35 +205,14 @@ class Slots:
 
     def free(self, index: int) -> None:
         """Give the cell back; only after the close record is in the journal."""
-        self._words[(1 + index) * _SLOT_WORDS + _STATE] = FREE
-        self._free.append(index)
+        self.free_all([index])
 
-    def intend(self, index: int, usage: Usage, cpu_ns: int = 0, estimated: bool = False) -> None:
-        """Before the send: cumulative counts of all that will have been delivered when it is done."""
-        words, at = self._words, (1 + index) * _SLOT_WORDS
-        generation = words[at + _COMMIT] + 1
-        bank = at + _BANK + (generation & 1) * _BANK_WORDS
-        if usage.reused_output or usage.reused_input:  # it has nothing in the other buckets
-            words[bank], words[bank + 2] = usage.reused_input, usage.reused_output
-            words[bank + 6] = _REUSED | estimated
-        else:
-            words[bank], words[bank + 2] = usage.input, usage.output
-            words[bank + 6] = estimated
-        words[bank + 1] = usage.cached_input
-        words[bank + 3] = cpu_ns
-        words[bank + 4] = usage.cache_write
-        words[bank + 5] = usage.reasoning
-        words[at + _INTENT] = generation
-
-    def commit(self, index: int, last_ns: int = 0, first_ns: int = 0) -> None:
-        """After the bytes have left user space: what was intended is delivered, `last_ns` after the open. `first_ns`:
-        the same of the first piece, with that alone."""
-        words, at = self._words, (1 + index) * _SLOT_WORDS
-        if first_ns:
-            words[at + _FIRST_TOKEN_NS] = first_ns
-        words[at + _LAST_NS] = last_ns
-        words[at + _COMMIT] = words[at + _INTENT]
-        self._dirty = True
+    def free_all(self, indexes: list[int]) -> None:
+        """The same of several."""
+        words = self._words
+        for index in indexes:
+            words[(1 + index) * _SLOT_WORDS + _STATE] = FREE
+        self._free += indexes
 
     def read_slot(self, index: int) -> SlotState:
         words, at = self._words, _at(index, self._layout.slot_words)
@@ -274,6 +260,73 @@ class Slots:
             return [0] * _BANK_WORDS
         bank = at + _BANK + (generation & 1) * words
         return [*self._words[bank : bank + words], *(0 for _ in range(words, _BANK_WORDS))]
+
+
+class Cell(msgspec.Struct, eq=False):
+    """The cell of a request in flight, as its worker fills it: `intend`, send, `commit` for every piece.
+
+    A struct, because one is made for every request and most of what it keeps begins as nothing.
+    """
+
+    opened: Opened
+    _slots: Slots
+    _gauge: EnergyGauge
+    _monotonic_ns: Callable[[], int]
+    _opened_mono_ns: int
+    _opened_cpu_ns: int = 0
+    delivered: Usage = _NOTHING  # tokens that have left user space, summed over the sequences
+    started: bool = False  # a piece was handed to the connection: the answer's head can no longer change
+    guessed: frozenset[int] = frozenset()  # sequences whose latest counts are ours, not their upstream's
+    _intended: Usage = _NOTHING
+    _guesses: bool = False  # in what was intended
+    _estimated: bool = False  # of what was delivered
+    _first_token_ns: int = 0  # since the open
+    _leaving: Signal[None] | None = None  # of a piece that was passed on
+
+    def intend(self, usage: Usage) -> None:
+        """Before the send: cumulative counts over all sequences, the piece about to be sent included."""
+        cpu_ns, estimated = 0 if self._gauge.stands_still else self._cpu_ns(), bool(self.guessed)
+        self._intended, self._guesses = usage, estimated
+        words, at = self._slots._words, (1 + self.opened.slot) * _SLOT_WORDS
+        generation = words[at + _COMMIT] + 1
+        bank = at + _BANK + (generation & 1) * _BANK_WORDS
+        if usage.reused_output or usage.reused_input:  # it has nothing in the other buckets
+            words[bank], words[bank + 2] = usage.reused_input, usage.reused_output
+            words[bank + 6] = _REUSED | estimated
+        else:
+            words[bank], words[bank + 2] = usage.input, usage.output
+            words[bank + 6] = estimated
+        words[bank + 1] = usage.cached_input
+        words[bank + 3] = cpu_ns
+        words[bank + 4] = usage.cache_write
+        words[bank + 5] = usage.reasoning
+        words[at + _INTENT] = generation
+        self.started = True
+
+    def commit(self, usage: Usage | None = None) -> None:
+        """After the piece has left user space: what was intended is delivered. `usage` is that; anything else is a bug
+        of the caller.
+
+        Without it: what was passed on has left, or it never will, which the next one to wait is told."""
+        if usage is None:
+            leaving, usage = self._leaving, self._intended
+            if leaving is None or leaving.error is not None:
+                return
+            self._leaving = None
+        elif usage is not self._intended and usage != self._intended:
+            raise ValueError(f"committed {usage}, but {self._intended} was intended")
+        slots, elapsed_ns = self._slots, self._monotonic_ns() - self._opened_mono_ns
+        words, at = slots._words, (1 + self.opened.slot) * _SLOT_WORDS
+        if not self._first_token_ns:
+            self._first_token_ns = words[at + _FIRST_TOKEN_NS] = elapsed_ns or 1
+        words[at + _LAST_NS] = elapsed_ns
+        words[at + _COMMIT] = words[at + _INTENT]
+        slots._dirty = True
+        self.delivered, self._estimated = usage, self._guesses
+
+    def _cpu_ns(self) -> int:
+        since_ns = self._gauge.per_sequence_ns() - self._opened_cpu_ns
+        return since_ns * self.opened.sequences if since_ns > 0 else 0
 
 
 def _usage_of(bank: list[int]) -> Usage:

@@ -131,7 +131,7 @@ def test_when_the_common_write_fails_the_closed_keep_their_slots(desk: Desk) -> 
     desk.next_turn()
     assert desk.slots.free_count == 1
     with pytest.raises(BooksError):
-        desk.journal.append_soon(closed(1), lambda slot: None, 0)
+        desk.journal.append_soon(closed(1), 0)
     desk.meter.close()
     opened_one = desk.records()[0]
     assert isinstance(opened_one, Opened)
@@ -150,8 +150,9 @@ def test_what_waits_stays_before_a_rotation(tmp_path: Path) -> None:
             journal.append(opened(number))
             numbers.append(number)
     written: list[int] = []
+    journal.written = written.extend
     for number in numbers:
-        journal.append_soon(closed(number), written.append, number)
+        journal.append_soon(closed(number), number)
     with pytest.raises(BooksError, match="cannot grow"):
         for number in range(1000, 2000):
             journal.append(opened(number))

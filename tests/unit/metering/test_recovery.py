@@ -4,7 +4,7 @@ from pathlib import Path
 
 import msgspec
 import pytest
-from tests.fakes.metering import FaultyDisk, closed, hear, opened, order, quote, request_id
+from tests.fakes.metering import FaultyDisk, closed, commit, hear, intend, opened, order, quote, request_id
 from tests.unit.metering.test_slots import version_1
 
 from steelyard.kernel.clock import ManualClock
@@ -80,10 +80,10 @@ def test_zero_tokens_delivered_are_charged_nothing(tmp_path: Path, intended: boo
     journal, slots = series(tmp_path)
     slots.claim(request_id(1))
     journal.append(opened(1, slot=0))
-    slots.intend(0, Usage(20, 0, 0))
-    slots.commit(0)  # the role chunk
+    intend(slots, 0, Usage(20, 0, 0))
+    commit(slots, 0)  # the role chunk
     if intended:
-        slots.intend(0, Usage(20, 0, 1))
+        intend(slots, 0, Usage(20, 0, 1))
     journal.close()
     slots.close()
     [record] = recovered(tmp_path)
@@ -96,9 +96,9 @@ def test_what_has_no_output_tokens_is_charged_once_it_has_left(tmp_path: Path) -
     for number, sent in enumerate((True, False)):
         slots.claim(request_id(number))
         journal.append(msgspec.structs.replace(opened(number, slot=number), max_tokens=0))
-        slots.intend(number, Usage(20, 0, 0))
+        intend(slots, number, Usage(20, 0, 0))
         if sent:
-            slots.commit(number)
+            commit(slots, number)
     journal.close()
     slots.close()
     whole, cut = recovered(tmp_path)
@@ -112,8 +112,8 @@ def test_a_slot_that_went_on_to_another_request_says_nothing(tmp_path: Path) -> 
     journal.append(opened(1, slot=0))
     slots.claim(request_id(2))
     journal.append(opened(2, slot=0))
-    slots.intend(0, Usage(20, 0, 5))
-    slots.commit(0)
+    intend(slots, 0, Usage(20, 0, 5))
+    commit(slots, 0)
     journal.close()
     slots.close()
     first, second = recovered(tmp_path)
@@ -126,8 +126,8 @@ def test_the_close_in_the_journal_wins_over_the_slot(tmp_path: Path) -> None:
     journal, slots = series(tmp_path)
     slots.claim(request_id(1))
     journal.append(opened(1, slot=0))
-    slots.intend(0, Usage(20, 0, 5))
-    slots.commit(0)
+    intend(slots, 0, Usage(20, 0, 5))
+    commit(slots, 0)
     journal.append(closed(1))
     journal.close()
     slots.close()
@@ -139,8 +139,8 @@ def test_a_freed_slot_still_settles_a_close_that_was_lost(tmp_path: Path) -> Non
     journal, slots = series(tmp_path)
     slots.claim(request_id(1))
     journal.append(opened(1, slot=0))
-    slots.intend(0, Usage(20, 0, 5))
-    slots.commit(0)
+    intend(slots, 0, Usage(20, 0, 5))
+    commit(slots, 0)
     slots.free(0)
     journal.close()
     slots.close()

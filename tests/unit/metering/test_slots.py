@@ -4,7 +4,7 @@ from itertools import pairwise
 from pathlib import Path
 
 import pytest
-from tests.fakes.metering import FaultyDisk, request_id, wait_for
+from tests.fakes.metering import FaultyDisk, commit, intend, request_id, wait_for
 
 from steelyard.kernel import limits
 from steelyard.kernel.errors import BooksError
@@ -28,16 +28,17 @@ def test_counts_are_committed_only_after_the_send(tmp_path: Path) -> None:
     slots = Slots.create(tmp_path / "slots", 4)
     index = slots.claim(request_id(1))
     assert index is not None
-    slots.intend(index, Usage(20, 5, 1), cpu_ns=100)
+    intend(slots, index, Usage(20, 5, 1), cpu_ns=100)
     state = slots.read_slot(index)
     assert state.committed == Usage()
     assert state.intended == Usage(20, 5, 1, 100)
     assert state.short_by_one_read
-    slots.commit(index, last_ns=9, first_ns=7)
+    commit(slots, index, 7, first=True)
+    commit(slots, index, 9)
     state = slots.read_slot(index)
     assert state.committed == state.intended == Usage(20, 5, 1, 100)
     assert (state.first_token_ns, state.last_ns, state.short_by_one_read) == (7, 9, False)
-    slots.intend(index, Usage(20, 5, 4), cpu_ns=200)
+    intend(slots, index, Usage(20, 5, 4), cpu_ns=200)
     state = slots.read_slot(index)
     assert state.committed == Usage(20, 5, 1, 100)
     assert state.intended == Usage(20, 5, 4, 200)
@@ -81,10 +82,10 @@ def test_every_single_store_leaves_a_whole_bank(tmp_path: Path) -> None:
     words = slots._words
     slots._words = Watched(words)  # type: ignore[assignment]
     for count in range(1, 6):
-        slots.intend(index, Usage(count * 3, count * 5, count))
+        intend(slots, index, Usage(count * 3, count * 5, count))
         sent_before = len(seen)
         assert all(usage.output < count for usage in seen)  # never ahead of the send
-        slots.commit(index)
+        commit(slots, index)
         assert len(seen) > sent_before
     slots._words = words
     assert len(seen) >= 5 * 6
@@ -96,9 +97,9 @@ def test_every_single_store_leaves_a_whole_bank(tmp_path: Path) -> None:
 def test_an_intent_that_changes_no_count_is_not_short(tmp_path: Path) -> None:
     slots = Slots.create(tmp_path / "slots", 1)
     slots.claim(request_id(1))
-    slots.intend(0, Usage(20, 0, 3), cpu_ns=1)
-    slots.commit(0)
-    slots.intend(0, Usage(20, 0, 3), cpu_ns=2)  # the closing piece carries no new token
+    intend(slots, 0, Usage(20, 0, 3), cpu_ns=1)
+    commit(slots, 0)
+    intend(slots, 0, Usage(20, 0, 3), cpu_ns=2)  # the closing piece carries no new token
     assert not slots.read_slot(0).short_by_one_read
     slots.close()
 
@@ -106,12 +107,12 @@ def test_an_intent_that_changes_no_count_is_not_short(tmp_path: Path) -> None:
 def test_two_intents_without_a_commit_keep_the_committed_bank(tmp_path: Path) -> None:
     slots = Slots.create(tmp_path / "slots", 1)
     slots.claim(request_id(1))
-    slots.intend(0, Usage(20, 0, 1))
-    slots.commit(0)
+    intend(slots, 0, Usage(20, 0, 1))
+    commit(slots, 0)
     for output in (2, 3, 4):
-        slots.intend(0, Usage(20, 0, output))
+        intend(slots, 0, Usage(20, 0, output))
         assert slots.read_slot(0).committed == Usage(20, 0, 1)
-    slots.commit(0)
+    commit(slots, 0)
     assert slots.read_slot(0).committed == Usage(20, 0, 4)
     slots.close()
 
@@ -120,8 +121,9 @@ def test_a_reused_cell_forgets_the_earlier_request(tmp_path: Path) -> None:
     """Pitfall 8."""
     slots = Slots.create(tmp_path / "slots", 1)
     slots.claim(request_id(1))
-    slots.intend(0, Usage(9, 9, 9))
-    slots.commit(0, last_ns=5, first_ns=4)
+    intend(slots, 0, Usage(9, 9, 9))
+    commit(slots, 0, 4, first=True)
+    commit(slots, 0, 5)
     slots.free(0)
     assert slots.read_slot(0).state == FREE
     assert slots.read_slot(0).committed == Usage(9, 9, 9)  # still readable should the close record be lost
@@ -166,12 +168,12 @@ def test_another_process_sees_what_was_stored(tmp_path: Path) -> None:
     slots = Slots.create(tmp_path / "slots", 4)
     index = slots.claim(request_id(5))
     assert index is not None
-    slots.intend(index, Usage(7, 1, 2))
-    slots.commit(index)
+    intend(slots, index, Usage(7, 1, 2))
+    commit(slots, index)
     seen = Slots.open(tmp_path / "slots")
     assert seen.read_slot(index) == slots.read_slot(index)
     with pytest.raises(TypeError):
-        seen.commit(index)
+        commit(seen, index)
     seen.close()
     slots.close()
 
@@ -202,10 +204,10 @@ def test_counts_are_on_the_medium_an_interval_after_the_commit(tmp_path: Path, m
     assert slots.claim(request_id(1)) is not None
     wait_for(lambda: disk.syncs > born)
     disk.may_sync.clear()  # the thread waits in the disk, not the one that counts
-    slots.intend(0, Usage(20, 0, 1))
-    slots.commit(0)
-    slots.intend(0, Usage(20, 0, 2))
-    slots.commit(0)
+    intend(slots, 0, Usage(20, 0, 1))
+    commit(slots, 0)
+    intend(slots, 0, Usage(20, 0, 2))
+    commit(slots, 0)
     before = disk.syncs
     disk.may_sync.set()
     wait_for(lambda: disk.syncs > before and not slots._dirty)
@@ -223,8 +225,8 @@ def test_nothing_in_flight_syncs_nothing(tmp_path: Path) -> None:
     slots.tend()
     slots.tend()
     assert disk.syncs == born + 1
-    slots.intend(0, Usage(20, 0, 1))
-    slots.commit(0)
+    intend(slots, 0, Usage(20, 0, 1))
+    commit(slots, 0)
     slots.tend()
     assert disk.syncs == born + 2
     slots.close()
@@ -240,8 +242,8 @@ def test_a_failed_sync_of_the_counts_is_never_tried_again(tmp_path: Path) -> Non
     assert slots.failed
     disk.sync_fails = False
     syncs = disk.syncs
-    slots.intend(0, Usage(20, 0, 1))
-    slots.commit(0)
+    intend(slots, 0, Usage(20, 0, 1))
+    commit(slots, 0)
     slots.tend()
     assert disk.syncs == syncs
     assert slots.read_slot(0).committed == Usage(20, 0, 1)
@@ -281,12 +283,12 @@ def test_every_bucket_and_who_counted_belong_to_a_generation(tmp_path: Path) -> 
     index = slots.claim(request_id(1))
     assert index is not None
     first, second = Usage(1, 2, 3, cache_write=4, reasoning=5), Usage(1, 2, 3, cache_write=4, reasoning=6)
-    slots.intend(index, first, estimated=True)
-    slots.commit(index)
-    slots.intend(index, second)
+    intend(slots, index, first, estimated=True)
+    commit(slots, index)
+    intend(slots, index, second)
     state = slots.read_slot(index)
     assert (state.committed, state.intended, state.estimated) == (first, second, True)
     assert state.short_by_one_read
-    slots.commit(index)
+    commit(slots, index)
     assert (slots.read_slot(index).committed, slots.read_slot(index).estimated) == (second, False)
     slots.close()
