@@ -73,7 +73,7 @@ class Anthropic:
         sent = request_of(self._name, offer, params, max_tokens)
         to = self._pool.destination(self._request(offer, "/v1/messages", sent, sent.body))
         voice = _Voice(self._name, self._credential, sent)
-        return Heard(self._pool, to, sent.body, Answer(self._name, len(sent.body)), voice)
+        return Heard(self._pool, to, sent.body, voice, Answer(self._name, len(sent.body)))
 
     async def read(self, offer: Offer, capability: Capability, params: dict[str, Raw]) -> Event:
         raise writes_only(self._name, capability)  # the dialect has no place for it

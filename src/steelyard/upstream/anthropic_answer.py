@@ -86,7 +86,6 @@ class Answer:
 
     def __init__(self, upstream: str, asked_bytes: int) -> None:
         self.done = False
-        self.whole = False
         self._upstream = upstream
         self._reader = EventReader(upstream)
         self._tally = Tally(upstream, lambda: asked_bytes)
@@ -102,10 +101,6 @@ class Answer:
         self._prompt: tuple[int, int, int] | None = None  # fresh, written to a cache, read from it
         self._output: int | None = None
         self._thought_tokens: int | None = None
-
-    def hear_whole(self, body: bytes) -> Event:
-        """Never asked for."""
-        raise UpstreamError(self._upstream, "answered without a stream of events")
 
     def hear(self, read: bytes) -> Sequence[Event]:
         """See `hearing.Hearing`."""

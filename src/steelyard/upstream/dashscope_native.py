@@ -50,7 +50,7 @@ class DashScopeNative:
         asked = Asked(self._name, offer.upstream_model, params, max_tokens)
         sent = request_of(asked)
         to = self._pool.destination(self._request(offer, "POST", sent.path))
-        return Heard(self._pool, to, sent.body, Answer(asked), self)
+        return Heard(self._pool, to, sent.body, self, Answer(asked))
 
     async def read(self, offer: Offer, capability: Capability, params: dict[str, Raw]) -> Event:
         raise writes_only(self._name, capability)

@@ -113,10 +113,6 @@ class Answer:
         self._finish: str | None = None
         self._counts: Usage | None = None
 
-    def hear_whole(self, body: bytes) -> Event:
-        """Never asked for."""
-        raise UpstreamError(self._upstream, "answered without a stream of events")
-
     def hear(self, read: bytes) -> Sequence[Event]:
         """See `hearing.Hearing`."""
         for data in self._reader.feed(read):

@@ -7,12 +7,14 @@ Knows no dialect: a `Hearing` reads what comes, a `Voice` knows how this upstrea
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Protocol, Self
 
+import msgspec
+
 from steelyard.kernel import limits
 from steelyard.kernel.errors import UpstreamError
 from steelyard.kernel.records import Event
 from steelyard.kernel.roles import Sending
 from steelyard.kernel.run import Signal, Watch
-from steelyard.upstream.http1 import form_of
+from steelyard.upstream.http1 import FORM, form_in, line_of
 from steelyard.upstream.pool import Destination, Pool, Response
 
 
@@ -22,15 +24,6 @@ class Hearing(Protocol):
     @property
     def done(self) -> bool:
         """It has said all, and the connection may be used again."""
-        ...
-
-    @property
-    def whole(self) -> bool:
-        """It was asked for in one piece."""
-        ...
-
-    def hear_whole(self, body: bytes) -> Event:
-        """Take all of it in. Returns the only event. Raises UpstreamError when that is no answer."""
         ...
 
     def hear(self, read: bytes) -> Sequence[Event]:
@@ -44,6 +37,18 @@ class Hearing(Protocol):
 
     def end(self) -> Event:
         """The last event. Raises UpstreamError when the answer had not come to its end."""
+        ...
+
+
+class Whole(Protocol):
+    """What one sequence says that was asked for in one piece."""
+
+    def hear_whole(self, body: bytes) -> Event:
+        """Take all of it in. Returns the only event. Raises UpstreamError when that is no answer."""
+        ...
+
+    def in_pieces(self) -> Hearing:
+        """It comes as a stream all the same."""
         ...
 
 
@@ -63,32 +68,27 @@ _SAID: Signal[None] = Signal()
 _SAID.give(None)
 
 
-class Heard:
+class Heard(msgspec.Struct, eq=False):
     """See `Upstream.stream`. Closing it closes the connection, which cancels at the upstream.
 
     After `begin`, `take` what is there and wait for `more` where nothing is, or have it `tell`, or iterate. No async
     generator: one of those costs a microsecond for every read.
     """
 
-    __slots__ = (
-        *("_body", "_failure", "_hearing", "_new", "_pool", "_response", "_to", "_told", "_voice", "_watch", "begun"),
-        *("dry", "over"),
-    )
-
-    def __init__(self, pool: Pool, to: Destination, body: bytes, hearing: Hearing, voice: Voice) -> None:
-        self.begun = False
-        self.over = False  # all was said, or it was closed
-        self.dry = False  # what had come was taken: wait for more before the next look
-        self._pool = pool
-        self._to = to
-        self._body = body
-        self._hearing = hearing
-        self._voice = voice
-        self._response: Response | None = None
-        self._new: Sequence[Event] = ()  # of the last read, to be handed out first
-        self._told: Callable[[Event], Sending] | None = None  # while it tells: whoever is told may have it
-        self._watch: Watch[Awaitable[None]] | None = None  # while it waits for more to hand on
-        self._failure: UpstreamError | None = None  # of the same read: what came before it is delivered
+    _pool: Pool
+    _to: Destination
+    _body: bytes
+    _voice: Voice
+    _hearing: Hearing | None  # None: it was asked for in one piece
+    _whole: Whole | None = None
+    _response: Response | None = None
+    _new: Sequence[Event] = ()  # of the last read, to be handed out first
+    _told: Callable[[Event], Sending] | None = None  # while it tells: whoever is told may have it
+    _watch: Watch[Awaitable[None]] | None = None  # while it waits for more to hand on
+    _failure: UpstreamError | None = None  # of the same read: what came before it is delivered
+    begun: bool = False
+    over: bool = False  # all was said, or it was closed
+    dry: bool = False  # what had come was taken: wait for more before the next look
 
     def __aiter__(self) -> Self:
         return self
@@ -103,21 +103,28 @@ class Heard:
     async def begin(self) -> Event | None:
         """Ask, and wait for the head of the answer; for all of it, if it was asked for in one piece and comes so: then
         its only event is returned. Raises UpstreamError."""
-        self.begun = True
+        self.begun, to, asked, whole = True, self._to, self._body, self._whole
         try:
-            response = self._response = await self._pool.ask(self._to, self._body)
-            form = form_of(response.head) if response.status == 200 else b""
-            if form == b"text/event-stream":
-                return None
-            if self._hearing.whole and form == b"application/json":
+            if (connection := to.host.free()) is not None:
+                self._response = Response(to.host, connection)
+                await connection.send(to.head, asked)
+            if connection is None or not connection.head_done:
+                connection = await self._pool.answering(to, asked, connection)
+            response = self._response = Response(to.host, connection, connection.status, connection.head)
+            form = form_in(line_of(response.head, FORM)) if response.status == 200 else b""
+            if whole is not None and form == b"application/json":
                 body, most = response.take() or b"", limits.WHOLE_ANSWER_BYTES_MAX
                 if not response.over:
                     body += await response.body(most)
-                event = self._hearing.hear_whole(body[:most])
+                event = whole.hear_whole(body[:most])
                 if not response.over:
                     response.release()
                 self.over = True
                 return event
+            if form == b"text/event-stream":
+                if whole is not None:
+                    self._hearing = whole.in_pieces()
+                return None
             raise self._voice.refusal(response, await response.body(limits.UPSTREAM_ERROR_BYTES_MAX))
         except UpstreamError as error:
             self.close()
@@ -135,7 +142,7 @@ class Heard:
         if self.over:
             raise StopAsyncIteration
         hearing, response = self._hearing, self._response
-        assert response is not None  # noqa: S101 - it has begun
+        assert hearing is not None and response is not None  # noqa: S101 - it has begun
         try:
             while self._failure is None and not hearing.done:
                 read = response.take()

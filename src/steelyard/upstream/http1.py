@@ -56,18 +56,12 @@ def header_block(headers: dict[str, str]) -> bytes:
     return b"".join(f"{name}: {value}\r\n".encode("latin-1") for name, value in headers.items())
 
 
-def form_of(head: bytes) -> bytes:
-    """What kind of body follows, in lower case and without parameters: of repeated content types the last; empty when
-    none is told."""
-    return _form_in(_line_of(head, b"\ncontent-type:"))
-
-
 def header_of(head: bytes, name: bytes) -> bytes:
     """The value of a header, of repeated ones the last; empty when there is none. `name` in lower case."""
-    return _line_of(head, b"\n%b:" % name)[len(name) + 2 :].strip()
+    return line_of(head, b"\n%b:" % name)[len(name) + 2 :].strip()
 
 
-def _line_of(head: bytes, begins: bytes) -> bytes:
+def line_of(head: bytes, begins: bytes) -> bytes:
     """The last line that begins so, in whatever case; `begins` with the end of the line before."""
     lines = head[: head.find(b"\r\n\r\n")]
     at = lines.lower().rfind(begins)
@@ -77,9 +71,13 @@ def _line_of(head: bytes, begins: bytes) -> bytes:
     return lines[at : end if end >= 0 else None]
 
 
+FORM = b"\ncontent-type:"
+
+
 @lru_cache(maxsize=64)
-def _form_in(line: bytes) -> bytes:
-    """An upstream writes this line the same for all its answers of a kind."""
+def form_in(line: bytes) -> bytes:
+    """What kind of body follows such a line of a head, in lower case and without parameters; of none, empty. An
+    upstream writes it the same for all its answers of a kind."""
     return line.partition(b":")[2].partition(b";")[0].strip().lower()
 
 
@@ -162,8 +160,9 @@ class Connection(asyncio.Protocol):
 
     # --- what the pool and the response use
 
-    def send(self, head: bytes, body: bytes) -> None:
-        """Begin an exchange. `head` is `Request.head()`. Raises UpstreamError when the connection is gone."""
+    def send(self, head: bytes, body: bytes) -> Signal[None]:
+        """Begin an exchange. `head` is `Request.head()`. What is returned is to be awaited as that of `more`. Raises
+        UpstreamError when the connection is gone."""
         self.status = self._interim = self._interims = 0
         self._head = b""
         self._may_begin[:] = _ONE
@@ -177,6 +176,8 @@ class Connection(asyncio.Protocol):
             self._outbox.send(transport, b"%b%d\r\n\r\n%b" % (head, size, body))
         else:
             transport.writelines((b"%b%d\r\n\r\n" % (head, size), body))
+        signal = self._signal = Signal()
+        return signal
 
     def more(self) -> Signal[None]:
         """To be awaited for what is not there yet. Raises UpstreamError when nothing more will come."""

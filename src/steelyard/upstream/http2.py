@@ -44,8 +44,9 @@ class Exchange:
         self.signal: Signal[Any] | None = None
         self.line = line
 
-    def send(self, head: bytes, body: bytes) -> None:
+    def send(self, head: bytes, body: bytes) -> Signal[None]:
         self.line.send(self, head, body)
+        return self.more()
 
     def more(self) -> Signal[None]:
         if self.error is not None:

@@ -20,6 +20,7 @@ from steelyard.upstream.hearing import Heard
 from steelyard.upstream.openai_answer import Answer
 from steelyard.upstream.openai_fault import refusal
 from steelyard.upstream.openai_reading import PATHS, answer_of
+from steelyard.upstream.openai_whole import WholeAnswer
 from steelyard.upstream.pool import Destination, Pool, Request, Response
 from steelyard.upstream.protocol import Events
 from steelyard.upstream.vendor import ANY_VENDOR, WITHHELD, Asked, Vendor
@@ -67,7 +68,10 @@ class OpenAI:
             to = self._known[offer.address, path]
         except KeyError:
             to = self._destination(offer, path)
-        return Heard(self._pool, to, _encode(vendor.fields(asked)), (vendor.hearing or Answer)(vendor, asked), self)
+        body = _encode(vendor.fields(asked))
+        if whole:
+            return Heard(self._pool, to, body, self, None, WholeAnswer(asked, vendor))
+        return Heard(self._pool, to, body, self, Answer(vendor, asked))
 
     async def read(self, offer: Offer, capability: Capability, params: dict[str, Raw]) -> Event:
         fields = {name: value for name, value in params.items() if name not in WITHHELD}

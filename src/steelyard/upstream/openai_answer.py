@@ -77,7 +77,7 @@ class _Chunk(Body, gc=False):
 
 
 _encode = msgspec.json.encode
-_chunk_decoder = msgspec.json.Decoder(_Chunk)
+chunk_decoder = msgspec.json.Decoder(_Chunk)
 
 
 class _Numbers:
@@ -123,12 +123,11 @@ class Answer:
             "_reader",
             "_reasoning",
         ),
-        *("_refusal", "_runs", "_stop_text", "_tally", "_text", "_upstream", "_vendor", "done", "whole"),
+        *("_refusal", "_runs", "_stop_text", "_tally", "_text", "_upstream", "_vendor", "done"),
     )
 
     def __init__(self, vendor: Vendor, asked: Asked) -> None:
         self.done = False
-        self.whole = asked.whole
         self._vendor = vendor
         self._upstream = asked.upstream
         self._most = asked.max_tokens
@@ -167,12 +166,6 @@ class Answer:
                 self._take_run(found)
         return self.events()
 
-    def hear_whole(self, body: bytes) -> Event:
-        """See `hearing.Hearing`. A message says what the pieces of a stream say."""
-        self.take(body)
-        self.done = True
-        return self.end()
-
     def _take_run(self, run: Run) -> None:
         """What `_choice` does with such events, for all of them at once."""
         if run.field in _THOUGHTS:
@@ -190,7 +183,7 @@ class Answer:
             self.done = True
             return
         try:
-            chunk = _chunk_decoder.decode(data)
+            chunk = chunk_decoder.decode(data)
         except (msgspec.DecodeError, UnicodeDecodeError) as error:
             raise UpstreamError(self._upstream, f"sent a chunk that cannot be read ({error})") from None
         choices = chunk.choices

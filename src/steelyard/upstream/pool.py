@@ -8,6 +8,8 @@ import asyncio
 from collections.abc import Callable
 from typing import Any, NamedTuple, Self, cast
 
+import msgspec
+
 from steelyard.kernel import limits
 from steelyard.kernel.errors import UpstreamError
 from steelyard.kernel.run import Signal, Watch
@@ -34,17 +36,14 @@ _HERE: Signal[None] = Signal()
 _HERE.give(None)
 
 
-class Response:
+class Response(msgspec.Struct, eq=False):
     """An answer whose head is there. Read it to its end or close it; `async with` closes."""
 
-    __slots__ = ("_connection", "_host", "head", "over", "status")
-
-    def __init__(self, host: Host, connection: Connection) -> None:
-        self.status = connection.status
-        self.head = connection.head
-        self.over = False  # all of the body was read, or it was closed: the connection is given back already
-        self._host = host
-        self._connection = connection
+    _host: Host
+    _connection: Connection
+    status: int = 0
+    head: bytes = b""
+    over: bool = False  # all of the body was read, or it was closed: the connection is given back already
 
     def header(self, name: bytes) -> bytes:
         """The value of a header, of repeated ones the last; empty when there is none. `name` in lower case."""
@@ -153,30 +152,34 @@ class Pool:
 
     async def ask(self, to: Destination, body: bytes) -> Response:
         """The same for one whose destination is known."""
+        connection = await self.answering(to, body)
+        return Response(to.host, connection, connection.status, connection.head)
+
+    async def answering(self, to: Destination, body: bytes, asked: Connection | None = None) -> Connection:
+        """The connection on which the head of an answer is there; `asked`: the one on which all was sent already, and
+        was waited for once. Raises UpstreamError."""
         host, head = to
-        connection = host.free() or await host.next()
-        try:
-            connection.send(head, body)
-            while not connection.head_done:
-                await connection.more()
-        except UpstreamError:
-            host.give_back(connection)
-            if connection.answered or not connection.used:
+        for again in (False, True):
+            connection = asked
+            try:
+                if connection is None:
+                    connection = (None if again else host.free()) or await host.next(fresh=again)
+                    await connection.send(head, body)
+                while not connection.head_done:
+                    await connection.more()
+            except UpstreamError:
+                if connection is not None:
+                    host.give_back(connection)
+                if again or connection is None or connection.answered or not connection.used:
+                    raise
+            except BaseException:
+                if connection is not None:
+                    host.give_back(connection)
                 raise
-        except BaseException:
-            host.give_back(connection)
-            raise
-        else:
-            return Response(host, connection)
-        connection = await host.next(fresh=True)
-        try:
-            connection.send(head, body)
-            while not connection.head_done:
-                await connection.more()
-        except BaseException:
-            host.give_back(connection)
-            raise
-        return Response(host, connection)
+            else:
+                return connection
+            asked = None
+        raise AssertionError("the second try returns or raises")
 
     async def close(self) -> None:
         """Close every connection; requests in flight fail."""

@@ -15,7 +15,6 @@ from steelyard.upstream.balance import BalanceAt
 from steelyard.upstream.counting import CountAt
 from steelyard.upstream.credential import Token
 from steelyard.upstream.fault_table import FaultTable
-from steelyard.upstream.hearing import Hearing
 from steelyard.upstream.openai_fault import ANY
 from steelyard.upstream.proofs import without_proofs
 
@@ -93,8 +92,7 @@ class Vendor:
     - `headers`: further lines of every request; `token`: what is sent instead of the key.
     - `base`: where its API lies when an address names no path.
     - `chat_path`, `completion_path`: below the address; no completion path: conversations only.
-    - `hearing`: who reads its answers, where they are not in OpenAI's form. `may_repeat`: each piece of a text may be
-      all of it so far.
+    - `may_repeat`: each piece of a text may be all of it so far.
     - `count`: where it counts a prompt without answering it.
     - `balance`: where it tells what is left of our money there.
     - `hides_thoughts`: its counts have reasoning in the total only.
@@ -108,7 +106,6 @@ class Vendor:
     base: str = "/v1"
     chat_path: str = "/chat/completions"
     completion_path: str = "/completions"
-    hearing: "Callable[[Vendor, Asked], Hearing] | None" = None
     may_repeat: bool = False
     count: CountAt | None = None
     balance: BalanceAt | None = None

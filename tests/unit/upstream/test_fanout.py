@@ -119,22 +119,21 @@ async def test_a_count_that_cannot_be_ends_the_answer_at_what_was_told_before(co
 class OneThatSaysAll(Heard):
     """In one piece."""
 
-    def __init__(self, counted: Usage) -> None:
-        super().__init__(*(None,) * 5)  # type: ignore[arg-type]
-        self._counted = counted
+    counted: Usage = Usage()
 
     def stream(self, *_: object) -> Heard:
         return self
 
     async def begin(self) -> Event:
         self.over = True
-        return Event("word", self._counted, "stop")
+        return Event("word", self.counted, "stop")
 
 
 @pytest.mark.parametrize("counted", [Usage(10**18, 0, 1), Usage(1, 0, -1), Usage(1, 50_000_001, 1)])
 async def test_so_does_one_in_an_answer_that_comes_in_one_piece(counted: Usage) -> None:
     offer, order = msgspec.structs.replace(OFFER, kind="openai"), Order(bytes(16), "m", {}, 10, 10, 1, False)
-    call = partial(speak, {OFFER.upstream: OneThatSaysAll(counted)}, order)
+    says_all = OneThatSaysAll(*(None,) * 5, counted=counted)  # type: ignore[arg-type]
+    call = partial(speak, {OFFER.upstream: says_all}, order)
     ways = Ways(ManualClock(), call, lambda quote, fault: None, lambda usage: None)
     with pytest.raises(UpstreamError, match="counts what cannot be"):
         await served(Router(), order, [Quote(CALLER, offer, PRICE, COST, 1, 10, False, 0)], ways)
