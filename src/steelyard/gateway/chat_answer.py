@@ -146,8 +146,8 @@ def _around_text(index: int) -> tuple[bytes, bytes]:
 
 
 @lru_cache(maxsize=limits.SEQUENCES_MAX)
-def _around_finish(index: int) -> tuple[bytes, bytes]:
-    return _cut(_choice(index, {}, ""))
+def _finishing(index: int, finish: str) -> bytes:
+    return _choice(index, {}, finish)
 
 
 def _whole(index: int, spoken: Spoken) -> dict[str, Any]:
@@ -207,8 +207,7 @@ class ChatStream:
             calls = [_call_delta(piece) for piece in one_of_each(event.tool_calls)]
             said += prefix + _choice(sequence, {"tool_calls": calls}) + suffix
         if event.finish is not None:
-            before, behind = _around_finish(sequence)
-            said += b"".join((prefix, before, _encode(event.finish), behind, suffix))
+            said += prefix + _finishing(sequence, event.finish) + suffix
             if len(self._spoken) == 1:
                 self._kept = said
                 return b""

@@ -159,15 +159,13 @@ class Answer:
         if run is not None and run.end == len(read) and self._counts is None and run.field not in _THOUGHTS:
             text, pieces = run.text, run.pieces  # nothing else is new, as in most reads
             return (Event(text, self._tally.said(text, pieces), estimated=True),) if pieces else ()
-        for found in reader.feed_runs(read, runs, run):
-            if isinstance(found, bytes):
-                self.take(found)
-            elif found.pieces:
-                self._take_run(found)
+        reader.feed_runs(read, runs, run, self.take, self._take_run)
         return self.events()
 
     def _take_run(self, run: Run) -> None:
         """What `_choice` does with such events, for all of them at once."""
+        if not run.pieces:
+            return
         if run.field in _THOUGHTS:
             self._reasoning += run.text
             self._tally.think(run.text, run.pieces)
@@ -202,12 +200,12 @@ class Answer:
         if said and self._counts is None:  # for an estimate
             self._tally.say(said)
         only = choices[0] if counts is None and len(choices) == 1 else None
-        if only is not None and not only.finish_reason and (field := _only(only)) and not self._opens(only):
+        if only is None or only.finish_reason:
+            return
+        if self._tally.pieces + self._tally.thoughts == 1 and only.delta is not None and only.delta.role:
+            return  # the first words, with a role: those behind them will hardly have one
+        if field := _only(only):
             self._runs.learn(field, data)
-
-    def _opens(self, choice: _Choice) -> bool:
-        """Whether the first words came with a role, as those behind them will hardly do."""
-        return self._tally.pieces + self._tally.thoughts == 1 and choice.delta is not None and bool(choice.delta.role)
 
     def _choice(self, choice: _Choice) -> str:
         """Take in what a choice says. Returns its text, which the tally has not been told of."""

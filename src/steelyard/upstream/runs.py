@@ -15,7 +15,7 @@ _TRIES_MAX = 8
 """Events learnt from in vain, after which an upstream is known to change more than the text."""
 _texts_from = msgspec.json.Decoder(list[str]).decode
 _text_from = msgspec.json.Decoder(str).decode
-_REST = re.compile(rb'[^"\\]*(?:\\.[^"\\]*)*"')
+_TEXT = re.compile(rb'\s*:\s*"([^"\\]*(?:\\.[^"\\]*)*)"')
 
 
 class Run(msgspec.Struct, frozen=True, gc=False):
@@ -33,11 +33,12 @@ class Runs:
 
     __slots__ = (
         *("_begin", "_begins", "_between", "_betweens", "_cut", "_cuts", "_ends", "_field", "_tail", "_tails", "_text"),
-        *("_tries", "before", "behind"),
+        *("_tries", "before", "behind", "known"),
     )
 
     def __init__(self) -> None:
         self.before = self.behind = b""  # what stood on the wire around the data of the last event
+        self.known = False  # whether there is a frame at all
         self._field = ""
         self._begin = self._tail = self._between = self._cut = b""
         self._begins = self._tails = self._betweens = self._cuts = 0  # how long each of these is
@@ -50,28 +51,27 @@ class Runs:
         if self._tries >= _TRIES_MAX:
             return
         self._tries += 1
-        named = _named(field)
-        found = named.search(data)
-        if found is None or named.search(data, found.end()) is not None:
+        parts = data.split(_named(field))
+        found = _TEXT.match(parts[1]) if len(parts) == 2 else None
+        if found is None:
             return
-        rest = _REST.match(data, found.end())
-        if rest is None:
-            return
-        start, stop = found.end(), rest.end() - 1
+        stop = found.end() - len(parts[1]) - 1  # from the end
+        start = len(data) + stop - found.end(1) + found.start(1)
         if b"\\" in data[:start] or b"\\" in data[stop:]:  # another name for the field may stand there
             return
-        self._field = field
-        self._begin, self._tail = self.before + data[:start], data[stop:] + self.behind
-        self._between, self._cut = self._tail + self._begin, self.behind + self.before
+        before, behind = self.before, self.behind
+        self.known, self._field = True, field
+        self._begin, self._tail = before + data[:start], data[stop:] + behind
+        self._between, self._cut = self._tail + self._begin, behind + before
         self._begins, self._tails = len(self._begin), len(self._tail)
-        self._betweens, self._cuts, self._ends = len(self._between), len(self._cut), len(self.behind)
-        self._text = itemgetter(slice(start, stop - len(data)))
+        self._betweens, self._cuts, self._ends = self._begins + self._tails, len(self._cut), len(behind)
+        self._text = itemgetter(slice(start, stop))
 
     def take(self, buffer: bytes, at: int) -> Run | None:
         """The run that begins at `at`; None where there is none, or it is not surely one."""
-        begin, tail = self._begin, self._tail
-        if not begin or not buffer.startswith(begin, at):
+        if not self.known or not buffer.startswith(self._begin, at):
             return None
+        tail = self._tail
         first = at + self._begins
         end = buffer.find(tail, first)
         if end < 0:
@@ -86,7 +86,7 @@ class Runs:
                 end = last  # the event behind it is not whole yet
             text, pieces = self._texts(buffer[at + self._cuts - self._ends : end + self._tails - self._ends])
         except (msgspec.DecodeError, UnicodeDecodeError):
-            self._begin = b""  # until another event is learnt from: to fail at every line would take for ever
+            self.known = False  # until another event is learnt from: to fail at every line would take for ever
             return None
         self._tries = 0
         return Run(self._field, text, pieces, end + self._tails)
@@ -108,5 +108,5 @@ class Runs:
 
 
 @lru_cache(maxsize=16)
-def _named(field: str) -> re.Pattern[bytes]:
-    return re.compile(rb'"%b"\s*:\s*"' % re.escape(field.encode()))
+def _named(field: str) -> bytes:
+    return b'"%b"' % field.encode()

@@ -4,7 +4,7 @@ Owns the cut between events across reads and the bound on an unfinished one. Lin
 which nobody sends, is not a line end here. Only `data` fields are kept. Knows no JSON.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable
 
 from steelyard.kernel import limits
 from steelyard.kernel.errors import UpstreamError
@@ -48,9 +48,11 @@ class EventReader:
         self._check_size()
         return complete
 
-    def feed_runs(self, read: bytes, runs: Runs, run: Run | None) -> Iterator[bytes | Run]:
-        """The same, one after the other; those that `runs` knows how to read by then come as one. `run`: what it has
-        found where the read begins, if that is between two events."""
+    def feed_runs(
+        self, read: bytes, runs: Runs, run: Run | None, one: Callable[[bytes], None], several: Callable[[Run], None]
+    ) -> None:
+        """The same, one after the other: `one` is handed each event's data, `several` those that `runs` knows how to
+        read by then. `run`: what it has found where the read begins, if that is between two events."""
         data, at = self._data, 0
         buffer = self._rest + read if self._rest else read
         if run is None and self._rest and not data:
@@ -58,7 +60,7 @@ class EventReader:
         while True:
             if run is not None:
                 at = run.end
-                yield run
+                several(run)
             end = buffer.find(b"\n", at)
             if end < 0:
                 break
@@ -68,7 +70,7 @@ class EventReader:
                 at = end + 1
                 if not data and buffer[end : end + 2] == b"\n\n" and buffer[end - 1] != _RETURN:  # as most are
                     runs.behind, at = b"\n\n", end + 2
-                    yield buffer[start:end]
+                    one(buffer[start:end])
                 else:
                     value = buffer[start:end].removesuffix(b"\r")
                     data.append(value)
@@ -81,8 +83,8 @@ class EventReader:
                     data.clear()
                     self._data_bytes = 0
                     runs.behind = b"\r\n\r\n" if line else b"\n\n"
-                    yield whole
-            run = None if data else runs.take(buffer, at)
+                    one(whole)
+            run = None if data or not runs.known else runs.take(buffer, at)
         self._rest = buffer[at:]
         self._check_size()
 
