@@ -15,6 +15,7 @@ from steelyard.cli.listing import Listing
 from steelyard.cli.options import at_desk
 from steelyard.cli.progress import Steps
 from steelyard.cli.show import Show, count, words
+from steelyard.kernel.errors import CallerError
 from steelyard.kernel.offers import Capability, Offer
 from steelyard.kernel.quantities import Meter
 from steelyard.kernel.tariff import Tariff
@@ -136,4 +137,6 @@ def models_offer(desk: Desk, show: Show, /, name: str, **asked: Any) -> None:
 def models_withdraw(desk: Desk, show: Show, upstream: str) -> None:
     """Offer nothing at UPSTREAM any more, until a model is offered there again."""
     done = desk.command("model.withdraw", {"upstream": upstream})
+    if not done["offers"]:
+        raise CallerError(404, "unknown_upstream", f"Nothing is offered at {upstream!r}. See: steelyard models list")
     show.say(f"{done['offers']} offers at {upstream} are withdrawn.", done)

@@ -21,7 +21,7 @@ from steelyard.cli.price_rows import DIFF_COLUMNS, PRICE_COLUMNS, diff_rows, pri
 from steelyard.cli.show import Row, Show, words
 from steelyard.gateway.figures import moment_ns, with_texts
 from steelyard.kernel.clock import iso_from_ns
-from steelyard.kernel.errors import StartError
+from steelyard.kernel.errors import CallerError, StartError
 from steelyard.kernel.tariff import Tariff
 
 _UNITS = {1: "token", 1000: "1K tokens", 1_000_000: "1M tokens"}
@@ -122,7 +122,10 @@ def prices_show(desk: Desk, show: Show, model: str, at: str | None) -> None:
     with desk.read() as connection:
         sold = tariffs_by_subject(connection, PRICE).get(model, ())
         costs = tariffs_by_subject(connection, COST)
-        offers = models(connection)[model].offers if model in models(connection) else ()
+        known = models(connection)
+    if not sold and model not in known:
+        raise CallerError(404, "model_not_found", f"There is no model {model!r}. See: steelyard models list")
+    offers = known[model].offers if model in known else ()
     found = list(standing_at(PRICE, sold, at_ns))
     for offer in offers:
         of_upstream = costs.get(offer.upstream, ())

@@ -11,6 +11,7 @@ from steelyard.cli.listing import Listing
 from steelyard.cli.options import at_desk
 from steelyard.cli.show import Column, Row, Show, count, words
 from steelyard.kernel import limits
+from steelyard.kernel.errors import CallerError
 from steelyard.kernel.routes import Guard, Policy
 
 _ANY = click.IntRange(0, limits.RATE_MAX)
@@ -100,7 +101,9 @@ def route_set(desk: Desk, show: Show, /, **asked: Any) -> None:
 def route_clear(desk: Desk, show: Show, /, **asked: Any) -> None:
     """Give up the rule of a model or a key."""
     done = desk.command("route.clear", {name: value for name, value in asked.items() if value is not None})
-    show.say("The rule is given up." if done["cleared"] else "There was no such rule.", done)
+    if not done["cleared"]:
+        raise CallerError(404, "rule_not_found", "There is no such rule. See: steelyard route list")
+    show.say("The rule is given up.", done)
 
 
 @route.command("list")

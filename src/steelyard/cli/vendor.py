@@ -143,6 +143,8 @@ def vendor_show(desk: Desk, show: Show, name: str) -> None:
 def vendor_remove(desk: Desk, show: Show, name: str) -> None:
     """Offer nothing at NAME any more and forget its key; its costs stay in the books."""
     done = desk.command("vendor.remove", {"upstream": name})
+    if not done["offers"] and not done["key"]:
+        raise CallerError(404, "unknown_vendor", f"Nothing is offered at {name!r}, and no key of it is kept.")
     key = " Its key is forgotten." if done["key"] else ""
     show.say(f"{done['offers']} offers at {name} are withdrawn.{key}", done)
 

@@ -146,6 +146,29 @@ def test_a_model_of_another_server_is_offered_listed_and_withdrawn(terminal: Any
     assert "qwen3-8b" not in terminal("models", "list").out
 
 
+@pytest.mark.parametrize(
+    "command",
+    [
+        ("vendor", "remove", "nosuch"),
+        ("vendor", "show", "nosuch"),
+        ("models", "withdraw", "nosuch"),
+        ("prices", "show", "nosuch"),
+        ("route", "show", "nosuch"),
+        ("route", "clear", "--model", "nosuch"),
+        ("engine", "show", "nosuch"),
+        ("engine", "remove", "nosuch"),
+        ("wallet", "show", "nosuch"),
+        ("receipt", "show", "nosuch"),
+        ("batches", "show", "nosuch"),
+        ("key", "revoke", "99"),
+    ],
+)
+def test_what_is_not_there_is_neither_shown_nor_removed(terminal: Any, command: tuple[str, ...]) -> None:
+    for form in ((), ("--json",)):
+        said = terminal(*command, *form)
+        assert (said.code, said.out, said.err.count("\n")) == (2, "", 1), said
+
+
 @pytest.mark.parametrize("address", ["nowhere", "ftp://10.0.0.7:8000", "host:port", ":80"])
 def test_an_address_without_host_and_port_is_refused(terminal: Any, address: str) -> None:
     said = terminal("models", "offer", "m", "--upstream", "u", "--address", address, "--context", "9")
