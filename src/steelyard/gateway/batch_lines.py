@@ -16,7 +16,7 @@ from steelyard.gateway.dialect import Dialect
 from steelyard.gateway.embedding_dialect import Embeddings
 from steelyard.gateway.exchange import Exchange, at_the_border
 from steelyard.gateway.responses_dialect import Responses
-from steelyard.gateway.wire import Body, Headers
+from steelyard.gateway.wire import Headers
 from steelyard.jobs.run import LineAsk, Said
 from steelyard.kernel.errors import ClientGone, unknown_key
 from steelyard.kernel.records import Caller, Order
@@ -83,8 +83,8 @@ class LineExchange(Exchange):
 
     deadline_ns = 0
 
-    async def order(self, body: Body | None = None) -> Order:
-        order = super().order(body)
+    async def order(self) -> Order:
+        order = super().order()
         order = order if isinstance(order, Order) else await order
         return replace(order, tier=BATCH_TIER, deadline_ns=self.deadline_ns)
 

@@ -246,16 +246,18 @@ class ChatBody(msgspec.Struct):
     order: Order
     created_ns: int
     tier: str | None = None
-    only: Event | None = None  # a text and its end in one, as most answers are: nothing else was said
+    only: Event | None = None  # a text and its end in one, as most answers are: nothing that `gather` would keep beside
     spoken: list[Spoken] = []  # of all others
 
     def render(self, sequence: int, event: Event) -> bytes:
         """Nothing is sent before the end."""
         if not self.spoken:
             only = self.only
-            if only is None and self.order.sequences == 1 and _is_plain(event):
-                self.only = event
-                return b""
+            if only is None and event.finish and self.order.sequences == 1:
+                said = event.reasoning or event.refusal or event.tool_calls or event.signature or event.redacted
+                if not said and event.logprobs is None:
+                    self.only = event
+                    return b""
             self.spoken, self.only = sequences_of(self.order), None
             if only is not None:
                 gather(self.spoken[0], only)
@@ -281,13 +283,6 @@ class ChatBody(msgspec.Struct):
         raise error
 
 
-def _is_plain(event: Event) -> bool:
-    """Whether it is a text and its end, and nothing else that `gather` would keep."""
-    if not event.finish or event.logprobs is not None or event.tool_calls:
-        return False
-    return not (event.reasoning or event.refusal or event.signature or event.redacted)
-
-
 def gather(spoken: Spoken, event: Event) -> None:
     """Add what an event says to what the sequence has said."""
     if event.text:
@@ -309,8 +304,8 @@ def gather(spoken: Spoken, event: Event) -> None:
 def usage_shown(usage: Usage, spoken: Sequence[Spoken | Event], bill: Bill | None) -> bytes:
     """OpenAI-style usage: `prompt_tokens` includes those read from a cache and written to one, `completion_tokens` the
     reasoning. DeepSeek's two names are given as well, and what this costs so far under `steelyard`."""
-    prompt, generated, cached, written = usage.prompt, usage.generated, usage.from_cache, usage.cache_write
-    counts = prompt, generated, prompt + generated, cached, written, usage.reasoning, cached, prompt - cached
+    prompt, generated, cached = usage.projected
+    counts = prompt, generated, prompt + generated, cached, usage.cache_write, usage.reasoning, cached, prompt - cached
     shown = _USAGE % counts
     if bill is None:
         return shown + b"}"

@@ -5,7 +5,7 @@ from steelyard.gateway.dialect import Asked
 from steelyard.gateway.errors import error_body, error_headers
 from steelyard.gateway.known_chat import KnownChats
 from steelyard.gateway.left import openai_rates
-from steelyard.gateway.wire import Body, Headers, Heads, text_of
+from steelyard.gateway.wire import Body, Headers, Heads
 from steelyard.kernel.errors import CallerError
 from steelyard.kernel.left import Left
 
@@ -18,7 +18,8 @@ class Chat:
         self._known = KnownChats()
 
     def authorization(self, heads: Heads) -> str | None:
-        return text_of(heads, b"authorization")
+        value = heads.get(b"authorization")
+        return None if value is None else str(value, "latin-1")
 
     def read(self, body: Body, heads: Heads, request_id: bytes, created_ns: int) -> Asked:
         parsed = self._known.read(body, request_id)

@@ -4,8 +4,9 @@ A `HotUrl` serves on whatever wire: over ASGI it is the application's callable, 
 """
 
 import asyncio
+from binascii import hexlify
 from collections.abc import Awaitable, Callable, Coroutine
-from typing import Any, Protocol
+from typing import Any, ClassVar, Protocol
 
 import structlog
 
@@ -72,12 +73,11 @@ class Exchange(Border):
     caller: Caller | None = None
     asked: Asked
     holds_back = False
-    session = b""  # as a header names it
-    fallbacks = b""
-    reuse = b""
+    reads_later: ClassVar[bool] = False
+    """Whether its dialect's own way of reading has to be waited for: `_read`."""
+    amended = False  # headers have a say in what is asked
     render: Callable[[int, Event], bytes]
     """The form's own: asked with every event."""
-    _reading: Callable[[Body], Awaitable[Asked]] | None = None  # of a form whose orders are not read at once
     _quote: Quote
     _final: bytes | None = None  # the piece after which nothing follows
 
@@ -94,38 +94,47 @@ class Exchange(Border):
         self._headers: Headers = []
         self._body_bytes = 0
 
-    def order(self, body: Body | None = None) -> Order | Awaitable[Order]:
-        """`body`: if it has been waited for."""
-        if body is None:
-            found = self._wire.body()
-            if not isinstance(found, (bytes, memoryview)):
-                return self._order_to_come(found)
-            body = found
+    def order(self) -> Order | Awaitable[Order]:
+        body = self._wire.body()
+        if self.reads_later or not isinstance(body, (bytes, memoryview)):
+            return self._order_to_come(body)
         if self.admission is not None and len(body) != self.held_bytes:
-            self.held_bytes += self.admission.add(len(body) - self.held_bytes)
-        if self._reading is not None:
-            return self._order_read(self._reading(body))
-        return self._taken(self._dialect.read(body, self._heads, self._request_id, self._created_ns))
-
-    async def _order_to_come(self, body: Awaitable[Body]) -> Order:
-        read = await body
-        self._wire.watch()
-        order = Exchange.order(self, read)
-        return order if isinstance(order, Order) else await order
-
-    async def _order_read(self, asked: Awaitable[Asked]) -> Order:
-        return self._taken(await asked)
-
-    def _taken(self, asked: Asked) -> Order:
-        if self.session:
-            asked = asked.in_session(self.session)
-        if self.fallbacks:
-            asked = asked.with_fallbacks(self.fallbacks)
-        if self.reuse:
-            asked = asked.with_reuse(self.reuse)
+            self._weigh(body)
+        asked = self._dialect.read(body, self._heads, self._request_id, self._created_ns)
+        if self.amended:
+            asked = self._amend(asked)
         self.asked, self._form = asked, asked.form
-        self.render = self._form.render
+        self.render = asked.form.render
         return asked.order
+
+    async def _order_to_come(self, body: Body | Awaitable[Body]) -> Order:
+        if not isinstance(body, (bytes, memoryview)):
+            body = await body
+            self._wire.watch()
+        self._weigh(body)
+        asked = await self._read(body)
+        self.asked = asked = self._amend(asked) if self.amended else asked
+        self._form = asked.form
+        self.render = asked.form.render
+        return asked.order
+
+    async def _read(self, body: Body) -> Asked:
+        return self._dialect.read(body, self._heads, self._request_id, self._created_ns)
+
+    def _weigh(self, body: Body) -> None:
+        if self.admission is not None:
+            self.held_bytes += self.admission.add(len(body) - self.held_bytes)
+
+    def _amend(self, asked: Asked) -> Asked:
+        """As headers want it."""
+        heads = self._heads
+        if session := heads.get(SESSION_HEADER):
+            asked = asked.in_session(session)
+        if fallbacks := heads.get(FALLBACKS_HEADER):
+            asked = asked.with_fallbacks(fallbacks)
+        if reuse := heads.get(REUSE_HEADER):
+            asked = asked.with_reuse(reuse)
+        return asked
 
     def in_own_words(self, error: UpstreamError) -> UpstreamError:
         return self.asked.in_own_words(error)
@@ -158,23 +167,22 @@ class Exchange(Border):
             left = quote.left
             if left is not None and left.available_nano is not None:
                 self._headers.append(balance_header(left.available_nano + quote.hold_nano - bill.charge_nano))
-        closing = self._ending(form.closing(usage, bill))
+        self._final = closing = form.closing(usage, bill)
         self._body_bytes = len(closing)
+        if self._wire.started:
+            vars(self).pop("send", None)
         return closing
 
     def parted(self, closing: bytes) -> tuple[bytes, bytes]:
-        closing, last = self._form.parted(closing)
-        self._ending(last or closing)
-        return closing, last
+        body, last = self._form.parted(closing)
+        self._final = last or body
+        return body, last
 
     def failing(self, error: UpstreamError) -> bytes:
-        return self._ending(self._form.failing(error))
-
-    def _ending(self, final: bytes) -> bytes:
-        self._final = final
+        self._final = said = self._form.failing(error)
         if self._wire.started:
             vars(self).pop("send", None)
-        return final
+        return said
 
     def send(self, piece: bytes) -> Sending:
         wire = self._wire
@@ -208,7 +216,7 @@ def _header_text(text: str) -> bytes:
 
 def id_headers(request_id: bytes) -> Headers:
     """The request's id under the name each family of clients reads."""
-    text = text_from_id(request_id).encode()
+    text = b"req_" + hexlify(request_id)
     return [(b"x-request-id", text), (b"request-id", text)]
 
 
@@ -256,9 +264,7 @@ class HotUrl:
             return _refused(error), exchange
         exchange.admission = self.admission
         if not _OWN_HEADERS.isdisjoint(heads):
-            exchange.session = heads.get(SESSION_HEADER, b"")
-            exchange.fallbacks = heads.get(FALLBACKS_HEADER, b"")
-            exchange.reuse = heads.get(REUSE_HEADER, b"")
+            exchange.amended = True
             if self._once is not None and isinstance(wire, RecordingWire):
                 return self._once.paid_request(wire, exchange, str(heads[KEY_HEADER], "latin-1")), exchange
         return paid_request(self._house, exchange, exchange), exchange

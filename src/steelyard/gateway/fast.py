@@ -55,7 +55,7 @@ class FastProtocol(ExactProtocol):
     def __init__(self, front: FastFront, **given: Any) -> None:
         super().__init__(**given)
         self.front = front
-        self._active: FastWire | None = None  # the one of ours whose turn it is
+        self.active: FastWire | None = None  # the one of ours whose turn it is
         self._known: KnownHead | None = None
         self._lessons = limits.HEADS_LEARNT_MAX
 
@@ -67,14 +67,14 @@ class FastProtocol(ExactProtocol):
                 if self.timeout_keep_alive_task is not None:
                     self._unset_keepalive_if_required()
                 fast = FastWire(self, known.hot, known.heads, True)
-                self.cycle = self._active = fast  # type: ignore[assignment]
+                self.cycle = self.active = fast  # type: ignore[assignment]
                 fast.more_body = False
                 fast.whole = body
                 fast.begin()
                 return
         cycle, begins = self.cycle, not self._owes or not self._last_bytes
         super().data_received(data)
-        wire = self._active
+        wire = self.active
         if wire is not None and not wire.begun and not self.transport.is_closing():
             wire.begin()  # the rest of its body is to come: who has no key is refused before
         elif begins and self._lessons and self.cycle is not cycle and isinstance(self.cycle, FastWire):
@@ -99,7 +99,7 @@ class FastProtocol(ExactProtocol):
             self.flow.pause_reading()
             self.pipeline.appendleft((wire, self.app))  # type: ignore[arg-type]
         else:
-            self._active = wire
+            self.active = wire
         self.cycle = wire  # type: ignore[assignment]
 
     def on_body(self, body: bytes) -> None:
@@ -121,25 +121,20 @@ class FastProtocol(ExactProtocol):
     def connection_lost(self, exc: Exception | None) -> None:
         super().connection_lost(exc)
         self._known = None
-        if self._active is not None:
-            self._active.hang_up()
+        if self.active is not None:
+            self.active.hang_up()
 
     def turn_of(self, wire: "FastWire") -> None:
         """It waited behind another one."""
-        self._active = wire
+        self.active = wire
 
     def is_turn_of(self, wire: "FastWire") -> bool:
-        return self._active is wire
-
-    def over(self, wire: "FastWire") -> None:
-        """Whoever served it has ended."""
-        if self._active is wire:
-            self._active = None
+        return self.active is wire
 
     def cut(self) -> None:
         """The server has waited long enough for the exchange that runs."""
-        if self._active is not None:
-            self._active.cancel()
+        if self.active is not None:
+            self.active.cancel()
 
     async def left(self) -> None:
         """See `LEFT`."""
@@ -227,7 +222,8 @@ class FastWire(Turn):
         finally:
             if rest is None:
                 self._run = None
-                self._protocol.over(self)
+                if self._protocol.active is self:
+                    self._protocol.active = None
                 if not self.response_complete:
                     self._transport.close()  # it ends visibly
 

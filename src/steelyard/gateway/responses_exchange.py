@@ -33,7 +33,9 @@ class ResponsesExchange(Exchange):
         self._store = store
         self._last = b""
 
-    async def _reading(self, body: Body) -> Asked:
+    reads_later = True
+
+    async def _read(self, body: Body) -> Asked:
         self._understood = understood = read_responses(bytes(body))
         self._earlier = Earlier()
         if understood.refers:

@@ -109,6 +109,13 @@ class Usage(msgspec.Struct, frozen=True, array_like=True, gc=False):
         return self.cached_input + self.reused_input
 
     @property
+    def projected(self) -> tuple[int, int, int]:
+        """`prompt`, `generated` and `from_cache` in one look, for whoever tells all of them with every answer."""
+        from_cache = self.cached_input + self.reused_input
+        generated = self.output + self.reasoning + self.reused_output
+        return self.input + self.cache_write + from_cache, generated, from_cache
+
+    @property
     def is_reused(self) -> bool:
         """Whether nothing was computed for it, and no vendor bills it."""
         return self.reused_output > 0 or self.reused_input > 0

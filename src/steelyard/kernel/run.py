@@ -102,7 +102,10 @@ class Run(msgspec.Struct, eq=False):
         except BaseException as error:  # noqa: BLE001 - told to whoever waits for the end, as a task does
             self.over, self.error = True, error
         else:
-            self._wait(waits_for)
+            if isinstance(waits_for, Signal) and not self._must_cancel:
+                self._waits_for, waits_for.resume = waits_for, self._go_on
+            else:
+                self._wait(waits_for)
         finally:
             _resumed = None
             if outer is None:
@@ -122,10 +125,7 @@ class Run(msgspec.Struct, eq=False):
     def _wait(self, waits_for: Any) -> None:
         self._waits_for = waits_for
         if isinstance(waits_for, Signal):
-            if self._must_cancel:
-                self._end_soon()
-            else:
-                waits_for.resume = self._go_on
+            self._end_soon()  # it is to be cancelled
         elif waits_for is None:  # asyncio.sleep(0)
             self._loop.call_soon(self._go_on)
         else:

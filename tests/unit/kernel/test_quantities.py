@@ -19,6 +19,11 @@ def test_usage_adds_bucket_by_bucket(one: Usage, other: Usage) -> None:
     assert both.total == one.total + other.total
 
 
+@given(st.builds(Usage, *[counts] * len(Usage.__struct_fields__)))
+def test_one_look_at_the_projections_sees_what_each_says(usage: Usage) -> None:
+    assert usage.projected == (usage.prompt, usage.generated, usage.from_cache)
+
+
 @given(usages)
 def test_the_openai_projection_re_adds_to_the_same_total(usage: Usage) -> None:
     shown = json.loads(chat_answer.usage_shown(usage, (), None))
