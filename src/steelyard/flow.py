@@ -95,14 +95,9 @@ async def paid_request(house: House, ask: Ask, answer: Answer) -> Settlement:
 
 def route(house: House, caller: Caller, order: Order, terms: Sequence[Terms]) -> list[Quote]:
     """Whom to ask, best first, each with its cost tariff; an upstream without one is not used (fail closed)."""
-    if len(terms) == 1:
-        return quotes_of(house, caller, order, terms[0])
-    return able(terms, lambda one: quotes_of(house, caller, order, one))
-
-
-def quotes_of(house: House, caller: Caller, order: Order, one: Terms) -> list[Quote]:
-    """The offers of one model, best first; or the cache that has the answer already."""
-    snapshot, reuse = house.teller.snapshot, None
+    if len(terms) > 1:
+        return able(terms, lambda one: route(house, caller, order, [one]))
+    one, snapshot, reuse = terms[0], house.teller.snapshot, None
     found = house.costs.of(snapshot, one.model, order, one.priced_ns, caller.currency, choose)
     if order.reuse or snapshot.routes.keys:
         reuse = house.answers.look(order, caller, one, snapshot.routes)
