@@ -3,8 +3,11 @@
 A vLLM or SGLang server on GPUs, started by us or adopted while somebody else runs it. Knows no process and no file.
 """
 
+from collections.abc import Sequence
 from enum import StrEnum
 from typing import NamedTuple
+
+from msgspec.structs import replace
 
 from steelyard.kernel import limits
 from steelyard.kernel.clock import NS_PER_S
@@ -112,6 +115,14 @@ class EngineSeen(Record, frozen=True):
     model: str = ""  # of it
 
 
+class LineSeen(Record, frozen=True):
+    """Who waits in a worker's line before an engine that keeps none itself."""
+
+    seen_ns: int
+    waiting: int
+    waiting_batch: int  # of them
+
+
 class EngineStart(Record, frozen=True):
     """How an engine came to run, as the running `steelyard up` wrote it down."""
 
@@ -129,6 +140,18 @@ class EngineKnown(NamedTuple):
     spec: EngineSpec
     seen: EngineSeen | None
     start: EngineStart | None
+
+
+def with_lines(seen: EngineSeen, lines: Sequence[LineSeen]) -> EngineSeen:
+    """What was seen of an engine, with those who wait before it. A line of which nothing was heard about then has gone
+    with its worker."""
+    near_ns = limits.ENGINE_SILENT_S * NS_PER_S
+    lines = [one for one in lines if abs(one.seen_ns - seen.seen_ns) <= near_ns]
+    if seen.load is None or not lines:
+        return seen
+    waiting = seen.load.waiting + sum(one.waiting for one in lines)
+    batch = (seen.load.waiting_batch or 0) + sum(one.waiting_batch for one in lines)
+    return replace(seen, load=replace(seen.load, waiting=waiting, waiting_batch=batch))
 
 
 def state_at(spec: EngineSpec, seen: EngineSeen | None, now_ns: int) -> EngineState:

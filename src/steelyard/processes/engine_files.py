@@ -4,8 +4,10 @@ Files and not the database: engines are of one machine, and `steelyard up` start
 replaces a file whole, so that nobody reads half of one.
 """
 
+import contextlib
 import os
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -13,12 +15,12 @@ import msgspec
 
 from steelyard.engines.leash import EMBEDDING_UPSTREAM, LOCAL_UPSTREAM
 from steelyard.kernel.directory import DataDir
-from steelyard.kernel.engines import EngineKnown, EngineSeen, EngineSpec, EngineStart, Wanted
+from steelyard.kernel.engines import EngineKnown, EngineSeen, EngineSpec, EngineStart, LineSeen, Wanted, with_lines
 from steelyard.kernel.errors import CallerError, StartError
 
 OURS = (LOCAL_UPSTREAM, EMBEDDING_UPSTREAM)
 """Those that `steelyard up` runs by itself."""
-_SPEC, _SEEN, _START = ".engine", ".seen", ".start"
+_SPEC, _SEEN, _START, _LINE = ".engine", ".seen", ".start", ".line-"
 
 
 def specs(data: DataDir) -> dict[str, EngineSpec]:
@@ -87,6 +89,8 @@ def drop_starts(data: DataDir) -> None:
     for _, path in _files(data, _START):
         path.unlink(missing_ok=True)
     for name in OURS:
+        for path in data.engines.glob(f"{name}{_LINE}*"):
+            path.unlink(missing_ok=True)
         (data.engines / f"{name}{_SEEN}").unlink(missing_ok=True)
 
 
@@ -106,11 +110,23 @@ def note_start(data: DataDir, name: str, now_ns: int, **facts: str) -> None:
 
 
 def seen(data: DataDir, name: str) -> EngineSeen | None:
-    """None: nobody has looked yet, or what is there is of another version."""
+    """None: nobody has looked yet, or what is there is of another version. Who waits in workers counts."""
     try:
-        return msgspec.json.decode((data.engines / f"{name}{_SEEN}").read_bytes(), type=EngineSeen)
+        found = msgspec.json.decode((data.engines / f"{name}{_SEEN}").read_bytes(), type=EngineSeen)
     except (OSError, msgspec.DecodeError):
         return None
+    return with_lines(found, list(_lines(data, name)))
+
+
+def put_line(data: DataDir, name: str, worker: int, one: LineSeen) -> None:
+    """What waits for the engine of that name in a worker."""
+    _write(data.engines / f"{name}{_LINE}{worker}", msgspec.json.encode(one))
+
+
+def _lines(data: DataDir, name: str) -> Iterator[LineSeen]:
+    for path in sorted(data.engines.glob(f"{name}{_LINE}*")):
+        with contextlib.suppress(OSError, msgspec.DecodeError):  # one of another version, or just removed
+            yield msgspec.json.decode(path.read_bytes(), type=LineSeen)
 
 
 def put_seen(data: DataDir, name: str, one: EngineSeen) -> None:

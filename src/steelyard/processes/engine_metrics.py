@@ -13,7 +13,8 @@ from steelyard.processes import engine_files
 
 _OF_LOAD = (
     ("requests_running", "running", "gauge", "Requests in execution."),
-    ("requests_waiting", "waiting", "gauge", "Requests in its queue."),
+    ("requests_waiting", "waiting", "gauge", "Requests in its queue, or in a worker's before it."),
+    ("requests_waiting_batch", "waiting_batch", "gauge", "Of these in the batch lane."),
     ("kv_permille", "kv_permille", "gauge", "Of its key-value cache in use."),
     ("prefill_tokens_total", "prefill_tokens", "counter", "Prompt tokens."),
     ("decode_tokens_total", "decode_tokens", "counter", "Tokens written."),

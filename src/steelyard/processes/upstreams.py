@@ -50,6 +50,11 @@ class Upstreams(dict[str, Upstream]):
         upstream = self[name] = ByKind(name, self._pool, self._key(name), self._workers)
         return upstream
 
+    def waiting(self, name: str) -> tuple[int, int] | None:
+        """Who waits in this worker's line before that engine; see `EngineLine.waiting`."""
+        made = self.get(name)
+        return made.waiting if isinstance(made, ByKind) else None
+
     def _renew(self, sealed: dict[str, str]) -> None:
         """Forget those whose key is another now; what is being answered goes on with the one it has."""
         for name in list(self):

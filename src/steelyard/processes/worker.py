@@ -45,6 +45,7 @@ from steelyard.metering.slots import Slots
 from steelyard.processes.collector import keep_what_is_freed, look_less_often
 from steelyard.processes.explaining import Explaining
 from steelyard.processes.lifeline import watch_parent
+from steelyard.processes.line_watch import LineWatch
 from steelyard.processes.logs import to_stderr
 from steelyard.processes.pages import Pages
 from steelyard.processes.upstreams import Upstreams
@@ -102,6 +103,7 @@ async def run(data: DataDir, listener: socket.socket, options: Options) -> None:
             asyncio.ensure_future(_stop_when_fenced(teller, running)),
             asyncio.ensure_future(_stop_when_failed(meter, running)),
             asyncio.ensure_future(_have_calendars(teller, clock)),
+            asyncio.ensure_future(LineWatch(data, options.worker, upstreams.waiting, clock).run()),
         ]
         await running.serve(sockets=[listener])
         for task in (working, *watches):

@@ -59,6 +59,11 @@ class Gate:
         return self._scheduler.waiting
 
     @property
+    def waiting_batch(self) -> int:
+        """Of them, in the batch lane."""
+        return self._scheduler.waiting_batch
+
+    @property
     def running(self) -> int:
         return self._scheduler.running
 

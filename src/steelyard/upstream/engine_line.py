@@ -37,6 +37,13 @@ class EngineLine:
         """The engine for one order."""
         return InTurn(self, turn)
 
+    @property
+    def waiting(self) -> tuple[int, int] | None:
+        """Who waits here, and how many of them in the batch lane; None where the engine keeps its line itself,
+        or has not been asked yet."""
+        gates = [gate for gate in self._gates.values() if gate is not None]
+        return (sum(one.waiting for one in gates), sum(one.waiting_batch for one in gates)) if gates else None
+
     async def gate(self, offer: Offer) -> Gate | None:
         """The line of the engine at this address; asked for its slots once. None: it has a line of its own."""
         if offer.address not in self._gates:

@@ -83,6 +83,11 @@ class ByKind:
         adapter = self._adapter(offer.kind)
         return await adapter.balance(offer) if isinstance(adapter, OpenAI) else None
 
+    @property
+    def waiting(self) -> tuple[int, int] | None:
+        """See `EngineLine.waiting`; None as well where there is no such line."""
+        return self._line.waiting if self._line is not None else None
+
     def in_turn(self, offer: Offer, turn: Turn) -> Upstream:
         """The same for an order that stands in the line of its engine, where there is one."""
         if self._line is None:

@@ -5,11 +5,21 @@ from pathlib import Path
 import pytest
 
 from steelyard.kernel import limits
-from steelyard.kernel.clock import NS_PER_S
+from steelyard.kernel.clock import NS_PER_S, ManualClock
 from steelyard.kernel.directory import DataDir
-from steelyard.kernel.engines import EngineKind, EngineSeen, EngineSpec, EngineStart, EngineState, Wanted, state_at
+from steelyard.kernel.engines import (
+    EngineKind,
+    EngineLoad,
+    EngineSeen,
+    EngineSpec,
+    EngineStart,
+    EngineState,
+    Wanted,
+    state_at,
+)
 from steelyard.kernel.errors import CallerError
 from steelyard.processes import engine_files
+from steelyard.processes.line_watch import LineWatch
 
 
 @pytest.fixture
@@ -39,6 +49,40 @@ def test_starts_are_counted_until_the_platform_begins_anew(data: DataDir) -> Non
     engine_files.drop_starts(data)
     assert engine_files.start(data, "local") is None and engine_files.ours(data) == []
     assert engine_files.seen(data, "a") == EngineSeen(EngineState.DRAINED, 1)  # it stays so
+
+
+def test_who_waits_in_workers_is_told_with_the_engine_by_lanes(data: DataDir) -> None:
+    clock = ManualClock()
+    began_ns, later_ns = clock.now_ns(), clock.now_ns() + (limits.ENGINE_SILENT_S + 1) * NS_PER_S
+    lines = {0: (4, 3), 1: (2, 0), 2: (9, 9)}
+    for worker, waiting in lines.items():
+        [(name, seen)] = LineWatch(data, worker, {"local": waiting}.get, clock).due()
+        engine_files.put_line(data, name, worker, seen)
+        clock.advance(later_ns - began_ns if worker == 1 else 0)
+    engine_files.put_line(data, "local-embedding", 0, seen)
+    told = EngineLoad(2, 1)
+    for at_ns, waiting_then in ((began_ns, (1 + 4 + 2, 3)), (later_ns, (1 + 9, 9))):
+        one = EngineSeen(EngineState.RUNNING, at_ns, kind=EngineKind.XLLAMACPP, model="m", load=told)
+        engine_files.put_seen(data, "local", one)
+        [known] = engine_files.known(data)
+        assert known.seen is not None and known.seen.load is not None
+        assert (known.seen.load.waiting, known.seen.load.waiting_batch) == waiting_then
+    engine_files.drop_starts(data)
+    engine_files.put_seen(data, "local", one)
+    assert engine_files.seen(data, "local") == one, "lines of an earlier start are gone"
+
+
+def test_a_line_is_told_when_it_changes_and_now_and_then(data: DataDir) -> None:
+    clock, waiting = ManualClock(), dict[str, tuple[int, int]]()
+    watch = LineWatch(data, 0, waiting.get, clock)
+    assert watch.due() == []
+    waiting["local"] = (0, 0)
+    assert [name for name, _ in watch.due()] == ["local"]
+    assert watch.due() == []
+    waiting["local"] = (1, 1)
+    assert [(one.waiting, one.waiting_batch) for _, one in watch.due()] == [(1, 1)]
+    clock.advance(limits.ENGINE_SEEN_REST_S * NS_PER_S)
+    assert len(watch.due()) == 1
 
 
 def test_what_is_wanted_is_written_with_its_reason(data: DataDir) -> None:

@@ -114,11 +114,13 @@ async def test_a_line_of_a_batch_waits_while_anybody_is_waited_for() -> None:
         for said, deadline_s in (("hello 2", 86_400), ("hello 3", 0)):
             asks.append(asking.ask(said, deadline_s=deadline_s))
             await waiting(asking, len(asks) - 1)
+        assert asking.upstream.waiting == (2, 1)
         for number in range(3):
             await engine.has(number + 1)
             engine.turns[number].set()
         await asyncio.gather(*asks)
         assert engine.asked() == ["1", "3", "2"]
+        assert asking.upstream.waiting == (0, 0)
 
 
 @pytest.mark.parametrize("workers", [1, 2])
@@ -136,6 +138,7 @@ async def test_an_engine_that_tells_no_slots_hears_whose_turn_it_is() -> None:
     async with serving() as (engine, asking):
         asks = [asking.ask("hello 1", 7), asking.ask("hello 2", 8, deadline_s=3600)]
         await engine.has(2)
+        assert asking.upstream.waiting is None, "its line is its own"
         for turn in engine.turns:
             turn.set()
         await asyncio.gather(*asks)
