@@ -17,7 +17,7 @@ from msgspec import Raw
 
 from steelyard.kernel.offers import Offer
 from steelyard.kernel.records import Event
-from steelyard.upstream.http1 import header_block
+from steelyard.upstream.head import header_block
 from steelyard.upstream.llama_cpp import LlamaCpp
 from steelyard.upstream.pool import Pool, Request
 

@@ -61,6 +61,7 @@ UPSTREAM_DNS_S = 30  # addresses older than this are asked for anew, in the back
 UPSTREAM_PLACES_MAX = 8  # addresses of one host that are tried in turn
 UPSTREAM_NEXT_PLACE_S = 1  # an address has this long to accept a connection while there is another one to try
 UPSTREAM_STREAMS_MAX = 256  # of one HTTP/2 connection, if its upstream allows as many
+UPSTREAM_LOOKS_LEARNT_MAX = 8  # times a connection learns what heads of its answers look like
 UPSTREAM_HEADS_KNOWN_MAX = 1024  # request heads that are kept, one for each model API in use
 ADDRESSES_KNOWN_MAX = 1024  # read once and kept
 ADDRESS_CHARACTERS_MAX = 256

@@ -69,25 +69,24 @@ async def served(router: Router, order: Order, quotes: Sequence[Quote], ways: Wa
             use = affinity.called(order.request_id, quote.offer, now_ns) if affinity.prompts else None
             one = Served(quote, order, router, ways, call, use)
             try:
-                speech, said = ways.call(quote, call.whole), None
-                one.speech = speech
+                speech = one.speech = ways.call(quote, call.whole)
                 if not alone:
                     await one.first_of_several(speech)
                     return one
                 # As long as its connection lives.
                 if call.whole and not isinstance(speech, AsyncGeneratorType) and (begin := speech.begin) is not None:
-                    said = None if (event := await begin()) is None else speech.said(event)
-                one.said_all = said is not None
-                one.heard.append(said or await speech.__anext__())
-                one.spoke()
+                    one.only = None if (event := await begin()) is None else speech.said(event)
+                if one.only is None:
+                    one.heard.append(await speech.__anext__())
+                if not call.whole or call.state.failures or call.state.error_parts or router.closed:
+                    one.spoke()
                 return one
             except StopAsyncIteration:  # not a word
                 return one
             except UpstreamError as error:
                 await one.close(error)
                 fault = str(error.fault)
-                while left and not router.may_move(left[0].offer, clock.monotonic_ns()):
-                    left = left[1:]
+                left = _may_try(router, left, clock.monotonic_ns())
                 if alone or not left or error.fault not in ELSEWHERE:
                     raise
             except BaseException:
@@ -110,7 +109,7 @@ class Served(msgspec.Struct, eq=False):
     use: Use | None
     speech: Speech | None = None
     heard: list[Said] = []  # to be handed out first, from its end
-    said_all: bool = False  # and nothing else
+    only: Said | None = None  # all that it says
 
     async def first_of_several(self, speech: Speech) -> None:
         """Wait until it speaks or, where the answer leaves in one piece, has said all. Raises UpstreamError."""
@@ -142,7 +141,7 @@ class Served(msgspec.Struct, eq=False):
 
     def tell(self, told: Told) -> Sending:
         """Hand on all that it says, as it says it; to be awaited until that is done. Raises UpstreamError."""
-        return told(*self.heard.pop()) if self.said_all else self._tell(told)
+        return self._tell(told) if self.only is None else told(*self.only)
 
     async def _tell(self, told: Told) -> None:
         heard, speech = self.heard, self.speech
@@ -175,6 +174,13 @@ class Served(msgspec.Struct, eq=False):
             call.ended()
             if isinstance(error, UpstreamError):
                 self.router.failed(self.quote.offer, error, clock.monotonic_ns(), _wait_ns(error, clock))
+
+
+def _may_try(router: Router, left: Sequence[Quote], now_ns: int) -> Sequence[Quote]:
+    """These, from the first on to which a request that failed may move."""
+    while left and not router.may_move(left[0].offer, now_ns):
+        left = left[1:]
+    return left
 
 
 def patience_of(order: Order, quote: Quote) -> float | None:

@@ -17,8 +17,8 @@ from steelyard.upstream.anthropic_fault import refusal
 from steelyard.upstream.anthropic_names import in_canonical_words
 from steelyard.upstream.anthropic_request import Sent, request_of
 from steelyard.upstream.credential import Credential
+from steelyard.upstream.head import header_block
 from steelyard.upstream.hearing import Heard
-from steelyard.upstream.http1 import header_block
 from steelyard.upstream.pool import Pool, Request, Response
 from steelyard.upstream.protocol import Events, writes_only
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from steelyard.kernel.clock import NS_PER_S, Clock
 from steelyard.kernel.errors import UpstreamError
 from steelyard.kernel.faults import Fault
-from steelyard.upstream.http1 import header_block
+from steelyard.upstream.head import header_block
 
 _VEIL = "[key]"
 

@@ -14,7 +14,7 @@ from steelyard.kernel.errors import UpstreamError
 from steelyard.kernel.records import Event
 from steelyard.kernel.roles import Sending
 from steelyard.kernel.run import Signal, Watch
-from steelyard.upstream.http1 import FORM, form_in, line_of
+from steelyard.upstream.head import FORM, form_in, line_of
 from steelyard.upstream.pool import Destination, Pool, Response
 
 
@@ -111,7 +111,9 @@ class Heard(msgspec.Struct, eq=False):
             if connection is None or not connection.head_done:
                 connection = await self._pool.answering(to, asked, connection)
             response = self._response = Response(to.host, connection, connection.status, connection.head)
-            form = form_in(line_of(response.head, FORM)) if response.status == 200 else b""
+            form = connection.form
+            if not form and response.status == 200:
+                form = form_in(line_of(response.head, FORM))
             if whole is not None and form == b"application/json":
                 body, most = response.take() or b"", limits.WHOLE_ANSWER_BYTES_MAX
                 if not response.over:

@@ -37,6 +37,7 @@ class Exchange:
         self.status = self.stream = 0
         self.head = self.unsent = b""
         self.used = self.answered = self.head_done = self.complete = False
+        self.form = b""
         self.pieces: list[bytes] = []
         self.unread_bytes = 0  # as flow control counts them
         self.since_s = 0.0

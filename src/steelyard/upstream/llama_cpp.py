@@ -18,7 +18,7 @@ from steelyard.kernel.offers import Capability, Offer
 from steelyard.kernel.records import Event
 from steelyard.scheduling.wish import TURN_HEADER, Turn
 from steelyard.upstream.calls import CallReader, demanded, grammar_of
-from steelyard.upstream.http1 import header_block
+from steelyard.upstream.head import header_block
 from steelyard.upstream.llama_answer import Answer, refusal
 from steelyard.upstream.llama_reading import Reader
 from steelyard.upstream.plain_turns import is_plain, joined, need_tools, plain, tools_of, turns_in

@@ -15,8 +15,9 @@ from steelyard.kernel.errors import UpstreamError
 from steelyard.kernel.run import Signal, Watch
 from steelyard.upstream.addresses import Resolve, resolve
 from steelyard.upstream.dial import Dial
+from steelyard.upstream.head import header_of
 from steelyard.upstream.host import Host
-from steelyard.upstream.http1 import Connection, Patience, Request, header_of
+from steelyard.upstream.http1 import Connection, Patience, Request
 from steelyard.upstream.http2 import Http2Host, is_http2
 from steelyard.upstream.proxy import Proxy, proxy_of
 from steelyard.upstream.trust import Trust

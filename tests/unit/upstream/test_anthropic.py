@@ -18,7 +18,7 @@ from steelyard.kernel.offers import Offer
 from steelyard.kernel.records import Event
 from steelyard.upstream.anthropic_answer import Answer
 from steelyard.upstream.anthropic_request import request_of
-from steelyard.upstream.http1 import header_block
+from steelyard.upstream.head import header_block
 from steelyard.upstream.kinds import ByKind
 from steelyard.upstream.pool import Pool
 

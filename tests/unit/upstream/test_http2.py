@@ -14,7 +14,8 @@ from tests.fakes.http2 import Asked, http2_server
 from steelyard.kernel import limits
 from steelyard.kernel.errors import UpstreamError
 from steelyard.kernel.run import Run
-from steelyard.upstream.http1 import Patience, header_block
+from steelyard.upstream.head import header_block
+from steelyard.upstream.http1 import Patience
 from steelyard.upstream.pool import Pool, Request
 from steelyard.upstream.trust import Trust
 

@@ -13,7 +13,8 @@ from steelyard.kernel.errors import UpstreamError
 from steelyard.kernel.outbox import Outbox
 from steelyard.kernel.run import Run
 from steelyard.upstream.dial import Dial
-from steelyard.upstream.http1 import FORM, Connection, Patience, Request, form_in, header_block, line_of
+from steelyard.upstream.head import FORM, form_in, header_block, line_of
+from steelyard.upstream.http1 import Connection, Patience, Request
 from steelyard.upstream.pool import Pool
 from steelyard.upstream.wheel import Wheel
 
