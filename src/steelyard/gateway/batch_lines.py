@@ -16,7 +16,7 @@ from steelyard.gateway.dialect import Dialect
 from steelyard.gateway.embedding_dialect import Embeddings
 from steelyard.gateway.exchange import Exchange, at_the_border
 from steelyard.gateway.responses_dialect import Responses
-from steelyard.gateway.wire import Headers
+from steelyard.gateway.wire import headers_of
 from steelyard.jobs.run import LineAsk, Said
 from steelyard.kernel.errors import ClientGone, unknown_key
 from steelyard.kernel.records import Caller, Order
@@ -50,9 +50,9 @@ class LineWire:
     def unwatch(self) -> None:
         return None
 
-    def start(self, status: int, headers: Headers) -> None:
+    def start(self, status: int, lines: bytes) -> None:
         self.started, self.status = True, status
-        found = dict(headers).get(b"retry-after")
+        found = dict(headers_of(lines)).get(b"retry-after")
         self.retry_after_s = int(found) if found is not None else None
 
     async def send(self, piece: bytes, *, last: bool = False) -> None:

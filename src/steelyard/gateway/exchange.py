@@ -18,7 +18,7 @@ from steelyard.gateway.errors import from_upstream, internal_error
 from steelyard.gateway.left import balance_header
 from steelyard.gateway.once import HEADER as KEY_HEADER
 from steelyard.gateway.once import Once, RecordingWire
-from steelyard.gateway.wire import AsgiWire, Body, Headers, Heads, Receive, Scope, Send, Wire, answered
+from steelyard.gateway.wire import AsgiWire, Body, Headers, Heads, Receive, Scope, Send, Wire, answered, lines_of
 from steelyard.kernel.clock import NS_PER_MS
 from steelyard.kernel.errors import CallerError, ClientGone, UpstreamError, unavailable
 from steelyard.kernel.ids import text_from_id
@@ -33,7 +33,8 @@ SESSION_HEADER = b"x-steelyard-session"
 FALLBACKS_HEADER = FALLBACKS.encode()
 REUSE_HEADER = b"x-steelyard-cache"
 _OWN_HEADERS = frozenset({SESSION_HEADER, FALLBACKS_HEADER, REUSE_HEADER, KEY_HEADER})
-_STREAMED = ((b"cache-control", b"no-cache"), (b"x-accel-buffering", b"no"))
+_STREAMED = b"cache-control: no-cache\r\nx-accel-buffering: no\r\n"
+_HEAD = b"content-type: %b\r\nx-request-id: %b\r\nrequest-id: %b\r\n%bopenai-processing-ms: %d\r\n%b"
 Work = Coroutine[Any, Any, Any]
 log = structlog.get_logger()
 
@@ -80,6 +81,8 @@ class Exchange(Border):
     """The form's own: asked with every event."""
     _quote: Quote
     _final: bytes | None = None  # the piece after which nothing follows
+    _lines = b""  # headers of its own, see `lines_of`
+    _body_bytes = 0
 
     def __init__(
         self, dialect: Dialect, wire: Wire, heads: Heads, request_id: bytes, now_ns: Callable[[], int]
@@ -91,8 +94,6 @@ class Exchange(Border):
         self._request_id = request_id
         self._now_ns = now_ns
         self._created_ns = now_ns()
-        self._headers: Headers = []
-        self._body_bytes = 0
 
     def order(self) -> Order | Awaitable[Order]:
         body = self._wire.body()
@@ -147,26 +148,26 @@ class Exchange(Border):
         self._quote = quote
         if (left := quote.left) is not None:
             if order.stream and left.available_nano is not None:  # its charge is not known yet, so the hold counts
-                self._headers.append(balance_header(left.available_nano))
+                self._lines += lines_of([balance_header(left.available_nano)])
             if left.requests is not None or left.tokens is not None:
-                self._headers += self._dialect.rates(left, quote.priced_ns)
+                self._lines += lines_of(self._dialect.rates(left, quote.priced_ns))
         if quote.lowered:
-            self._headers.append((b"x-steelyard-max-tokens-lowered", str(quote.max_tokens).encode()))
+            self._lines += b"x-steelyard-max-tokens-lowered: %d\r\n" % quote.max_tokens
         if quote.model != order.model:  # an alias, or one that answered in its place
-            self._headers.append((b"x-steelyard-model", _header_text(quote.model)))
+            self._lines += b"x-steelyard-model: %b\r\n" % _header_text(quote.model)
         if quote.reuse is not None:
-            self._headers.append((REUSE_HEADER, quote.reuse.said.encode()))
+            self._lines += b"%b: %b\r\n" % (REUSE_HEADER, quote.reuse.said.encode())
         if self.asked.unknown:
-            self._headers.append((b"x-steelyard-ignored", _header_text(",".join(self.asked.unknown))))
+            self._lines += b"x-steelyard-ignored: %b\r\n" % _header_text(",".join(self.asked.unknown))
 
     def closing(self, usage: Usage) -> bytes:
         form, quote = self._form, self._quote
         bill = bill_of(quote.price, usage) if form.shows_usage else None
         if bill is not None and not self.asked.order.stream:
-            self._headers.append((b"x-steelyard-charge", text_from_nano(bill.charge_nano).encode()))
+            self._lines += b"x-steelyard-charge: %b\r\n" % text_from_nano(bill.charge_nano).encode()
             left = quote.left
             if left is not None and left.available_nano is not None:
-                self._headers.append(balance_header(left.available_nano + quote.hold_nano - bill.charge_nano))
+                self._lines += lines_of([balance_header(left.available_nano + quote.hold_nano - bill.charge_nano)])
         self._final = closing = form.closing(usage, bill)
         self._body_bytes = len(closing)
         if self._wire.started:
@@ -189,16 +190,9 @@ class Exchange(Border):
         if not wire.started:
             took_ns = self._now_ns() - self._created_ns
             took_ms = took_ns // NS_PER_MS if took_ns > 0 else 0  # a wall clock may step back
-            wire.start(
-                200,
-                [
-                    (b"content-type", self._form.content_type),
-                    *id_headers(self._request_id),
-                    *self._headers,
-                    (b"openai-processing-ms", b"%d" % took_ms),
-                    *(_STREAMED if self.asked.order.stream else ((b"content-length", b"%d" % self._body_bytes),)),
-                ],
-            )
+            request_id = b"req_" + hexlify(self._request_id)
+            form = _STREAMED if self.asked.order.stream else b"content-length: %d\r\n" % self._body_bytes
+            wire.start(200, _HEAD % (self._form.content_type, request_id, request_id, self._lines, took_ms, form))
             if self._final is None:
                 self.send = wire.send  # type: ignore[method-assign]  # until it is known what comes last
         return wire.send(piece, last=piece is self._final)
@@ -216,7 +210,7 @@ def _header_text(text: str) -> bytes:
 
 def id_headers(request_id: bytes) -> Headers:
     """The request's id under the name each family of clients reads."""
-    text = b"req_" + hexlify(request_id)
+    text = text_from_id(request_id).encode()
     return [(b"x-request-id", text), (b"request-id", text)]
 
 
@@ -326,5 +320,5 @@ async def refuse(dialect: Dialect, wire: Wire, error: CallerError, request_id: b
         return
     status, headers, body = dialect.refusal(error, request_id)
     length = (b"content-length", str(len(body)).encode())
-    wire.start(status, [*headers, *id_headers(request_id), length])
+    wire.start(status, lines_of([*headers, *id_headers(request_id), length]))
     await answered(wire, body)

@@ -15,7 +15,7 @@ from steelyard.gateway.exact import NOTHING, ExactProtocol, Turn
 from steelyard.gateway.exchange import Border, Hot
 from steelyard.gateway.known_head import KnownHead, learnt
 from steelyard.gateway.once import HEADER as ONCE
-from steelyard.gateway.wire import Body, Headers, Heads, is_too_large, too_large
+from steelyard.gateway.wire import Body, Headers, Heads, is_too_large, lines_of, too_large
 from steelyard.kernel import limits
 from steelyard.kernel.errors import ClientGone
 from steelyard.kernel.outbox import Outbox
@@ -26,7 +26,6 @@ _ORDINARY = frozenset({ONCE, ORIGIN})
 """Headers of requests that the ordinary way serves."""
 _CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
 _END = b"0\r\n\r\n"
-_LINE = b": ".join  # of a name and a value
 _LENGTH = b"\r\ncontent-length: "  # no value has the end of a line in it
 
 
@@ -46,7 +45,7 @@ class FastFront:
 
     def renew(self, headers: Headers) -> None:
         """The server has others now."""
-        self.headers, self.lines = headers, b"".join(b"%b: %b\r\n" % pair for pair in headers)
+        self.headers, self.lines = headers, lines_of(headers)
 
 
 class FastProtocol(ExactProtocol):
@@ -258,13 +257,13 @@ class FastWire(Turn):
     def unwatch(self) -> None:
         return None
 
-    def start(self, status: int, headers: Headers) -> None:
+    def start(self, status: int, lines: bytes) -> None:
         self.started = self.response_started = True
         protocol = self._protocol
         front, own = protocol.front, protocol.server_state.default_headers
         if front.headers is not own:
             front.renew(own)
-        head = STATUS_LINE[status] + front.lines + b"\r\n".join([*map(_LINE, headers), b""])
+        head = STATUS_LINE[status] + front.lines + lines
         if not self.keep_alive:
             head += b"connection: close\r\n"
         if self._is_new and _LENGTH not in head:

@@ -67,8 +67,7 @@ class KnownChats:
             del self._known[around]
             return parse_chat(bytes(body), request_id)
         asked = known.asked
-        params = asked.order.params.copy()
-        params["messages"] = Raw(text)
+        params = {**asked.order.params, "messages": Raw(text)}
         tokens = known.tokens + plain_tokens_max(turns)
         order = msgspec.structs.replace(asked.order, request_id=request_id, params=params, prompt_tokens_max=tokens)
         return ChatOrder(order, asked.include_usage, asked.unknown, asked.tier)

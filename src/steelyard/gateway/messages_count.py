@@ -13,7 +13,7 @@ from steelyard.gateway.exchange import Border, Work, at_the_border, id_headers
 from steelyard.gateway.messages_answer import MessageBody
 from steelyard.gateway.messages_dialect import NAMES, Messages
 from steelyard.gateway.messages_request import parse_count
-from steelyard.gateway.wire import AsgiWire, Heads, Receive, Scope, Send, Wire, body_of, text_of
+from steelyard.gateway.wire import AsgiWire, Heads, Receive, Scope, Send, Wire, body_of, lines_of, text_of
 from steelyard.identity.keys import authenticate
 from steelyard.kernel import limits
 from steelyard.kernel.errors import CallerError, UpstreamError, bad_request, overloaded
@@ -40,7 +40,7 @@ class CountUrl:
     async def _answer(self, wire: Wire, heads: Heads, request_id: bytes) -> None:
         body = msgspec.json.encode({"input_tokens": await self._counted(wire, heads, request_id)})
         length = (b"content-length", str(len(body)).encode())
-        wire.start(200, [(b"content-type", b"application/json"), *id_headers(request_id), length])
+        wire.start(200, lines_of([(b"content-type", b"application/json"), *id_headers(request_id), length]))
         if sending := wire.send(body, last=True):
             await sending
 

@@ -15,7 +15,7 @@ import structlog
 from steelyard.flow import House, paid_request
 from steelyard.gateway.dialect import Dialect
 from steelyard.gateway.left import OF_THE_MOMENT
-from steelyard.gateway.wire import AsgiWire, Headers
+from steelyard.gateway.wire import AsgiWire, Headers, headers_of, lines_of
 from steelyard.identity.keys import authenticate
 from steelyard.kernel import limits
 from steelyard.kernel.errors import CallerError, bad_request
@@ -61,9 +61,9 @@ class RecordingWire(AsgiWire):
         self.body_hash = hashlib.sha256(self._dialect.name + b"\0" + read).digest()
         return read
 
-    def start(self, status: int, headers: Headers) -> None:
-        self.headers = [header for header in headers if not header[0].startswith(OF_THE_MOMENT)]
-        super().start(status, headers)
+    def start(self, status: int, lines: bytes) -> None:
+        self.headers = [header for header in headers_of(lines) if not header[0].startswith(OF_THE_MOMENT)]
+        super().start(status, lines)
 
     async def send(self, piece: bytes, *, last: bool = False) -> None:
         self._size += len(piece)
@@ -85,7 +85,7 @@ class RecordingWire(AsgiWire):
 
     async def replay(self, headers: Headers, body: bytes) -> None:
         """Send a kept answer."""
-        self.start(200, [*headers, (b"idempotent-replayed", b"true")])
+        self.start(200, lines_of([*headers, (b"idempotent-replayed", b"true")]))
         for at in range(0, len(body), limits.ANSWER_PIECE_BYTES):
             await AsgiWire.send(self, body[at : at + limits.ANSWER_PIECE_BYTES])
 

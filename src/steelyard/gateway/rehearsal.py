@@ -47,7 +47,7 @@ class _Part(Border):
 
 
 async def _tell(wire: Wire, body: bytes) -> None:
-    wire.start(200, [(b"content-length", b"%d" % len(body))])
+    wire.start(200, b"content-length: %d\r\n" % len(body))
     wire.unwatch()
     await answered(wire, body)
 

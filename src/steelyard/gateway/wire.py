@@ -41,6 +41,17 @@ def text_of(heads: Heads, name: bytes) -> str | None:
     return None if value is None else str(value, "latin-1")
 
 
+def lines_of(headers: Headers) -> bytes:
+    """As they are sent, each with the end of its line."""
+    return b"".join(b"%b: %b\r\n" % header for header in headers)
+
+
+def headers_of(lines: bytes) -> Headers:
+    """What `lines_of` has made lines of. No name has a colon in it."""
+    found = [line.partition(b": ") for line in lines.split(b"\r\n")[:-1]]
+    return [(name, value) for name, _, value in found]
+
+
 class Wire(Protocol):
     """One exchange, whatever carries it. `gone` turns true when the client hangs up; who serves is then cancelled."""
 
@@ -56,8 +67,9 @@ class Wire(Protocol):
         """From now on a hang-up cancels whoever serves. Call it once the body was waited for: a wire that has it at
         once watches by itself."""
 
-    def start(self, status: int, headers: Headers) -> None:
-        """Fix the head of the answer. It leaves with the first piece, or at the end."""
+    def start(self, status: int, lines: bytes) -> None:
+        """Fix the head of the answer, its headers as `lines_of` makes them. It leaves with the first piece, or at the
+        end."""
 
     def send(self, piece: bytes, *, last: bool = False) -> Sending:
         """Send one piece of the body. Raises ClientGone, or its await does, when it may not have left user space.
@@ -126,9 +138,9 @@ class AsgiWire:
         if task is not None:
             task.cancel()
 
-    def start(self, status: int, headers: Headers) -> None:
+    def start(self, status: int, lines: bytes) -> None:
         self.started = True
-        self._head = {"type": "http.response.start", "status": status, "headers": headers}
+        self._head = {"type": "http.response.start", "status": status, "headers": headers_of(lines)}
 
     async def send(self, piece: bytes, *, last: bool = False) -> None:
         await self._begin()

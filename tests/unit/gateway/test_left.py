@@ -15,6 +15,7 @@ from tests.unit.gateway.test_bad_input import ASKED as EVERY
 from steelyard.gateway.chat_dialect import Chat
 from steelyard.gateway.left import anthropic_rates, balance_header, openai_rates
 from steelyard.gateway.once import RecordingWire
+from steelyard.gateway.wire import lines_of
 from steelyard.kernel.clock import NS_PER_S
 from steelyard.kernel.left import Left, Rate
 from steelyard.kernel.money import nano_from_text
@@ -113,7 +114,8 @@ async def test_a_kept_answer_is_replayed_without_what_was_true_then() -> None:
         sent.append(message)
 
     wire = RecordingWire(Chat(), {"headers": []}, send, send)  # type: ignore[arg-type]
-    wire.start(200, [balance_header(5), (b"x-ratelimit-limit-tokens", b"1"), (b"x-steelyard-charge", b"1.00")])
+    rate, charge = (b"x-ratelimit-limit-tokens", b"1"), (b"x-steelyard-charge", b"1.00")
+    wire.start(200, lines_of([balance_header(5), rate, charge]))
     await wire.send(b"{}")
     assert len(sent[0]["headers"]) == 3
     assert wire.headers == [(b"x-steelyard-charge", b"1.00")]
