@@ -20,7 +20,7 @@ from steelyard.kernel.records import Caller, Order, Quote, Terms
 from steelyard.kernel.roles import Answer, Ask, Teller
 from steelyard.kernel.settled import End, Position, Rated, Settlement
 from steelyard.kernel.tariff import Tariff
-from steelyard.metering.meter import Meter, Reading
+from steelyard.metering.meter import Meter
 from steelyard.rating.bounds import asking, covered
 from steelyard.rating.estimate import Estimator
 from steelyard.rating.rate import rate_all
@@ -67,23 +67,42 @@ async def paid_request(house: House, ask: Ask, answer: Answer) -> Settlement:
         asked = asking(found, order, caller, most, priced_ns)
         granted = house.teller.draw(asked.dearest) or await house.teller.hold(asked.dearest)
         quotes = route(house, caller, order, covered(asked, granted))
-        reading = house.meter.open(order, quotes[0], house.router.in_short(order.request_id))
+        reading = house.meter.open(
+            order, quotes[0], house.router.in_short(order.request_id) if house.router.made else b""
+        )
     except BaseException:
         house.teller.release(order.request_id)
         raise
     end, last = End.UPSTREAM_ERROR, b""
     try:
-        end, last = await relay(house, order, quotes, reading, answer)
+        call: Callable[[Quote, bool], Any] = partial(speak, house.upstreams, order)
+        call = call if quotes[0].reuse is None else house.answers.speaking(quotes[0], call)
+        speech = await served(house.router, order, quotes, Ways(house.clock, call, reading.move, reading.heard))
+        try:
+            answer.begin(order, quote := speech.quote)
+            told = partial(reading.pass_on, answer)
+            capped = Capped(told, quote.max_tokens) if quote.lowered else None
+            if (telling := speech.tell(capped or told)) is not None:
+                await telling
+            speech.whole(reading.spent(total := reading.total), guessed=bool(reading.guessed))
+        except BaseException as error:
+            await speech.close(error)
+            raise
+        closing, rest = answer.closing(total), b""
+        if house.strict or answer.holds_back:  # its end is to wait until the close is on record
+            closing, rest = answer.parted(closing)
+        if sending := reading.deliver(answer, closing, total):
+            await sending
+        reading.commit(total)
+        end, last = End.MONEY_ENDED if capped and capped.met else End.COMPLETE, rest
     except UpstreamError as error:
         end = End.REFUSED if 400 <= error.status < 500 else End.UPSTREAM_ERROR
         if not reading.started:
             raise
         await reading.fail(answer, error)
-    except ClientGone:
-        end = End.CLIENT_GONE
-    except asyncio.CancelledError:
-        end = End.CLIENT_GONE if answer.gone else End.DRAINED
-        if not answer.gone:
+    except (ClientGone, asyncio.CancelledError) as error:
+        end = End.CLIENT_GONE if answer.gone or isinstance(error, ClientGone) else End.DRAINED
+        if end is End.DRAINED:
             raise
     finally:
         closed = reading.close(end)
@@ -105,30 +124,6 @@ def route(house: House, caller: Caller, order: Order, terms: Sequence[Terms]) ->
         wanted, now_ns = Wanted(order, caller, one, snapshot.routes), house.clock.monotonic_ns()
         found = house.router.rank(wanted, found, house.estimator, now_ns)
     return quoted(caller, one, found, reuse)
-
-
-async def relay(house: House, order: Order, quotes: list[Quote], reading: Reading, answer: Answer) -> tuple[End, bytes]:
-    """Call upstreams until one speaks, and pass on what it says. Returns the end, and bytes that wait until then."""
-    call: Callable[[Quote, bool], Any] = partial(speak, house.upstreams, order)
-    if quotes[0].reuse is not None:
-        call = house.answers.speaking(quotes[0], call)
-    speech = await served(house.router, order, quotes, Ways(house.clock, call, reading.move, reading.heard))
-    try:
-        answer.begin(order, quote := speech.quote)
-        told = partial(reading.pass_on, answer)
-        capped = Capped(told, quote.max_tokens) if quote.lowered else None
-        if (telling := speech.tell(capped or told)) is not None:
-            await telling
-        speech.whole(reading.spent(total := reading.total), guessed=bool(reading.guessed))
-    except BaseException as error:
-        await speech.close(error)
-        raise
-    closing = answer.closing(total)
-    closing, last = answer.parted(closing) if house.strict or answer.holds_back else (closing, b"")
-    if sending := reading.deliver(answer, closing, total):
-        await sending
-    reading.commit(total)
-    return End.MONEY_ENDED if capped and capped.met else End.COMPLETE, last
 
 
 def settle(

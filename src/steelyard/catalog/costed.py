@@ -45,7 +45,8 @@ class Prices:
         if snapshot is not self._snapshot:
             self._snapshot, self._known = snapshot, {}
         key = (order.model, order.capability, order.tier, caller.currency)
-        rule = snapshot.routes.keys.get(caller.key_id)
+        keys = snapshot.routes.keys
+        rule = keys.get(caller.key_id) if keys else None
         is_plain = not order.fallbacks and (rule is None or not rule.fallbacks)
         if is_plain and (known := self._known.get(key)) is not None and known[0] <= at_ns < known[1]:
             return known[2]

@@ -131,7 +131,7 @@ class Journal:
         if self._offset + size + reserved > self._segment_bytes:
             self.flush()  # into the room that was kept for them here
             self._rotate(HEADER_BYTES + size + reserved)
-        self._write(frame)
+        self._write(frame, size)
         if opening:
             self._open_requests += 1
         elif closing and self._open_requests:
@@ -155,7 +155,7 @@ class Journal:
         """Write the closes that wait. Safe to call when none does, and when the journal has failed."""
         if self._late:
             with contextlib.suppress(BooksError):  # `failed` is set, and nobody is told that his close was written
-                self._write(b"")
+                self._write(b"", 0)
 
     def _takes_none(self) -> BooksError:
         return BooksError(f"the journal {self._directory.name} takes no more records")
@@ -230,13 +230,13 @@ class Journal:
         os.close(self._fd)
         self._lock.release()
 
-    def _write(self, frame: bytes) -> None:
+    def _write(self, frame: bytes, size: int) -> None:
         """Write what waits and then the frame; all of it has its room."""
         slots = self._late_slots
         if slots:
             frame = b"".join(self._late) + frame
             self._late, self._late_slots = [], []
-        size = len(frame)
+            size = len(frame)
         try:
             written = self._disk.pwrite(self._fd, frame, self._offset)
         except OSError as error:

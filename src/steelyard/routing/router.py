@@ -47,7 +47,7 @@ class Router:
         self.closed: dict[str, tuple[int, str]] = {}  # upstream → until when its account is of no use, and why
         self.affinity = Affinity()
         self._budget = _BUDGET_MAX
-        self._made: OrderedDict[bytes, Made] = OrderedDict()  # the last choices, oldest first
+        self.made: OrderedDict[bytes, Made] = OrderedDict()  # the last choices, oldest first; empty where there is none
         self._asked_again: dict[str, int] = {}  # upstream → when an operator said so
         self.flagged = 0  # requests served at an expected loss
 
@@ -236,26 +236,26 @@ class Router:
         """Of several models that may answer, the choice among the offers of the first that has any counts."""
         made.ranked = ranked
         request_id = made.wanted.order.request_id
-        if (before := self._made.get(request_id)) is None or not before.ranked:
-            self._made[request_id] = made
-        if len(self._made) > limits.CHOICES_KEPT:
-            self._made.popitem(last=False)
+        if (before := self.made.get(request_id)) is None or not before.ranked:
+            self.made[request_id] = made
+        if len(self.made) > limits.CHOICES_KEPT:
+            self.made.popitem(last=False)
 
     def in_short(self, request_id: bytes) -> bytes:
         """Why it was routed so, for the journal; empty where there was nothing to choose."""
-        made = self._made.get(request_id) if self._made else None
+        made = self.made.get(request_id)
         return b"" if made is None else bytes_from_why(made.why([self.state(one.offer) for one in made.candidates]))
 
     def forget(self, request_id: bytes) -> None:
         """It was only thought of: nothing of it stays, and it is no request that was served at a loss."""
-        made = self._made.pop(request_id, None)
+        made = self.made.pop(request_id, None)
         self.affinity.ended(request_id)
         if made is not None and made.ranked:
             self.flagged -= made.loses(made.ranked[0])
 
     def why(self, request_id: bytes) -> Choice | None:
         """How a request was routed, while this worker remembers it; None also where there was nothing to choose."""
-        made = self._made.get(request_id)
+        made = self.made.get(request_id)
         return None if made is None else made.choice([self.state(one.offer) for one in made.candidates])
 
 
