@@ -151,7 +151,7 @@ class FastWire(Turn):
     _pieces: list[Body]  # of a body that is coming
     _size = 0
     _arrival: Signal[None] | None = None  # of the whole body, or of too much of it
-    _leaving: Signal[None]  # the last piece
+    leaving: Signal[None]  # the last piece
     _head = b""  # of the answer, until it leaves
     _chunked = _ended = False
 
@@ -282,18 +282,14 @@ class FastWire(Turn):
                     piece += _END
             elif head:
                 piece = head + piece
-            leaving = self._leaving = Signal()
-            protocol.front.outbox.send(transport, piece, self._written)
+            leaving = self.leaving = Signal()
+            protocol.front.outbox.send(transport, piece, self)
             return leaving
         return self._left()
 
-    def _written(self) -> None:
-        """The piece is with the transport: nearly always that means with the system."""
-        leaving, protocol = self._leaving, self._protocol
-        if protocol.flow.write_paused or self._transport.is_closing():
-            Run(self._tell_left(leaving), protocol.loop, _let_go).start()
-        else:
-            leaving.give()
+    def late(self) -> None:
+        """See `Sender`."""
+        Run(self._tell_left(self.leaving), self._protocol.loop, _let_go).start()
 
     async def _tell_left(self, leaving: Signal[None]) -> None:
         try:

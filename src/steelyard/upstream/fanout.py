@@ -7,6 +7,7 @@ see single sequences and the counts are summed here. Closing the iterator cancel
 import asyncio
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import aclosing
+from functools import partial
 from typing import Protocol, Self, cast
 
 import msgspec
@@ -65,7 +66,7 @@ class _Sole(msgspec.Struct, eq=False):
 
     def said(self, event: Event) -> Said:
         """The only event that `begin` has brought, as it may be handed on. Raises UpstreamError."""
-        kept = kept_of(event, self.offer, _NOTHING, self.max_tokens)
+        kept = kept_of(self.offer, self.max_tokens, event, _NOTHING)
         return 0, kept, kept.usage
 
     def __aiter__(self) -> Self:
@@ -85,7 +86,7 @@ class _Sole(msgspec.Struct, eq=False):
             self.over = events.over
         else:
             event = await events.__anext__()
-        kept = kept_of(event, self.offer, self.told, self.max_tokens)
+        kept = kept_of(self.offer, self.max_tokens, event, self.told)
         if kept is not event:
             self.over = True
             await events.aclose()
@@ -105,17 +106,7 @@ class _Sole(msgspec.Struct, eq=False):
                 await sending
 
     async def _tell(self, told: Told, events: Heard) -> None:
-        offer, told_of, max_tokens = self.offer, self.told, self.max_tokens
-
-        def hand_on(event: Event) -> Sending:
-            nonlocal told_of
-            kept = kept_of(event, offer, told_of, max_tokens)
-            if kept is not event:
-                events.close()
-            told_of = kept.usage
-            return told(0, kept, told_of)
-
-        await events.tell(hand_on)
+        await events.tell(told, partial(kept_of, self.offer, self.max_tokens), self.told)
         self.over = True
 
     async def aclose(self) -> None:
@@ -125,7 +116,7 @@ class _Sole(msgspec.Struct, eq=False):
 
 async def _read(upstream: Upstream, offer: Offer, order: Order) -> AsyncGenerator[Said, None]:
     read = await upstream.read(offer, order.capability, order.params)
-    read = kept_of(read, offer, _NOTHING, limits.TOKENS_TOLD_MAX)  # it has no cap
+    read = kept_of(offer, limits.TOKENS_TOLD_MAX, read, _NOTHING)  # it has no cap
     yield 0, read, read.usage
 
 
@@ -162,7 +153,7 @@ async def _merged(
         async with aclosing(upstream.stream(offer, params, max_tokens, order.request_id, whole)) as events:
             told = _NOTHING
             async for event in events:
-                kept = kept_of(event, offer, told, max_tokens)
+                kept = kept_of(offer, max_tokens, event, told)
                 await queue.put((sequence, kept))
                 if kept is not event:
                     break
@@ -193,7 +184,7 @@ async def _merged(
         await asyncio.gather(*tasks, return_exceptions=True)
 
 
-def kept_of(event: Event, offer: Offer, told: Usage, max_tokens: int) -> Event:
+def kept_of(offer: Offer, max_tokens: int, event: Event, told: Usage) -> Event:
     """The event, or the end in its place if it went beyond the cap: then the call is to be closed.
 
     Raises UpstreamError where nobody can have used what it counts: no account could hold what that came to. What was

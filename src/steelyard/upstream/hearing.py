@@ -11,8 +11,9 @@ import msgspec
 
 from steelyard.kernel import limits
 from steelyard.kernel.errors import UpstreamError
+from steelyard.kernel.quantities import Usage
 from steelyard.kernel.records import Event
-from steelyard.kernel.roles import Sending
+from steelyard.kernel.roles import Told
 from steelyard.kernel.run import Signal, Watch
 from steelyard.upstream.head import FORM, form_in, line_of
 from steelyard.upstream.pool import Destination, Pool, Response
@@ -64,6 +65,10 @@ class Voice(Protocol):
         ...
 
 
+Keep = Callable[[Event, Usage], Event]
+"""Is shown an event, and what those before it come to; what it returns is handed on. Another event in the place of what
+was shown is the last one."""
+_NOTHING = Usage()
 _SAID: Signal[None] = Signal()
 _SAID.give(None)
 
@@ -83,7 +88,9 @@ class Heard(msgspec.Struct, eq=False):
     _whole: Whole | None = None
     _response: Response | None = None
     _new: Sequence[Event] = ()  # of the last read, to be handed out first
-    _told: Callable[[Event], Sending] | None = None  # while it tells: whoever is told may have it
+    _told: Told | None = None  # while it tells: whoever is told may have it
+    _keep: Keep | None = None  # like him
+    _kept: Usage = _NOTHING  # what those who were told have had
     _watch: Watch[Awaitable[None]] | None = None  # while it waits for more to hand on
     _failure: UpstreamError | None = None  # of the same read: what came before it is delivered
     begun: bool = False
@@ -186,12 +193,14 @@ class Heard(msgspec.Struct, eq=False):
             self.close()
             raise self._voice.veiled(error) from None
 
-    async def tell(self, told: Callable[[Event], Sending]) -> None:
-        """Hand on each event in the very call that brings it; return when all was said. Raises UpstreamError.
+    async def tell(self, told: Told, keep: Keep, kept: Usage = _NOTHING) -> None:
+        """Hand on each event in the very call that brings it, as sequence 0; return when all was said. Raises
+        UpstreamError.
 
-        What `told` returns is awaited before more is read. Closing it in `told` ends it.
+        `kept`: what was handed on before. What `told` returns is awaited before more is read. Closing it in `told`
+        ends it.
         """
-        self._told = told
+        self._told, self._keep, self._kept = told, keep, kept
         try:
             while not self.over or self._new:
                 if (sending := self._hand_on()) is None:
@@ -199,7 +208,7 @@ class Heard(msgspec.Struct, eq=False):
                 if sending is not None:
                     await sending
         finally:
-            self._told = None
+            self._told = self._keep = None
 
     async def _watched(self) -> Awaitable[None] | None:
         """Wait for more and hand it on; returns what to await then."""
@@ -213,15 +222,32 @@ class Heard(msgspec.Struct, eq=False):
 
     def _hand_on(self) -> Awaitable[None] | None:
         """Hand on what has come. Returns what to await then; None: more is to come."""
-        told, response = self._told, self._response
-        assert told is not None  # noqa: S101 - it is told
-        while (event := self.take()) is not None:
-            if (sending := told(event)) is not None:
+        told, keep, response, hearing = self._told, self._keep, self._response, self._hearing
+        assert told is not None and keep is not None  # noqa: S101 - it is told
+        assert response is not None and hearing is not None  # noqa: S101 - it has begun, and comes in pieces
+        event: Event | None
+        while True:
+            goes_on, read = not (self._new or self.over or self._failure is not None or hearing.done), None
+            if goes_on and (read := response.take()):  # as nearly always: what `take` does with it, without a call
+                try:
+                    events = hearing.hear(read)
+                except UpstreamError as error:
+                    self._failure, events = error, hearing.events()
+                if not events:
+                    continue
+                event, self._new = events[0], events[1:]
+            elif (event := self.take()) is None:
+                break
+            kept = keep(event, self._kept)
+            if kept is not event:
+                self.close()
+            self._kept = usage = kept.usage
+            if (sending := told(0, kept, usage)) is not None:
                 return sending
             if self.over and not self._new:
                 return _SAID
-            if self.dry and not (response is None or response.over):
-                return None
+            if read and not (self._new or self._failure is not None or hearing.done or response.over):
+                return None  # nothing else can have come
         if self._watch is not None:
             self._attend(self._watch)  # or nothing more is to come
         return None

@@ -16,6 +16,7 @@ from tests.fakes.engine import HEAD, Exchange, chunk, scripted, sse
 from steelyard.kernel import limits
 from steelyard.kernel.errors import UpstreamError
 from steelyard.kernel.offers import Offer
+from steelyard.kernel.quantities import Usage
 from steelyard.kernel.records import Event
 from steelyard.kernel.run import Run, Signal, Watch
 from steelyard.upstream.hearing import Heard
@@ -65,9 +66,13 @@ async def asked(heard: Heard, seen: list[Event]) -> None:
         seen.append(event)
 
 
+def as_it_is(event: Event, before: Usage) -> Event:
+    return event
+
+
 async def told(heard: Heard, seen: list[Event]) -> None:
     await heard.begin()
-    await heard.tell(seen.append)
+    await heard.tell(lambda sequence, event, usage: seen.append(event), as_it_is)
 
 
 @pytest.mark.parametrize("scene", SCENES + BROKEN)
@@ -111,11 +116,11 @@ class Listener:
     async def _listen(self) -> None:
         try:
             await self.heard.begin()
-            await self.heard.tell(self.take)
+            await self.heard.tell(self.take, as_it_is)
         finally:
             await self.heard.aclose()
 
-    def take(self, event: Event) -> Signal[None] | None:
+    def take(self, sequence: int, event: Event, usage: Usage) -> Signal[None] | None:
         self.texts.append(event.text)
         return self.waits
 
