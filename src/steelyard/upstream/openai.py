@@ -4,6 +4,9 @@ Owns the exchange: what is sent where, with which credential, and how an answer 
 does differently stands in its `Vendor`. Knows no money and no customer dialect.
 """
 
+from collections.abc import Callable
+from typing import Any
+
 import msgspec
 import structlog
 from msgspec import Raw
@@ -23,7 +26,7 @@ from steelyard.upstream.openai_reading import PATHS, answer_of
 from steelyard.upstream.openai_whole import WholeAnswer
 from steelyard.upstream.pool import Destination, Pool, Request, Response
 from steelyard.upstream.protocol import Events
-from steelyard.upstream.vendor import ANY_VENDOR, WITHHELD, Asked, Vendor
+from steelyard.upstream.vendor import ANY_VENDOR, WITHHELD, Asked, Vendor, fields_of
 from steelyard.upstream.whose import not_carried
 
 log = structlog.get_logger()
@@ -34,6 +37,7 @@ _LINES = {
     "authorization": "Bearer {key}",
 }
 _encode = msgspec.json.encode
+Fields = Callable[[Asked], dict[str, Any]]
 
 
 class OpenAI:
@@ -49,7 +53,7 @@ class OpenAI:
         lines = {**_LINES, **vendor.headers}
         self._signed = vendor.token and Signed(self._credential, lines, vendor.token, clock or SystemClock())
         self._headers = b"" if self._signed else self._credential.headers(**lines)
-        self._known: dict[tuple[str, str], Destination] = {}  # by address and path
+        self._known: dict[tuple[str, str, str], tuple[Destination, Fields]] = {}  # by address, path and model
 
     @property
     def name(self) -> str:
@@ -65,10 +69,10 @@ class OpenAI:
             raise not_carried(self._name, "prompt", "this model answers conversations only; ask /v1/chat/completions")
         asked = Asked(self._name, offer.upstream_model, params, max_tokens, whole)
         try:
-            to = self._known[offer.address, path]
+            to, fields = self._known[offer.address, path, offer.upstream_model]
         except KeyError:
-            to = self._destination(offer, path)
-        body = _encode(vendor.fields(asked))
+            to, fields = self._way(offer, path)
+        body = _encode(fields(asked))
         if whole:
             return Heard(self._pool, to, body, self, None, WholeAnswer(asked, vendor))
         return Heard(self._pool, to, body, self, Answer(vendor, asked))
@@ -130,13 +134,16 @@ class OpenAI:
         except UpstreamError as error:
             raise self.veiled(error) from None
 
-    def _destination(self, offer: Offer, path: str) -> Destination:
-        to = self._pool.destination(self._request(offer, "POST", path))
+    def _way(self, offer: Offer, path: str) -> tuple[Destination, Fields]:
+        """Where orders for an offer go, and what makes bodies of them."""
+        vendor = self._vendor
+        fields = vendor.fields if vendor.is_own is None or vendor.is_own(offer.upstream_model) else fields_of
+        way = self._pool.destination(self._request(offer, "POST", path)), fields
         if not self._signed:  # whose headers do not stay as they are
             if len(self._known) >= limits.ADDRESSES_KNOWN_MAX:
                 self._known.clear()
-            self._known[offer.address, path] = to
-        return to
+            self._known[offer.address, path, offer.upstream_model] = way
+        return way
 
     def _request(self, offer: Offer, method: str, path: str, body: bytes = b"", *, is_whole: bool = False) -> Request:
         """`path` lies below the API, unless it `is_whole`."""

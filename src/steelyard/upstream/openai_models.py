@@ -65,4 +65,8 @@ def _least(model: str) -> str:
     return _NEVER_OFF.get(family[0] if family else "", "none")
 
 
-OPENAI = Vendor(fields=_fields, faults=FAULTS)
+def _is_own(model: str) -> bool:
+    return any(_known(model))
+
+
+OPENAI = Vendor(fields=_fields, faults=FAULTS, is_own=_is_own)

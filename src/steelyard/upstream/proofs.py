@@ -7,13 +7,15 @@ from msgspec import Raw
 
 _ON_TURNS, _ON_CALLS = "thinking_blocks", "extra_content"
 _MARKS = (f'"{_ON_TURNS}"'.encode(), f'"{_ON_CALLS}"'.encode())
+SIGN = b"_"
+"""In all that is looked for: a text without it proves nothing, and one byte is soon looked for."""
 _turns = msgspec.json.Decoder(list[dict[str, Any]])
 
 
 def without_proofs(messages: Raw) -> Raw:
     """The turns without signed reasoning and without signatures of calls: only whoever signed them can read them."""
     text = bytes(messages)
-    if b"_" not in text or not any(mark in text for mark in _MARKS):  # both have one, and one byte is soon looked for
+    if SIGN not in text or not any(mark in text for mark in _MARKS):
         return messages
     return Raw(msgspec.json.encode([_without(turn) for turn in _turns.decode(text)]))
 

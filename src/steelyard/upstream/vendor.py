@@ -16,7 +16,7 @@ from steelyard.upstream.counting import CountAt
 from steelyard.upstream.credential import Token
 from steelyard.upstream.fault_table import FaultTable
 from steelyard.upstream.openai_fault import ANY
-from steelyard.upstream.proofs import without_proofs
+from steelyard.upstream.proofs import SIGN, without_proofs
 
 WITHHELD = frozenset(
     {
@@ -76,8 +76,9 @@ def fields_of(asked: Asked) -> dict[str, Any]:
     if not WITHHELD.isdisjoint(params):
         params = {name: value for name, value in params.items() if name not in WITHHELD}
     fields: dict[str, Any] = {**params, "model": asked.model, "max_tokens": asked.max_tokens}
-    if "messages" in params:
-        fields["messages"] = without_proofs(params["messages"])
+    messages = params.get("messages")
+    if messages is not None and SIGN in bytes(messages):
+        fields["messages"] = without_proofs(messages)
     if "prompt" in params and "logprobs" in params:  # a completion's `logprobs` is the number of alternatives
         fields["logprobs"] = fields.pop("top_logprobs", 1)
     return fields if asked.whole else fields | _STREAM
@@ -88,6 +89,7 @@ class Vendor:
     """One vendor's ways.
 
     - `fields`: an order → the body. Raises UpstreamError 400 that names a field which cannot be carried over.
+    - `is_own`: whether `fields` is for a model of this name; others are asked as at a server nobody knows.
     - `faults`: its statuses and codes; `ends`: canonical words for its ends of an answer, those of everybody included.
     - `headers`: further lines of every request; `token`: what is sent instead of the key.
     - `base`: where its API lies when an address names no path.
@@ -99,6 +101,7 @@ class Vendor:
     """
 
     fields: Callable[[Asked], dict[str, Any]] = fields_of
+    is_own: Callable[[str], bool] | None = None
     faults: FaultTable = ANY
     ends: Mapping[str, str] = field(default_factory=lambda: ENDS)
     headers: Mapping[str, str] = field(default_factory=dict)

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from steelyard.kernel import limits
 from steelyard.kernel.outbox import Outbox
-from steelyard.upstream.head import known_of
+from steelyard.upstream.head import FORM, form_in, known_of, line_of
 from steelyard.upstream.http1 import Connection, Patience
 from steelyard.upstream.wheel import Wheel
 
@@ -58,7 +58,8 @@ class Talk:
         body = b"".join(one.pieces)
         one.pieces.clear()
         ends = (one.head_done, one.complete, one.kept, one.answered, one.lost())
-        found = (one.status, one.head, body, one._failed, *ends)
+        form = one.form or form_in(line_of(one.head, FORM))
+        found = (one.status, one.head, body, form, one._failed, *ends)
         if one.complete and one.kept:
             one.rest()
         else:

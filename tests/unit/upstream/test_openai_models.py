@@ -4,11 +4,13 @@ from typing import Any
 
 import msgspec
 import pytest
+from msgspec import Raw
 from tests.unit.upstream.asking import body
 
 from steelyard.kernel.faults import Fault
 from steelyard.upstream.openai_fault import refusal
 from steelyard.upstream.openai_models import FAULTS, OPENAI
+from steelyard.upstream.vendor import Asked, fields_of
 
 
 @pytest.mark.parametrize("model", ["gpt-4o", "gpt-5-chat-latest", "Qwen/Qwen3-8B", "gpt-oss-120b", "o-nothing"])
@@ -16,6 +18,16 @@ def test_a_model_that_does_not_reason_is_asked_as_any_other(model: str) -> None:
     sent = body(OPENAI, model, enable_thinking=True, thinking_budget=5)
     assert (sent["max_tokens"], sent["enable_thinking"], sent["thinking_budget"]) == (1000, True, 5)
     assert "max_completion_tokens" not in sent
+
+
+@pytest.mark.parametrize(
+    "model", ["gpt-4o", "gpt-5", "o3", "chatgpt-4o-latest", "Qwen/Qwen3-8B", "kimi", "gpt-oss-120b"]
+)
+def test_a_model_that_is_not_its_own_is_asked_as_at_a_server_nobody_knows(model: str) -> None:
+    turns = [{"role": "assistant", "content": "ho", "reasoning_content": "hm", "thinking_blocks": []}]
+    params = {"messages": Raw(msgspec.json.encode(turns)), "reasoning_effort": Raw(b'"low"')}
+    asked = Asked("u", model, params, 9)
+    assert OPENAI.is_own is not None and (OPENAI.fields(asked) == fields_of(asked)) is not OPENAI.is_own(model)
 
 
 @pytest.mark.parametrize(("model", "kept"), [("gpt-4o", False), ("o3", False), ("gpt-oss-120b", True), ("kimi", True)])
