@@ -41,6 +41,8 @@ _USAGE = (
     b'"completion_tokens_details":{"reasoning_tokens":%d},'
     b'"prompt_cache_hit_tokens":%d,"prompt_cache_miss_tokens":%d'
 )
+_WHOLE = _HEAD + b',"choices":%b%b%b,"usage":' + _USAGE + b',"steelyard":{"charge":"%b","currency":%b}}}'
+"""A body of one text, in one piece."""
 
 
 class Bill(msgspec.Struct, frozen=True):
@@ -121,13 +123,13 @@ def sequences_of(order: Order) -> list[Spoken]:
 def head_of(order: Order, kind: bytes, created_ns: int, tier: str | None = None) -> bytes:
     """The fields every chunk of an answer repeats, as the beginning of a JSON object."""
     family, request_id = b"cmpl" if order.prompts else b"chatcmpl", hexlify(order.request_id)
-    head = _HEAD % (family, request_id, kind, created_ns // NS_PER_S, _name(order.model), _FINGERPRINT)
+    head = _HEAD % (family, request_id, kind, created_ns // NS_PER_S, _json(order.model), _FINGERPRINT)
     return b'%b,"service_tier":%b' % (head, _encode(tier)) if tier else head
 
 
 @lru_cache(maxsize=256)
-def _name(model: str) -> bytes:
-    return _encode(model)
+def _json(name: str) -> bytes:
+    return _encode(name)
 
 
 def _choice(index: int, delta: dict[str, Any], finish: str | None = None, logprobs: msgspec.Raw | None = None) -> bytes:
@@ -265,12 +267,27 @@ class ChatBody(msgspec.Struct):
         return b""
 
     def closing(self, usage: Usage, bill: Bill | None = None) -> bytes:
-        head = head_of(self.order, b"chat.completion", self.created_ns, self.tier)
-        if (only := self.only) is not None and only.finish is not None:
-            before, behind = _around_whole(only.finish)
-            shown = usage_shown(usage, (only,), bill)
-            return b'%b,"choices":%b%b%b,"usage":%b}' % (head, before, _encode(only.text), behind, shown)
+        only, order = self.only, self.order
+        if only is None or bill is None or only.estimated or self.tier:
+            return self._gathered(usage, bill)
+        head = (
+            b"chatcmpl",
+            hexlify(order.request_id),
+            b"chat.completion",
+            self.created_ns // NS_PER_S,
+            _json(order.model),
+        )
+        before, behind = _around_whole(only.finish or "")
+        charge = text_from_nano(bill.charge_nano).encode()
+        shown = *_counts(usage), charge, _json(bill.currency)
+        return _WHOLE % (*head, _FINGERPRINT, before, _encode(only.text), behind, *shown)
+
+    def _gathered(self, usage: Usage, bill: Bill | None) -> bytes:
+        """However much was said."""
         spoken = self.spoken or sequences_of(self.order)
+        if self.only is not None:
+            gather(spoken[0], self.only)
+        head = head_of(self.order, b"chat.completion", self.created_ns, self.tier)
         choices = [_whole(place, one) for place, one in enumerate(spoken)]
         return b'%b,"choices":%b,"usage":%b}' % (head, _encode(choices), usage_shown(usage, spoken, bill))
 
@@ -304,9 +321,7 @@ def gather(spoken: Spoken, event: Event) -> None:
 def usage_shown(usage: Usage, spoken: Sequence[Spoken | Event], bill: Bill | None) -> bytes:
     """OpenAI-style usage: `prompt_tokens` includes those read from a cache and written to one, `completion_tokens` the
     reasoning. DeepSeek's two names are given as well, and what this costs so far under `steelyard`."""
-    prompt, generated, cached = usage.projected
-    counts = prompt, generated, prompt + generated, cached, usage.cache_write, usage.reasoning, cached, prompt - cached
-    shown = _USAGE % counts
+    shown = _USAGE % _counts(usage)
     if bill is None:
         return shown + b"}"
     estimated = False
@@ -314,6 +329,12 @@ def usage_shown(usage: Usage, spoken: Sequence[Spoken | Event], bill: Bill | Non
         estimated = estimated or one.estimated
     billed = bill.shown(estimated=estimated)
     return b'%b,"steelyard":%b}' % (shown, _encode(billed))
+
+
+def _counts(usage: Usage) -> tuple[int, ...]:
+    """As they stand in `_USAGE`."""
+    prompt, generated, cached = usage.projected
+    return prompt, generated, prompt + generated, cached, usage.cache_write, usage.reasoning, cached, prompt - cached
 
 
 def one_of_each(pieces: Sequence[CallPiece]) -> list[CallPiece]:

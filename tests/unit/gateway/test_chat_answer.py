@@ -62,13 +62,18 @@ def test_a_body_is_these_bytes() -> None:
 _LETTERS = st.sampled_from(["", "a", '"', "\u00e9\n"])
 
 
-@given(_LETTERS, st.sampled_from(["stop", "length", "tool_calls", "content_filter", "", '"']), st.booleans())
-def test_an_answer_in_one_event_has_the_bytes_of_the_same_in_two(text: str, finish: str, estimated: bool) -> None:
-    bodies = [ChatBody(NAMED, 5_000_000_000, "default") for _ in range(2)]
+_ENDS = st.sampled_from(["stop", "length", "tool_calls", "content_filter", "", '"'])
+
+
+@given(_LETTERS, _ENDS, st.booleans(), st.sampled_from([None, "default"]), st.sampled_from([None, BILL]))
+def test_an_answer_in_one_event_has_the_bytes_of_the_same_in_two(
+    text: str, finish: str, estimated: bool, tier: str | None, bill: Bill | None
+) -> None:
+    bodies = [ChatBody(NAMED, 5_000_000_000, tier) for _ in range(2)]
     bodies[0].render(0, Event(text, USAGE, finish, estimated=estimated))
     for event in (Event(text, USAGE), Event("", USAGE, finish, estimated=estimated)):
         bodies[1].render(0, event)
-    assert bodies[0].closing(USAGE, BILL) == bodies[1].closing(USAGE, BILL)
+    assert bodies[0].closing(USAGE, bill) == bodies[1].closing(USAGE, bill)
 
 
 @given(st.lists(st.builds(Event, _LETTERS, finish=st.sampled_from([None, "stop"]), reasoning=_LETTERS), max_size=3))
