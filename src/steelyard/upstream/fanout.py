@@ -101,9 +101,16 @@ class _Sole(msgspec.Struct, eq=False):
         return self._tell(told, events) if isinstance(events, Heard) else self._tell_all(told)
 
     async def _tell_all(self, told: Told) -> None:
-        async for said in self:
-            if (sending := told(*said)) is not None:
+        """`__anext__` for all of it, without a coroutine for each."""
+        async for event in self.events:
+            kept = kept_of(self.offer, self.max_tokens, event, self.told)
+            self.told = kept.usage
+            if kept is not event:
+                await self.aclose()
+            if (sending := told(0, kept, self.told)) is not None:
                 await sending
+            if self.over:
+                break
 
     async def _tell(self, told: Told, events: Heard) -> None:
         await events.tell(told, partial(kept_of, self.offer, self.max_tokens), self.told)

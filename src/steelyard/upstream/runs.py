@@ -6,6 +6,7 @@ left to the parser of single events. Knows JSON's texts and no dialect.
 """
 
 import re
+from collections.abc import Callable
 from functools import lru_cache
 from operator import itemgetter
 
@@ -28,23 +29,24 @@ class Run(msgspec.Struct, frozen=True, gc=False):
     end: int
 
 
-class Runs:
+class Runs(msgspec.Struct, eq=False):
     """The frame of one stream's events, as far as it is known."""
 
-    __slots__ = (
-        *("_begin", "_begins", "_between", "_betweens", "_cut", "_cuts", "_ends", "_field", "_tail", "_tails", "_text"),
-        *("_tries", "before", "behind", "known"),
-    )
-
-    def __init__(self) -> None:
-        self.before = self.behind = b""  # what stood on the wire around the data of the last event
-        self.known = False  # whether there is a frame at all
-        self._field = ""
-        self._begin = self._tail = self._between = self._cut = b""
-        self._begins = self._tails = self._betweens = self._cuts = 0  # how long each of these is
-        self._ends = 0  # where a tail stops being JSON
-        self._text = itemgetter(slice(0))  # of an event's data
-        self._tries = 0
+    before: bytes = b""  # what stood on the wire before the data of the last event
+    behind: bytes = b""  # and behind it
+    known: bool = False  # whether there is a frame at all
+    begin: bytes = b""  # what stands before each text
+    _field: str = ""
+    _tail: bytes = b""
+    _between: bytes = b""
+    _cut: bytes = b""
+    _begins: int = 0  # how long each of these is
+    _tails: int = 0
+    _betweens: int = 0
+    _cuts: int = 0
+    _ends: int = 0  # where a tail stops being JSON
+    _text: Callable[[bytes], bytes] = itemgetter(slice(0))  # of an event's data
+    _tries: int = 0
 
     def learn(self, field: str, data: bytes) -> None:
         """The parser has read `data`, the last event's, and found a text in this field and nothing else in it."""
@@ -61,15 +63,15 @@ class Runs:
             return
         before, behind = self.before, self.behind
         self.known, self._field = True, field
-        self._begin, self._tail = before + data[:start], data[stop:] + behind
-        self._between, self._cut = self._tail + self._begin, behind + before
-        self._begins, self._tails = len(self._begin), len(self._tail)
+        self.begin, self._tail = before + data[:start], data[stop:] + behind
+        self._between, self._cut = self._tail + self.begin, behind + before
+        self._begins, self._tails = len(self.begin), len(self._tail)
         self._betweens, self._cuts, self._ends = self._begins + self._tails, len(self._cut), len(behind)
         self._text = itemgetter(slice(start, stop))
 
     def take(self, buffer: bytes, at: int) -> Run | None:
         """The run that begins at `at`; None where there is none, or it is not surely one."""
-        if not self.known or not buffer.startswith(self._begin, at):
+        if not self.known or not buffer.startswith(self.begin, at):
             return None
         tail = self._tail
         first = at + self._begins

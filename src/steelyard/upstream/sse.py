@@ -6,6 +6,8 @@ which nobody sends, is not a line end here. Only `data` fields are kept. Knows n
 
 from collections.abc import Callable
 
+import msgspec
+
 from steelyard.kernel import limits
 from steelyard.kernel.errors import UpstreamError
 from steelyard.upstream.runs import Run, Runs
@@ -13,21 +15,15 @@ from steelyard.upstream.runs import Run, Runs
 _SPACE, _RETURN = b" \r"
 
 
-class EventReader:
-    """Feed it reads, by one of the two ways; get the data of the events that became complete.
+class EventReader(msgspec.Struct, eq=False):
+    """Feed it reads, by one of the two ways; get the data of the events that became complete."""
 
-    `between`: what has come ends with the end of an event.
-    """
-
-    __slots__ = ("_data", "_data_bytes", "_event_bytes_max", "_rest", "_upstream", "between")
-
-    def __init__(self, upstream: str, *, event_bytes_max: int = limits.SSE_EVENT_BYTES_MAX) -> None:
-        self.between = True
-        self._upstream = upstream
-        self._event_bytes_max = event_bytes_max
-        self._rest = b""
-        self._data: list[bytes] = []
-        self._data_bytes = 0
+    upstream: str
+    event_bytes_max: int = limits.SSE_EVENT_BYTES_MAX
+    between: bool = True  # what has come ends with the end of an event
+    _rest: bytes = b""
+    _data: list[bytes] = []
+    _data_bytes: int = 0
 
     def feed(self, read: bytes) -> list[bytes]:
         """The data of each event completed by this read. Raises UpstreamError when one event outgrows the bound."""
@@ -84,11 +80,13 @@ class EventReader:
                     self._data_bytes = 0
                     runs.behind = b"\r\n\r\n" if line else b"\n\n"
                     one(whole)
-            run = None if data or not runs.known else runs.take(buffer, at)
+            run = None
+            if not data and runs.known and buffer.startswith(runs.begin, at):
+                run = runs.take(buffer, at)
         self._rest = buffer[at:]
         self._check_size()
 
     def _check_size(self) -> None:
         self.between = not (self._rest or self._data)
-        if len(self._rest) + self._data_bytes > self._event_bytes_max:
-            raise UpstreamError(self._upstream, f"sent an event of more than {self._event_bytes_max} bytes")
+        if len(self._rest) + self._data_bytes > self.event_bytes_max:
+            raise UpstreamError(self.upstream, f"sent an event of more than {self.event_bytes_max} bytes")

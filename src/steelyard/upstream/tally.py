@@ -19,20 +19,17 @@ _BYTES_PER_TOKEN = 4  # of an answer without any count
 _BYTES_PER_TOKEN_MAX = 8  # of a prompt whose count is still to come: low, so that the count only rises
 
 
-class Tally:
-    """The counts of one sequence. `asked_bytes` finds out the size of the prompt's text, for where no counts come."""
+class Tally(msgspec.Struct, eq=False):
+    """The counts of one sequence."""
 
-    __slots__ = ("_asked_bytes", "_low", "_said_bytes", "_thought_bytes", "_told", "_upstream", "pieces", "thoughts")
-
-    def __init__(self, upstream: str, asked_bytes: Callable[[], int]) -> None:
-        self.pieces = 0  # that said something: at least one token each
-        self.thoughts = 0  # pieces of reasoning, beside the others
-        self._upstream = upstream
-        self._asked_bytes = asked_bytes
-        self._low = 0  # tokens of the prompt, at least; 0: not asked for yet
-        self._said_bytes = 0
-        self._thought_bytes = 0
-        self._told = _NOTHING
+    _upstream: str
+    _asked_bytes: Callable[[], int]  # finds out the size of the prompt's text, for where no counts come
+    pieces: int = 0  # that said something: at least one token each
+    thoughts: int = 0  # pieces of reasoning, beside the others
+    _low: int = 0  # tokens of the prompt, at least; 0: not asked for yet
+    _said_bytes: int = 0
+    _thought_bytes: int = 0
+    _told: Usage = _NOTHING
 
     def say(self, text: str) -> None:
         """What the answer holds, token by token or not."""
