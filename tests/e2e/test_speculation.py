@@ -10,6 +10,7 @@ import pytest
 from msgspec import Raw
 from tests.e2e.conftest import LLAMA_CPP, OPENVINO_HERE
 from tests.e2e.local_engine import Engine, answer, params, running
+from tests.fakes.mtp_model import write_mtp_model
 from tests.platform import Platform, wait_for
 
 from steelyard.engines.choice import OPENVINO, XLLAMACPP
@@ -128,6 +129,37 @@ async def test_logprobs_have_one_entry_per_token_or_are_refused(pair: Pair, upst
     for one, other in zip(*told, strict=True):
         assert one["token"] == other["token"]
         assert one["logprob"] == pytest.approx(other["logprob"], abs=1e-3), "with 8 bits of cache it was 0.05"
+
+
+@pytest.fixture(scope="module")
+def mtp(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Pair]:
+    """llama.cpp over a tiny model that has a layer for it, without and with it."""
+    folder = tmp_path_factory.mktemp("mtp")
+    command = ("--model", str(write_mtp_model(folder / "tiny.gguf")), "--slots", "2")
+    drafts = (*command, "--speculate", "mtp")
+    with running("engine", folder / "0", *command) as plain, running("engine", folder / "1", *drafts) as drafting:
+        yield Pair(XLLAMACPP, plain, drafting)
+
+
+async def test_layers_made_for_drafting_change_nothing_either(mtp: Pair, upstream: LlamaCpp) -> None:
+    """How many of their drafts are right says nothing here, where the weights are noise; some are, and some are not."""
+    before = await load(mtp.drafting)
+    asked = [params(text, ignore_eos=True) for text in ("hello", "world", "the quick brown fox")]
+    alone = [await both(mtp, upstream, one, 60) for one in asked]
+    together = await asyncio.gather(*(answer(upstream, mtp.drafting.offer, one, 60) for one in asked))
+    assert [text for text, _ in alone] == [text for text, _ in together]
+    assert {(last.finish, last.usage.output) for _, last in together} == {("length", 60)}
+    after = await load(mtp.drafting)
+    drafted = (after.drafted_tokens or 0) - (before.drafted_tokens or 0)
+    accepted = (after.accepted_tokens or 0) - (before.accepted_tokens or 0)
+    assert (after.decode_tokens or 0) - (before.decode_tokens or 0) == 2 * len(asked) * 60
+    assert 0 < accepted < drafted
+    assert not (await load(mtp.plain)).drafted_tokens
+    whole = alone[0][0]
+    text, last = await both(mtp, upstream, params("hello", ignore_eos=True, stop=[whole[7:10]]), 60)
+    assert (text, last.finish) == (whole.partition(whole[7:10])[0], "stop")
+    with pytest.raises(UpstreamError, match="'logprobs' are not told by an engine that drafts tokens"):
+        await answer(upstream, mtp.drafting.offer, params("hello", logprobs=True, top_logprobs=1), 5)
 
 
 async def test_the_bill_counts_the_answer_and_the_operator_sees_the_drafts(
