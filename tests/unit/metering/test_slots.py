@@ -215,6 +215,19 @@ def test_counts_are_on_the_medium_an_interval_after_the_commit(tmp_path: Path, m
     slots.close()
 
 
+def test_whoever_comes_after_a_pause_is_synced_as_well(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(limits, "SLOTS_SYNC_INTERVAL_MS", 0.1)
+    slots = Slots.create(tmp_path / "slots", 4)
+    for number in range(20):
+        index = slots.claim(request_id(number))
+        assert index is not None
+        wait_for(lambda: not slots._dirty)
+        slots.free(index)
+        if number % 2:  # by then the thread sleeps, else perhaps not yet
+            wait_for(lambda: not slots._told)
+    slots.close()
+
+
 def test_nothing_in_flight_syncs_nothing(tmp_path: Path) -> None:
     disk = FaultyDisk()
     slots = Slots.create(tmp_path / "slots", 4, disk=disk, threaded=False)
