@@ -57,7 +57,10 @@ class Border:
         if self.admission is not None:
             self.admission.leave(self.held_bytes)
         if error is None and not wire.gone:
-            ending = wire.end()
+            try:
+                ending = wire.end()
+            except BaseException as failed:  # noqa: BLE001 - many are told in one turn: one must not keep it from others
+                return _told(self._dialect, wire, self._request_id, failed)
             return None if ending is None else _ended(self._dialect, wire, self._request_id, ending)
         if isinstance(error, UpstreamError):
             error = self.in_own_words(error)
