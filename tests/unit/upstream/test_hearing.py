@@ -110,19 +110,23 @@ class Listener:
         self.heard = heard
         self.texts: list[str] = []
         self.waits: Signal[None] | None = None  # returned for the next event
+        self.keep = as_it_is
         self.run = Run(self._listen(), asyncio.get_running_loop(), lambda run: None)
         self.run.start()
 
     async def _listen(self) -> None:
         try:
             await self.heard.begin()
-            await self.heard.tell(self.take, as_it_is)
+            await self.heard.tell(self.take, self.kept)
         finally:
             await self.heard.aclose()
 
     def take(self, sequence: int, event: Event, usage: Usage) -> Signal[None] | None:
         self.texts.append(event.text)
         return self.waits
+
+    def kept(self, event: Event, before: Usage) -> Event:
+        return self.keep(event, before)
 
     async def until(self, *texts: str) -> None:
         async with asyncio.timeout(20):
@@ -249,6 +253,24 @@ async def test_silence_ends_it() -> None:
             connection.look(connection.since_s + limits.UPSTREAM_SILENCE_S + 1)
         error = await listener.end()
         assert isinstance(error, UpstreamError) and "said nothing" in error.message
+
+
+async def test_an_event_in_the_place_of_another_is_the_last_and_ends_the_call() -> None:
+    async with listening() as (listener, say, exchange, _pool):
+        await say(chunk(said("b")))
+        await listener.until("a", "b")
+        shown: list[tuple[str, int]] = []
+
+        def keep(event: Event, before: Usage) -> Event:
+            shown.append((event.text, before.output))
+            return Event("!", before, "length", cut=True)
+
+        listener.keep = keep
+        await say(chunk(said("c")))
+        assert await listener.end() is None
+        assert (listener.texts, shown) == (["a", "b", "!"], [("c", 2)])
+        with contextlib.suppress(ConnectionError):
+            await exchange.gone()
 
 
 async def test_one_who_is_cancelled_is_told_nothing_more() -> None:
