@@ -195,7 +195,7 @@ def plain_tokens_max(turns: Sequence[PlainTurn | UnescapedTurn]) -> int:
     tokens = _MESSAGE_TOKENS * len(turns)
     for turn in turns:
         content = turn.content
-        tokens += len(content) if isinstance(content, str) and content.isascii() else _text_bytes(content)
+        tokens += len(content) if type(content) is str and content.isascii() else _text_bytes(content)
     return tokens
 
 

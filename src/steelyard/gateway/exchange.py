@@ -26,7 +26,6 @@ from steelyard.kernel.money import text_from_nano
 from steelyard.kernel.quantities import Usage
 from steelyard.kernel.records import Caller, Event, Order, Quote
 from steelyard.kernel.roles import Sending
-from steelyard.kernel.tariff import Tariff
 from steelyard.rating.rate import charge_nano
 
 SESSION_HEADER = b"x-steelyard-session"
@@ -164,8 +163,9 @@ class Exchange(Border):
             self._lines += b"x-steelyard-ignored: %b\r\n" % _header_text(",".join(self.asked.unknown))
 
     def closing(self, usage: Usage) -> bytes:
+        """Its bill is by the tariff the request was opened with; the posting says the same."""
         form, quote = self._form, self._quote
-        bill = bill_of(quote.price, usage) if form.shows_usage else None
+        bill = Bill(charge_nano(usage, quote.price), quote.price.currency) if form.shows_usage else None
         if bill is not None and not self.asked.order.stream:
             self._lines += b"x-steelyard-charge: %b\r\n" % text_from_nano(bill.charge_nano).encode()
             left = quote.left
@@ -199,11 +199,6 @@ class Exchange(Border):
             if self._final is None:
                 self.send = wire.send  # type: ignore[method-assign]  # until it is known what comes last
         return wire.send(piece, last=piece is self._final)
-
-
-def bill_of(price: Tariff, usage: Usage) -> Bill:
-    """What usage costs the customer by the tariff his request was opened with; the posting says the same."""
-    return Bill(charge_nano(usage, price), price.currency)
 
 
 def _header_text(text: str) -> bytes:

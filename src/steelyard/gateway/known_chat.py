@@ -42,7 +42,7 @@ class KnownChats:
 
     def read(self, body: Body, request_id: bytes) -> ChatOrder:
         """What `parse_chat` returns or raises."""
-        data: bytes = body if isinstance(body, bytes) else body.obj  # type: ignore[assignment]  # see Body
+        data: bytes = body if type(body) is bytes else body.obj  # type: ignore[union-attr, assignment]  # see Body
         length = len(body)
         start = 0 if data is body else len(data) - length
         at, end = data.find(_BEGIN, start) + _BEGIN_BYTES, data.rfind(_END, start) + _END_BYTES

@@ -9,8 +9,9 @@ from functools import partial
 from typing import Any
 
 from steelyard.flow import House
+from steelyard.gateway.chat_answer import Bill
 from steelyard.gateway.dialect import Asked
-from steelyard.gateway.exchange import Exchange, bill_of
+from steelyard.gateway.exchange import Exchange
 from steelyard.gateway.responses_answer import ResponseBody, ResponseStream
 from steelyard.gateway.responses_dialect import NAMES
 from steelyard.gateway.responses_kept import kept_input, response_of
@@ -19,9 +20,12 @@ from steelyard.gateway.responses_store import Bringing, Store
 from steelyard.gateway.wire import Body
 from steelyard.identity.keys import authenticate
 from steelyard.kernel.errors import UpstreamError
+from steelyard.kernel.quantities import Usage
 from steelyard.kernel.records import Caller
 from steelyard.kernel.roles import Sending
 from steelyard.kernel.stored import StoredResponse
+from steelyard.kernel.tariff import Tariff
+from steelyard.rating.rate import charge_nano
 
 
 class ResponsesExchange(Exchange):
@@ -58,7 +62,7 @@ class ResponsesExchange(Exchange):
         return closing, self._last
 
     def failing(self, error: UpstreamError) -> bytes:
-        self._response.billed = partial(bill_of, self._quote.price)
+        self._response.billed = partial(_bill_of, self._quote.price)
         said = super().failing(error)
         if self.holds_back:
             self._bring()
@@ -91,3 +95,7 @@ class ResponsesExchange(Exchange):
                 body=self._response.encoded,
             )
         )
+
+
+def _bill_of(price: Tariff, usage: Usage) -> Bill:
+    return Bill(charge_nano(usage, price), price.currency)
