@@ -1,7 +1,7 @@
 """OpenVINO, imported so that nothing of it can call home.
 
-Its Python package brings a telemetry client that is imported with it (used by tools we never call). Here that client is
-withheld, so the package takes its own silent stand-in. Whoever wants OpenVINO in this program takes it from here.
+Its Python package brings tools we never call, and with them a telemetry client. Here both are withheld: the package
+does without. Whoever wants OpenVINO in this program takes it from here.
 """
 
 import importlib
@@ -9,7 +9,7 @@ import os
 import sys
 from typing import Any
 
-_TELEMETRY = "openvino_telemetry"
+_TELEMETRY, _TOOLS = "openvino_telemetry", "openvino.tools.ovc"
 
 
 def genai() -> Any:
@@ -27,4 +27,5 @@ def tensor_of(ids: list[int]) -> Any:
 
 def _withhold() -> None:
     os.environ.setdefault("OPENVINO_LOG_LEVEL", "0")  # what fails comes as an exception; its log repeats it on stderr
-    sys.modules[_TELEMETRY] = None  # type: ignore[assignment]  # so an import of it fails
+    for name in (_TELEMETRY, _TOOLS):
+        sys.modules[name] = None  # type: ignore[assignment]  # so an import of it fails
