@@ -116,8 +116,7 @@ class Habit:
 
     def note(self, order: Order, used: Usage) -> int:
         """What one whole answer used. Returns how many tokens one sequence had."""
-        bound, prompt = order.prompt_tokens_max * order.sequences or 1, used.prompt
-        generated = used.generated
+        bound, (prompt, generated, _) = order.prompt_tokens_max * order.sequences or 1, used.projected
         prompt_parts, output = _PARTS * prompt // bound if prompt < bound else _PARTS, generated // order.sequences
         cached_parts = _PARTS * used.cached_input // (prompt or 1)
         cpu_ns = energy_uj = 0
