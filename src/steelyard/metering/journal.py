@@ -12,6 +12,7 @@ import os
 import threading
 from collections.abc import Callable
 from pathlib import Path
+from queue import SimpleQueue
 
 from steelyard.kernel import limits
 from steelyard.kernel.errors import BooksError
@@ -50,9 +51,10 @@ class Journal:
         self._turn = threading.Lock()  # guards (segment, fd, offset, retired) while a rotation changes them together
         self._syncing = threading.Lock()
         self._growing = threading.Lock()  # guards the making of segments, the spare one above all
-        self._dirty = threading.Event()
-        self._told = False  # the syncer was woken, and has not looked yet
-        self._stopping = threading.Event()
+        self._dirty = False  # there is something to sync, or somebody waits, since the syncer looked
+        self._bell: SimpleQueue[None] = SimpleQueue()  # wakes it, once for each time that this becomes so
+        self._open = threading.Lock()  # held until `close`
+        self._open.acquire()
         self._waiters: list[tuple[Position, asyncio.AbstractEventLoop, asyncio.Future[None]]] = []
         self._synced = Position(segment, HEADER_BYTES)
         lock.publish(self._synced)
@@ -179,7 +181,8 @@ class Journal:
                 raise BooksError(f"the journal {self._directory.name} cannot sync: {error.strerror}") from error
             self._synced = end
             self._lock.publish(end)
-            self._wake(end)
+            if self._waiters:  # who comes to be one right now rings for the next round
+                self._wake(end)
 
     async def wait_synced(self) -> None:
         """Wait until all that was appended before this call is on the medium. Raises BooksError when it never will."""
@@ -193,19 +196,21 @@ class Journal:
             if self._failed:
                 raise BooksError(f"the journal {self._directory.name} has failed")
             self._waiters.append((end, loop, future))
-        self._dirty.set()
+        self._ring()
         await future
 
     def tend(self) -> None:
         """One turn of the syncer: sync what was appended, and allocate the next segment when it is time."""
-        if not self._dirty.is_set():
+        if not self._dirty:
             return
-        self._dirty.clear()
-        self._told = False  # before it looks how far to sync: what is written from here on wakes it again
+        self._dirty = False  # before it looks how far to sync: what is written from here on wakes it again
         if self._failed:
             return
-        with contextlib.suppress(BooksError):  # `failed` is set, and every append and waiter hears of it
+        try:
             self.sync()
+        except BooksError:
+            return  # `failed` is set, and every append and waiter hears of it
+        if 2 * self._offset >= self._segment_bytes:
             self._grow_ahead()
 
     def close(self) -> None:
@@ -214,8 +219,8 @@ class Journal:
             return
         self.flush()
         self._closed = True
-        self._stopping.set()
-        self._dirty.set()
+        self._open.release()
+        self._bell.put(None)
         if self._syncer is not None:
             self._syncer.join()
         with contextlib.suppress(BooksError):
@@ -246,12 +251,17 @@ class Journal:
             self._fail(written)
             raise BooksError(f"the journal {self._directory.name} cannot write: {written} of {size} bytes fitted")
         self._offset += size
-        if not self._told:
-            self._told = True
-            self._dirty.set()
+        if not self._dirty:
+            self._ring()
         if slots:
             self._open_requests = max(0, self._open_requests - len(slots))
             self.written(slots)
+
+    def _ring(self) -> None:
+        if not self._dirty:
+            self._dirty = True
+            if self._syncer is not None:
+                self._bell.put(None)
 
     def _fail(self, torn_bytes: int) -> None:
         """Wipe what a short write left, so that no reader meets half a frame; were that refused, its CRC is wrong."""
@@ -281,7 +291,7 @@ class Journal:
         """
         with self._growing:
             if self._spare is not None or self._spare_refused or 2 * self._offset < self._segment_bytes:
-                return
+                return  # it may have been rotated meanwhile
             try:
                 self._spare = self._new_segment(self._segment + 1)
             except OSError:
@@ -313,12 +323,12 @@ class Journal:
             os.close(fd)
 
     def _sync_when_dirty(self) -> None:
-        while not self._stopping.is_set():
-            self._dirty.wait()
+        """By plain locks and a queue: it comes by 200 times a second, and holds up who serves as long as it takes."""
+        while True:
+            self._bell.get()
             self.tend()
-            if self._failed:
+            if self._failed or self._open.acquire(timeout=limits.SYNC_INTERVAL_MS / 1000):
                 return
-            self._stopping.wait(limits.SYNC_INTERVAL_MS / 1000)
 
     def _wake(self, end: Position | None) -> None:
         """Tell those who wait: up to `end` is durable, or (None) nothing more will be."""

@@ -59,7 +59,7 @@ def test_nothing_is_published_before_it_is_on_the_medium(tmp_path: Path) -> None
     journal = Journal.create(tmp_path / "w0-1", disk=disk)
     disk.may_sync.clear()
     journal.append(opened(1))
-    wait_for(lambda: not journal._dirty.is_set())  # the syncer has begun
+    wait_for(lambda: not journal._dirty)  # the syncer has begun
     assert synced(tmp_path / "w0-1") == Position(0, HEADER_BYTES)
     assert everything(tmp_path / "w0-1") == []
     disk.may_sync.set()
