@@ -75,7 +75,7 @@ async def paid_request(house: House, ask: Ask, answer: Answer) -> Settlement:
         raise
     end, last = End.UPSTREAM_ERROR, b""
     try:
-        call: Callable[[Quote, bool], Any] = partial(speak, house.upstreams, order)
+        call: Callable[[Quote, bool], Any] = partial(speak, house.upstreams, order, reading)
         call = call if quotes[0].reuse is None else house.answers.speaking(quotes[0], call)
         speech = await served(house.router, order, quotes, Ways(house.clock, call, reading.move, reading.heard))
         try:

@@ -106,7 +106,7 @@ def intend(slots: Slots, index: int, usage: Usage, cpu_ns: int = 0, estimated: b
     """As a request in this cell does before it sends."""
     gauge = EnergyGauge(memoryview(array("Q", [0, cpu_ns, 0, 0])) if cpu_ns else None)
     guessed = frozenset({0} if estimated else ())
-    Cell(opened(1, slot=index), slots, gauge, lambda: 0, 0, guessed=guessed).intend(usage)
+    Cell(opened(1, slot=index), slots, gauge, lambda: 0, 0, _running=1, guessed=guessed).intend(usage)
 
 
 def commit(slots: Slots, index: int, last_ns: int = 0, *, first: bool = False) -> None:

@@ -49,6 +49,19 @@ def snapshot(**changes: object) -> Snapshot:
     return msgspec.structs.replace(made, **changes)
 
 
+class FakeWork:
+    """What was told to whoever keeps account of an order's work (`upstream.protocol.Work`)."""
+
+    def __init__(self) -> None:
+        self.told: list[str] = []
+
+    def waits(self) -> None:
+        self.told.append("waits")
+
+    def begins(self) -> None:
+        self.told.append("begins")
+
+
 class FakeTeller:
     """Grants up to what the purse holds."""
 

@@ -114,13 +114,13 @@ class EnergyGauge:
         return 0 if self._words is None else self._words[_PER_SEQUENCE]
 
     def measured(self) -> tuple[int, int]:
-        """Microjoules per running sequence so far, and the stretch of measuring; see `measured_between`."""
+        """Microjoules per running sequence so far, and the stretch of measuring; see `is_measured`."""
         return (0, 0) if self._words is None else (self._words[_UJ_PER_SEQUENCE], self._words[_STRETCH])
 
 
-def measured_between(before: tuple[int, int], after: tuple[int, int]) -> int | None:
-    """Microjoules per sequence between two looks; None when they were not measured all the time."""
-    return after[0] - before[0] if before[1] == after[1] and after[1] & 1 else None
+def is_measured(before: int, after: int) -> bool:
+    """Whether energy was measured all the time between two looks that found these stretches."""
+    return before == after and bool(after & 1)
 
 
 class _Gauges(dict[str, EnergyGauge]):

@@ -17,7 +17,7 @@ from steelyard.kernel.run import Signal
 from steelyard.kernel.settled import WHOLE, Closed, End, Moved, Opened
 from steelyard.kernel.thinking import thinking_of
 from steelyard.metering.closing import beyond, settled_usage
-from steelyard.metering.energy import EnergyClocks, energy_uj, measured_between
+from steelyard.metering.energy import EnergyClocks, energy_uj, is_measured
 from steelyard.metering.journal import Journal
 from steelyard.metering.slots import Cell, Slots
 
@@ -111,7 +111,7 @@ class Meter:
         gauge, now = self._energy.gauges[offer.upstream], self._monotonic_ns
         reading = Reading(opened, slots, gauge, now, now(), _meter=self, _watts_milli=cost.watts_milli)
         if not gauge.stands_still:
-            reading.look_at_clock()
+            reading.begins(order.sequences)
         return reading
 
     def look_again(self) -> None:
@@ -141,7 +141,8 @@ class Reading(Cell, eq=False, kw_only=True):
 
     _meter: Meter
     _watts_milli: int
-    _opened_measured: tuple[int, int] = (0, 0)
+    _starts_uj: int = 0  # measured energy, as `_starts_ns`
+    _stretch: int = 0  # of measuring, in which all of them began; 0: none has, or in several
     total: Usage = _NOTHING  # all the upstream told of, over all sequences, delivered or not: its vendor bills it
     _closed: Closed | None = None
     _refused: bool = False  # the journal would not have the close record
@@ -150,10 +151,18 @@ class Reading(Cell, eq=False, kw_only=True):
     def request_id(self) -> bytes:
         return self.opened.request_id
 
-    def look_at_clock(self) -> None:
-        """What the engine is busy with from here on is counted."""
-        self._opened_cpu_ns = self._gauge.per_sequence_ns()
-        self._opened_measured = self._gauge.measured()
+    def waits(self) -> None:
+        """Its sequences stand in a line: what the engine is busy with is not theirs until they begin."""
+        self._running = self._starts_ns = self._starts_uj = self._stretch = 0
+
+    def begins(self, sequences: int = 1) -> None:
+        """The engine is busy with so many more of them from here on."""
+        gauge = self._gauge
+        measured_uj, stretch = gauge.measured()
+        self._stretch = stretch if stretch == self._stretch or not self._running else 0
+        self._running += sequences
+        self._starts_ns += gauge.per_sequence_ns() * sequences
+        self._starts_uj += measured_uj * sequences
 
     def heard(self, usage: Usage) -> None:
         """What the upstream has told of by now; its vendor may bill it though none of it is passed on yet."""
@@ -283,7 +292,8 @@ class Reading(Cell, eq=False, kw_only=True):
         self._watts_milli = cost.watts_milli
         self._slots.power(opened.slot, cost.watts_milli)
         self._gauge = meter._energy.gauges[offer.upstream]
-        self.look_at_clock()
+        self.waits()
+        self.begins(opened.sequences)
 
     async def deliver_last(self, answer: Answer, piece: bytes, *, strict: bool) -> None:
         """Send what had to wait for the close record, if anything had to; `strict`: until that is on the medium."""
@@ -313,5 +323,5 @@ class Reading(Cell, eq=False, kw_only=True):
                 raise
 
     def _measured_uj(self) -> int | None:
-        found = measured_between(self._opened_measured, self._gauge.measured())
-        return None if found is None else found * self.opened.sequences
+        measured_uj, stretch = self._gauge.measured()
+        return measured_uj * self._running - self._starts_uj if is_measured(self._stretch, stretch) else None

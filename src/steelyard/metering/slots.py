@@ -273,7 +273,8 @@ class Cell(msgspec.Struct, eq=False):
     _gauge: EnergyGauge
     _monotonic_ns: Callable[[], int]
     _opened_mono_ns: int
-    _opened_cpu_ns: int = 0
+    _running: int = 0  # of its sequences, where the upstream has a clock
+    _starts_ns: int = 0  # what the clock said when each of them began, summed
     delivered: Usage = _NOTHING  # tokens that have left user space, summed over the sequences
     started: bool = False  # a piece was handed to the connection: the answer's head can no longer change
     guessed: frozenset[int] = frozenset()  # sequences whose latest counts are ours, not their upstream's
@@ -325,8 +326,7 @@ class Cell(msgspec.Struct, eq=False):
         self.delivered, self._estimated = usage, self._guesses
 
     def _cpu_ns(self) -> int:
-        since_ns = self._gauge.per_sequence_ns() - self._opened_cpu_ns
-        return since_ns * self.opened.sequences if since_ns > 0 else 0
+        return max(0, self._gauge.per_sequence_ns() * self._running - self._starts_ns)
 
 
 def _usage_of(bank: list[int]) -> Usage:

@@ -1,5 +1,6 @@
 """What wants to start at an engine, and what an engine can take, as records."""
 
+from collections.abc import Callable
 from enum import IntEnum
 from typing import NamedTuple
 
@@ -51,11 +52,13 @@ class Capacity(Record, frozen=True):
 
 
 class Turn(NamedTuple):
-    """Whose sequence it is, on its way to an engine; `slot`: which of its slots it is meant for, -1: any."""
+    """Whose sequence it is, on its way to an engine; `slot`: which of its slots it is meant for, -1: any. `begins` is
+    called when the engine begins with it."""
 
     tenant_id: int = 0
     within_s: int = 0  # as a wish has it
     slot: int = -1
+    begins: Callable[[], object] = bool
 
     @property
     def header(self) -> bytes:

@@ -100,7 +100,8 @@ class InTurn:
         except QueueFull as full:
             raise overloaded(_TOO_MANY, full.retry_after_s) from None
         with place:
-            turn = line.turn_at(place, turn)
+            turn.begins()
+            turn = line.turn_at(place, turn._replace(begins=bool))
             async with aclosing(line.engine.stream(offer, params, max_tokens, request_id, whole, turn)) as events:
                 async for event in events:
                     place.spoke()
@@ -108,6 +109,7 @@ class InTurn:
                     yield event
 
     async def read(self, offer: Offer, capability: Capability, params: dict[str, Raw]) -> Event:
+        self._turn.begins()
         return await self._line.engine.read(offer, capability, params)
 
     async def count(self, offer: Offer, params: dict[str, Raw]) -> int | None:

@@ -22,7 +22,7 @@ from steelyard.kernel.records import Event, Order, Quote
 from steelyard.kernel.roles import Sending, Told
 from steelyard.scheduling.wish import Turn
 from steelyard.upstream.hearing import Heard
-from steelyard.upstream.protocol import Events, Queued, Upstream
+from steelyard.upstream.protocol import Events, Queued, Upstream, Work
 
 _EVENTS_QUEUED_MAX = 16
 _NOTHING = Usage()
@@ -39,13 +39,14 @@ class Speech(Protocol):
     def aclose(self) -> Awaitable[None]: ...
 
 
-def speak(upstreams: Mapping[str, Upstream], order: Order, quote: Quote, whole: bool) -> Speech:
+def speak(upstreams: Mapping[str, Upstream], order: Order, work: Work, quote: Quote, whole: bool) -> Speech:
     """Ask whoever a quote names for all sequences of this order; `whole`: each in one piece, if it can be. An engine is
     asked in its turn. Raises UpstreamError as the upstream does, here or in the iterator."""
     offer = quote.offer
     upstream = upstreams[offer.upstream]
     if offer.kind == _ENGINE and hasattr(upstream, "in_turn"):  # isinstance takes 20 µs for it
-        upstream = cast(Queued, upstream).in_turn(offer, _turn(quote, order))
+        work.waits()
+        upstream = cast(Queued, upstream).in_turn(offer, _turn(quote, order, work))
     if order.capability is not Capability.TEXT:
         return _read(upstream, offer, order)
     if order.sequences > 1:
@@ -137,9 +138,9 @@ async def _counted(
             yield sequence, event, sum(usages, Usage())
 
 
-def _turn(quote: Quote, order: Order) -> Turn:
+def _turn(quote: Quote, order: Order, work: Work) -> Turn:
     within_s = max(1, (order.deadline_ns - quote.priced_ns) // NS_PER_S) if order.deadline_ns else 0
-    return Turn(quote.caller.tenant_id, within_s)
+    return Turn(quote.caller.tenant_id, within_s, begins=work.begins)
 
 
 async def _merged(

@@ -89,10 +89,11 @@ class ByKind:
         return self._line.waiting if self._line is not None else None
 
     def in_turn(self, offer: Offer, turn: Turn) -> Upstream:
-        """The same for an order that stands in the line of its engine, where there is one."""
+        """The same for an order that stands in the line of its engine; where there is none, it begins at once."""
         if self._line is None:
             adapter = self._adapter(offer.kind)
             if not isinstance(adapter, LlamaCpp):
+                turn.begins()
                 return self
             self._line = EngineLine(adapter, self._workers)
         return self._line.in_turn(turn)

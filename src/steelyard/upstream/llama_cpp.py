@@ -102,7 +102,8 @@ class LlamaCpp:
         whole: bool = False,
         turn: Turn = _ANYBODY,
     ) -> AsyncGenerator[Event, None]:
-        """See `Upstream.stream`. `request_id` is not sent: the engine keeps no log of ours."""
+        """See `Upstream.stream`. `request_id` is not sent: the engine keeps no log of ours. A turn begins with the head
+        of the answer, which one with a line of its own sends when it takes a sequence out of that."""
         await self._refuse_logprobs_of_drafts(offer, params)
         params, reader = await self._prepared(offer, params, request_id)
         path = "/v1/completions" if "prompt" in params else "/v1/chat/completions"
@@ -115,6 +116,7 @@ class LlamaCpp:
             if response.status != 200:
                 said = await response.body(limits.UPSTREAM_ERROR_BYTES_MAX)
                 raise refusal(self._name, said, response.status)
+            turn.begins()
             events = EventReader(self._name)
             alternatives = _count(params.get("top_logprobs"))
             answer = Answer(self._name, max_tokens, alternatives=alternatives, reader=reader)

@@ -69,6 +69,18 @@ class Queued(Protocol):
         ...
 
 
+class Work(Protocol):
+    """Who keeps account of what an order takes of an engine."""
+
+    def waits(self) -> None:
+        """Nothing, until its sequences begin."""
+        ...
+
+    def begins(self) -> None:
+        """One of them does."""
+        ...
+
+
 def writes_only(upstream: str, capability: Capability) -> UpstreamError:
     """What an adapter raises that was asked to read something it knows no place for."""
     message = f"This model is served where nothing can be asked for {capability.value!r}."

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from steelyard.metering.energy import CpuClock, EnergyClock, EnergyClocks, clock_path, energy_uj, measured_between
+from steelyard.metering.energy import CpuClock, EnergyClock, EnergyClocks, clock_path, energy_uj, is_measured
 
 
 class Cpu:
@@ -105,22 +105,27 @@ def test_energy_counts_as_measured_only_if_it_was_all_the_time(tmp_path: Path) -
     clock = EnergyClock(clock_path(tmp_path, "gpu"))
     clocks = EnergyClocks(tmp_path)
     gauge = clocks.gauges["gpu"]
-    before = gauge.measured()
+
+    def stretch() -> int:
+        return gauge.measured()[1]
+
+    before = stretch()
     clock.add(1_000, 2, 500)
-    assert measured_between(before, gauge.measured()) is None  # what was used before the first look is unknown
-    start = gauge.measured()
+    assert not is_measured(before, stretch())  # what was used before the first look is unknown
+    start_uj, start = gauge.measured()
     clock.add(1_000, 2, 500)
     clock.add(1_000, 1, 0)
-    assert measured_between(start, gauge.measured()) == 250
+    assert is_measured(start, stretch())
+    assert gauge.measured()[0] - start_uj == 250
     clock.add(1_000, 1, None)
-    assert measured_between(start, gauge.measured()) is None
+    assert not is_measured(start, stretch())
     clock.add(1_000, 1, 70)
-    assert measured_between(start, gauge.measured()) is None  # measured again, but there is a gap
-    again = gauge.measured()
+    assert not is_measured(start, stretch())  # measured again, but there is a gap
+    again = stretch()
     clock.close()
     after = EnergyClock(clock_path(tmp_path, "gpu"))  # the one before was killed while it measured
     after.add(1_000, 1, 30)
-    assert measured_between(again, gauge.measured()) is None
-    assert measured_between(EnergyClocks(tmp_path / "none").gauges["x"].measured(), (0, 0)) is None
+    assert not is_measured(again, stretch())
+    assert not is_measured(EnergyClocks(tmp_path / "none").gauges["x"].measured()[1], 0)
     clocks.close()
     after.close()

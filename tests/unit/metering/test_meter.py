@@ -304,6 +304,48 @@ def test_measured_energy_is_kept_apart_from_modelled(desk: Desk) -> None:
     gpu.close()
 
 
+def test_what_the_engine_does_while_a_request_waits_is_not_its_own(desk: Desk) -> None:
+    left, reading = desk.meter.open(order(1), quote()), desk.meter.open(order(2, sequences=2), quote(10_000))
+    left.waits()
+    reading.waits()
+    desk.cpu[0] += NS_PER_S
+    desk.engine.tick(1)
+    assert left.close(End.CLIENT_GONE).usage == Usage(), "it never began"
+    reading.begins()
+    desk.cpu[0] += 2 * NS_PER_S
+    desk.engine.tick(1)
+    reading.begins()
+    desk.cpu[0] += 6 * NS_PER_S
+    desk.engine.tick(2)
+    reading.intend(Usage(20, 0, 2))
+    assert desk.slots.read_slot(reading.opened.slot).intended.cpu_ns == 8 * NS_PER_S
+    reading.commit(Usage(20, 0, 2))
+    used = reading.close(End.COMPLETE).usage
+    assert (used.cpu_ns, used.energy_uj) == (8 * NS_PER_S, 80_000_000)
+
+
+def test_so_is_what_is_measured_meanwhile(desk: Desk) -> None:
+    gpu = EnergyClock(clock_path(desk.directory.parent / "energy", "gpu"))
+    gpu.add(1, 1, 0)
+    there = quote(watts_milli=10_000)
+    there = msgspec.structs.replace(there, offer=msgspec.structs.replace(there.offer, upstream="gpu"))
+    for gap, measured_uj in ((False, 7_000_000), (True, 0)):
+        reading = desk.meter.open(order(1, sequences=2), there)
+        reading.waits()
+        gpu.add(NS_PER_S, 1, 90_000_000)
+        reading.begins()
+        gpu.add(NS_PER_S, 1, 3_000_000)
+        if gap:
+            gpu.add(0, 1, None)
+            gpu.add(0, 1, 0)
+        reading.begins()
+        gpu.add(NS_PER_S, 2, 4_000_000)
+        record = reading.close(End.COMPLETE)
+        assert record.measured_uj == measured_uj
+        assert record.usage.cpu_ns == 2 * NS_PER_S
+    gpu.close()
+
+
 @pytest.mark.parametrize("end", list(End), ids=str)
 @pytest.mark.parametrize("spent", [(0, 0), (3, 0), (0, 5), (3, 5)], ids=str)
 def test_what_is_settled_is_what_was_delivered_and_what_it_took(end: End, spent: tuple[int, int]) -> None:

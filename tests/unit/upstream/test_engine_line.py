@@ -9,7 +9,7 @@ import msgspec
 import pytest
 from msgspec import Raw
 from tests.fakes.engine import HEAD, ROLE, Exchange, ScriptedServer, chunk, finished, offer_at, scripted, told
-from tests.fakes.parties import CALLER, COST, PRICE
+from tests.fakes.parties import CALLER, COST, PRICE, FakeWork
 
 from steelyard.kernel import limits
 from steelyard.kernel.clock import NS_PER_S
@@ -31,6 +31,8 @@ class Engine:
         self.heads: list[bytes] = []
         self.turns: list[asyncio.Event] = []
         self.came = asyncio.Condition()
+        self.lets_in = asyncio.Event()  # out of a line of its own
+        self.lets_in.set()
 
     async def script(self, exchange: Exchange) -> None:
         if exchange.head.startswith(b"GET /props"):
@@ -42,6 +44,7 @@ class Engine:
             self.heads.append(exchange.head)
             self.turns.append(go)
             self.came.notify_all()
+        await self.lets_in.wait()
         await exchange.send(HEAD, chunk(ROLE))
         await go.wait()
         await exchange.send(chunk(told("Hi", 1)), chunk(finished(1)), b"0\r\n\r\n")
@@ -58,15 +61,17 @@ class Asking:
     def __init__(self, server: ScriptedServer, pool: Pool, workers: int = 1) -> None:
         self.offer: Offer = offer_at(server.port)
         self.upstream = ByKind("local", pool, "key", workers)
+        self.works: list[FakeWork] = []
 
     def ask(self, said: str, tenant_id: int = 1, deadline_s: int = 0) -> "asyncio.Task[list[str]]":
         params = {"messages": Raw(msgspec.json.encode([{"role": "user", "content": said}]))}
         order = Order(bytes(16), "m", params, 50, 5, 1, True, deadline_ns=deadline_s * NS_PER_S)
         caller = msgspec.structs.replace(CALLER, tenant_id=tenant_id)
-        quote = Quote(caller, self.offer, PRICE, COST, 1, 5, False, 0)
+        quote, work = Quote(caller, self.offer, PRICE, COST, 1, 5, False, 0), FakeWork()
+        self.works.append(work)
 
         async def heard() -> list[str]:
-            speech = speak({"local": self.upstream}, order, quote, False)
+            speech = speak({"local": self.upstream}, order, work, quote, False)
             try:
                 return [event.text async for _, event, _ in speech]
             finally:
@@ -121,6 +126,29 @@ async def test_a_line_of_a_batch_waits_while_anybody_is_waited_for() -> None:
         await asyncio.gather(*asks)
         assert engine.asked() == ["1", "3", "2"]
         assert asking.upstream.waiting == (0, 0)
+
+
+async def test_what_an_engine_does_while_a_sequence_waits_is_not_its_work() -> None:
+    async with serving(total_slots=1) as (engine, asking):
+        asks = [asking.ask("hello 1"), asking.ask("hello 2")]
+        await engine.has(1)
+        await waiting(asking, 1)
+        assert [work.told for work in asking.works] == [["waits", "begins"], ["waits"]]
+        engine.turns[0].set()
+        await engine.has(2)
+        assert asking.works[1].told == ["waits", "begins"]
+        engine.turns[1].set()
+        await asyncio.gather(*asks)
+        assert [work.told for work in asking.works] == [["waits", "begins"]] * 2
+    async with serving() as (engine, asking):  # one with a line of its own tells by the head of its answer
+        engine.lets_in.clear()
+        ask = asking.ask("hello 1")
+        await engine.has(1)
+        assert asking.works[0].told == ["waits"]
+        engine.lets_in.set()
+        engine.turns[0].set()
+        await ask
+        assert asking.works[0].told == ["waits", "begins"]
 
 
 @pytest.mark.parametrize("workers", [1, 2])

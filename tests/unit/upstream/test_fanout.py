@@ -6,7 +6,7 @@ from functools import partial
 import msgspec
 import pytest
 from msgspec import Raw
-from tests.fakes.parties import CALLER, COST, OFFER, PRICE
+from tests.fakes.parties import CALLER, COST, OFFER, PRICE, FakeWork
 
 from steelyard.kernel.clock import ManualClock
 from steelyard.kernel.errors import UpstreamError
@@ -21,7 +21,9 @@ from steelyard.upstream.protocol import Upstream
 
 
 def called(upstream: Upstream, asked: Order) -> Speech:
-    return speak({OFFER.upstream: upstream}, asked, Quote(CALLER, OFFER, PRICE, COST, 1, 10, False, 0), False)
+    return speak(
+        {OFFER.upstream: upstream}, asked, FakeWork(), Quote(CALLER, OFFER, PRICE, COST, 1, 10, False, 0), False
+    )
 
 
 def test_each_sequence_draws_with_a_seed_of_its_own() -> None:
@@ -133,7 +135,7 @@ class OneThatSaysAll(Heard):
 async def test_so_does_one_in_an_answer_that_comes_in_one_piece(counted: Usage) -> None:
     offer, order = msgspec.structs.replace(OFFER, kind="openai"), Order(bytes(16), "m", {}, 10, 10, 1, False)
     says_all = OneThatSaysAll(*(None,) * 5, counted=counted)  # type: ignore[arg-type]
-    call = partial(speak, {OFFER.upstream: says_all}, order)
+    call = partial(speak, {OFFER.upstream: says_all}, order, FakeWork())
     ways = Ways(ManualClock(), call, lambda quote, fault: None, lambda usage: None)
     with pytest.raises(UpstreamError, match="counts what cannot be"):
         await served(Router(), order, [Quote(CALLER, offer, PRICE, COST, 1, 10, False, 0)], ways)
