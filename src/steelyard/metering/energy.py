@@ -81,10 +81,7 @@ class CpuClock:
 
     def rested(self) -> None:
         """Nothing ran since the last tick: what was used is nobody's."""
-        self.leave(self.read())
-
-    def leave(self, used_ns: int) -> None:
-        """The same for what was read."""
+        used_ns = self.read()
         self._clock.skip(used_ns)
         if self._power is not None:
             self._power.share_uj(used_ns)

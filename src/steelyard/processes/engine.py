@@ -36,7 +36,6 @@ from steelyard.engines.leash import (
 from steelyard.kernel import limits
 from steelyard.kernel.engines import EngineKind
 from steelyard.kernel.errors import StartError
-from steelyard.processes.visitors import Visitors
 from steelyard.upstream.gguf import GgufFile, read_gguf
 
 if TYPE_CHECKING:
@@ -46,7 +45,6 @@ _TICK_S = 0.02
 _BUSY_CPU_NS = (
     2_000_000  # CPU time per tick below which nothing is being decoded (an idle process was seen at < 0.3 ms)
 )
-_QUIET_TICKS = 5  # without work, and it is looked whether anybody is there
 _BATCH_TOKENS = 128  # prompt tokens per step: how long a new prompt may hold up running answers; 512 was no faster
 _PROMPT_CACHE_MIB = 256  # prefixes that no slot holds any more
 
@@ -157,8 +155,7 @@ def _speculate(params: "xllamacpp.CommonParams", how: str, file: GgufFile) -> No
 
 
 def _tick(server: "xllamacpp.Server", options: argparse.Namespace, model: str, stop: "_Stop") -> None:
-    """Advance the energy clock. The engine is asked for its load only when CPU time was spent: asking costs 0.15 ms. It
-    stands still while nobody is connected."""
+    """Advance the energy clock. The engine is asked for its load only when CPU time was spent: asking costs 0.15 ms."""
     from steelyard.kernel.directory import DataDir
     from steelyard.metering.energy import CpuClock, clock_path
     from steelyard.metering.engine_load import load_from_metrics
@@ -167,24 +164,15 @@ def _tick(server: "xllamacpp.Server", options: argparse.Namespace, model: str, s
 
     clock = CpuClock(clock_path(DataDir(options.data).energy, options.upstream), power=rapl_here())
     watch = Watch(options.data, options.upstream, EngineKind.XLLAMACPP, model)
-    visitors = Visitors(int(server.listening_address.rpartition(":")[2]), stop.over)
-    was_busy, quiet = False, 0
+    was_busy = False
     while not stop.told.is_set():
-        alone = quiet >= _QUIET_TICKS and not visitors.any()
-        if alone:
-            visitors.wait(limits.ENGINE_SEEN_REST_S)
-        else:
-            time.sleep(_TICK_S)  # a fifth of what waiting for an event costs
+        time.sleep(_TICK_S)  # a fifth of what waiting for the event costs
         used_ns = clock.read()
         busy = used_ns > _BUSY_CPU_NS
         load = load_from_metrics(EngineKind.XLLAMACPP, server.handle_metrics()) if busy or was_busy else None
-        if alone and not busy:
-            clock.leave(used_ns)
-        else:
-            clock.share(used_ns, load.running if load is not None and busy else 0)
+        clock.share(used_ns, load.running if load is not None and busy else 0)
         watch.tick(load)
-        was_busy, quiet = busy, 0 if busy or alone else quiet + 1
-    visitors.close()
+        was_busy = busy
 
 
 class _Stop:
@@ -192,7 +180,6 @@ class _Stop:
 
     def __init__(self) -> None:
         self.told = threading.Event()
-        self.over, self._over = os.pipe()  # can be read once it is told
         self._wake, self._woken = socket.socketpair()
 
     def __enter__(self) -> "_Stop":
@@ -217,7 +204,6 @@ class _Stop:
             if self._wake.fileno() in ready or os.read(0, 4096) == b"":
                 break
         self.told.set()
-        os.write(self._over, b".")
 
 
 def _ignore(number: int, frame: FrameType | None) -> None:
