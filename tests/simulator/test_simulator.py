@@ -49,7 +49,7 @@ def test_a_seed_is_the_same_run_every_time(tmp_path: Path) -> None:
         ("commit-before-send", "0..16"),
         ("release-on-settle-twice", "0..16"),
         ("published-ahead-of-the-sync", "0..16"),
-        ("leases-of-the-dead-kept", "0..16"),
+        ("leases-of-the-dead-kept", "24..48"),
         ("wallet-drawn-before-grants", "0..16"),
         ("heard-is-forgotten", "0..16"),
     ],

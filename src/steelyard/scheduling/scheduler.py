@@ -50,6 +50,7 @@ class Scheduler:
         self._batch_running = 0
         self._silent = 0  # that run and are waited for, and have no token yet
         self._calm_ns: int | None = None  # when it will have been long enough since anybody was waited for
+        self._now_ns = 0  # as it was said last
         self._pace = _Pace()
         self._number = 0
         self.tokens = 0  # promised to what runs
@@ -83,6 +84,7 @@ class Scheduler:
     def starts(self, now_ns: int) -> list[Start]:
         """Those that may start now, in this order; they run from here on."""
         started: list[Start] = []
+        self._now_ns = now_ns
         if self._calm_ns is not None and self._calm_ns <= now_ns:
             self._calm_ns = None
         if self._held:
@@ -219,6 +221,8 @@ class Scheduler:
 
     def _waits_for_leader(self, one: Waiting) -> bool:
         if self._shared is None or not self._shared.leaders or one.overdue:
+            return False
+        if one.since_ns + _AWAITED_NS <= self._now_ns:  # its context or its place took that long to be free
             return False
         if self._shared.gain(one.wish.prompt) < limits.LEADER_GAIN_BLOCKS_MIN:
             return False

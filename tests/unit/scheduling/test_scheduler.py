@@ -87,6 +87,19 @@ def test_a_leader_is_waited_for_so_long_and_no_longer() -> None:
     assert engine.scheduler.wakes_ns() is None
 
 
+def test_who_has_waited_longer_for_his_context_waits_for_no_leader() -> None:
+    engine = Engine(Capacity(8, tokens=1000))
+    engine.come(Wish(tokens=1))
+    follower = engine.come(asking("question", tokens=1000, within_s=86_400))
+    engine.now_ns = AWAITED_NS
+    leader = engine.come(asking("another question", tokens=1))
+    assert engine.started[1:] == [leader]
+    assert engine.scheduler.wakes_ns() is None, "nothing changes but by an end"
+    for number in (1, leader):
+        engine.ended(number)
+    assert engine.started[-1] == follower
+
+
 def test_who_is_waited_for_goes_before_a_batch_and_always_finds_a_place() -> None:
     engine = Engine(Capacity(4))
     lines = [engine.come(Wish(1, within_s=86_400)) for _ in range(6)]
