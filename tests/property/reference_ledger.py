@@ -92,7 +92,7 @@ class ReferenceLedger:
             if any(before < grant.expires_ns <= self.now_ns for grant in one.grants if grant.left):
                 one.earlier = set(one.holds)
             gone = self.expired(who) - self.still_promised(who)
-            for grant in sorted(one.grants, key=lambda grant: -grant.expires_ns):
+            for grant in sorted(one.grants, key=lambda grant: grant.expires_ns)[::-1]:  # of two alike the later one
                 taken = min(gone, grant.left) if grant.expires_ns <= self.now_ns else 0
                 grant.left -= taken
                 gone -= taken
