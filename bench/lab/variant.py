@@ -55,7 +55,7 @@ class NullMeter(Meter):
         super().__init__(_Nowhere(journal), _Nowhere(slots), *rest)  # type: ignore[arg-type]
 
     def open(self, order: Order, quote: Quote, why: bytes = b"") -> Reading:
-        return NullReading(*msgspec.structs.astuple(super().open(order, quote, why)))
+        return NullReading(**msgspec.structs.asdict(super().open(order, quote, why)))
 
 
 class NullReading(Reading, eq=False):
