@@ -259,7 +259,6 @@ class Router:
         return None if made is None else made.choice([self.state(one.offer) for one in made.candidates])
 
 
-_BUDGET_MAX = limits.RETRIES_BURST * limits.RETRY_PARTS
 _FIRM = frozenset({"margin", "rpm", "tpm", "concurrency"})
 """What nobody is tried against, whatever fails."""
 
