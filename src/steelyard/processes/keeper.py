@@ -222,7 +222,8 @@ class Ticks:
         if load.running:
             self._busy_ns += elapsed_ns
             self._busy_uj += used_uj or 0
-            self._energy.add(elapsed_ns * self._gpus, load.running, used_uj)
+            # Nobody is told whose turn it is, so those in its line share too: no more is given than was used.
+            self._energy.add(elapsed_ns * self._gpus, load.running + load.waiting, used_uj)
         else:
             self._idle_uj += used_uj or 0
 

@@ -1,0 +1,65 @@
+"""The clock of a GPU engine: what it did between two looks, and whose that was."""
+
+from pathlib import Path
+
+import pytest
+
+from steelyard.kernel.clock import NS_PER_S, ManualClock
+from steelyard.kernel.engines import Energy, EngineLoad, EngineSeen, EngineState
+from steelyard.metering.energy import EnergyClock, EnergyClocks, clock_path
+from steelyard.processes.keeper import Ticks
+
+JOULES = 300
+
+
+class Counter:
+    """A GPU that draws so much between two looks."""
+
+    def used_uj(self) -> int:
+        return JOULES * 1_000_000
+
+
+class Engine:
+    def __init__(self, directory: Path, gpus: int = 1) -> None:
+        self.time = ManualClock()
+        self.ticks = Ticks(EnergyClock(clock_path(directory, "gpu")), self.time, gpus, Counter(), EngineLoad())
+        self.gauge = EnergyClocks(directory).gauges["gpu"]
+
+    def look(self, running: int, waiting: int = 0) -> tuple[int, int]:
+        """A second later: nanoseconds and microjoules that this second gives to each request."""
+        before = self.gauge.per_sequence_ns(), self.gauge.measured()[0]
+        self.time.advance(NS_PER_S)
+        self.ticks.tick(EngineLoad(running=running, waiting=waiting))
+        return self.gauge.per_sequence_ns() - before[0], self.gauge.measured()[0] - before[1]
+
+
+@pytest.mark.parametrize(("running", "waiting"), [(1, 0), (4, 0), (4, 1), (64, 192)])
+def test_no_more_is_given_than_was_used_however_many_wait(tmp_path: Path, running: int, waiting: int) -> None:
+    engine = Engine(tmp_path)
+    ns, uj = engine.look(running, waiting)
+    everybody = running + waiting
+    assert ns * everybody == pytest.approx(NS_PER_S, abs=everybody)
+    assert uj * everybody == pytest.approx(JOULES * 1_000_000, abs=everybody)
+
+
+def test_each_gpu_is_counted(tmp_path: Path) -> None:
+    assert Engine(tmp_path, gpus=2).look(1) == (2 * NS_PER_S, JOULES * 1_000_000)
+
+
+def test_what_it_draws_while_nothing_runs_is_nobodys(tmp_path: Path) -> None:
+    engine = Engine(tmp_path)
+    assert engine.look(0) == (0, 0)
+    assert engine.look(1) == (NS_PER_S, JOULES * 1_000_000)
+    seen = engine.ticks.seen(EngineSeen(EngineState.RUNNING, 0))
+    assert (seen.busy_ns, seen.up_ns, seen.busy_uj, seen.idle_uj, seen.energy) == (
+        *(NS_PER_S, 2 * NS_PER_S),
+        *(JOULES * 1_000_000, JOULES * 1_000_000),
+        Energy.NVML,
+    )
+
+
+def test_an_engine_that_does_not_tell_is_given_nothing(tmp_path: Path) -> None:
+    engine = Engine(tmp_path)
+    engine.time.advance(NS_PER_S)
+    engine.ticks.tick(None)
+    assert engine.gauge.per_sequence_ns() == 0
