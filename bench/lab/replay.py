@@ -127,15 +127,25 @@ async def _answered(port: int, key: str, body: bytes, header: str) -> tuple[byte
 
 
 def put(
-    port: int, key: str, model: str, asked: Sequence[Conversation], at_once: int, max_tokens: int, header: str = ""
+    port: int,
+    key: str,
+    model: str,
+    asked: Sequence[Conversation],
+    at_once: int,
+    max_tokens: int,
+    header: str = "",
+    *,
+    exactly: bool = False,
 ) -> Done:
-    """Ask all of them, at most so many at once; greedy. Raises SystemExit for any answer that is not 200."""
+    """Ask all of them, at most so many at once; greedy. `exactly`: as long as they may be. Raises SystemExit for any
+    answer that is not 200."""
 
     async def run() -> list[dict[str, object]]:
         turn = asyncio.Semaphore(at_once)
 
         async def one(messages: Conversation) -> dict[str, object]:
             body = {"model": model, "messages": messages, "max_tokens": max_tokens, "temperature": 0}
+            body |= {"ignore_eos": True} if exactly else {}
             async with turn:
                 return await _ask(port, key, json.dumps(body).encode(), header)
 
