@@ -70,7 +70,7 @@ async def paid_request(house: House, ask: Ask, answer: Answer) -> Settlement:
         reading = house.meter.open(
             order, quotes[0], house.router.in_short(order.request_id) if house.router.made else b""
         )
-    except BaseException:
+    except BaseException:  # whatever it was, nothing is opened that could be settled
         house.teller.release(order.request_id)
         raise
     end, last = End.UPSTREAM_ERROR, b""
@@ -85,7 +85,7 @@ async def paid_request(house: House, ask: Ask, answer: Answer) -> Settlement:
             if (telling := speech.tell(capped or told)) is not None:
                 await telling
             speech.whole(reading.spent(total := reading.total), guessed=bool(reading.guessed))
-        except BaseException as error:
+        except BaseException as error:  # whoever stopped it, the call ends; the upstream answers for its own errors
             await speech.close(error)
             raise
         closing, rest = answer.closing(total), b""

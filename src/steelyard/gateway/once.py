@@ -20,7 +20,7 @@ from steelyard.identity.keys import authenticate
 from steelyard.kernel import limits
 from steelyard.kernel.errors import CallerError, bad_request
 from steelyard.kernel.records import Caller, Order
-from steelyard.kernel.roles import Answer, Ask, order_of
+from steelyard.kernel.roles import Answer, Ask
 from steelyard.kernel.settled import End, Settlement
 from steelyard.ledger.wire import Claim, Kept
 
@@ -114,7 +114,7 @@ class Once:
         """`flow.paid_request`, at most once for the key. Raises what it raises, and 400, 409, 422 of the key's own."""
         check_key(key)
         exchange.caller = caller = authenticate(self._house.teller.snapshot, exchange.authorization)
-        order = await order_of(exchange)
+        order = came if isinstance(came := exchange.order(), Order) else await came
         claim = Claim(caller.project_id, caller.tenant_id, key, wire.body_hash, order.request_id, self._desk.series)
         kept = await self._claim(claim)
         if kept is not None:
@@ -134,15 +134,16 @@ class Once:
 
     async def _claim(self, claim: Claim) -> Kept | None:
         """The kept answer, or None when this request is the one to run."""
+        decided = False
         try:
             said = await self._desk.command("claim.take", msgspec.to_builtins(claim, builtin_types=(bytes,)))
+            decided = True
         except CallerError as error:
-            if error.status == 503:  # the claim may stand all the same
+            decided = error.status != 503  # then the claim may stand all the same
+            raise
+        finally:
+            if not decided:  # cancelled, too: whatever the books decide meanwhile is undone
                 self._report("claim.drop", claim)
-            raise
-        except BaseException:  # cancelled: whatever the books decide meanwhile is undone
-            self._report("claim.drop", claim)
-            raise
         if said["verdict"] == "run":
             return None
         return msgspec.convert(said, Kept)

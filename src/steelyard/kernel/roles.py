@@ -23,7 +23,7 @@ class Teller(Protocol):
     @property
     def snapshot(self) -> Snapshot: ...
     def draw(self, ask: HoldAsk) -> Granted | None:
-        """What this worker may give by itself, at once; None: only `hold` tells."""
+        """What this worker may give by itself, at once; None: `hold` is to be asked."""
 
     async def hold(self, ask: HoldAsk) -> Granted: ...
     def release(self, request_id: bytes) -> None: ...
@@ -38,12 +38,6 @@ class Ask(Protocol):
     @property
     def authorization(self) -> str | None: ...
     def order(self) -> Order | Awaitable[Order]: ...
-
-
-async def order_of(ask: Ask) -> Order:
-    """The order, whether it is here or has to be waited for."""
-    order = ask.order()
-    return order if isinstance(order, Order) else await order
 
 
 class Answer(Protocol):

@@ -133,15 +133,16 @@ class TellerClient:
         greeted = self._loop.create_future()
         self._keeper = asyncio.create_task(self._keep_connected(greeted))
         self._idler = asyncio.create_task(self._return_idle())
+        welcomed = False
         try:
             async with asyncio.timeout(patience_s):
                 await greeted
+            welcomed = True
         except TimeoutError:
-            await self.close()
             raise StartError("The books do not answer. See the log of the books process.") from None
-        except BaseException:
-            await self.close()
-            raise
+        finally:
+            if not welcomed:
+                await self.close()
 
     async def close(self) -> None:
         """End the connection. Holds this worker still has are released by books once its journal is settled."""
@@ -171,12 +172,11 @@ class TellerClient:
         return Granted(ask.want_nano, ask.max_tokens, self.series, False, left)
 
     async def hold(self, ask: HoldAsk) -> Granted:
-        """Set money aside, and room in the sub-limits. Raises CallerError when one refuses, and 503 without books."""
+        """Have the books set money aside, and room in the sub-limits, because no lease covers it. Raises CallerError
+        when one refuses, and 503 without books."""
         link = self._link
         if link is None or not link.alive:
             raise _books_away()
-        if (drawn := self.draw(ask)) is not None:
-            return drawn
         granted = await self._asked(link, ask)
         if granted.amount_nano:
             use = use_of(ask, granted.max_tokens)
@@ -191,11 +191,12 @@ class TellerClient:
 
     async def _asked(self, link: _ClientLink, ask: HoldAsk) -> Granted:
         self._tell_closed()
+        answer: msgspec.Raw | None = None
         try:
             answer = await link.ask("hold", ask, limits.TELLER_REPLY_S)
-        except BaseException:  # cancelled or given up: whatever books granted meanwhile goes back
-            link.send(wire.NOTICE, "release", ask.request_id)
-            raise
+        finally:
+            if answer is None:  # cancelled, refused or given up: whatever books granted meanwhile goes back
+                link.send(wire.NOTICE, "release", ask.request_id)
         return wire.decode_granted(answer)
 
     def release(self, request_id: bytes) -> None:
@@ -254,11 +255,12 @@ class TellerClient:
     async def _greet(self, link: _ClientLink) -> None:
         self._are_known(self._pools.void())  # books that greet know of no lease: all holds are told
         hello = wire.Hello(self._worker, os.getpid(), self.epoch, self.series, tuple(self._holds.values()))
+        welcome: wire.Welcome | None = None
         try:
             welcome = wire.decode_welcome(await link.ask("hello", hello, limits.TELLER_REPLY_S))
-        except BaseException:
-            link.abort()
-            raise
+        finally:
+            if welcome is None:
+                link.abort()
         self.epoch, self.series = welcome.epoch, welcome.series
         self._link, self._closes = link, 0  # books count closes from the greeting on
 

@@ -169,6 +169,11 @@ async def test_nobody_is_refused_for_money_that_others_hold_at_the_moment(house:
     assert (await waiting).amount_nano == 1000
 
 
+async def held(client: TellerClient, asked: HoldAsk) -> Granted:
+    """Out of a lease or by the books, as the flow asks."""
+    return client.draw(asked) or await client.hold(asked)
+
+
 def bare(granted: Granted) -> Granted:
     """Without what is left beside it."""
     return msgspec.structs.replace(granted, left=None)

@@ -6,7 +6,7 @@ from typing import Any
 
 import msgspec
 import pytest
-from tests.unit.processes.test_books import House, bare, clean, house, until, wallet
+from tests.unit.processes.test_books import House, bare, clean, held, house, until, wallet
 
 from steelyard.kernel import limits
 from steelyard.kernel.clock import SystemClock
@@ -27,7 +27,7 @@ def ask(house: House, want: int = WANT, floor: int = 0) -> HoldAsk:
 
 async def opened(house: House, client: TellerClient, journal: Journal) -> Opened:
     asked = ask(house)
-    granted = await client.hold(asked)
+    granted = await held(client, asked)
     assert granted.amount_nano == WANT
     record = msgspec.structs.replace(
         house.requests.opened(hold_nano=WANT), request_id=asked.request_id, lease=granted.lease
@@ -57,7 +57,7 @@ async def test_a_busy_worker_holds_by_itself_and_everything_settles(house: House
     assert house.books.teller.find(records[-1].request_id) is None
     assert await wallet(client) == (5_000_000_000, (len(records) - 1) * WANT + lent)
     unopened = ask(house)
-    assert (await client.hold(unopened)).lease
+    assert (await held(client, unopened)).lease
     client.release(unopened.request_id)
     for record in records:
         journal.append(house.requests.closed(record))
@@ -75,11 +75,11 @@ async def test_a_lease_is_called_back_before_anybody_is_refused(house: House) ->
     records = await until_leased(house, client, journal)
     other = await house.client(1)
     rest = 5_000_000_000 - WANT * len(records)
-    assert bare(await other.hold(ask(house, rest))) == Granted(rest, 90), "every nano that no request holds"
+    assert bare(await held(other, ask(house, rest))) == Granted(rest, 90), "every nano that no request holds"
     assert house.books is not None
     assert house.books.lending.leases.holders(1) == []
     assert house.books.teller.find(records[-1].request_id) is not None, "held one by one now"
-    assert (await client.hold(ask(house, 1))).amount_nano == 0
+    assert (await held(client, ask(house, 1))).amount_nano == 0
     for record in records:
         journal.append(house.requests.closed(record))
     client.closed()
@@ -95,7 +95,7 @@ async def test_recall_races_with_use(house: House) -> None:
     async def drain(client: TellerClient) -> None:
         got = WANT
         while got:
-            got = (await client.hold(ask(house, WANT, 1))).amount_nano
+            got = (await held(client, ask(house, WANT, 1))).amount_nano
             granted.append(got)
 
     await asyncio.gather(*(drain(client) for client, _ in workers for _ in range(2)))
@@ -113,8 +113,8 @@ async def test_a_limit_ends_leases_and_counts_what_they_were_given_to(house: Hou
     await office.command("limit.set", {"tenant": "acme", "concurrency": len(records) + 1})
     assert house.books is not None
     assert house.books.lending.leases.holders(1) == []
-    assert bare(await client.hold(ask(house))) == Granted(WANT, 90)
-    refused = await asyncio.gather(*(client.hold(ask(house)) for _ in range(40)), return_exceptions=True)
+    assert bare(await held(client, ask(house))) == Granted(WANT, 90)
+    refused = await asyncio.gather(*(held(client, ask(house)) for _ in range(40)), return_exceptions=True)
     assert all("at the same time" in str(error) for error in refused)
 
 
@@ -127,7 +127,7 @@ async def test_limits_per_minute_are_lent_too_and_nobody_gets_a_request_more(hou
     async def ask_on(client: TellerClient) -> str:
         while True:
             try:
-                granted.append(await client.hold(ask(house, 1000)))
+                granted.append(await held(client, ask(house, 1000)))
             except CallerError as error:
                 return error.code
 
@@ -172,7 +172,7 @@ async def test_what_only_the_teller_can_count_is_not_lent(house: House, limit: d
     await house.clients[0].command("limit.set", {"tenant": "acme"} | limit)
     client, _ = await house.worker()
     for _ in range(2 * limits.LEASE_ROUND_TRIPS_MIN):
-        assert not (await client.hold(ask(house, 1000))).lease
+        assert not (await held(client, ask(house, 1000))).lease
     assert house.books is not None
     assert house.books.lending.leases.holders(1) == []
 
@@ -197,7 +197,7 @@ async def test_leases_dissolve_when_the_books_restart(house: House) -> None:
     client, journal = await house.worker()
     records = await until_leased(house, client, journal)
     unopened = ask(house)
-    assert (await client.hold(unopened)).lease
+    assert (await held(client, unopened)).lease
     journal.sync()
     await house.close_books()
     await until(lambda: not client.connected, "the loss to be noticed")
@@ -205,7 +205,7 @@ async def test_leases_dissolve_when_the_books_restart(house: House) -> None:
     await until(lambda: client.connected, "the reconnect")
     assert again.lending.leases.holders(1) == []
     assert again.teller.held(1) == WANT * (len(records) + 1)
-    first = await client.hold(ask(house))
+    first = await held(client, ask(house))
     assert not first.lease, "what was free of the old lease is void"
     client.release(unopened.request_id)
     for record in records:
@@ -265,9 +265,8 @@ async def test_a_hold_out_of_a_lease_suspends_nobody(house: House) -> None:
     client, journal = await house.worker()
     await until_leased(house, client, journal)
     opened = house.requests.opened(hold_nano=0)
-    with pytest.raises(StopIteration) as given:
-        client.hold(HoldAsk(opened.request_id, 1, 1000, 1)).send(None)
-    assert given.value.value.amount_nano == 1000 and given.value.value.lease == client.series
+    given = client.draw(HoldAsk(opened.request_id, 1, 1000, 1))
+    assert given is not None and given.amount_nano == 1000 and given.lease == client.series
     client.release(opened.request_id)
 
 

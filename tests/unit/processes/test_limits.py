@@ -9,7 +9,7 @@ from typing import Any
 import msgspec
 import pytest
 from tests.fakes.ledger import COST, PRICE, Requests, books, outside, put_tariffs
-from tests.unit.processes.test_books import House, bare, clean, until
+from tests.unit.processes.test_books import House, bare, clean, held, until
 
 from steelyard.kernel.clock import NS_PER_S, ManualClock, SystemClock
 from steelyard.kernel.directory import DatabaseUrl
@@ -50,7 +50,7 @@ def ask(house: House, want: int = 1_000_000, floor: int = 1000) -> HoldAsk:
 
 async def tried(client: TellerClient, asked: HoldAsk) -> Granted | CallerError:
     try:
-        return await client.hold(asked)
+        return await held(client, asked)
     except CallerError as error:
         return error
 
@@ -64,7 +64,7 @@ def opened(house: House, asked: HoldAsk, granted: Granted) -> Opened:
 
 async def served(house: House, client: TellerClient, journal: Journal, *, close: bool = True) -> Opened:
     asked = ask(house)
-    record = opened(house, asked, await client.hold(asked))
+    record = opened(house, asked, await held(client, asked))
     journal.append(record)
     if close:
         journal.append(msgspec.structs.replace(house.requests.closed(record, USAGE), closed_ns=clock.now_ns()))
@@ -99,7 +99,7 @@ async def test_what_just_ended_makes_room_before_a_refusal(house: House) -> None
     client, journal = await house.worker()
     for _ in range(5):
         asked = ask(house)
-        record = opened(house, asked, await client.hold(asked))
+        record = opened(house, asked, await held(client, asked))
         journal.append(record)
         journal.append(house.requests.closed(record))
         client.closed()
@@ -110,7 +110,7 @@ async def test_a_released_hold_is_no_request(house: House) -> None:
     client = await house.client()
     for _ in range(3):
         asked = ask(house)
-        assert bare(await client.hold(asked)) == Granted(1_000_000, 200)
+        assert bare(await held(client, asked)) == Granted(1_000_000, 200)
         client.release(asked.request_id)
 
 
@@ -122,7 +122,7 @@ async def test_a_limit_counts_on_after_a_restart_of_the_books(house: House) -> N
     await served(house, client, journal)
     await until(lambda: client.open_holds == 0, "the first to be posted")
     await served(house, client, journal, close=False)
-    await client.hold(ask(house))
+    await held(client, ask(house))
     await house.close_books()
     await until(lambda: not client.connected, "the loss to be noticed")
     again = await house.open_books()
@@ -131,10 +131,10 @@ async def test_a_limit_counts_on_after_a_restart_of_the_books(house: House) -> N
     assert isinstance(refusal, CallerError)
     assert "3 requests in 60 seconds" in refusal.message
     await house.clients[0].command("limit.lift", {"key": 1, "kinds": ["rpm"]})
-    fourth = await client.hold(ask(house))
+    fourth = await held(client, ask(house))
     assert fourth.max_tokens == 1000 - 150 - 300 - 300 - 100  # the posted one's counts, the others' reservations
     await house.clients[0].command("limit.lift", {"key": 1, "kinds": ["tpm"]})
-    rest = await client.hold(ask(house, want=1_000_000_000))
+    rest = await held(client, ask(house, want=1_000_000_000))
     assert rest.amount_nano == 1_000_000_000 - 97_000 - 2_000_000 - fourth.amount_nano
     assert again.teller.complaints() == []
 
@@ -153,7 +153,7 @@ async def test_a_commit_that_happened_and_failed_counts(house: House, monkeypatc
             raise sqlite3.OperationalError("disk I/O error")
 
     asked = ask(house)
-    record = opened(house, asked, await client.hold(asked))
+    record = opened(house, asked, await held(client, asked))
     monkeypatch.setattr(dialect, "do_commit", commit_and_fail)
     journal.append(record)
     journal.append(msgspec.structs.replace(house.requests.closed(record, USAGE), closed_ns=clock.now_ns()))
@@ -161,7 +161,7 @@ async def test_a_commit_that_happened_and_failed_counts(house: House, monkeypatc
     journal.sync()
     posting = house.books._posting
     await until(lambda: bool(failed) and not client.open_holds and not posting.trouble, "the second try")
-    rest = await client.hold(ask(house, want=1_000_000_000))
+    rest = await held(client, ask(house, want=1_000_000_000))
     assert rest.amount_nano == 1_000_000_000 - 97_000
     await house.clients[0].command("limit.lift", {"key": 1, "kinds": ["budget"]})
     refusal = await tried(client, ask(house))
@@ -173,7 +173,7 @@ async def test_a_dead_workers_requests_count_no_longer_than_they_run(house: Hous
     await limit(house, concurrency=2)
     client, journal = await house.worker()
     record = await served(house, client, journal, close=False)
-    await client.hold(ask(house))
+    await held(client, ask(house))
     other = await house.client(1)
     assert isinstance(await tried(other, ask(house)), CallerError)
     await client.close()
@@ -181,8 +181,8 @@ async def test_a_dead_workers_requests_count_no_longer_than_they_run(house: Hous
     assert house.books is not None
     teller = house.books.teller
     await until(lambda: teller.find(record.request_id) is None, "its requests to be settled")
-    assert bare(await other.hold(ask(house))) == Granted(1_000_000, 200)
-    assert bare(await other.hold(ask(house))) == Granted(1_000_000, 200)
+    assert bare(await held(other, ask(house))) == Granted(1_000_000, 200)
+    assert bare(await held(other, ask(house))) == Granted(1_000_000, 200)
 
 
 async def test_a_limit_set_while_requests_run_counts_them_and_lifting_ends_it(house: House) -> None:
@@ -200,7 +200,7 @@ async def test_a_limit_set_while_requests_run_counts_them_and_lifting_ends_it(ho
             assert "T00:00:00+08:00" in refusal.message
     ended = await house.clients[0].command("limit.lift", {"key": 1})
     assert ended["lifted"] == 1
-    assert bare(await client.hold(ask(house))) == Granted(1_000_000, 200)
+    assert bare(await held(client, ask(house))) == Granted(1_000_000, 200)
     assert await house.clients[0].command("limit.list", {"tenant": "acme"}) == []
     await clean(house.clients[0])
 
