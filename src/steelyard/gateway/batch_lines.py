@@ -33,6 +33,8 @@ ENDPOINTS: Mapping[str, Dialect] = {
 class LineWire:
     """Carries one line in, and its answer to where it is kept."""
 
+    final: bytes | None = None
+
     def __init__(self, line: LineAsk) -> None:
         self._line = line
         self.started = self.gone = False
@@ -55,7 +57,7 @@ class LineWire:
         found = dict(headers_of(lines)).get(b"retry-after")
         self.retry_after_s = int(found) if found is not None else None
 
-    async def send(self, piece: bytes, *, last: bool = False) -> None:
+    async def send(self, piece: bytes) -> None:
         """Once an answer is being kept it is kept and counted, whatever stops meanwhile."""
         self.answer = piece
         if self.status != 200:

@@ -82,7 +82,6 @@ class Exchange(Border):
     render: Callable[[int, Event], bytes]
     """The form's own: asked with every event."""
     _quote: Quote
-    _final: bytes | None = None  # the piece after which nothing follows
     _lines = b""  # headers of its own, see `lines_of`
     _body_bytes = 0
 
@@ -171,21 +170,17 @@ class Exchange(Border):
             left = quote.left
             if left is not None and left.available_nano is not None:
                 self._lines += lines_of([balance_header(left.available_nano + quote.hold_nano - bill.charge_nano)])
-        self._final = closing = form.closing(usage, bill)
+        self._wire.final = closing = form.closing(usage, bill)
         self._body_bytes = len(closing)
-        if self._wire.started:
-            vars(self).pop("send", None)
         return closing
 
     def parted(self, closing: bytes) -> tuple[bytes, bytes]:
         body, last = self._form.parted(closing)
-        self._final = last or body
+        self._wire.final = last or body
         return body, last
 
     def failing(self, error: UpstreamError) -> bytes:
-        self._final = said = self._form.failing(error)
-        if self._wire.started:
-            vars(self).pop("send", None)
+        self._wire.final = said = self._form.failing(error)
         return said
 
     def send(self, piece: bytes) -> Sending:
@@ -194,11 +189,12 @@ class Exchange(Border):
             took_ns = self._now_ns() - self._created_ns
             took_ms = took_ns // NS_PER_MS if took_ns > 0 else 0  # a wall clock may step back
             request_id = b"req_" + hexlify(self._request_id)
-            form = _STREAMED if self.asked.order.stream else b"content-length: %d\r\n" % self._body_bytes
+            streams = self.asked.order.stream
+            form = _STREAMED if streams else b"content-length: %d\r\n" % self._body_bytes
             wire.start(200, _HEAD % (self._form.content_type, request_id, request_id, self._lines, took_ms, form))
-            if self._final is None:
-                self.send = wire.send  # type: ignore[method-assign]  # until it is known what comes last
-        return wire.send(piece, last=piece is self._final)
+            if streams and not self.holds_back:
+                self.send = wire.send  # type: ignore[method-assign]  # for all that follows
+        return wire.send(piece)
 
 
 def _header_text(text: str) -> bytes:

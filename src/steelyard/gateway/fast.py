@@ -144,6 +144,7 @@ class FastWire(Turn):
     """A `Wire` without ASGI. Also the `Turn` that uvicorn's protocol sees."""
 
     begun = started = gone = False
+    final: bytes | None = None
     whole: Body | None = None
     """The body, if it came with the head and all at once."""
     _run: Run | None = None
@@ -271,13 +272,14 @@ class FastWire(Turn):
             head += b"transfer-encoding: chunked\r\n"
         self._head = head + b"\r\n"
 
-    def send(self, piece: bytes, *, last: bool = False) -> Sending:
+    def send(self, piece: bytes) -> Sending:
         transport, protocol = self._transport, self._protocol
         if not transport.is_closing():
             head, self._head = self._head, b""
             if self._chunked:
+                ends = piece is self.final
                 piece = b"%b%x\r\n%b\r\n" % (head, len(piece), piece) if piece else head
-                if last:
+                if ends:
                     self._ended = True
                     piece += _END
             elif head:

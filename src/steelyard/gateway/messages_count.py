@@ -41,7 +41,8 @@ class CountUrl:
         body = msgspec.json.encode({"input_tokens": await self._counted(wire, heads, request_id)})
         length = (b"content-length", str(len(body)).encode())
         wire.start(200, lines_of([(b"content-type", b"application/json"), *id_headers(request_id), length]))
-        if sending := wire.send(body, last=True):
+        wire.final = body
+        if sending := wire.send(body):
             await sending
 
     async def _counted(self, wire: Wire, heads: Heads, request_id: bytes) -> int:

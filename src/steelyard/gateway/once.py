@@ -65,14 +65,14 @@ class RecordingWire(AsgiWire):
         self.headers = [header for header in headers_of(lines) if not header[0].startswith(OF_THE_MOMENT)]
         super().start(status, lines)
 
-    async def send(self, piece: bytes, *, last: bool = False) -> None:
+    async def send(self, piece: bytes) -> None:
         self._size += len(piece)
         if self._size > limits.ANSWER_BYTES_MAX:
             self.too_long = True
             self._pieces[:] = [piece]  # the last one tells a whole stream from a cut one
         else:
             self._pieces.append(piece)
-        await super().send(piece, last=last)
+        await super().send(piece)
 
     @property
     def recorded(self) -> bytes | None:

@@ -57,6 +57,7 @@ class Wire(Protocol):
 
     started: bool  # the head of the answer is fixed
     gone: bool
+    final: bytes | None  # the very piece after which nothing will be sent: set it before that one is
 
     def body(self) -> Body | Awaitable[Body]:
         """The whole request body, at once if it is here. Raises CallerError 413 beyond the bound, 400 when the client
@@ -71,11 +72,8 @@ class Wire(Protocol):
         """Fix the head of the answer, its headers as `lines_of` makes them. It leaves with the first piece, or at the
         end."""
 
-    def send(self, piece: bytes, *, last: bool = False) -> Sending:
-        """Send one piece of the body. Raises ClientGone, or its await does, when it may not have left user space.
-
-        `last`: nothing will follow but `end`.
-        """
+    def send(self, piece: bytes) -> Sending:
+        """Send one piece of the body. Raises ClientGone, or its await does, when it may not have left user space."""
 
     def end(self) -> Sending:
         """End the body, and watch no more. Safe to call when the client is gone."""
@@ -85,7 +83,8 @@ class Wire(Protocol):
 
 async def answered(wire: Wire, body: bytes) -> None:
     """Send the whole body, and end it."""
-    if sending := wire.send(body, last=True):
+    wire.final = body
+    if sending := wire.send(body):
         await sending
     if ending := wire.end():
         await ending
@@ -99,6 +98,8 @@ async def body_of(wire: Wire) -> bytes:
 
 class AsgiWire:
     """A `Wire` over ASGI. On a server without LEFT a piece counts as sent once the server has taken it."""
+
+    final: bytes | None = None
 
     def __init__(self, scope: Scope, receive: Receive, send: Send) -> None:
         self._receive = receive
@@ -142,7 +143,7 @@ class AsgiWire:
         self.started = True
         self._head = {"type": "http.response.start", "status": status, "headers": headers_of(lines)}
 
-    async def send(self, piece: bytes, *, last: bool = False) -> None:
+    async def send(self, piece: bytes) -> None:
         await self._begin()
         await self._send({"type": "http.response.body", "body": piece, "more_body": True})
         try:
