@@ -104,7 +104,7 @@ def quote(watts_milli: int = 0, priced_ns: int = 1_790_000_000 * NS_PER_S) -> Qu
 
 def intend(slots: Slots, index: int, usage: Usage, cpu_ns: int = 0, estimated: bool = False) -> None:
     """As a request in this cell does before it sends."""
-    gauge = EnergyGauge(memoryview(array("Q", [0, cpu_ns, 0, 0])) if cpu_ns else None)
+    gauge = EnergyGauge(memoryview(array("Q", [0, cpu_ns, *bytes(4)])) if cpu_ns else None)
     guessed = frozenset({0} if estimated else ())
     Cell(opened(1, slot=index), slots, gauge, lambda: 0, 0, _running=1, guessed=guessed).intend(usage)
 

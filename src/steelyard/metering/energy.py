@@ -2,8 +2,9 @@
 
 Owns the clock file: four u64 words, the engine's time (of its CPU cores, or of its GPUs) in all and per running
 sequence, measured energy per running sequence, and in which stretch of measuring that is (odd: it is measured, even: it
-is not). The engine or its keeper ticks it, workers read it when a request opens and closes. It never goes back: a
-restarted engine counts on in the same file.
+is not); then two words of each worker, its process and how many sequences it has with the engine. The engine or its
+keeper ticks it, workers read it when a request opens and closes. It never goes back: a restarted engine counts on in
+the same file.
 """
 
 import mmap
@@ -13,12 +14,14 @@ from collections.abc import Callable
 from pathlib import Path
 from urllib.parse import quote
 
+from steelyard.kernel import limits
 from steelyard.kernel.money import divide_half_even
 from steelyard.metering.disk import Disk
 from steelyard.metering.power import Rapl
 
-_BYTES = 32
-_TOTAL, _PER_SEQUENCE, _UJ_PER_SEQUENCE, _STRETCH = range(4)
+_TOTAL, _PER_SEQUENCE, _UJ_PER_SEQUENCE, _STRETCH, _WORKERS = range(5)
+_END = _WORKERS + 2 * limits.WORKERS_MAX
+_BYTES = 8 * _END
 _SYSTEM_DISK = Disk()
 
 
@@ -56,6 +59,11 @@ class EnergyClock:
     def skip(self, used_ns: int) -> None:
         """So much more time, of no sequence."""
         self._words[_TOTAL] += used_ns
+
+    def running(self) -> int:
+        """How many sequences the workers that live have with the engine."""
+        words = self._words
+        return sum(words[at + 1] for at in range(_WORKERS, _END, 2) if words[at + 1] and _lives(words[at]))
 
     def _measured(self, measured: bool) -> None:
         if measured != bool(self._words[_STRETCH] & 1):
@@ -103,9 +111,19 @@ class CpuClock:
 class EnergyGauge:
     """One upstream's clock as a request sees it. Without a clock (a vendor's upstream) it stands at 0 for good."""
 
-    def __init__(self, words: memoryview | None) -> None:
+    def __init__(self, words: memoryview | None, worker: int = 0) -> None:
         self._words = words
+        self._at = _WORKERS + 2 * worker + 1
+        self._running = 0
         self.stands_still = words is None
+        if words is not None:
+            words[self._at], words[self._at - 1] = 0, os.getpid()
+
+    def run(self, sequences: int) -> None:
+        """So many more of this worker's sequences are with the engine; fewer, where it is negative."""
+        if self._words is not None:
+            self._running += sequences
+            self._words[self._at] = self._running
 
     def per_sequence_ns(self) -> int:
         return 0 if self._words is None else self._words[_PER_SEQUENCE]
@@ -113,6 +131,14 @@ class EnergyGauge:
     def measured(self) -> tuple[int, int]:
         """Microjoules per running sequence so far, and the stretch of measuring; see `is_measured`."""
         return (0, 0) if self._words is None else (self._words[_UJ_PER_SEQUENCE], self._words[_STRETCH])
+
+
+def _lives(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except OSError:
+        return False
+    return True
 
 
 def is_measured(before: int, after: int) -> bool:
@@ -130,10 +156,11 @@ class _Gauges(dict[str, EnergyGauge]):
 
 
 class EnergyClocks:
-    """The worker's side: the clocks of all upstreams, mapped once each."""
+    """The side of a worker, by its number: the clocks of all upstreams, mapped once each."""
 
-    def __init__(self, directory: Path) -> None:
+    def __init__(self, directory: Path, worker: int = 0) -> None:
         self._directory = directory
+        self._worker = worker
         self.gauges: dict[str, EnergyGauge] = _Gauges(self._mapped)
         """By upstream, found when one is first asked for: the clock to read at open and at close. One that appears in
         between is not used: its past is not ours."""
@@ -160,18 +187,18 @@ class EnergyClocks:
 
     def _mapped(self, upstream: str) -> EnergyGauge:
         try:
-            fd = os.open(clock_path(self._directory, upstream), os.O_RDONLY | os.O_CLOEXEC)
+            fd = os.open(clock_path(self._directory, upstream), os.O_RDWR | os.O_CLOEXEC)
         except OSError:
             return self._without(upstream)
         try:
             if os.fstat(fd).st_size < _BYTES:
                 return self._without(upstream)
-            mapped = mmap.mmap(fd, _BYTES, access=mmap.ACCESS_READ)
+            mapped = mmap.mmap(fd, _BYTES)
         finally:
             os.close(fd)
         words = memoryview(mapped).cast("Q")
         self._maps.append((words, mapped))
-        gauge = self.gauges[upstream] = EnergyGauge(words)
+        gauge = self.gauges[upstream] = EnergyGauge(words, self._worker)
         return gauge
 
     def _without(self, upstream: str) -> EnergyGauge:

@@ -153,6 +153,7 @@ class Reading(Cell, eq=False, kw_only=True):
 
     def waits(self) -> None:
         """Its sequences stand in a line: what the engine is busy with is not theirs until they begin."""
+        self._gauge.run(-self._running)
         self._running = self._starts_ns = self._starts_uj = self._stretch = 0
 
     def begins(self, sequences: int = 1) -> None:
@@ -161,6 +162,7 @@ class Reading(Cell, eq=False, kw_only=True):
         measured_uj, stretch = gauge.measured()
         self._stretch = stretch if stretch == self._stretch or not self._running else 0
         self._running += sequences
+        gauge.run(sequences)
         self._starts_ns += gauge.per_sequence_ns() * sequences
         self._starts_uj += measured_uj * sequences
 
@@ -245,6 +247,8 @@ class Reading(Cell, eq=False, kw_only=True):
             return self._closed
         opened, self._leaving = self.opened, None  # the slot is soon another's: what leaves now is not counted
         cpu_ns, measured_uj = (0, None) if self._gauge.stands_still else (self._cpu_ns(), self._measured_uj())
+        if self._running:
+            self._gauge.run(-self._running)
         usage = settled_usage(opened, self.delivered, end, cpu_ns, self._watts_milli, measured_uj)
         meter, intended, delivered = self._meter, self._intended, self.delivered
         self._closed = closed = Closed(  # by place, as the open record
@@ -291,8 +295,8 @@ class Reading(Cell, eq=False, kw_only=True):
         self.total = _NOTHING
         self._watts_milli = cost.watts_milli
         self._slots.power(opened.slot, cost.watts_milli)
-        self._gauge = meter._energy.gauges[offer.upstream]
         self.waits()
+        self._gauge = meter._energy.gauges[offer.upstream]
         self.begins(opened.sequences)
 
     async def deliver_last(self, answer: Answer, piece: bytes, *, strict: bool) -> None:

@@ -107,6 +107,7 @@ def _hidden(command: Sequence[str]) -> Iterator[str]:
 
 def _vllm(spec: EngineSpec) -> list[str]:
     arguments = [spec.weights, "--served-model-name", spec.model, "--enable-prompt-tokens-details"]
+    arguments += ["--disable-uvicorn-access-log"]  # a line for each of our four looks a second, and for each request
     if spec.context_tokens:
         arguments += ["--max-model-len", str(spec.context_tokens)]
     if spec.gpu_count > 1:
@@ -119,7 +120,7 @@ def _vllm(spec: EngineSpec) -> list[str]:
 def _sglang(spec: EngineSpec, config_file: str) -> list[str]:
     arguments = ["--config", config_file] if config_file else []
     arguments += ["--model-path", spec.weights, "--served-model-name", spec.model]
-    arguments += ["--enable-metrics", "--enable-cache-report"]
+    arguments += ["--enable-metrics", "--enable-cache-report", "--log-level-http", "warning"]
     if spec.context_tokens:
         arguments += ["--context-length", str(spec.context_tokens)]
     if spec.gpu_count > 1:

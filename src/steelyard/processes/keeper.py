@@ -222,8 +222,10 @@ class Ticks:
         if load.running:
             self._busy_ns += elapsed_ns
             self._busy_uj += used_uj or 0
-            # Nobody is told whose turn it is, so those in its line share too: no more is given than was used.
-            self._energy.add(elapsed_ns * self._gpus, load.running + load.waiting, used_uj)
+            # It tells nobody whose turn it is, and tells of a burst when its first step is done: everybody shares whom
+            # it knows of, or we do, so that no more is given than was used.
+            everybody = max(load.running + load.waiting, self._energy.running())
+            self._energy.add(elapsed_ns * self._gpus, everybody, used_uj)
         else:
             self._idle_uj += used_uj or 0
 

@@ -81,7 +81,7 @@ async def run(data: DataDir, listener: socket.socket, options: Options) -> None:
     directory = data.journals / teller.series
     journal = Journal.create(directory)
     slots, soon = Slots.create(directory / "slots", limits.SLOTS_PER_WORKER), asyncio.get_running_loop().call_soon
-    meter = Meter(journal, slots, clock, EnergyClocks(data.energy), soon)
+    meter = Meter(journal, slots, clock, EnergyClocks(data.energy, options.worker), soon)
     pool = Pool(trust)
     key = os.environ.get(KEY_VARIABLE, "")
     own = {LOCAL_UPSTREAM: key, EMBEDDING_UPSTREAM: key}

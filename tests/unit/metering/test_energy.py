@@ -1,10 +1,13 @@
 """The engine's clock: shares, restarts, absence."""
 
 import struct
+import sys
 from pathlib import Path
+from subprocess import PIPE, Popen
 
 import pytest
 
+from steelyard.kernel import limits
 from steelyard.metering.energy import CpuClock, EnergyClock, EnergyClocks, clock_path, energy_uj, is_measured
 
 
@@ -43,7 +46,7 @@ def test_what_is_used_while_nothing_runs_is_nobodys(tmp_path: Path) -> None:
     cpu.ns += 1_000
     clock.tick(1)
     assert clocks.per_sequence_ns("local") - opened == 1_000
-    assert struct.unpack("=4Q", clock_path(tmp_path, "local").read_bytes())[0] == 6_000
+    assert struct.unpack_from("=Q", clock_path(tmp_path, "local").read_bytes())[0] == 6_000
     clocks.close()
     clock.close()
 
@@ -129,3 +132,40 @@ def test_energy_counts_as_measured_only_if_it_was_all_the_time(tmp_path: Path) -
     assert not is_measured(EnergyClocks(tmp_path / "none").gauges["x"].measured()[1], 0)
     clocks.close()
     after.close()
+
+
+def test_the_engines_side_knows_what_living_workers_have_with_it(tmp_path: Path) -> None:
+    clock = EnergyClock(clock_path(tmp_path, "gpu"))
+    assert clock.running() == 0
+    first, second = (EnergyClocks(tmp_path, worker).gauges["gpu"] for worker in (0, limits.WORKERS_MAX - 1))
+    first.run(3)
+    second.run(2)
+    first.run(-1)
+    assert clock.running() == 4
+    dying = f"""if True:
+        from pathlib import Path
+        from steelyard.metering.energy import EnergyClocks
+        EnergyClocks(Path({str(tmp_path)!r}), 7).gauges["gpu"].run(100)
+        print("has", flush=True)
+        input()
+    """
+    with Popen([sys.executable, "-c", dying], stdin=PIPE, stdout=PIPE) as worker:
+        assert worker.stdout is not None and worker.stdout.readline() == b"has\n"
+        assert clock.running() == 104
+        worker.kill()
+        worker.wait()
+        assert clock.running() == 4, "a dead worker's are with nobody"
+    successor = EnergyClocks(tmp_path).gauges["gpu"]
+    assert clock.running() == 2, "what the one before had is not its own"
+    successor.run(1)
+    assert clock.running() == 3
+    clock.close()
+
+
+def test_a_clock_of_the_days_before_the_workers_is_made_longer(tmp_path: Path) -> None:
+    path = clock_path(tmp_path, "gpu")
+    path.write_bytes(struct.pack("=4Q", 70, 7, 0, 0))
+    assert EnergyClocks(tmp_path).gauges["gpu"].stands_still, "its engine has not come yet"
+    clock = EnergyClock(path)
+    assert EnergyClocks(tmp_path).per_sequence_ns("gpu") == 7
+    clock.close()

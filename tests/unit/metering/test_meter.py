@@ -324,6 +324,26 @@ def test_what_the_engine_does_while_a_request_waits_is_not_its_own(desk: Desk) -
     assert (used.cpu_ns, used.energy_uj) == (8 * NS_PER_S, 80_000_000)
 
 
+def test_the_engine_is_told_how_many_sequences_it_has_of_ours(desk: Desk) -> None:
+    first, second = (EnergyClock(clock_path(desk.directory.parent / "energy", name)) for name in ("gpu", "gpu-2"))
+    quotes = []
+    for name in ("gpu", "gpu-2"):
+        there = quote()
+        quotes.append(msgspec.structs.replace(there, offer=msgspec.structs.replace(there.offer, upstream=name)))
+    one, two = desk.meter.open(order(1, sequences=2), quotes[0]), desk.meter.open(order(2), quotes[0])
+    assert first.running() == 3
+    two.waits()
+    assert first.running() == 2
+    two.begins()
+    one.move(quotes[1])
+    assert (first.running(), second.running()) == (1, 2)
+    for reading in (one, two, one):
+        reading.close(End.COMPLETE)
+    assert (first.running(), second.running()) == (0, 0)
+    first.close()
+    second.close()
+
+
 def test_so_is_what_is_measured_meanwhile(desk: Desk) -> None:
     gpu = EnergyClock(clock_path(desk.directory.parent / "energy", "gpu"))
     gpu.add(1, 1, 0)

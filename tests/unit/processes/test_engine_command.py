@@ -17,6 +17,7 @@ def test_vllm_gets_its_key_in_the_environment() -> None:
     started = start_of(spec, 8001, "sy-secret", "/x.yaml")
     assert started.command == [
         *("vllm", "serve", "Qwen/Qwen3-8B", "--served-model-name", "q8", "--enable-prompt-tokens-details"),
+        "--disable-uvicorn-access-log",
         *("--max-model-len", "8192", "--tensor-parallel-size", "2", "--speculative-config", MTP),
         *("--host", "127.0.0.1", "--port", "8001", "--max-num-seqs", "64"),
     ]
@@ -31,7 +32,16 @@ def test_sglang_gets_it_in_a_file() -> None:
     started = start_of(spec, 8001, "sy-secret", "/x.yaml")
     assert started.command == [
         *("sgl", "--config", "/x.yaml", "--model-path", "Qwen/Qwen3-8B", "--served-model-name", "q8"),
-        *("--enable-metrics", "--enable-cache-report", "--host", "127.0.0.1", "--port", "8001"),
+        *(
+            "--enable-metrics",
+            "--enable-cache-report",
+            "--log-level-http",
+            "warning",
+            "--host",
+            "127.0.0.1",
+            "--port",
+            "8001",
+        ),
     ]
     assert started.config == 'api-key: "sy-secret"\n'
     assert started.environment == {"CUDA_VISIBLE_DEVICES": "1"}

@@ -20,10 +20,11 @@ class Counter:
 
 
 class Engine:
-    def __init__(self, directory: Path, gpus: int = 1) -> None:
+    def __init__(self, directory: Path, gpus: int = 1, ours: int = 0) -> None:
         self.time = ManualClock()
         self.ticks = Ticks(EnergyClock(clock_path(directory, "gpu")), self.time, gpus, Counter(), EngineLoad())
         self.gauge = EnergyClocks(directory).gauges["gpu"]
+        self.gauge.run(ours)
 
     def look(self, running: int, waiting: int = 0) -> tuple[int, int]:
         """A second later: nanoseconds and microjoules that this second gives to each request."""
@@ -33,11 +34,12 @@ class Engine:
         return self.gauge.per_sequence_ns() - before[0], self.gauge.measured()[0] - before[1]
 
 
-@pytest.mark.parametrize(("running", "waiting"), [(1, 0), (4, 0), (4, 1), (64, 192)])
-def test_no_more_is_given_than_was_used_however_many_wait(tmp_path: Path, running: int, waiting: int) -> None:
-    engine = Engine(tmp_path)
+@pytest.mark.parametrize(("running", "waiting", "ours"), [(1, 0, 0), (4, 0, 4), (4, 1, 5), (64, 192, 2), (1, 0, 256)])
+def test_no_more_is_given_than_was_used(tmp_path: Path, running: int, waiting: int, ours: int) -> None:
+    """However many wait there, are others', or are ours and not told of yet."""
+    engine = Engine(tmp_path, ours=ours)
     ns, uj = engine.look(running, waiting)
-    everybody = running + waiting
+    everybody = max(running + waiting, ours)
     assert ns * everybody == pytest.approx(NS_PER_S, abs=everybody)
     assert uj * everybody == pytest.approx(JOULES * 1_000_000, abs=everybody)
 
