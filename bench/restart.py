@@ -1,7 +1,7 @@
 """`make bench-restart`: what `kill -9` of the local engine costs amid eight streams, on a quiet and on a busy machine.
 
 From the kill to the moment when every stream is settled, and to the first answer of the engine that took its place.
-Busy: beside as many processes that do nothing but count as there are CPUs. Each run has a platform of its own.
+Busy: beside as many processes that do nothing but count as there are CPUs for it. Each run has a platform of its own.
 """
 
 import http.client
@@ -19,6 +19,7 @@ import psutil
 
 from bench.ladder import Up, up
 from bench.report import RUNS_MIN, Report
+from steelyard.kernel.cpus import cpus_allowed
 
 _STREAMS, _TOKENS = 8, 400
 _PATIENCE_S = 60
@@ -89,7 +90,7 @@ def told(report: Report, where: str, runs: Sequence[tuple[float, float]], beside
 
 
 def main() -> None:
-    report, cpus = Report("restart", "s from kill -9"), psutil.cpu_count() or 1
+    report, cpus = Report("restart", "s from kill -9"), cpus_allowed()
     told(report, "quiet", [one_run() for _ in range(RUNS_MIN)])
     with busy(cpus):
         told(report, "busy", [one_run() for _ in range(RUNS_MIN)], beside="quiet")
