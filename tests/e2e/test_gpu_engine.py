@@ -9,9 +9,10 @@ import pytest
 from tests.fakes.gpu_server import CACHED, OUTPUT, PROMPT
 from tests.platform import Platform, steelyard, wait_for
 
+from steelyard.kernel.clock import NS_PER_S
 from steelyard.storage.database import open_database
 
-MODEL, ENGINE = "gpu-m", "e2e-gpu"
+MODEL, ENGINE, HELD = "gpu-m", "e2e-gpu", 4
 BOOK = f"""
 [[price]]
 model = "{MODEL}"
@@ -48,16 +49,22 @@ def test_a_gpu_engine_is_sold_by_its_gpu_hours_and_comes_back_when_it_dies(platf
     assert "VLLM_API_KEY=… " in said and f"{ENGINE} is running." in said, said
 
     held: list[str] = []
-    waiting = threading.Thread(target=lambda: held.append(ask(platform, "hold")[1]))
-    waiting.start()
-    wait_for(lambda: platform.run("engine", "show", ENGINE)["busy_ns"] > 0, "busy GPU time")
+    waiting = [threading.Thread(target=lambda: held.append(ask(platform, "hold")[1])) for _ in range(HELD)]
+    for one in waiting:
+        one.start()
+    wait_for(lambda: platform.run("engine", "show", ENGINE)["busy_ns"] > NS_PER_S, "busy GPU time")
     answer, _ = ask(platform, "free")
-    waiting.join()
+    for one in waiting:
+        one.join()
     assert answer["usage"]["prompt_tokens_details"]["cached_tokens"] == CACHED
     receipt = platform.posted_receipt(held[0])
     assert (receipt["prompt_tokens"], receipt["output_tokens"]) == (PROMPT, OUTPUT)
     gpu_ns, gpu_cost, energy_uj = _work(platform, held[0])
     assert gpu_ns > 0
+    for one in held:
+        platform.posted_receipt(one)
+    given_ns = sum(_work(platform, one)[0] for one in held)
+    wait_for(lambda: platform.run("engine", "show", ENGINE)["busy_ns"] >= given_ns, "no more to be given than was used")
     assert gpu_cost == round(gpu_ns * 12.5 / 3600)  # nano per ns: 12.5 an hour
     assert energy_uj == round(gpu_ns * 400 / 1000)
 
