@@ -15,6 +15,7 @@ import msgspec
 import pytest
 from msgspec import Raw
 from tests.e2e.local_engine import CONTEXT, KEY, Engine, answer, busy, failure, params
+from tests.fakes.parties import FakeWork
 
 from steelyard.kernel.errors import UpstreamError
 from steelyard.kernel.quantities import Usage
@@ -207,9 +208,12 @@ async def test_lines_of_a_batch_make_way_and_say_and_count_what_they_would_have(
     asked = [params(f"Name the number {n} in words, and go on.", ignore_eos=True) for n in range(3)]
     unbroken = await asyncio.gather(*(answer(upstream, engine.offer, one, 36) for one in asked))
     told: list[list[Event]] = [[] for _ in asked]
+    works = [FakeWork() for _ in asked]
 
     async def line(number: int) -> None:
-        async for event in upstream.stream(engine.offer, asked[number], 36, b"", turn=Turn(1, 86_400)):
+        work = works[number]
+        turn = Turn(1, 86_400, begins=work.begins, rests=work.rests)
+        async for event in upstream.stream(engine.offer, asked[number], 36, b"", turn=turn):
             told[number].append(event)
 
     counts: list[list[int]] = []
@@ -224,6 +228,7 @@ async def test_lines_of_a_batch_make_way_and_say_and_count_what_they_would_have(
     # What was on its way when they were told to rest has come by the middle of the answer that is waited for.
     rested = [first == last for first, last in zip(counts[len(counts) // 2], counts[-1], strict=True)]
     assert rested.count(True) == 2, "one of the eight places is left to the batch"
+    assert sorted(work.told for work in works) == [["begins"], *[["begins", "rests", "begins"]] * 2]
     for events, (text, last) in zip(told, unbroken, strict=True):
         assert "".join(event.text for event in events) == text
         assert [event.usage.output for event in events] == sorted({event.usage.output for event in events})

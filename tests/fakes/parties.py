@@ -61,6 +61,9 @@ class FakeWork:
     def begins(self) -> None:
         self.told.append("begins")
 
+    def rests(self) -> None:
+        self.told.append("rests")
+
 
 class FakeTeller:
     """Grants up to what the purse holds."""

@@ -17,7 +17,7 @@ import msgspec
 from steelyard.engines.asked import Ask, Refused, read_ask
 from steelyard.engines.decoder import Broken, Decoder, Sequence
 from steelyard.engines.line import Line, wish_of
-from steelyard.engines.said import ALIVE, chunk, closing, failed, refusal
+from steelyard.engines.said import ALIVE, chunk, closing, failed, refusal, rests
 from steelyard.kernel import limits
 from steelyard.kernel.engines import EngineLoad
 from steelyard.scheduling.wish import TURN_HEADER, Capacity, QueueFull, Turn, turn_from
@@ -62,6 +62,9 @@ class Effort(Protocol):
 
     def ran(self, sequences: int, *, ended: bool) -> None:
         """A step of so many sequences is done; `ended`: one of them has its end, and has not been told it yet."""
+
+    def rests(self) -> None:
+        """One that has run makes way, and has not been told so yet."""
 
 
 class Ticket:
@@ -131,6 +134,7 @@ class Desk:
     def begin(self, ticket: Ticket) -> None:
         """Its turn has come: the decoder gets it, or refuses it; or goes on with it after a rest."""
         if ticket.sequence is not None:
+            ticket.connection.say(rests(False))
             try:
                 self.decoder.resume(ticket.sequence)
             except Broken as error:
@@ -153,6 +157,9 @@ class Desk:
         """Somebody is waited for: it makes way, and its connection waits with what it has."""
         ticket.spoke = False
         if ticket.sequence is not None:
+            if self._effort is not None:
+                self._effort.rests()
+            ticket.connection.say(rests(True))
             try:
                 self.decoder.rest(ticket.sequence)
             except Broken as error:

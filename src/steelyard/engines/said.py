@@ -53,6 +53,11 @@ def closing(counts: Counts, stop: str | None) -> bytes:
     return _event(told) + DONE
 
 
+def rests(now: bool) -> bytes:
+    """It makes way for others from here on, or goes on: whose time is counted must know."""
+    return _event({"choices": [], "rests": now})
+
+
 def failed(message: str) -> bytes:
     """An error inside a stream that has begun."""
     return _event({"error": {"message": message, "type": "server_error", "code": 500}})

@@ -22,6 +22,7 @@ from steelyard.metering.journal import Journal
 from steelyard.metering.slots import Cell, Slots
 
 _NOTHING = Usage()
+_NONE = -1
 _TAKES_NONE = "The journal takes no new requests; nothing was charged."
 
 
@@ -142,7 +143,7 @@ class Reading(Cell, eq=False, kw_only=True):
     _meter: Meter
     _watts_milli: int
     _starts_uj: int = 0  # measured energy, as `_starts_ns`
-    _stretch: int = 0  # of measuring, in which all of them began; 0: none has, or in several
+    _stretch: int = _NONE  # of measuring, in which all of them began or went on; 0: in several
     total: Usage = _NOTHING  # all the upstream told of, over all sequences, delivered or not: its vendor bills it
     _closed: Closed | None = None
     _refused: bool = False  # the journal would not have the close record
@@ -154,17 +155,22 @@ class Reading(Cell, eq=False, kw_only=True):
     def waits(self) -> None:
         """Its sequences stand in a line: what the engine is busy with is not theirs until they begin."""
         self._gauge.run(-self._running)
-        self._running = self._starts_ns = self._starts_uj = self._stretch = 0
+        self._running = self._starts_ns = self._starts_uj = 0
+        self._stretch = _NONE
 
     def begins(self, sequences: int = 1) -> None:
-        """The engine is busy with so many more of them from here on."""
+        """The engine is busy with so many more of them from here on, for the first time or again after a rest."""
         gauge = self._gauge
         measured_uj, stretch = gauge.measured()
-        self._stretch = stretch if stretch == self._stretch or not self._running else 0
+        self._stretch = stretch if self._stretch in {_NONE, stretch} else 0
         self._running += sequences
         gauge.run(sequences)
         self._starts_ns += gauge.per_sequence_ns() * sequences
         self._starts_uj += measured_uj * sequences
+
+    def rests(self) -> None:
+        """One of them makes way: its time until now stands, and what follows is not its own until it begins again."""
+        self.begins(-1)
 
     def heard(self, usage: Usage) -> None:
         """What the upstream has told of by now; its vendor may bill it though none of it is passed on yet."""

@@ -134,7 +134,7 @@ async def _run(options: argparse.Namespace, decoder: Decoder, manifest: Manifest
 
 class _Effort:
     """The energy clock and the busy time: CPU time is shared among the sequences of the steps it was spent on, and it
-    stands in the clock before one of them is told its end. What is used while nothing runs is nobody's.
+    stands in the clock before one of them is told its end, or its rest. What is used while nothing runs is nobody's.
     """
 
     def __init__(self, options: argparse.Namespace, model: str) -> None:
@@ -155,9 +155,17 @@ class _Effort:
         self._sequences = max(self._sequences, sequences)
         now_ns = self._time.monotonic_ns()
         if ended or now_ns - self._ticked_ns >= _TICK_NS:
-            self._clock.tick(self._sequences)
-            self.watch.passed(busy=True)
-            self._ticked_ns, self._sequences = now_ns, 0
+            self._tick(now_ns)
+
+    def rests(self) -> None:
+        """See `Effort`."""
+        if self._sequences:
+            self._tick(self._time.monotonic_ns())
+
+    def _tick(self, now_ns: int) -> None:
+        self._clock.tick(self._sequences)
+        self.watch.passed(busy=True)
+        self._ticked_ns, self._sequences = now_ns, 0
 
 
 async def _tell(desk: Desk, watch: Watch) -> None:

@@ -101,7 +101,7 @@ class InTurn:
             raise overloaded(_TOO_MANY, full.retry_after_s) from None
         with place:
             turn.begins()
-            turn = line.turn_at(place, turn._replace(begins=bool))
+            turn = line.turn_at(place, turn._replace(begins=bool, rests=bool))
             async with aclosing(line.engine.stream(offer, params, max_tokens, request_id, whole, turn)) as events:
                 async for event in events:
                     place.spoke()

@@ -16,6 +16,7 @@ from steelyard.kernel.errors import UpstreamError
 from steelyard.kernel.faults import Fault
 from steelyard.kernel.quantities import Usage
 from steelyard.kernel.records import CallPiece, Event
+from steelyard.scheduling.wish import Turn
 from steelyard.upstream.calls import CallReader
 from steelyard.upstream.tally import risen
 
@@ -102,6 +103,7 @@ class _Chunk(msgspec.Struct):
     usage: _Counts | None = None
     error: _Fault | None = None
     verbose: _Verbose = msgspec.field(default=_Verbose(), name="__verbose")
+    rests: bool | None = None  # said by an engine of ours: it makes way for others from here on, or goes on
 
 
 class _FaultBody(msgspec.Struct):
@@ -117,11 +119,13 @@ class Answer:
     """The state of one sequence: what its chunks said since the last event, and its counts so far."""
 
     def __init__(
-        self, upstream: str, max_tokens: int, *, alternatives: int = 0, reader: CallReader | None = None
+        self, upstream: str, max_tokens: int, turn: Turn, *, alternatives: int = 0, reader: CallReader | None = None
     ) -> None:
         self.cut = False  # it went beyond `max_tokens`: what came until then is its end
         self._upstream = upstream
         self._max_tokens = max_tokens
+        self._turn = turn
+        self._rests = False
         self._reader = reader
         self._calls: list[CallPiece] = []
         self._reasoning: list[str] = []
@@ -145,6 +149,7 @@ class Answer:
             raise UpstreamError(self._upstream, f"sent a chunk that cannot be read ({error})") from None
         if chunk.error is not None:
             raise _error(self._upstream, chunk.error, 0)
+        self._pause(chunk.rests)
         if chunk.timings is not None and chunk.timings.predicted_n > self._max_tokens and _goes_on(chunk):
             fresh, cached, was = chunk.timings.prompt_n, chunk.timings.cache_n, self._usage
             self._usage = Usage(fresh, cached, was.output, reasoning=was.reasoning)
@@ -170,6 +175,11 @@ class Answer:
         self._stop_text = chunk.verbose.stopping_word or self._stop_text
         if chunk.usage is not None:
             self._reconcile(chunk.usage)
+
+    def _pause(self, rests: bool | None) -> None:
+        if rests is not None and rests is not self._rests:
+            self._rests = rests
+            (self._turn.rests if rests else self._turn.begins)()
 
     def _generated(self, prompt: Usage, tokens: int, thinks: bool) -> None:
         """So many in all: those that came with a piece of reasoning were reasoning."""

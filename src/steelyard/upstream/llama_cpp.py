@@ -103,7 +103,8 @@ class LlamaCpp:
         turn: Turn = _ANYBODY,
     ) -> AsyncGenerator[Event, None]:
         """See `Upstream.stream`. `request_id` is not sent: the engine keeps no log of ours. A turn begins with the head
-        of the answer, which one with a line of its own sends when it takes a sequence out of that."""
+        of the answer, which one with a line of its own sends when it takes a sequence out of that; what rests then
+        is told inside the answer."""
         await self._refuse_logprobs_of_drafts(offer, params)
         params, reader = await self._prepared(offer, params, request_id)
         path = "/v1/completions" if "prompt" in params else "/v1/chat/completions"
@@ -119,7 +120,7 @@ class LlamaCpp:
             turn.begins()
             events = EventReader(self._name)
             alternatives = _count(params.get("top_logprobs"))
-            answer = Answer(self._name, max_tokens, alternatives=alternatives, reader=reader)
+            answer = Answer(self._name, max_tokens, turn, alternatives=alternatives, reader=reader)
             while read := await response.read():
                 for data in events.feed(read):
                     answer.take(data)

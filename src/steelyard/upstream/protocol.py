@@ -77,7 +77,11 @@ class Work(Protocol):
         ...
 
     def begins(self) -> None:
-        """One of them does."""
+        """One of them does, or goes on after a rest."""
+        ...
+
+    def rests(self) -> None:
+        """One that had begun makes way for others."""
         ...
 
 

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 from msgspec import Raw
 from tests.fakes.engine import offer_at
+from tests.fakes.parties import FakeWork
 
 from steelyard.engines.asked import Ask, Refused
 from steelyard.engines.listener import Connection, Desk, Told
@@ -123,9 +124,10 @@ async def adapter() -> AsyncIterator[LlamaCpp]:
     await pool.close()
 
 
-async def said_by(upstream: LlamaCpp, offer: Offer, text: str) -> list[Event]:
+async def said_by(upstream: LlamaCpp, offer: Offer, text: str, work: FakeWork | None = None) -> list[Event]:
     asked = {"messages": Raw(json.dumps([{"role": "user", "content": text}]).encode())}
-    return [event async for event in upstream.stream(offer, asked, 5, b"", turn=Turn(1, 86_400))]
+    turn = Turn(1, 86_400) if work is None else Turn(1, 86_400, begins=work.begins, rests=work.rests)
+    return [event async for event in upstream.stream(offer, asked, 5, b"", turn=turn)]
 
 
 @asynccontextmanager
@@ -201,6 +203,30 @@ async def test_a_line_of_a_batch_makes_way_and_goes_on_in_the_same_answer(monkey
         whole = await reader.readuntil(b"data: [DONE]")
         assert decoder.added == ["0", "1", "0"]
         assert (whole.count(b"HTTP/1.1"), whole.count(b'"Hi"')) == (1, 1)
+
+
+async def test_whoever_counts_the_time_of_a_line_hears_when_it_rests_and_when_it_goes_on(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("steelyard.scheduling.scheduler._CALM_NS", 0)
+    async with serving(1) as (decoder, desk, client), adapter() as upstream:
+        account, work = Account(desk), FakeWork()
+        desk._effort = account
+        told = asyncio.ensure_future(said_by(upstream, client.offer, "#0", work))
+        try:
+            await until(lambda: work.told == ["begins"])
+            chat = await client.ask("#1", "2 0")
+            await until(lambda: work.told == ["begins", "rests"])
+            assert account.said[-1] == "rests", "what it has used is put down before it is told"
+            decoder.ends.add("1")
+            assert b'"stop"' in await chat.readuntil(b"data: [DONE]")
+            await until(lambda: work.told == ["begins", "rests", "begins"])
+            decoder.speaks.add("0")
+            decoder.ends.add("0")
+            assert [(event.text, event.finish) for event in await told] == [("Hi", None), ("", "stop")]
+            assert work.told == ["begins", "rests", "begins"]
+        finally:
+            told.cancel()
 
 
 async def test_a_line_that_ends_in_the_step_in_which_its_place_is_wanted_has_ended() -> None:
@@ -310,9 +336,12 @@ class Account:
         self.said.append("rested")
 
     def ran(self, sequences: int, *, ended: bool) -> None:
-        assert len(self._desk._listeners) == 1, "an end is told later"
-        if self.said[-1] != f"ran {sequences} {ended}":
+        assert len(self._desk._listeners) >= sequences, "an end is told later"
+        if self.said[-1:] != [f"ran {sequences} {ended}"]:
             self.said.append(f"ran {sequences} {ended}")
+
+    def rests(self) -> None:
+        self.said.append("rests")
 
 
 async def test_work_is_put_down_before_an_end_is_told_and_what_is_used_while_nothing_runs_apart() -> None:

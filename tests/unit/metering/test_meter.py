@@ -366,6 +366,54 @@ def test_so_is_what_is_measured_meanwhile(desk: Desk) -> None:
     gpu.close()
 
 
+def test_nor_what_it_does_while_a_sequence_rests_and_its_runs_add_up(desk: Desk) -> None:
+    reading = desk.meter.open(order(1, sequences=2), quote(watts_milli=10_000))
+    reading.waits()
+    for used_ns, sequences, told in (
+        (5, 1, reading.begins),
+        (1_001, 1, reading.begins),
+        (2_002, 2, reading.rests),
+        (4_001, 1, reading.rests),
+        (90_001, 1, reading.begins),
+        (8_001, 1, reading.begins),
+    ):
+        desk.cpu[0] += used_ns
+        desk.engine.tick(sequences)
+        told()
+    desk.cpu[0] += 32_002
+    desk.engine.tick(2)
+    counted_ns = 1_001 + 2_002 + 4_001 + 8_001 + 32_002
+    reading.intend(Usage(20, 0, 2))
+    assert desk.slots.read_slot(reading.opened.slot).intended.cpu_ns == counted_ns, "what a kill -9 would leave"
+    reading.commit(Usage(20, 0, 2))
+    reading.rests()
+    reading.rests()
+    desk.cpu[0] += NS_PER_S
+    desk.engine.tick(1)
+    assert reading.close(End.CLIENT_GONE).usage.cpu_ns == counted_ns, "its customer left while it rested"
+
+
+def test_a_run_that_was_not_measured_makes_all_of_them_modelled(desk: Desk) -> None:
+    gpu = EnergyClock(clock_path(desk.directory.parent / "energy", "gpu"))
+    gpu.add(1, 1, 0)
+    there = quote(watts_milli=10_000)
+    there = msgspec.structs.replace(there, offer=msgspec.structs.replace(there.offer, upstream="gpu"))
+    for gap, measured_uj in ((False, 5_000_000), (True, 0)):
+        reading = desk.meter.open(order(1), there)
+        gpu.add(NS_PER_S, 1, 3_000_000)
+        reading.rests()
+        gpu.add(NS_PER_S, 1, 90_000_000)
+        if gap:
+            gpu.add(0, 1, None)
+            gpu.add(0, 1, 0)
+        reading.begins()
+        gpu.add(NS_PER_S, 1, 2_000_000)
+        record = reading.close(End.COMPLETE)
+        assert record.measured_uj == measured_uj
+        assert record.usage.cpu_ns == 2 * NS_PER_S
+    gpu.close()
+
+
 @pytest.mark.parametrize("end", list(End), ids=str)
 @pytest.mark.parametrize("spent", [(0, 0), (3, 0), (0, 5), (3, 5)], ids=str)
 def test_what_is_settled_is_what_was_delivered_and_what_it_took(end: End, spent: tuple[int, int]) -> None:
