@@ -27,7 +27,7 @@ was written short the whole would stand there. msgpack never writes this byte, s
 """
 _NAME_BYTES_MAX = HEADER_BYTES - _SEGMENT.size - 4
 
-_encode = msgspec.msgpack.Encoder().encode
+_encode, _prefix, _crc = msgspec.msgpack.Encoder().encode, PREFIX.pack, zlib.crc32
 _decoder: msgspec.msgpack.Decoder[Entry] = msgspec.msgpack.Decoder(Entry)
 
 
@@ -57,7 +57,7 @@ def frame_from(record: Entry) -> bytes:
     """One record as it stands in the file."""
     body = _VERSION_BYTE + _encode(record) + _END_BYTE
     length = len(body)
-    return PREFIX.pack(length, zlib.crc32(body, length)) + body
+    return _prefix(length, _crc(body, length)) + body
 
 
 def record_from(body: memoryview, crc: int) -> Entry | None:

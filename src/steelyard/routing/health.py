@@ -26,6 +26,7 @@ ACCOUNT = frozenset({Fault.AUTH, Fault.NO_MONEY})
 """What is true of all that an upstream offers us, until a person mends it."""
 _INNOCENT = frozenset({Fault.BAD_REQUEST, Fault.NOT_CARRIED, Fault.CONTENT})
 _PARTS = 1024  # what rates and steps are counted in
+_STEPS = _PARTS * _PARTS
 
 
 class Latency:
@@ -50,8 +51,8 @@ class Latency:
             return
         step = 256 if self.count < 16 else 96  # of 1024: coarse at first, then the last hundred samples count
         p50, p95 = self.p50, self.p95  # 512 and 973 of 1024 samples should be below them
-        p50 += p50 * step * (512 if sample_ns > p50 else 512 - _PARTS) // (_PARTS * _PARTS)
-        p95 += p95 * step * (973 if sample_ns > p95 else 973 - _PARTS) // (_PARTS * _PARTS)
+        p50 += p50 * step * (512 if sample_ns > p50 else -512) // _STEPS
+        p95 += p95 * step * (973 if sample_ns > p95 else -51) // _STEPS
         self.p50 = p50 = p50 if p50 > 1 else 1
         self.p95 = p95 if p95 > p50 else p50
 

@@ -199,10 +199,12 @@ class Answer:
             self._count(counts)
         if said and self._counts is None:  # for an estimate
             self._tally.say(said)
-        only = choices[0] if counts is None and len(choices) == 1 else None
-        if only is None or only.finish_reason:
+        if counts is not None or len(choices) != 1:
             return
-        if self._tally.pieces + self._tally.thoughts == 1 and only.delta is not None and only.delta.role:
+        only = choices[0]
+        if only.finish_reason:
+            return
+        if only.delta is not None and only.delta.role and self._tally.pieces + self._tally.thoughts == 1:
             return  # the first words, with a role: those behind them will hardly have one
         if field := _only(only):
             self._runs.learn(field, data)

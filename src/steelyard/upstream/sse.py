@@ -12,7 +12,7 @@ from steelyard.kernel import limits
 from steelyard.kernel.errors import UpstreamError
 from steelyard.upstream.runs import Run, Runs
 
-_SPACE, _RETURN = b" \r"
+_RETURN = ord("\r")
 
 
 class EventReader(msgspec.Struct, eq=False):
@@ -60,17 +60,17 @@ class EventReader(msgspec.Struct, eq=False):
             end = buffer.find(b"\n", at)
             if end < 0:
                 break
-            if buffer.startswith(b"data:", at):
-                start = at + 6 if buffer[at + 5] == _SPACE else at + 5
-                runs.before = b"data: " if start == at + 6 else b"data:"
-                at = end + 1
-                if not data and buffer[end : end + 2] == b"\n\n" and buffer[end - 1] != _RETURN:  # as most are
-                    runs.behind, at = b"\n\n", end + 2
-                    one(buffer[start:end])
-                else:
-                    value = buffer[start:end].removesuffix(b"\r")
-                    data.append(value)
-                    self._data_bytes += len(value)
+            is_spaced = buffer.startswith(b"data: ", at)
+            if is_spaced and not data and buffer.startswith(b"\n\n", end) and buffer[end - 1] != _RETURN:
+                start, at = at + 6, end + 2  # as most are: one line, and the end of the event
+                runs.before, runs.behind = b"data: ", b"\n\n"
+                one(buffer[start:end])
+            elif is_spaced or buffer.startswith(b"data:", at):
+                start, at = at + 6 if is_spaced else at + 5, end + 1
+                runs.before = b"data: " if is_spaced else b"data:"
+                value = buffer[start:end].removesuffix(b"\r")
+                data.append(value)
+                self._data_bytes += len(value)
             else:
                 line = buffer[at:end]
                 at = end + 1
