@@ -129,11 +129,13 @@ class Habit:
             self.prompt_parts, self.cached_parts, self.output = prompt_parts, cached_parts, output
             self.cpu_ns, self.energy_uj = cpu_ns, energy_uj
             return output
-        self.prompt_parts += (prompt_parts - self.prompt_parts) * 4 // 32
-        self.cached_parts += (cached_parts - self.cached_parts) * 4 // 32
-        self.output += (output - self.output) * 4 // 32
-        self.cpu_ns += (cpu_ns - self.cpu_ns) * 4 // 32
-        self.energy_uj += (energy_uj - self.energy_uj) * 4 // 32
+        self.prompt_parts += (prompt_parts - self.prompt_parts) // 8
+        self.cached_parts += (cached_parts - self.cached_parts) // 8
+        self.output += (output - self.output) // 8
+        if cpu_ns or self.cpu_ns:  # a vendor tells of neither
+            self.cpu_ns += (cpu_ns - self.cpu_ns) // 8
+        if energy_uj or self.energy_uj:
+            self.energy_uj += (energy_uj - self.energy_uj) // 8
         return output
 
 
