@@ -147,7 +147,7 @@ class Scheduler:
 
     def wakes_ns(self) -> int | None:
         """When `starts` may have another answer although nothing has happened."""
-        awaited_ns = next(iter(self._held.values())).since_ns + _AWAITED_NS if self._held else None
+        awaited_ns = min(one.since_ns for one in self._held.values()) + _AWAITED_NS if self._held else None
         calm_ns = self._calm_ns if self._batch.count else None
         return min((one for one in (awaited_ns, calm_ns) if one is not None), default=None)
 

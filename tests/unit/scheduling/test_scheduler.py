@@ -87,6 +87,20 @@ def test_a_leader_is_waited_for_so_long_and_no_longer() -> None:
     assert engine.scheduler.wakes_ns() is None
 
 
+def test_so_is_one_who_had_waited_for_a_place_before_whoever_is_looked_at_first() -> None:
+    engine = Engine(Capacity(2))
+    engine.come(asking("question", tenant_id=1))
+    other = engine.come(Wish(3))
+    first = engine.come(asking("another question", tenant_id=1))
+    engine.now_ns = 5 * NS_PER_S
+    engine.come(asking("a third question", tenant_id=2))  # it is his tenant's turn
+    engine.ended(other)
+    assert engine.scheduler.wakes_ns() == AWAITED_NS
+    engine.now_ns = AWAITED_NS
+    engine.look()
+    assert engine.started[2:] == [first]
+
+
 def test_who_has_waited_longer_for_his_context_waits_for_no_leader() -> None:
     engine = Engine(Capacity(8, tokens=1000))
     engine.come(Wish(tokens=1))
