@@ -23,7 +23,7 @@ from tests.unit.test_flow import Scene, clock, order
 from steelyard.flow import paid_request
 from steelyard.kernel import limits
 from steelyard.kernel.clock import NS_PER_S
-from steelyard.kernel.errors import CallerError
+from steelyard.kernel.errors import CallerError, UpstreamError
 from steelyard.kernel.ids import API_KEY_PREFIX, secret_hash
 from steelyard.kernel.offers import Model
 from steelyard.kernel.quantities import Meter, Usage
@@ -247,6 +247,20 @@ async def test_another_model_under_the_name_does_not_answer_for_the_one_before(a
     model = Model(1, "m", 0, 100, (replace(OFFER, upstream_model="m-2"),))
     asking.scene.teller.snapshot = replace(asking.scene.teller.snapshot, models={"m": model})
     assert await asking.ask() == "miss"
+
+
+async def test_a_model_that_answers_in_the_place_of_another_may_have_its_answer_in_the_cache(asking: Asking) -> None:
+    other = Model(2, "other", 0, 100, (replace(OFFER, id=2, model="other", upstream_model="o"),))
+    known = asking.scene.teller.snapshot
+    models, prices = known.models | {"other": other}, known.prices | {"other": (replace(PRICE, id=9, subject="other"),)}
+    asking.scene.teller.snapshot = replace(known, models=models, prices=prices)
+    assert await asking.ask(model="other") == "miss"
+    asking.upstream.script = [UpstreamError("fake", "is away", retryable=True)]
+    settled = await asking.settled(fallbacks=("other",))
+    assert (settled.opened.model, settled.opened.upstream, settled.closed.usage) == ("other", ANSWER_CACHE, HIT)
+    asking.upstream.script = words("a", "b")
+    assert await asking.ask(fallbacks=("other",)) == "miss"
+    assert await asking.ask() == "hit; age=0", "it is kept for the model that said it"
 
 
 async def test_calls_reasoning_and_logprobs_come_back_as_they_were(asking: Asking) -> None:

@@ -97,13 +97,16 @@ class AnswerCache:
         return Reuse(key, f"hit; age={age_ns // NS_PER_S}", kept.events)
 
     def speaking(self, first: Quote, call: Callable[[Quote, bool], Any]) -> Callable[[Quote, bool], Any]:
-        """How to call whoever a quote names: the cache itself for a hit; what others say is kept where it may be."""
-        reuse = first.reuse
-        if reuse is None or not reuse.key:
+        """How to call whoever a quote names: the cache itself for a hit, of the first model or of one that answers in
+        its place; what others say is kept where it may be."""
+        if first.reuse is None or not first.reuse.key:
             return call
-        if reuse.events:
-            return lambda quote, whole: _again(reuse.events)
-        return lambda quote, whole: self._keeping(quote, call(quote, whole))
+
+        def spoken(quote: Quote, whole: bool) -> AsyncGenerator[Said, None]:
+            found = quote.reuse.events if quote.reuse is not None else b""
+            return _again(found) if found else self._keeping(quote, call(quote, whole))
+
+        return spoken
 
     async def _keeping(self, quote: Quote, speech: Speech) -> AsyncGenerator[Said, None]:
         """Pass on what is said, and keep it once it came to its end."""
