@@ -124,6 +124,17 @@ async def test_a_small_wallet_lowers_what_is_forwarded(scene: Scene) -> None:
     assert answer.quote.hold_nano == scene.teller.purse_nano
 
 
+async def test_who_holds_out_of_a_lease_asks_nobody(scene: Scene) -> None:
+    class Lent(FakeTeller):
+        def draw(self, ask: HoldAsk) -> Granted:
+            return Granted(ask.want_nano, ask.max_tokens, "w0-1")
+
+    scene.teller = Lent()
+    await paid_request(scene.house(ScriptedUpstream(words("a"))), FakeAsk(order()), FakeAnswer())
+    opened = scene.records()[0]
+    assert isinstance(opened, Opened) and opened.lease == "w0-1" and scene.teller.asked == []
+
+
 async def test_the_models_own_limits_cap_the_hold(scene: Scene) -> None:
     answer = FakeAnswer()
     await paid_request(
