@@ -212,7 +212,7 @@ async def test_lines_of_a_batch_make_way_and_say_and_count_what_they_would_have(
 
     async def line(number: int) -> None:
         work = works[number]
-        turn = Turn(1, 86_400, begins=work.begins, rests=work.rests)
+        turn = Turn(1, 86_400, begins=work.begins, stops=work.stops)
         async for event in upstream.stream(engine.offer, asked[number], 36, b"", turn=turn):
             told[number].append(event)
 
@@ -228,7 +228,7 @@ async def test_lines_of_a_batch_make_way_and_say_and_count_what_they_would_have(
     # What was on its way when they were told to rest has come by the middle of the answer that is waited for.
     rested = [first == last for first, last in zip(counts[len(counts) // 2], counts[-1], strict=True)]
     assert rested.count(True) == 2, "one of the eight places is left to the batch"
-    assert sorted(work.told for work in works) == [["begins"], *[["begins", "rests", "begins"]] * 2]
+    assert sorted(work.told for work in works) == [["begins", "stops"], *[["begins", "stops"] * 2] * 2]
     for events, (text, last) in zip(told, unbroken, strict=True):
         assert "".join(event.text for event in events) == text
         assert [event.usage.output for event in events] == sorted({event.usage.output for event in events})

@@ -61,8 +61,8 @@ class FakeWork:
     def begins(self) -> None:
         self.told.append("begins")
 
-    def rests(self) -> None:
-        self.told.append("rests")
+    def stops(self) -> None:
+        self.told.append("stops")
 
 
 class FakeTeller:

@@ -168,9 +168,11 @@ class Reading(Cell, eq=False, kw_only=True):
         self._starts_ns += gauge.per_sequence_ns() * sequences
         self._starts_uj += measured_uj * sequences
 
-    def rests(self) -> None:
-        """One of them makes way: its time until now stands, and what follows is not its own until it begins again."""
-        self.begins(-1)
+    def stops(self) -> None:
+        """One of them makes way or has ended: its time until now stands, and what follows is not its own unless it
+        begins again."""
+        if self._closed is None:
+            self.begins(-1)
 
     def heard(self, usage: Usage) -> None:
         """What the upstream has told of by now; its vendor may bill it though none of it is passed on yet."""

@@ -274,7 +274,7 @@ class Cell(msgspec.Struct, eq=False):
     _monotonic_ns: Callable[[], int]
     _opened_mono_ns: int
     _running: int = 0  # of its sequences, where the upstream has a clock
-    _starts_ns: int = 0  # what the clock said when each of them began, summed, less what it said when one rested
+    _starts_ns: int = 0  # what the clock said when each of them began, summed, less what it said when one stopped
     delivered: Usage = _NOTHING  # tokens that have left user space, summed over the sequences
     started: bool = False  # a piece was handed to the connection: the answer's head can no longer change
     guessed: frozenset[int] = frozenset()  # sequences whose latest counts are ours, not their upstream's

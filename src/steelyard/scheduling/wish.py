@@ -53,13 +53,14 @@ class Capacity(Record, frozen=True):
 
 class Turn(NamedTuple):
     """Whose sequence it is, on its way to an engine; `slot`: which of its slots it is meant for, -1: any. `begins` is
-    called when the engine begins with it and when it goes on after a rest, `rests` when that begins."""
+    called when the engine begins with it and when it goes on after a rest, `stops` when it rests or has
+    ended."""
 
     tenant_id: int = 0
     within_s: int = 0  # as a wish has it
     slot: int = -1
     begins: Callable[[], object] = bool
-    rests: Callable[[], object] = bool
+    stops: Callable[[], object] = bool
 
     @property
     def header(self) -> bytes:

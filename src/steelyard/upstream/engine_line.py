@@ -101,12 +101,15 @@ class InTurn:
             raise overloaded(_TOO_MANY, full.retry_after_s) from None
         with place:
             turn.begins()
-            turn = line.turn_at(place, turn._replace(begins=bool, rests=bool))
-            async with aclosing(line.engine.stream(offer, params, max_tokens, request_id, whole, turn)) as events:
-                async for event in events:
-                    place.spoke()
-                    place.used_tokens = event.usage.total
-                    yield event
+            try:
+                sent = line.turn_at(place, turn._replace(begins=bool, stops=bool))
+                async with aclosing(line.engine.stream(offer, params, max_tokens, request_id, whole, sent)) as events:
+                    async for event in events:
+                        place.spoke()
+                        place.used_tokens = event.usage.total
+                        yield event
+            finally:
+                turn.stops()
 
     async def read(self, offer: Offer, capability: Capability, params: dict[str, Raw]) -> Event:
         self._turn.begins()

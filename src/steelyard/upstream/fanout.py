@@ -140,7 +140,7 @@ async def _counted(
 
 def _turn(quote: Quote, order: Order, work: Work) -> Turn:
     within_s = max(1, (order.deadline_ns - quote.priced_ns) // NS_PER_S) if order.deadline_ns else 0
-    return Turn(quote.caller.tenant_id, within_s, begins=work.begins, rests=work.rests)
+    return Turn(quote.caller.tenant_id, within_s, begins=work.begins, stops=work.stops)
 
 
 async def _merged(

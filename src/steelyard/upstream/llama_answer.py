@@ -125,7 +125,7 @@ class Answer:
         self._upstream = upstream
         self._max_tokens = max_tokens
         self._turn = turn
-        self._rests = False
+        self._runs = False
         self._reader = reader
         self._calls: list[CallPiece] = []
         self._reasoning: list[str] = []
@@ -138,6 +138,12 @@ class Answer:
         self._stop_text: str | None = None
         self._counted = self._done = self._estimated = False
 
+    def runs(self, now: bool) -> None:
+        """The engine is busy with it from here on, or is not."""
+        if now is not self._runs:
+            self._runs = now
+            (self._turn.begins if now else self._turn.stops)()
+
     def take(self, data: bytes) -> None:
         """Read one chunk. Raises UpstreamError for an error in the stream or a chunk that cannot be read."""
         self._done = self._done or data == _DONE
@@ -149,7 +155,7 @@ class Answer:
             raise UpstreamError(self._upstream, f"sent a chunk that cannot be read ({error})") from None
         if chunk.error is not None:
             raise _error(self._upstream, chunk.error, 0)
-        self._pause(chunk.rests)
+        self.runs(self._runs if chunk.rests is None else not chunk.rests)
         if chunk.timings is not None and chunk.timings.predicted_n > self._max_tokens and _goes_on(chunk):
             fresh, cached, was = chunk.timings.prompt_n, chunk.timings.cache_n, self._usage
             self._usage = Usage(fresh, cached, was.output, reasoning=was.reasoning)
@@ -175,11 +181,6 @@ class Answer:
         self._stop_text = chunk.verbose.stopping_word or self._stop_text
         if chunk.usage is not None:
             self._reconcile(chunk.usage)
-
-    def _pause(self, rests: bool | None) -> None:
-        if rests is not None and rests is not self._rests:
-            self._rests = rests
-            (self._turn.rests if rests else self._turn.begins)()
 
     def _generated(self, prompt: Usage, tokens: int, thinks: bool) -> None:
         """So many in all: those that came with a piece of reasoning were reasoning."""

@@ -112,15 +112,14 @@ class LlamaCpp:
         if len(body) > offer.context_tokens * limits.TOKEN_BYTES_MAX:  # the engine would take half a minute to say so
             message = f"This prompt is longer than the model's context of {offer.context_tokens} tokens. Shorten it."
             raise UpstreamError(self._name, message, status=400)
+        answer = Answer(self._name, max_tokens, turn, alternatives=_count(params.get("top_logprobs")), reader=reader)
         response = await self._pool.request(self._request(offer, "POST", path, body, turn))
         try:
             if response.status != 200:
                 said = await response.body(limits.UPSTREAM_ERROR_BYTES_MAX)
                 raise refusal(self._name, said, response.status)
-            turn.begins()
+            answer.runs(True)
             events = EventReader(self._name)
-            alternatives = _count(params.get("top_logprobs"))
-            answer = Answer(self._name, max_tokens, turn, alternatives=alternatives, reader=reader)
             while read := await response.read():
                 for data in events.feed(read):
                     answer.take(data)
@@ -131,6 +130,7 @@ class LlamaCpp:
                     return
             answer.end()
         finally:
+            answer.runs(False)
             response.close()
 
     async def _prepared(

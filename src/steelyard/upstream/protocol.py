@@ -80,8 +80,8 @@ class Work(Protocol):
         """One of them does, or goes on after a rest."""
         ...
 
-    def rests(self) -> None:
-        """One that had begun makes way for others."""
+    def stops(self) -> None:
+        """One that had begun makes way for others, or has ended."""
         ...
 
 

@@ -126,7 +126,7 @@ async def adapter() -> AsyncIterator[LlamaCpp]:
 
 async def said_by(upstream: LlamaCpp, offer: Offer, text: str, work: FakeWork | None = None) -> list[Event]:
     asked = {"messages": Raw(json.dumps([{"role": "user", "content": text}]).encode())}
-    turn = Turn(1, 86_400) if work is None else Turn(1, 86_400, begins=work.begins, rests=work.rests)
+    turn = Turn(1, 86_400) if work is None else Turn(1, 86_400, begins=work.begins, stops=work.stops)
     return [event async for event in upstream.stream(offer, asked, 5, b"", turn=turn)]
 
 
@@ -216,15 +216,15 @@ async def test_whoever_counts_the_time_of_a_line_hears_when_it_rests_and_when_it
         try:
             await until(lambda: work.told == ["begins"])
             chat = await client.ask("#1", "2 0")
-            await until(lambda: work.told == ["begins", "rests"])
+            await until(lambda: work.told == ["begins", "stops"])
             assert account.said[-1] == "rests", "what it has used is put down before it is told"
             decoder.ends.add("1")
             assert b'"stop"' in await chat.readuntil(b"data: [DONE]")
-            await until(lambda: work.told == ["begins", "rests", "begins"])
+            await until(lambda: work.told == ["begins", "stops", "begins"])
             decoder.speaks.add("0")
             decoder.ends.add("0")
             assert [(event.text, event.finish) for event in await told] == [("Hi", None), ("", "stop")]
-            assert work.told == ["begins", "rests", "begins"]
+            assert work.told == ["begins", "stops", "begins", "stops"]
         finally:
             told.cancel()
 

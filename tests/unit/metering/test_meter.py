@@ -372,8 +372,8 @@ def test_nor_what_it_does_while_a_sequence_rests_and_its_runs_add_up(desk: Desk)
     for used_ns, sequences, told in (
         (5, 1, reading.begins),
         (1_001, 1, reading.begins),
-        (2_002, 2, reading.rests),
-        (4_001, 1, reading.rests),
+        (2_002, 2, reading.stops),
+        (4_001, 1, reading.stops),
         (90_001, 1, reading.begins),
         (8_001, 1, reading.begins),
     ):
@@ -386,11 +386,13 @@ def test_nor_what_it_does_while_a_sequence_rests_and_its_runs_add_up(desk: Desk)
     reading.intend(Usage(20, 0, 2))
     assert desk.slots.read_slot(reading.opened.slot).intended.cpu_ns == counted_ns, "what a kill -9 would leave"
     reading.commit(Usage(20, 0, 2))
-    reading.rests()
-    reading.rests()
+    reading.stops()
+    reading.stops()
     desk.cpu[0] += NS_PER_S
     desk.engine.tick(1)
     assert reading.close(End.CLIENT_GONE).usage.cpu_ns == counted_ns, "its customer left while it rested"
+    reading.stops()
+    assert desk.engine._clock.running() == 0, "what is closed has no more to stop"
 
 
 def test_a_run_that_was_not_measured_makes_all_of_them_modelled(desk: Desk) -> None:
@@ -401,7 +403,7 @@ def test_a_run_that_was_not_measured_makes_all_of_them_modelled(desk: Desk) -> N
     for gap, measured_uj in ((False, 5_000_000), (True, 0)):
         reading = desk.meter.open(order(1), there)
         gpu.add(NS_PER_S, 1, 3_000_000)
-        reading.rests()
+        reading.stops()
         gpu.add(NS_PER_S, 1, 90_000_000)
         if gap:
             gpu.add(0, 1, None)

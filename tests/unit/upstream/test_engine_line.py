@@ -139,7 +139,7 @@ async def test_what_an_engine_does_while_a_sequence_waits_is_not_its_work() -> N
         assert asking.works[1].told == ["waits", "begins"]
         engine.turns[1].set()
         await asyncio.gather(*asks)
-        assert [work.told for work in asking.works] == [["waits", "begins"]] * 2
+        assert [work.told for work in asking.works] == [["waits", "begins", "stops"]] * 2
     async with serving() as (engine, asking):  # one with a line of its own tells by the head of its answer
         engine.lets_in.clear()
         ask = asking.ask("hello 1")
@@ -148,7 +148,7 @@ async def test_what_an_engine_does_while_a_sequence_waits_is_not_its_work() -> N
         engine.lets_in.set()
         engine.turns[0].set()
         await ask
-        assert asking.works[0].told == ["waits", "begins"]
+        assert asking.works[0].told == ["waits", "begins", "stops"]
 
 
 @pytest.mark.parametrize("workers", [1, 2])
