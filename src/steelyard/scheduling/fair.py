@@ -26,6 +26,7 @@ class Waiting:
 @dataclass(slots=True)
 class _Line:
     served: int = 0  # tokens
+    tokens: int = 0  # of those that wait
     waiting: dict[int, Waiting] = field(default_factory=dict)  # by number: in the order of their coming
 
 
@@ -38,7 +39,6 @@ class FairQueue:
         self._served: dict[int, int] = {}  # of tenants who do not wait now
         self._at = 0  # the least that anybody who waits has had
         self.count = 0
-        self.tokens = 0
 
     def put(self, one: Waiting) -> None:
         """At the end of its tenant's line."""
@@ -47,16 +47,16 @@ class FairQueue:
         if line is None:
             line = self._lines[tenant] = _Line(max(self._served.pop(tenant, 0), self._at))
         line.waiting[one.number] = one
+        line.tokens += one.wish.tokens
         self.count += 1
-        self.tokens += one.wish.tokens
 
     def take(self, one: Waiting, *, served: bool) -> None:
         """Out of its line, because it starts (`served`) or has gone."""
         tenant = one.wish.tenant_id
         line = self._lines[tenant]
         del line.waiting[one.number]
+        line.tokens -= one.wish.tokens
         self.count -= 1
-        self.tokens -= one.wish.tokens
         if served:
             self._at = max(self._at, line.served)
             line.served += one.wish.tokens
@@ -77,6 +77,14 @@ class FairQueue:
     def waits_of(self, tenant_id: int) -> int:
         line = self._lines.get(tenant_id)
         return len(line.waiting) if line is not None else 0
+
+    def before(self, wish: Wish) -> int:
+        """About so many tokens start before this wish, if it comes now: those of its tenant, and of every other one
+        no more than he would have had with it."""
+        line = self._lines.get(wish.tenant_id)
+        own = line.tokens if line is not None else 0
+        share = own + wish.tokens
+        return own + sum(min(one.tokens, share) for one in self._lines.values() if one is not line)
 
     def in_turn(self) -> Iterator[Waiting]:
         """All that wait: the tenant first who was served least, each in his own order. Change nothing meanwhile."""

@@ -71,9 +71,9 @@ class Scheduler:
         """The number by which it is known from here on. Raises QueueFull at once rather than late."""
         lane = self._batch if wish.within_s else self._interactive
         if lane.count >= limits.WISHES_WAITING_MAX or lane.waits_of(wish.tenant_id) >= limits.WISHES_PER_TENANT_MAX:
-            raise QueueFull(self._wait_s(lane, now_ns))
+            raise QueueFull(self._wait_s(lane.before(wish), now_ns))
         if lane is self._interactive and lane.count:
-            wait_s = self._wait_s(lane, now_ns)
+            wait_s = self._wait_s(lane.before(wish), now_ns)
             if wait_s > limits.WISH_WAIT_S_MAX:
                 raise QueueFull(wait_s)
         self._number += 1
@@ -270,13 +270,13 @@ class Scheduler:
             one.held = False
             self._put(one, self._interactive)
 
-    def _wait_s(self, lane: FairQueue, now_ns: int) -> int:
-        """How long one who comes now is likely to wait, in whole seconds; 1 when nothing is known yet.
+    def _wait_s(self, tokens: int, now_ns: int) -> int:
+        """How long one is likely to wait behind so many, in whole seconds; 1 when nothing is known yet.
 
         What runs now comes free within the time that a run takes: how little was asked for lately says nothing.
         """
         run_ns = self._pace.run_ns(now_ns)
-        return max(1, lane.tokens * run_ns // (self.tokens * NS_PER_S)) if self.tokens else 1
+        return max(1, tokens * run_ns // (self.tokens * NS_PER_S)) if self.tokens else 1
 
 
 class _Pace:

@@ -217,6 +217,21 @@ def test_who_would_wait_too_long_is_told_how_long() -> None:
     assert full.value.retry_after_s == 70, "seven times a thousand tokens wait at a hundred a second"
 
 
+def test_who_floods_the_line_turns_nobody_else_away() -> None:
+    engine = Engine(Capacity(1))
+    first = engine.come(Wish(1, tokens=100))
+    engine.come(Wish(1, tokens=100))
+    engine.now_ns = 20 * NS_PER_S
+    engine.ended(first)
+    for _ in range(4):
+        engine.come(Wish(1, tokens=100))
+    with pytest.raises(QueueFull):
+        engine.come(Wish(1, tokens=100))
+    other = engine.come(Wish(2, tokens=100))
+    engine.ended(engine.started[-1])
+    assert engine.started[-1] == other, "it is his turn"
+
+
 def test_a_burst_after_one_short_question_is_not_turned_away() -> None:
     engine = Engine(Capacity(32))
     alone = engine.come(Wish(1, tokens=600))
