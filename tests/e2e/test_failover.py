@@ -42,7 +42,7 @@ class Wave:
                 line.command("prices.load", {"text": PRICES.format(model=self.model, upstream=upstream)})
                 names = {"name": self.model, "upstream": upstream, "upstream_model": "their-m", "kind": "openai"}
                 line.command("model.register", {**names, **counts, "address": f"127.0.0.1:{port}"})
-                line.command("route.offer", {"model": self.model, "upstream": upstream, "first_token_s": 1})
+                line.command("route.offer", {"model": self.model, "upstream": upstream, "first_token_s": 3})
         self.healthy = f"{self.model}-{len(ports) - 1}"
 
     def bodies(self, customer: int) -> list[bytes]:
