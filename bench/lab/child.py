@@ -13,6 +13,7 @@ from pathlib import Path
 from bench.lab.weigh import Cores, on
 
 _START_S = 240
+_WRONG_S = 20  # of answers that are not 200: who starts slowly refuses connections until then, or nearly so
 
 
 class Child:
@@ -86,15 +87,20 @@ def free_port() -> int:
 
 
 def until_answered(child: Child, port: int, request: bytes) -> float:
-    """Seconds from its birth until it answers the request with 200. Raises SystemExit when that does not come."""
-    said = b"nothing"
+    """Seconds from its birth until it answers the request with 200. Raises SystemExit when that does not come, or when
+    something else is all it has answered for a while."""
+    said, since = b"nothing", 0.0
     while time.monotonic() - child.born < _START_S:
         if not child.alive:
             raise SystemExit(child.last_words())
         with suppress(OSError), socket.create_connection(("127.0.0.1", port), timeout=10) as line:
             line.sendall(request)
             said = line.recv(4096) or said
+            since = since or time.monotonic()
             if said.startswith(b"HTTP/1.1 200"):
                 return time.monotonic() - child.born
+        if since and time.monotonic() - since > _WRONG_S:
+            break
         time.sleep(0.02)
-    raise SystemExit(f"{Path(child.command[0]).name} answered {said[:300]!r}")
+    log = child.log.read_text(errors="replace").strip()
+    raise SystemExit(f"{' '.join(child.command[:3])} answered {said[:600]!r}; its last words: {log[-600:]}")
