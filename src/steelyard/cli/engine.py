@@ -175,7 +175,7 @@ def _spec_of(desk: Desk, kind: EngineKind, asked: dict[str, Any]) -> tuple[Engin
             address_of(adopt)
         except ValueError as error:
             raise bad_request(f"--adopt {error}.", "adopt") from None
-    key = _adopted_key(asked["key_env"]) if adopt else secrets.token_urlsafe(32)
+    key = _adopted_key(asked["key_env"]) if adopt else secrets.token_hex(32)
     spec = EngineSpec(
         name=name,
         kind=kind,

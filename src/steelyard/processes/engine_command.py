@@ -12,7 +12,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import NamedTuple
 
 from steelyard.kernel.engines import EngineKind, EngineSpec
-from steelyard.kernel.errors import bad_request
+from steelyard.kernel.errors import StartError, bad_request
 
 HOST = "127.0.0.1"
 _SECRET = re.compile(r"--?[a-z-]*(?:key|token|secret|password)[a-z-]*", re.IGNORECASE)
@@ -71,7 +71,8 @@ def check_speculative(kind: EngineKind, text: str) -> None:
 
 
 def start_of(spec: EngineSpec, port: int, key: str, config_file: str) -> Started:
-    """The server behind `port` of this machine, reachable with `key` only."""
+    """The server behind `port` of this machine, reachable with `key` only. Raises StartError for a key that the server
+    would take for an option: earlier versions made some."""
     arguments = _vllm(spec) if spec.kind is EngineKind.VLLM else _sglang(spec, config_file if key else "")
     program = spec.command or _PROGRAMS[spec.kind]
     command = [*program, *arguments, "--host", HOST, "--port", str(port), *spec.extra]
@@ -81,6 +82,8 @@ def start_of(spec: EngineSpec, port: int, key: str, config_file: str) -> Started
     if key and spec.kind is EngineKind.VLLM:
         environment["VLLM_API_KEY"] = key
         shown["VLLM_API_KEY"] = "…"
+    elif key.startswith("-"):
+        raise StartError(f"{spec.name} has a key that SGLang cannot read. Remove the engine and add it again.")
     elif key:
         config = f"api-key: {json.dumps(key)}\n"
     return Started(command, environment, config, shown_command(command, shown))

@@ -26,14 +26,14 @@ from steelyard.kernel import limits
 from steelyard.kernel.address import Address, address_of
 from steelyard.kernel.clock import NS_PER_MS, NS_PER_S, Clock, SystemClock
 from steelyard.kernel.directory import DataDir
-from steelyard.kernel.engines import Energy, EngineLoad, EngineSeen, EngineSpec, EngineState
+from steelyard.kernel.engines import Energy, EngineKind, EngineLoad, EngineSeen, EngineSpec, EngineState
 from steelyard.kernel.errors import StartError, SteelyardError
 from steelyard.metering.energy import EnergyClock, clock_path
 from steelyard.metering.engine_load import load_from_metrics
 from steelyard.metering.power import PowerMeter, nvml_for
 from steelyard.processes import engine_files
 from steelyard.processes.child import reason_from_code
-from steelyard.processes.engine_command import HOST, start_of
+from steelyard.processes.engine_command import HOST, Started, start_of
 from steelyard.upstream.sealed import Master
 
 _PR_SET_PDEATHSIG = 1
@@ -98,7 +98,7 @@ class Keeper:
                 file.write(started.config)
         self._address = f"{HOST}:{port}"
         print(f"starting: {started.shown}", file=sys.stderr, flush=True)
-        self._server = Server(started.command, started.environment, started.shown)
+        self._server = Server(started, self._key)
 
     def _await_health(self) -> tuple[str, int]:
         """Until the server answers: the model's name there and its context. Raises StartError when it never does."""
@@ -147,7 +147,7 @@ class Keeper:
                 "Start it with them (SGLang: --enable-metrics)."
             )
         clock = EnergyClock(clock_path(self._data.energy, self._spec.name))
-        return Ticks(clock, self._clock, self._spec.gpu_count, power, first)
+        return Ticks(clock, self._clock, self._spec, power, first)
 
     def _look_after(self) -> None:
         failures = 0
@@ -199,11 +199,12 @@ class Ticks:
     """What an engine did, look by look: its clock is ticked, and the sums are kept for people."""
 
     def __init__(
-        self, energy: EnergyClock, clock: Clock, gpus: int, power: PowerMeter | None, first: EngineLoad
+        self, energy: EnergyClock, clock: Clock, spec: EngineSpec, power: PowerMeter | None, first: EngineLoad
     ) -> None:
         self._energy = energy
         self._clock = clock
-        self._gpus = gpus
+        self._gpus = spec.gpu_count
+        self._tells = spec.kind is not EngineKind.SGLANG
         self._power = power
         self._began_ns = self._last_ns = clock.monotonic_ns()
         self._busy_ns = self._busy_uj = self._idle_uj = 0
@@ -211,12 +212,19 @@ class Ticks:
         self.turned = True  # from busy to idle or back since it was last told
 
     def tick(self, load: EngineLoad | None) -> None:
-        """The time since the last tick was busy when something ran at its end. None: the server did not tell."""
+        """The time since the last tick was busy when something ran at its end. None: the server did not tell.
+
+        SGLang tells how many run at a prefill, at every 40th step and after half a minute of rest (its
+        metrics_reporter.py, 0.5.15), so what our workers have there is all that is known of it.
+        """
         now_ns = self._clock.monotonic_ns()
         elapsed_ns, self._last_ns = now_ns - self._last_ns, now_ns
         used_uj = self._power.used_uj() if self._power is not None else None
         if load is None:
             return
+        ours = self._energy.running()
+        if not self._tells:
+            load = msgspec.structs.replace(load, running=ours)
         self.turned = self.turned or bool(load.running) != bool(self._load.running)
         self._load = load
         if load.running:
@@ -224,7 +232,7 @@ class Ticks:
             self._busy_uj += used_uj or 0
             # It tells nobody whose turn it is, and tells of a burst when its first step is done: everybody shares whom
             # it knows of, or we do, so that no more is given than was used.
-            everybody = max(load.running + load.waiting, self._energy.running())
+            everybody = max(load.running + load.waiting, ours) if self._tells else ours
             self._energy.add(elapsed_ns * self._gpus, everybody, used_uj)
         else:
             self._idle_uj += used_uj or 0
@@ -244,23 +252,26 @@ class Ticks:
 
 
 class Server:
-    """A server that we started. What it writes goes to our log; its last line is kept for the reason."""
+    """A server that we started. What it writes, but its key, goes to our log; its last line is kept for the reason."""
 
-    def __init__(self, command: list[str], environment: dict[str, str], shown: str) -> None:
-        self.shown = shown
+    def __init__(self, started: Started, key: str) -> None:
+        self.shown = started.shown
+        self._key = key
         self._last = ""
         try:
             self._process = subprocess.Popen(
-                command,
+                started.command,
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.PIPE,
                 stderr=subprocess.STDOUT,
-                env={**os.environ, **environment},
+                env={**os.environ, **started.environment},
                 start_new_session=True,  # its children are ended with it
                 preexec_fn=_die_with_keeper(),  # noqa: PLW1509 - our other thread only reads a pipe and holds no lock
             )
         except OSError as error:
-            raise StartError(f"{command[0]} cannot be started: {error.strerror}. Is it installed here?") from None
+            raise StartError(
+                f"{started.command[0]} cannot be started: {error.strerror}. Is it installed here?"
+            ) from None
         self._reader = threading.Thread(target=self._read, name="server", daemon=True)
         self._reader.start()
 
@@ -285,10 +296,13 @@ class Server:
             os.killpg(self._process.pid, number)
 
     def _read(self) -> None:
-        for line in self._process.stdout or ():
-            text = line.decode(errors="replace").rstrip()
-            self._last = text[: limits.LOG_LINE_BYTES_MAX] or self._last
-            print(text, file=sys.stderr, flush=True)
+        with self._process.stdout or contextlib.nullcontext(()) as lines:
+            for line in lines:
+                text = line.decode(errors="replace").rstrip()
+                if self._key:
+                    text = text.replace(self._key, "…")  # SGLang writes down all it was started with
+                self._last = text[: limits.LOG_LINE_BYTES_MAX] or self._last
+                print(text, file=sys.stderr, flush=True)
 
 
 def _die_with_keeper() -> Callable[[], None] | None:

@@ -3,7 +3,7 @@
 import pytest
 
 from steelyard.kernel.engines import EngineKind, EngineSpec
-from steelyard.kernel.errors import CallerError
+from steelyard.kernel.errors import CallerError, StartError
 from steelyard.processes.engine_command import check_extra, check_speculative, shown_command, start_of
 
 MTP = '{"method":"mtp","num_speculative_tokens":1}'
@@ -66,3 +66,10 @@ def test_speculation_is_checked_before_a_gpu_is_taken() -> None:
         with pytest.raises(CallerError) as error:
             check_speculative(kind, text)
         assert error.value.param == "speculative"
+
+
+def test_a_key_that_sglang_would_take_for_an_option_is_refused_with_what_to_do() -> None:
+    spec = EngineSpec("sg", EngineKind.SGLANG, "q8", "Qwen/Qwen3-8B")
+    with pytest.raises(StartError, match="Remove the engine and add it again"):
+        start_of(spec, 8001, "-secret", "/x.yaml")
+    assert start_of(spec, 8001, "a-secret", "/x.yaml").config == 'api-key: "a-secret"\n'

@@ -5,9 +5,10 @@ from pathlib import Path
 import pytest
 
 from steelyard.kernel.clock import NS_PER_S, ManualClock
-from steelyard.kernel.engines import Energy, EngineLoad, EngineSeen, EngineState
+from steelyard.kernel.engines import Energy, EngineKind, EngineLoad, EngineSeen, EngineSpec, EngineState
 from steelyard.metering.energy import EnergyClock, EnergyClocks, clock_path
-from steelyard.processes.keeper import Ticks
+from steelyard.processes.engine_command import Started
+from steelyard.processes.keeper import Server, Ticks
 
 JOULES = 300
 
@@ -20,9 +21,10 @@ class Counter:
 
 
 class Engine:
-    def __init__(self, directory: Path, gpus: int = 1, ours: int = 0) -> None:
+    def __init__(self, directory: Path, gpus: int = 1, ours: int = 0, kind: EngineKind = EngineKind.VLLM) -> None:
         self.time = ManualClock()
-        self.ticks = Ticks(EnergyClock(clock_path(directory, "gpu")), self.time, gpus, Counter(), EngineLoad())
+        spec = EngineSpec("gpu", kind, "m", gpus=tuple(map(str, range(gpus))))
+        self.ticks = Ticks(EnergyClock(clock_path(directory, "gpu")), self.time, spec, Counter(), EngineLoad())
         self.gauge = EnergyClocks(directory).gauges["gpu"]
         self.gauge.run(ours)
 
@@ -42,6 +44,27 @@ def test_no_more_is_given_than_was_used(tmp_path: Path, running: int, waiting: i
     everybody = max(running + waiting, ours)
     assert ns * everybody == pytest.approx(NS_PER_S, abs=everybody)
     assert uj * everybody == pytest.approx(JOULES * 1_000_000, abs=everybody)
+
+
+def test_of_sglang_only_what_our_workers_have_there_is_known(tmp_path: Path) -> None:
+    """It tells of 64 for half a minute after the last of them, and of nobody until a lone answer's 40th step."""
+    engine = Engine(tmp_path, kind=EngineKind.SGLANG)
+    assert engine.look(64, 9) == (0, 0), "nobody is there any more"
+    engine.gauge.run(1)
+    assert engine.look(64, 9) == (NS_PER_S, JOULES * 1_000_000)
+    assert engine.look(0) == (NS_PER_S, JOULES * 1_000_000)
+    seen = engine.ticks.seen(EngineSeen(EngineState.RUNNING, 0))
+    assert seen.load is not None and seen.load.running == 1
+
+
+def test_a_servers_key_is_not_in_what_it_is_heard_to_say(capfd: pytest.CaptureFixture[str]) -> None:
+    said = "echo \"server_args=ServerArgs(api_key='$1')\"; exit 3"
+    server = Server(Started(["sh", "-c", said, "sh", "sy-secret"], {}, "", "sglang"), "sy-secret")
+    while not (reason := server.gone()):
+        pass
+    assert reason.endswith("server_args=ServerArgs(api_key='…')")
+    assert "sy-secret" not in capfd.readouterr().err
+    server.end()
 
 
 def test_each_gpu_is_counted(tmp_path: Path) -> None:
