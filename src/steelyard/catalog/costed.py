@@ -24,6 +24,7 @@ Chosen = Callable[[Model, Capability], Sequence[Offer]]
 class _Stretch(NamedTuple):
     """From one change of a tariff to the next."""
 
+    model: Model
     since_ns: int
     until_ns: int
     candidates: list[Candidate]
@@ -71,17 +72,20 @@ class Costs:
     def of(
         self, snapshot: Snapshot, model: Model, order: Order, at_ns: int, currency: str, chosen: Chosen
     ) -> list[Candidate]:
-        """`catalog.tariffs.costed` for all the offers of a model that are `chosen` for this, the same each time."""
+        """`catalog.tariffs.costed` for all the offers of a model that are `chosen` for this, the same each time.
+
+        `model` may be of the snapshot before: whoever had to wait for his hold was sold it then.
+        """
         if snapshot is not self._snapshot:
             self._snapshot, self._known = snapshot, {}
         key = (model.name, order.capability, currency)
         known = self._known.get(key)
-        if known is None or not known.since_ns <= at_ns < known.until_ns:
+        if known is None or known.model is not model or not known.since_ns <= at_ns < known.until_ns:
             offers = chosen(model, order.capability)
             found = costed(snapshot, offers, order, at_ns, currency)
             until_ns = min((at for at in _changes(snapshot, offers) if at > at_ns), default=INT64_MAX)
             varied = tuple(place for place, one in enumerate(found) if one.cost.variants)
-            known = self._known[key] = _Stretch(at_ns, until_ns, found, varied)
+            known = self._known[key] = _Stretch(model, at_ns, until_ns, found, varied)
         if not known.varied:
             return known.candidates
         candidates = known.candidates.copy()

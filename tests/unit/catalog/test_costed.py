@@ -44,3 +44,12 @@ def test_it_is_the_same_at_every_change_of_tariffs_rates_and_snapshots() -> None
             assert found == costed(part, offers, asked, at_ns, "CNY")
             seen.add(tuple((one.cost.id, one.cost.met) for one in found))
     assert len(seen) > 10
+
+
+def test_a_model_that_somebody_was_sold_before_the_snapshot_changed_is_nobody_elses() -> None:
+    """Who waits for his hold has the model of then and the snapshot of now: its engine has been started elsewhere."""
+    gone, here = (Model(1, "m", 0, 10, (msgspec.structs.replace(OFFER, address=at),)) for at in ("h:1", "h:2"))
+    known, now = Costs(), snapshot(costs={OFFER.upstream: (Tariff(1, OFFER.upstream, "CNY", -1, LINES, model="m"),)})
+    for model in (gone, here, gone, here):
+        [found] = known.of(now, model, order(False), 0, "CNY", lambda model, capability: model.offers)
+        assert found.offer.address == model.offers[0].address
