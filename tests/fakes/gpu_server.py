@@ -2,8 +2,7 @@
 
 Takes their arguments, answers /health, /v1/models, /metrics and chat, wants the key they would want. What it was
 started with stands in its log. A question that says `hold` ends when one that says `free` has come; `die` kills it.
-As a real vLLM in the first step of a burst, it tells of no more than one that runs; as SGLang before the 40th step, of
-none.
+As a real vLLM in the first step of a burst, it tells of no more than one that runs.
 """
 
 import argparse
@@ -49,8 +48,7 @@ class GpuServer:
     def _told(self, path: str) -> str:
         if path == "/v1/models":
             return json.dumps({"object": "list", "data": [{"id": self.model, "max_model_len": self.context}]})
-        told = 0 if self.kind == "sglang" else min(1, self.running)
-        return metrics(self.kind, self.model, told, self.answered) if path == "/metrics" else ""
+        return metrics(self.kind, self.model, min(1, self.running), self.answered) if path == "/metrics" else ""
 
     async def _chat(self, writer: asyncio.StreamWriter, body: dict) -> None:
         asked = str(body["messages"][-1]["content"])

@@ -204,7 +204,7 @@ class Ticks:
         self._energy = energy
         self._clock = clock
         self._gpus = spec.gpu_count
-        self._tells = spec.kind is not EngineKind.SGLANG
+        self._tells = spec.kind is not EngineKind.SGLANG or spec.adopted
         self._power = power
         self._began_ns = self._last_ns = clock.monotonic_ns()
         self._busy_ns = self._busy_uj = self._idle_uj = 0
@@ -215,7 +215,8 @@ class Ticks:
         """The time since the last tick was busy when something ran at its end. None: the server did not tell.
 
         SGLang tells how many run at a prefill, at every 40th step and after half a minute of rest (its
-        metrics_reporter.py, 0.5.15), so what our workers have there is all that is known of it.
+        metrics_reporter.py, 0.5.15), so of one that is started here what our workers have there counts. One that was
+        adopted may have others' answers.
         """
         now_ns = self._clock.monotonic_ns()
         elapsed_ns, self._last_ns = now_ns - self._last_ns, now_ns
