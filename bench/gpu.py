@@ -27,6 +27,7 @@ import psutil
 from bench.lab.child import Child, free_port, until_answered
 from bench.lab.replay import Conversation, put
 from bench.report import RUNS_MIN, Report
+from bench.restart import recovered
 from steelyard.kernel.directory import DataDir
 from steelyard.metering.power import Nvml, nvml_for
 from steelyard.processes import engine_files
@@ -58,7 +59,6 @@ class Books(NamedTuple):
     cached: int
     output: int
     gpu_ns: int
-    energy_uj: int
     measured_uj: int
 
     def since(self, before: "Books") -> "Books":
@@ -96,9 +96,9 @@ class House:
         return json.loads(done.stdout) if done.returncode == 0 and done.stdout.strip() else {}
 
     def books(self) -> Books:
-        names = "count(*), sum(input + cached_input), sum(cached_input), sum(output), sum(cpu_ns), sum(energy_uj)"
+        sums = "count(*), sum(input + cached_input), sum(cached_input), sum(output), sum(cpu_ns), sum(measured_uj)"
         with closing(sqlite3.connect(f"file:{self.root / 'steelyard.db'}?mode=ro", uri=True)) as connection:
-            found = connection.execute(f"SELECT {names}, sum(measured_uj) FROM usage").fetchone()
+            found = connection.execute(f"SELECT {sums} FROM usage").fetchone()
         return Books(*(int(one or 0) for one in found))
 
     def settled(self, rows: int) -> Books:
@@ -110,9 +110,10 @@ class House:
             time.sleep(0.05)
         return found
 
-    def ask(self, *, stream: bool, tokens: int, text: str = "Tell a very long story about the sea.") -> HTTPResponse:
+    def ask(self, *, stream: bool, tokens: int) -> HTTPResponse:
         line = http.client.HTTPConnection("127.0.0.1", self.port, timeout=_PATIENCE_S)
-        asked = {"model": _MODEL, "messages": [{"role": "user", "content": text}], "ignore_eos": True}
+        turn = {"role": "user", "content": "Tell a very long story about the sea."}
+        asked = {"model": _MODEL, "messages": [turn], "ignore_eos": True}
         head = {"authorization": f"Bearer {self.key}", "content-type": "application/json"}
         body = json.dumps({**asked, "stream": stream, "max_tokens": tokens, "temperature": 0})
         line.request("POST", "/v1/chat/completions", body, head)
@@ -175,7 +176,7 @@ def counted(report: Report, running: House) -> None:
     system = "You are a clerk. " + "Weigh every sack twice and write down both weights. " * 40
     asked: list[Conversation] = [
         [{"role": "system", "content": system}, {"role": "user", "content": f"Question {number}."}]
-        for number in range(64)
+        for number in range(_ALIKE)
     ]
     put(running.port, running.key, _MODEL, asked, 16, 32, exactly=True)
     found = running.settled(before.rows + len(asked)).since(before)
@@ -186,11 +187,9 @@ def counted(report: Report, running: House) -> None:
         ("output tokens", found.output, "decode_tokens"),
         ("prompt tokens from the prefix cache", found.cached, "cache_hit_tokens"),
     ):
-        report.add(
-            f"{_ALIKE} with one system prompt: {label}, the server's counter", (after[name] or 0) - (told[name] or 0)
-        )
-        to = report.rows[-1].label if report.rows[-1].value else ""
-        report.add(f"{_ALIKE} with one system prompt: {label}, the books", ours, to=to)
+        theirs = f"{_ALIKE} with one system prompt: {label}, the server's counter"
+        counter = report.add(theirs, (after[name] or 0) - (told[name] or 0))
+        report.add(f"{_ALIKE} with one system prompt: {label}, the books", ours, to=theirs if counter else "")
 
 
 def servers_of(running: House) -> list[psutil.Process]:
@@ -209,14 +208,9 @@ def killed(running: House) -> tuple[float, float]:
     before = running.books().rows
     for server in servers_of(running):
         server.kill()
-    began, settled, back = time.monotonic(), 0.0, 0.0
-    while not (settled and back) and time.monotonic() - began < _PATIENCE_S:
-        if not settled:
-            settled = time.monotonic() - began if running.books().rows >= before + _STREAMS else 0.0
-        elif (answer := running.ask(stream=False, tokens=4)).read() and answer.status == http.client.OK:
-            back = time.monotonic() - began
-        time.sleep(0.05)
-    return settled, back
+    return recovered(
+        lambda: running.books().rows >= before + _STREAMS, lambda: running.ask(stream=False, tokens=4), _PATIENCE_S
+    )
 
 
 def adopted(running: House, kind: str) -> str:

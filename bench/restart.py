@@ -10,7 +10,7 @@ import sqlite3
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing, contextmanager
 from http.client import HTTPResponse
 from pathlib import Path
@@ -47,6 +47,18 @@ def posted(books: Path) -> int:
         return int(connection.execute("SELECT count(*) FROM usage").fetchone()[0])
 
 
+def recovered(is_settled: Callable[[], bool], ask: Callable[[], HTTPResponse], patience_s: int) -> tuple[float, float]:
+    """Seconds from now until all is settled, and from now until there is an answer; 0 for what did not come."""
+    began, settled, back = time.monotonic(), 0.0, 0.0
+    while not back and time.monotonic() - began < patience_s:
+        if not settled:
+            settled = time.monotonic() - began if is_settled() else 0.0
+        elif (answer := ask()).read() and answer.status == http.client.OK:
+            back = time.monotonic() - began
+        time.sleep(0.02)
+    return settled, back
+
+
 def one_run() -> tuple[float, float]:
     """Seconds from the kill until all is settled, and until there is an answer again."""
     with up() as running:
@@ -59,16 +71,10 @@ def one_run() -> tuple[float, float]:
         for stream in streams:
             stream.readline()
         before = posted(books)
-        began = time.monotonic()
         engine.kill()
-        settled = back = 0.0
-        while not (settled and back) and time.monotonic() - began < _PATIENCE_S:
-            if not settled:
-                settled = time.monotonic() - began if posted(books) == before + _STREAMS else 0.0
-            elif (answer := ask(running, stream=False, tokens=4)).read() and answer.status == http.client.OK:
-                back = time.monotonic() - began
-            time.sleep(0.02)
-    return settled, back
+        return recovered(
+            lambda: posted(books) >= before + _STREAMS, lambda: ask(running, stream=False, tokens=4), _PATIENCE_S
+        )
 
 
 @contextmanager

@@ -15,6 +15,7 @@ from steelyard.kernel import limits
 from steelyard.kernel.clock import NS_PER_S, Clock
 from steelyard.kernel.directory import DataDir
 from steelyard.kernel.errors import StartError
+from steelyard.kernel.process import lives
 
 _RETRY_S = 0.05
 
@@ -62,21 +63,9 @@ def _take(descriptor: int, root: Path, clock: Clock) -> None:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
             return
         holder = os.pread(descriptor, 32, 0).decode(errors="replace").strip()
-        if _lives(holder) or clock.monotonic_ns() > deadline_ns:
+        if (holder.isdigit() and lives(int(holder))) or clock.monotonic_ns() > deadline_ns:
             raise StartError(
                 f"The data directory {root} is in use by a running instance (process {holder or 'unknown'}). "
                 "Stop it first, or name another directory with --data."
             )
         time.sleep(_RETRY_S)
-
-
-def _lives(holder: str) -> bool:
-    if not holder.isdigit():
-        return False
-    try:
-        os.kill(int(holder), 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:
-        return True
-    return True

@@ -16,6 +16,7 @@ from urllib.parse import quote
 
 from steelyard.kernel import limits
 from steelyard.kernel.money import divide_half_even
+from steelyard.kernel.process import lives
 from steelyard.metering.disk import Disk
 from steelyard.metering.power import Rapl
 
@@ -63,7 +64,7 @@ class EnergyClock:
     def running(self) -> int:
         """How many sequences the workers that live have with the engine."""
         words = self._words
-        return sum(words[at + 1] for at in range(_WORKERS, _END, 2) if words[at + 1] and _lives(words[at]))
+        return sum(words[at + 1] for at in range(_WORKERS, _END, 2) if words[at + 1] and lives(words[at]))
 
     def _measured(self, measured: bool) -> None:
         if measured != bool(self._words[_STRETCH] & 1):
@@ -135,14 +136,6 @@ class EnergyGauge:
     def measured(self) -> tuple[int, int]:
         """Microjoules per running sequence so far, and the stretch of measuring; see `is_measured`."""
         return (0, 0) if self._words is None else (self._words[_UJ_PER_SEQUENCE], self._words[_STRETCH])
-
-
-def _lives(pid: int) -> bool:
-    try:
-        os.kill(pid, 0)
-    except OSError:
-        return False
-    return True
 
 
 def is_measured(before: int, after: int) -> bool:

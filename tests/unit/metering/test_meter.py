@@ -39,6 +39,18 @@ class Desk:
     def records(self) -> list[Opened | Closed]:
         return read(self.directory, Position(), until=None, max_records=10**6).records
 
+    def gpu(self, name: str = "gpu") -> tuple[EnergyClock, Quote]:
+        """The clock of a GPU engine, and a quote for it at 10 W."""
+        there = quote(watts_milli=10_000)
+        there = msgspec.structs.replace(there, offer=msgspec.structs.replace(there.offer, upstream=name))
+        return EnergyClock(clock_path(self.directory.parent / "energy", name)), there
+
+
+def unmeasured(gpu: EnergyClock) -> None:
+    """Its counter could not be read, once."""
+    gpu.add(0, 1, None)
+    gpu.add(0, 1, 0)
+
 
 @pytest.fixture
 def desk(tmp_path: Path) -> Iterator[Desk]:
@@ -286,10 +298,8 @@ def test_an_answer_cut_in_the_middle_of_its_reasoning_is_charged(desk: Desk) -> 
 
 
 def test_measured_energy_is_kept_apart_from_modelled(desk: Desk) -> None:
-    gpu = EnergyClock(clock_path(desk.directory.parent / "energy", "gpu"))
+    gpu, there = desk.gpu()
     gpu.add(1, 1, 0)
-    there = quote(watts_milli=10_000)
-    there = msgspec.structs.replace(there, offer=msgspec.structs.replace(there.offer, upstream="gpu"))
     reading = desk.meter.open(order(1, sequences=2), there)
     gpu.add(NS_PER_S, 4, 8_000_000)
     assert reading.spent(Usage()).energy_uj == 4_000_000
@@ -325,17 +335,13 @@ def test_what_the_engine_does_while_a_request_waits_is_not_its_own(desk: Desk) -
 
 
 def test_the_engine_is_told_how_many_sequences_it_has_of_ours(desk: Desk) -> None:
-    first, second = (EnergyClock(clock_path(desk.directory.parent / "energy", name)) for name in ("gpu", "gpu-2"))
-    quotes = []
-    for name in ("gpu", "gpu-2"):
-        there = quote()
-        quotes.append(msgspec.structs.replace(there, offer=msgspec.structs.replace(there.offer, upstream=name)))
-    one, two = desk.meter.open(order(1, sequences=2), quotes[0]), desk.meter.open(order(2), quotes[0])
+    (first, here), (second, elsewhere) = desk.gpu(), desk.gpu("gpu-2")
+    one, two = desk.meter.open(order(1, sequences=2), here), desk.meter.open(order(2), here)
     assert first.running() == 3
     two.waits()
     assert first.running() == 2
     two.begins()
-    one.move(quotes[1])
+    one.move(elsewhere)
     assert (first.running(), second.running()) == (1, 2)
     for reading in (one, two, one):
         reading.close(End.COMPLETE)
@@ -345,10 +351,8 @@ def test_the_engine_is_told_how_many_sequences_it_has_of_ours(desk: Desk) -> Non
 
 
 def test_so_is_what_is_measured_meanwhile(desk: Desk) -> None:
-    gpu = EnergyClock(clock_path(desk.directory.parent / "energy", "gpu"))
+    gpu, there = desk.gpu()
     gpu.add(1, 1, 0)
-    there = quote(watts_milli=10_000)
-    there = msgspec.structs.replace(there, offer=msgspec.structs.replace(there.offer, upstream="gpu"))
     for gap, measured_uj in ((False, 7_000_000), (True, 0)):
         reading = desk.meter.open(order(1, sequences=2), there)
         reading.waits()
@@ -356,8 +360,7 @@ def test_so_is_what_is_measured_meanwhile(desk: Desk) -> None:
         reading.begins()
         gpu.add(NS_PER_S, 1, 3_000_000)
         if gap:
-            gpu.add(0, 1, None)
-            gpu.add(0, 1, 0)
+            unmeasured(gpu)
         reading.begins()
         gpu.add(NS_PER_S, 2, 4_000_000)
         record = reading.close(End.COMPLETE)
@@ -396,18 +399,15 @@ def test_nor_what_it_does_while_a_sequence_rests_and_its_runs_add_up(desk: Desk)
 
 
 def test_a_run_that_was_not_measured_makes_all_of_them_modelled(desk: Desk) -> None:
-    gpu = EnergyClock(clock_path(desk.directory.parent / "energy", "gpu"))
+    gpu, there = desk.gpu()
     gpu.add(1, 1, 0)
-    there = quote(watts_milli=10_000)
-    there = msgspec.structs.replace(there, offer=msgspec.structs.replace(there.offer, upstream="gpu"))
     for gap, measured_uj in ((False, 5_000_000), (True, 0)):
         reading = desk.meter.open(order(1), there)
         gpu.add(NS_PER_S, 1, 3_000_000)
         reading.stops()
         gpu.add(NS_PER_S, 1, 90_000_000)
         if gap:
-            gpu.add(0, 1, None)
-            gpu.add(0, 1, 0)
+            unmeasured(gpu)
         reading.begins()
         gpu.add(NS_PER_S, 1, 2_000_000)
         record = reading.close(End.COMPLETE)

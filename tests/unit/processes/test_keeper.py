@@ -3,6 +3,7 @@
 from pathlib import Path
 
 import pytest
+from tests.platform import wait_for
 
 from steelyard.kernel.clock import NS_PER_S, ManualClock
 from steelyard.kernel.engines import Energy, EngineKind, EngineLoad, EngineSeen, EngineSpec, EngineState
@@ -60,9 +61,7 @@ def test_of_sglang_only_what_our_workers_have_there_is_known(tmp_path: Path) -> 
 def test_a_servers_key_is_not_in_what_it_is_heard_to_say(capfd: pytest.CaptureFixture[str]) -> None:
     said = "echo \"server_args=ServerArgs(api_key='$1')\"; exit 3"
     server = Server(Started(["sh", "-c", said, "sh", "sy-secret"], {}, "", "sglang"), "sy-secret")
-    while not (reason := server.gone()):
-        pass
-    assert reason.endswith("server_args=ServerArgs(api_key='…')")
+    assert wait_for(server.gone, "it to end").endswith("server_args=ServerArgs(api_key='…')")
     assert "sy-secret" not in capfd.readouterr().err
     server.end()
 
