@@ -1,7 +1,7 @@
 """The flight recorder: one memory-mapped cell per request in flight, readable after its writer was killed.
 
-Owns the layout and the order of stores; knows no journal. Only aligned 8-byte stores through `memoryview.cast("Q")`
-are used (others tear when the process is killed), and no two of them are ever assumed to land together:
+Owns the layout and the order of stores; knows no journal. What makes others valid is an aligned 8-byte store through
+`memoryview.cast("Q")` (others tear when the process is killed), and no two stores are ever assumed to land together:
 
     state, id     claim: state=0, counts reset, id, state=1 last; free: state=0 first, id and counts stay readable
     bank 0, 1     input, cached input, output, CPU, cache write, reasoning, estimated of one generation each
@@ -44,6 +44,7 @@ _BANK = 8
 _BANK_WORDS = 8
 _REUSED = 2  # beside `estimated` in its word: input and output are those of an answer that was given before
 _halves = struct.Struct(">QQ").unpack  # of an id, as two words
+_put = struct.Struct("=7Q").pack_into  # a bank, no word of which counts before its generation is announced
 _SYSTEM_DISK = Disk()
 _NOTHING = Usage()
 
@@ -286,21 +287,15 @@ class Cell(msgspec.Struct, eq=False):
 
     def intend(self, usage: Usage) -> None:
         """Before the send: cumulative counts over all sequences, the piece about to be sent included."""
-        cpu_ns, estimated = 0 if self._gauge.stands_still else self._cpu_ns(), bool(self.guessed)
-        self._intended, self._guesses = usage, estimated
-        words, at = self._slots._words, (1 + self.opened.slot) * _SLOT_WORDS
-        generation = words[at + _COMMIT] + 1
-        bank = at + _BANK + (generation & 1) * _BANK_WORDS
+        cpu_ns, guesses = 0 if self._gauge.stands_still else self._cpu_ns(), bool(self.guessed)
+        self._intended, self._guesses = usage, guesses
+        slots, at = self._slots, (1 + self.opened.slot) * _SLOT_WORDS
+        words, fresh, output, flags = slots._words, usage.input, usage.output, int(guesses)
         if usage.reused_output or usage.reused_input:  # it has nothing in the other buckets
-            words[bank], words[bank + 2] = usage.reused_input, usage.reused_output
-            words[bank + 6] = _REUSED | estimated
-        else:
-            words[bank], words[bank + 2] = usage.input, usage.output
-            words[bank + 6] = estimated
-        words[bank + 1] = usage.cached_input
-        words[bank + 3] = cpu_ns
-        words[bank + 4] = usage.cache_write
-        words[bank + 5] = usage.reasoning
+            fresh, output, flags = usage.reused_input, usage.reused_output, flags | _REUSED
+        generation = words[at + _COMMIT] + 1
+        bank = (at + _BANK + (generation & 1) * _BANK_WORDS) * 8
+        _put(slots._map, bank, fresh, usage.cached_input, output, cpu_ns, usage.cache_write, usage.reasoning, flags)
         words[at + _INTENT] = generation
         self.started = True
 

@@ -198,14 +198,10 @@ def kept_of(offer: Offer, max_tokens: int, event: Event, told: Usage) -> Event:
     Raises UpstreamError where nobody can have used what it counts: no account could hold what that came to. What was
     counted before it stands, so the customer pays no more than that.
     """
-    counts, most = event.usage, limits.TOKENS_TOLD_MAX
-    if (
-        0 <= counts.input <= most
-        and 0 <= (output := counts.output) <= most
-        and 0 <= counts.cached_input <= most
-        and 0 <= (reasoning := counts.reasoning) <= most
-        and 0 <= counts.cache_write <= most
-    ):
+    counts = event.usage
+    output, reasoning = counts.output, counts.reasoning
+    # The bits of all of them: none is negative or beyond a limit that has every bit set, or this is.
+    if 0 <= counts.input | counts.cached_input | counts.cache_write | output | reasoning <= limits.TOKENS_TOLD_MAX:
         return cut(event, told) if output + reasoning > max_tokens and is_too_much(event, told) else event
     raise UpstreamError(offer.upstream, f"the upstream counts what cannot be: {counts}")
 

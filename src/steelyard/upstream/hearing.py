@@ -227,17 +227,20 @@ class Heard(msgspec.Struct, eq=False):
         assert response is not None and hearing is not None  # noqa: S101 - it has begun, and comes in pieces
         event: Event | None
         while True:
-            goes_on, read = not (self._new or self.over or self._failure is not None or hearing.done), None
-            if goes_on and (read := response.take()):  # as nearly always: what `take` does with it, without a call
+            read = None
+            if self._new or self.over or self._failure is not None or hearing.done or not (read := response.take()):
+                if (event := self.take()) is None:
+                    break
+            else:  # as nearly always: what `take` does with it, without a call
                 try:
                     events = hearing.hear(read)
                 except UpstreamError as error:
                     self._failure, events = error, hearing.events()
                 if not events:
                     continue
-                event, self._new = events[0], events[1:]
-            elif (event := self.take()) is None:
-                break
+                event = events[0]
+                if len(events) > 1:
+                    self._new = events[1:]
             kept = keep(event, self._kept)
             if kept is not event:
                 self.close()

@@ -57,7 +57,7 @@ def test_no_cell_straddles_a_sector(tmp_path: Path) -> None:
     slots.close()
 
 
-def test_every_single_store_leaves_a_whole_bank(tmp_path: Path) -> None:
+def test_every_single_store_leaves_a_whole_bank(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Pitfall 3: the process may die between any two stores; the committed counts always belong together."""
     slots = Slots.create(tmp_path / "slots", 1)
     index = slots.claim(request_id(1))
@@ -79,6 +79,12 @@ def test_every_single_store_leaves_a_whole_bank(tmp_path: Path) -> None:
             seen.append(slots.read_slot(0).committed)
             slots._words = self  # type: ignore[assignment]
 
+    def put(_: object, at: int, *bank: int) -> None:
+        """A kill may come amid a bank, too."""
+        for place, value in enumerate(bank):
+            slots._words[at // 8 + place] = value
+
+    monkeypatch.setattr("steelyard.metering.slots._put", put)
     words = slots._words
     slots._words = Watched(words)  # type: ignore[assignment]
     for count in range(1, 6):

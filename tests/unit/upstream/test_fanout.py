@@ -8,6 +8,7 @@ import pytest
 from msgspec import Raw
 from tests.fakes.parties import CALLER, COST, OFFER, PRICE, FakeWork
 
+from steelyard.kernel import limits
 from steelyard.kernel.clock import ManualClock
 from steelyard.kernel.errors import UpstreamError
 from steelyard.kernel.offers import Capability, Offer
@@ -15,7 +16,7 @@ from steelyard.kernel.quantities import Usage
 from steelyard.kernel.records import Event, Order, Quote
 from steelyard.routing.attempts import Ways, served
 from steelyard.routing.router import Router
-from steelyard.upstream.fanout import Speech, own_seed, speak
+from steelyard.upstream.fanout import Speech, kept_of, own_seed, speak
 from steelyard.upstream.hearing import Heard
 from steelyard.upstream.protocol import Upstream
 
@@ -105,7 +106,22 @@ class OneThatLostCount(TwoThatFail):
         return Event("", self._counted, "stop")
 
 
-@pytest.mark.parametrize("counted", [Usage(10**18, 0, 1), Usage(1, 0, -1), Usage(1, 50_000_001, 1)])
+MOST = limits.TOKENS_TOLD_MAX
+BEYOND = [
+    Usage(10**18, 0, 1),
+    Usage(1, 0, -1),
+    Usage(1, MOST + 1, 1),
+    Usage(1, 0, 1, cache_write=MOST + 1),
+    Usage(1, 0, 1, reasoning=-1),
+]
+
+
+def test_what_is_within_the_bounds_stands() -> None:
+    most = Event("a", Usage(MOST, MOST, MOST // 2, 0, 0, MOST, MOST // 2))
+    assert kept_of(OFFER, MOST, most, Usage()) is most
+
+
+@pytest.mark.parametrize("counted", BEYOND)
 @pytest.mark.parametrize("sequences", [1, 2])
 async def test_a_count_that_cannot_be_ends_the_answer_at_what_was_told_before(counted: Usage, sequences: int) -> None:
     """Posted, it would come to more than an account can hold, and stop the posting of everybody's requests."""
@@ -131,7 +147,7 @@ class OneThatSaysAll(Heard):
         return Event("word", self.counted, "stop")
 
 
-@pytest.mark.parametrize("counted", [Usage(10**18, 0, 1), Usage(1, 0, -1), Usage(1, 50_000_001, 1)])
+@pytest.mark.parametrize("counted", BEYOND)
 async def test_so_does_one_in_an_answer_that_comes_in_one_piece(counted: Usage) -> None:
     offer, order = msgspec.structs.replace(OFFER, kind="openai"), Order(bytes(16), "m", {}, 10, 10, 1, False)
     says_all = OneThatSaysAll(*(None,) * 5, counted=counted)  # type: ignore[arg-type]
