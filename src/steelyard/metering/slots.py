@@ -44,6 +44,7 @@ _BANK = 8
 _BANK_WORDS = 8
 _REUSED = 2  # beside `estimated` in its word: input and output are those of an answer that was given before
 _halves = struct.Struct(">QQ").unpack  # of an id, as two words
+_void = struct.Struct("=32xQ").pack_into  # neither intent nor commit, no time, and the watts behind these
 _put = struct.Struct("=7Q").pack_into  # a bank, no word of which counts before its generation is announced
 _SYSTEM_DISK = Disk()
 _NOTHING = Usage()
@@ -187,11 +188,7 @@ class Slots:
         index = self._free.pop()
         words, at = self._words, (1 + index) * _SLOT_WORDS
         words[at + _STATE] = FREE
-        words[at + _COMMIT] = 0  # the counts are void before the id is there: an id never vouches for another's counts
-        words[at + _INTENT] = 0
-        words[at + _FIRST_TOKEN_NS] = 0
-        words[at + _LAST_NS] = 0
-        words[at + _WATTS_MILLI] = watts_milli
+        _void(self._map, (at + _INTENT) * 8, watts_milli)  # before the id is there: it never vouches for others' counts
         words[at + _ID_HIGH], words[at + _ID_LOW] = _halves(request_id)
         words[at + _STATE] = CLAIMED
         self._dirty = True
