@@ -21,7 +21,7 @@ from msgspec import Raw
 
 from bench.report import RUNS_MIN, Report
 from steelyard.cli.services import engine_service, openvino_service
-from steelyard.config import Settings
+from steelyard.config import Settings, load_settings
 from steelyard.engines.choice import OPENVINO, XLLAMACPP, Asked, choose, machine_here
 from steelyard.engines.converted import folder_of, make
 from steelyard.engines.leash import KEY_VARIABLE
@@ -92,10 +92,10 @@ async def _ask(upstream: LlamaCpp, offer: Offer, text: str, tokens: int) -> tupl
 async def measured(offer: Offer, process: psutil.Process, turn: int) -> dict[str, float]:
     def cpu_ms() -> float:
         times = process.cpu_times()
-        return 1000 * (times.user + times.system)
+        return float(1000 * (times.user + times.system))
 
     pool = Pool()
-    upstream, found = LlamaCpp("local", pool, "key"), {}
+    upstream, found = LlamaCpp("local", pool, "key"), dict[str, float]()
     await _ask(upstream, offer, "Hello.", 8)
     used = cpu_ms()
     _, first, whole = await _ask(upstream, offer, f"Tell a long story about the sea and {turn} ships.", _ALONE_TOKENS)
@@ -114,9 +114,10 @@ async def measured(offer: Offer, process: psutil.Process, turn: int) -> dict[str
 
 
 def main() -> None:
-    weights, found = fetch(), {XLLAMACPP: [], OPENVINO: []}  # type: dict[str, list[dict[str, float]]]
+    weights = fetch()
+    found: dict[str, list[dict[str, float]]] = {XLLAMACPP: [], OPENVINO: []}
     with tempfile.TemporaryDirectory() as name:
-        settings = Settings(data=Path(name))
+        settings = load_settings(data=Path(name))
         for turn in range(RUNS_MIN):
             for engine, rows in found.items():
                 with running(engine, settings, weights) as (offer, process, took):

@@ -196,7 +196,7 @@ def servers_of(running: House) -> list[psutil.Process]:
     """All that the keeper of the engine started."""
     for child in psutil.Process(running.child.pid).children(recursive=True):
         if "steelyard.processes.keeper" in child.cmdline() and _ENGINE in child.cmdline():
-            return child.children(recursive=True)
+            return list(child.children(recursive=True))
     raise SystemExit("The engine has no keeper.")
 
 

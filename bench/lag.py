@@ -10,7 +10,8 @@ import sys
 import time
 from collections.abc import Callable
 from random import Random
-from typing import Any
+
+import msgspec
 
 from bench import house
 from bench.report import RUNS_MIN, Report
@@ -37,10 +38,10 @@ class Watch(TellerClient):
         self.closed_ns: dict[bytes, int] = {}
         self.lags_ms: list[float] = []
 
-    def _on_push(self, op: str, payload: Any) -> None:
+    def _on_push(self, op: str, payload: msgspec.Raw) -> None:
         if op == "settled":
             now_ns = time.monotonic_ns()
-            for request_id in wire.decode_ids(payload):
+            for request_id, _ in wire.decode_settled(payload):
                 self.lags_ms.append((now_ns - self.closed_ns.pop(request_id)) / 1e6)
         super()._on_push(op, payload)
 

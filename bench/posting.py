@@ -81,7 +81,7 @@ def postgresql() -> Iterator[tuple[Place, Busy]]:
 def _used(pid: int) -> float:
     """Of a process and its children."""
     times = [one.cpu_times() for one in (psutil.Process(pid), *psutil.Process(pid).children())]
-    return sum(one.user + one.system for one in times)
+    return float(sum(one.user + one.system for one in times))
 
 
 def main() -> None:

@@ -95,7 +95,7 @@ class Pauses:
             received(link, piece)
             self.longest_ms = max(self.longest_ms, (time.thread_time() - started) * 1e3)
 
-        wire.Link.data_received = timed  # type: ignore[method-assign]
+        wire.Link.data_received = timed  # type: ignore[method-assign, assignment]
 
     def taken(self) -> float:
         longest, self.longest_ms = self.longest_ms, 0.0

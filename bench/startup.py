@@ -42,7 +42,7 @@ def up(data: Path, log: Path) -> Iterator[tuple[Child, int]]:
 def worker_of(child: Child) -> int:
     for one in psutil.Process(child.pid).children(recursive=True):
         if "steelyard.processes.worker" in " ".join(one.cmdline()):
-            return one.pid
+            return int(one.pid)
     raise SystemExit("There is no worker.")
 
 

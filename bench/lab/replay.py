@@ -7,7 +7,7 @@ import asyncio
 import json
 import time
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 REQUESTS, DISTINCT, OUTPUT_TOKENS = 200, 120, 32
 TEXT_TOKENS = 24
@@ -97,8 +97,9 @@ class Done(NamedTuple):
     texts: list[str]
 
 
-async def _ask(port: int, key: str, body: bytes, header: str) -> dict[str, object]:
+async def _ask(port: int, key: str, body: bytes, header: str) -> dict[str, Any]:
     """One who is told that the line is full comes again a second later, as clients do."""
+    said, rest = b"", b""
     for _ in range(_TRIES):
         said, rest = await _answered(port, key, body, header)
         if b" 429 " not in said.splitlines()[0]:
@@ -108,7 +109,7 @@ async def _ask(port: int, key: str, body: bytes, header: str) -> dict[str, objec
         raise SystemExit(f"{said.splitlines()[0]!r}: {rest[:300]!r}")
     if b"chunked" in said.lower():
         rest = rest[rest.index(b"{") : rest.rindex(b"}") + 1]
-    answer: dict[str, object] = json.loads(rest)
+    answer: dict[str, Any] = json.loads(rest)
     return answer
 
 
@@ -140,10 +141,10 @@ def put(
     """Ask all of them, at most so many at once; greedy. `exactly`: as long as they may be. Raises SystemExit for any
     answer that is not 200."""
 
-    async def run() -> list[dict[str, object]]:
+    async def run() -> list[dict[str, Any]]:
         turn = asyncio.Semaphore(at_once)
 
-        async def one(messages: Conversation) -> dict[str, object]:
+        async def one(messages: Conversation) -> dict[str, Any]:
             body = {"model": model, "messages": messages, "max_tokens": max_tokens, "temperature": 0}
             body |= {"ignore_eos": True} if exactly else {}
             async with turn:

@@ -76,8 +76,8 @@ def main() -> int:
         case "asgi":
             sys.argv += ["--front", "asgi"]
         case "off":
-            worker.TellerClient = NullTeller  # type: ignore[misc]
-            worker.Meter = NullMeter  # type: ignore[misc]
+            worker.TellerClient = NullTeller  # type: ignore[attr-defined]
+            worker.Meter = NullMeter  # type: ignore[attr-defined, assignment]
         case other:
             raise SystemExit(f"There is no variant {other!r}.")
     return worker.main()
