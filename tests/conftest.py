@@ -1,5 +1,7 @@
-"""What every test shares: hypothesis without wall-clock judgements (the machine may be busy), one real platform."""
+"""What every test shares: hypothesis without wall-clock judgements (the machine may be busy), one real platform, and no
+journal or slot file that is left open."""
 
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -16,6 +18,18 @@ if TYPE_CHECKING:
 
 settings.register_profile("house", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("house")
+
+
+@pytest.fixture(scope="module", autouse=True)
+def syncers_end(request: pytest.FixtureRequest) -> Iterator[None]:
+    """Whoever opens a journal or slots closes them: each has a thread that goes on syncing, and nobody else would tell.
+
+    What a failed test leaves open is not held against its module.
+    """
+    before, failed = set(threading.enumerate()), request.session.testsfailed
+    yield
+    left = {one.name for one in set(threading.enumerate()) - before if one.name.startswith("syncer-")}
+    assert not left or request.session.testsfailed > failed, f"a journal or slots are open: {', '.join(sorted(left))}"
 
 
 @pytest.fixture(scope="session")

@@ -2,6 +2,8 @@
 
 import asyncio
 import json
+from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -46,8 +48,10 @@ class Keeper:
 
 
 @pytest.fixture
-def site(tmp_path: Path) -> Site:
-    return Site(tmp_path, ScriptedUpstream(words("Hel", "lo")))
+def site(tmp_path: Path) -> Iterator[Site]:
+    made = Site(tmp_path, ScriptedUpstream(words("Hel", "lo")))
+    with closing(made.meter):
+        yield made
 
 
 async def test_a_kept_answer_is_counted_at_the_price_of_batches(site: Site) -> None:
@@ -77,7 +81,8 @@ async def test_the_deadline_of_its_batch_goes_with_a_line(site: Site) -> None:
 
 async def test_strict_durability_parts_no_line(tmp_path: Path) -> None:
     site, keeper = Site(tmp_path, ScriptedUpstream(words("Hello")), strict=True), Keeper()
-    await BatchGate(site.house).serve(keeper.line(site))
+    with closing(site.meter):
+        await BatchGate(site.house).serve(keeper.line(site))
     assert len(keeper.kept) == 1 and json.loads(keeper.kept[0])
 
 
@@ -115,9 +120,8 @@ async def test_refusals_are_told_with_their_status_and_sell_nothing(site: Site) 
     assert (revoked.status, json.loads(revoked.body)["error"]["code"]) == (401, "invalid_api_key")
     wrong = await gate.serve(keeper.line(site, HELLO | {"max_tokens": -1}))
     assert (wrong.status, wrong.retry_after_s) == (400, None)
-    away = BatchGate(
-        Site(site.folder.parent / "b", ScriptedUpstream([UpstreamError("fake", "x", retryable=True)])).house
-    )
-    said = await away.serve(keeper.line(site))
+    away = Site(site.folder.parent / "b", ScriptedUpstream([UpstreamError("fake", "x", retryable=True)]))
+    with closing(away.meter):
+        said = await BatchGate(away.house).serve(keeper.line(site))
     assert (said.status, said.retry_after_s) == (503, 2)
     assert keeper.kept == [] and site.closed() == []

@@ -1,7 +1,7 @@
 """Closes that leave with the next record, or in the loop's next turn: nothing is lost in between."""
 
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import Callable, Iterator
+from contextlib import closing, suppress
 from pathlib import Path
 
 import pytest
@@ -65,8 +65,10 @@ class Desk:
 
 
 @pytest.fixture
-def desk(tmp_path: Path) -> Desk:
-    return Desk(tmp_path)
+def desk(tmp_path: Path) -> Iterator[Desk]:
+    made = Desk(tmp_path)
+    with closing(made.meter):
+        yield made
 
 
 def test_closes_leave_together_in_the_next_turn_and_free_their_slots_then(desk: Desk) -> None:
@@ -81,7 +83,6 @@ def test_closes_leave_together_in_the_next_turn_and_free_their_slots_then(desk: 
     assert desk.slots.free_count == 2
     desk.next_turn()
     assert desk.disk.writes == before + 1
-    desk.meter.close()
 
 
 def test_whoever_finds_no_slot_has_those_freed_that_wait(desk: Desk) -> None:
@@ -118,7 +119,6 @@ async def test_strict_durability_includes_what_waits(desk: Desk) -> None:
     await desk.journal.wait_synced()
     assert desk.records()[-1] == closes
     assert desk.journal.synced == desk.journal.end == desk.journal.due
-    desk.meter.close()
 
 
 def test_when_the_common_write_fails_the_closed_keep_their_slots(desk: Desk) -> None:
