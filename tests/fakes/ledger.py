@@ -1,5 +1,6 @@
 """Rated requests and a database with tenants, prices and money, for every test around the books."""
 
+import copy
 import sqlite3
 from collections.abc import Sequence
 from pathlib import Path
@@ -10,10 +11,13 @@ from steelyard.identity.store import add_tenant
 from steelyard.kernel.clock import NS_PER_HOUR, ManualClock
 from steelyard.kernel.directory import DatabaseUrl
 from steelyard.kernel.ids import Ids
+from steelyard.kernel.money import INT64_MAX
 from steelyard.kernel.quantities import Meter, Usage
 from steelyard.kernel.settled import Closed, End, Opened, Rated, Settlement
 from steelyard.kernel.tariff import Tariff, TariffLine
+from steelyard.ledger.leases import Pools
 from steelyard.ledger.posting import open_wallet, post_topup
+from steelyard.ledger.shares import Share
 from steelyard.rating.rate import rate
 from steelyard.storage import tables
 from steelyard.storage.database import migrate, open_database
@@ -124,3 +128,9 @@ class Requests:
     def rated(self, tenant_id: int = 1, hold_nano: int = 1_000_000, usage: Usage | None = None) -> Rated:
         opened = self.opened(tenant_id, hold_nano)
         return rate(Settlement(opened, self.closed(opened, usage)), PRICE, COST)
+
+
+def shares_of(pools: Pools, tenant_id: int) -> tuple[Share, ...]:
+    """What a worker may still let in of a tenant's limits: what would go back if nobody asked any more."""
+    idle = copy.deepcopy(pools).idle(INT64_MAX)
+    return next((shares for of_tenant, _, shares in idle if of_tenant == tenant_id), ())

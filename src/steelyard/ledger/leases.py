@@ -70,11 +70,6 @@ class Leases:
         lease = self._leases.get(tenant_id, {}).get(series)
         return lease.amount_nano if lease else 0
 
-    def shares(self, tenant_id: int, series: str) -> tuple[Share, ...]:
-        """What is set aside of limits for the series."""
-        lease = self._leases.get(tenant_id, {}).get(series)
-        return tuple(lease.shares) if lease else ()
-
     def fit(self, tenant_id: int) -> bool:
         """Whether money may be lent at all: grants that expire are decided request by request, and holds that are more
         than the wallet has need every nano counted. No lease may go past limits."""
@@ -233,11 +228,6 @@ class Pools:
     def free(self, tenant_id: int) -> int:
         pool = self._pools.get(tenant_id)
         return pool.free_nano if pool else 0
-
-    def shares(self, tenant_id: int) -> tuple[Share, ...]:
-        """What may be let in of limits."""
-        pool = self._pools.get(tenant_id)
-        return tuple(room.share(*key) for key, room in pool.rooms.items()) if pool else ()
 
     def draw(self, ask: HoldAsk, now_s: int) -> int:
         """Hold what is asked out of the lease. DRY: it does not cover all of that; LOW: perhaps it `wants` more now."""

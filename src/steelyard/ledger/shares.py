@@ -96,16 +96,12 @@ class Room:
         """It has used so many tokens: fewer than it might, or more where its upstream went above its cap."""
         self._tokens += tokens_of(ask, ask.max_tokens) - used_tokens
 
-    def share(self, project_id: int, key_id: int) -> Share:
-        """What there is, as the key's."""
-        return Share(project_id, key_id, self._requests, self._tokens)
-
     def empty(self, project_id: int, key_id: int) -> Share | None:
         """All of it, to be given back; None when there is nothing."""
         self._tokens = max(0, self._tokens)
         if not self._requests and not self._tokens:
             return None
-        share = self.share(project_id, key_id)
+        share = Share(project_id, key_id, self._requests, self._tokens)
         self._requests = self._tokens = 0
         self._low = (0, 0)
         return share

@@ -6,6 +6,7 @@ from typing import Any
 
 import msgspec
 import pytest
+from tests.fakes.ledger import shares_of
 from tests.unit.processes.test_books import House, bare, clean, held, house, until, wallet
 
 from steelyard.kernel import limits
@@ -151,19 +152,18 @@ async def test_a_request_takes_of_its_workers_share_what_it_used_not_what_it_res
     client, journal = await house.worker()
     records = await until_leased(house, client, journal)
     assert house.books is not None
-    leases = house.books.lending.leases
-    before = leases.shares(1, client.series)
-    assert [one.key_id for one in before] == [1]
+    leases, teller = house.books.lending.leases, house.books.teller
+    (before,) = set(teller.shares_aside().values())  # the same of the tenant, his project and his key
     for record in records:
         journal.append(house.requests.closed(record))
     client.closed()
     await until(lambda: client.open_holds == 0, "the settled notices")
     used = house.requests.closed(records[-1]).usage.total
-    (lent,), (has,) = leases.shares(1, client.series), client._pools.shares(1)
-    assert (lent.requests, lent.tokens) == (before[0].requests - 1, before[0].tokens - used)
-    assert (has.requests, has.tokens) == (lent.requests, lent.tokens)
+    (has,) = shares_of(client._pools, 1)
+    assert (has.key_id, has.requests, has.tokens) == (1, before[0] - 1, before[1] - used)
+    assert set(teller.shares_aside().values()) == {(has.requests, has.tokens)}
     await until(lambda: not leases.holders(1), "an idle lease to go back")
-    assert house.books.teller.shares_aside() == {}
+    assert teller.shares_aside() == {}
     await clean(client)
 
 
