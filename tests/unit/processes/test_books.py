@@ -49,6 +49,18 @@ class House:
         self._running = asyncio.create_task(self.books.run())
         return self.books
 
+    async def furnish(self) -> TellerClient:
+        """Open the books and let acme in, with 5 CNY and tariffs to pay by. Returns the office."""
+        await self.open_books()
+        office = await self.client(None)
+        await office.command("tenant.add", {"name": "acme"})
+        await office.command("wallet.topup", {"tenant": "acme", "amount": "5"})
+        engine = outside(self.data.database)
+        with engine.begin() as connection:
+            put_tariffs(connection)
+        engine.dispose()
+        return office
+
     async def close_books(self) -> None:
         assert self.books is not None and self._running is not None
         self.books.stop()
@@ -86,14 +98,7 @@ class House:
 @pytest.fixture
 async def house(tmp_path: Path, place: Path | DatabaseUrl) -> AsyncIterator[House]:
     house = House(tmp_path / "data", place)
-    await house.open_books()
-    office = await house.client(None)
-    await office.command("tenant.add", {"name": "acme"})
-    await office.command("wallet.topup", {"tenant": "acme", "amount": "5"})
-    engine = outside(house.data.database)
-    with engine.begin() as connection:
-        put_tariffs(connection)
-    engine.dispose()
+    await house.furnish()
     yield house
     await house.close()
 

@@ -1,13 +1,11 @@
 """Idempotency keys at real books: one claim runs, repeats wait, restarts of either side lose none."""
 
 import asyncio
-from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
 import pytest
-from tests.fakes.ledger import outside, put_tariffs
-from tests.unit.processes.test_books import House, until, wallet
+from tests.unit.processes.test_books import House, house, until, wallet
 
 from steelyard.kernel import limits
 from steelyard.kernel.clock import NS_PER_S
@@ -20,23 +18,9 @@ from steelyard.ledger import answers
 from steelyard.ledger.teller_client import TellerClient
 from steelyard.ledger.wire import Claim, Kept
 
+__all__ = ["house"]  # the fixture
 BODY, OTHER = b"b" * 32, b"o" * 32
 KEPT = Kept(((b"content-type", b"application/json"),), b'{"answer":1}')
-
-
-@pytest.fixture
-async def house(tmp_path: Path, place: Path | DatabaseUrl) -> AsyncIterator[House]:
-    house = House(tmp_path / "data", place)
-    await house.open_books()
-    office = await house.client(None)
-    await office.command("tenant.add", {"name": "acme"})
-    await office.command("wallet.topup", {"tenant": "acme", "amount": "5"})
-    engine = outside(house.data.database)
-    with engine.begin() as connection:
-        put_tariffs(connection)
-    engine.dispose()
-    yield house
-    await house.close()
 
 
 def claim_of(house: House, client: TellerClient, key: str = "k", body: bytes = BODY) -> Claim:

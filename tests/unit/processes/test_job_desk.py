@@ -7,7 +7,7 @@ from typing import Any
 
 import msgspec
 import pytest
-from tests.fakes.ledger import outside, put_tariffs
+from tests.fakes.ledger import outside
 from tests.unit.processes.test_books import House, until
 
 from steelyard.jobs.content import Content
@@ -22,13 +22,7 @@ from steelyard.ledger.teller_client import TellerClient
 @pytest.fixture
 async def house(tmp_path: Path, place: Path | DatabaseUrl) -> AsyncIterator[House]:
     house = House(tmp_path / "data", place)
-    await house.open_books()
-    office = await house.client(None)
-    await office.command("tenant.add", {"name": "acme"})
-    engine = outside(house.data.database)
-    with engine.begin() as connection:
-        put_tariffs(connection)
-    engine.dispose()
+    await house.furnish()
     yield house
     await house.close()
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import msgspec
 import pytest
-from tests.fakes.ledger import COST, PRICE, Requests, books, outside, put_tariffs
+from tests.fakes.ledger import COST, PRICE, Requests, books
 from tests.unit.processes.test_books import House, bare, clean, held, until
 
 from steelyard.kernel.clock import NS_PER_S, ManualClock, SystemClock
@@ -31,15 +31,8 @@ EVERY_BUCKET = Usage(60, 20, 20, 5_000_000_000, 50_000_000, 40, 10)  # the same 
 @pytest.fixture
 async def house(tmp_path: Path, place: Path | DatabaseUrl) -> AsyncIterator[House]:
     house = House(tmp_path / "data", place)
-    await house.open_books()
-    office = await house.client(None)
-    await office.command("tenant.add", {"name": "acme"})
-    await office.command("wallet.topup", {"tenant": "acme", "amount": "5"})
+    office = await house.furnish()
     await office.command("key.add", {"tenant": "acme", "name": "backend"})
-    engine = outside(house.data.database)
-    with engine.begin() as connection:
-        put_tariffs(connection)
-    engine.dispose()
     yield house
     await house.close()
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 from sqlalchemy import func, select, text
-from tests.fakes.ledger import outside, put_tariffs
+from tests.fakes.ledger import outside
 from tests.fakes.postgres_line import Line
 from tests.unit.processes.test_books import House, clean, until, wallet
 
@@ -30,14 +30,7 @@ def line(postgres: "Server") -> Iterator[Line]:
 
 async def opened_house(root: Path, line: Line) -> House:
     house = House(root, line.url)
-    await house.open_books()
-    office = await house.client(None)
-    await office.command("tenant.add", {"name": "acme"})
-    await office.command("wallet.topup", {"tenant": "acme", "amount": "5"})
-    engine = outside(line.url)
-    with engine.begin() as connection:
-        put_tariffs(connection)
-    engine.dispose()
+    await house.furnish()
     return house
 
 
