@@ -1,11 +1,15 @@
-"""The local engines as such, started once for all tests that only ask them."""
+"""The local engines as such, started once for all tests that only ask them; what unchanged clients ask, and see."""
 
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from importlib.util import find_spec
 from pathlib import Path
 
+import openai
 import pytest
 from tests.e2e.local_engine import Engine, adapter, running
+from tests.e2e.vendor import sold
+from tests.emulators.openai_server import OpenAIServer
+from tests.platform import Platform
 
 from steelyard.engines.choice import OPENVINO, Asked, machine_here, possible
 from steelyard.engines.converted import folder_of, make
@@ -51,3 +55,22 @@ async def upstream() -> AsyncIterator[LlamaCpp]:
     """The adapter through which they are asked."""
     async with adapter() as upstream:
         yield upstream
+
+
+@pytest.fixture(scope="module")
+def server(platform: Platform) -> Iterator[OpenAIServer]:
+    """A scripted server of OpenAI's dialect, sold for as long as the module runs."""
+    with sold(platform) as running:
+        yield running
+
+
+@pytest.fixture
+def client(platform: Platform) -> Iterator[openai.OpenAI]:
+    with openai.OpenAI(base_url=f"{platform.url}/v1", api_key=platform.api_key, max_retries=0) as made:
+        yield made
+
+
+@pytest.fixture
+def receipt(platform: Platform) -> Callable[[str], dict]:
+    """What was posted of a request, once it is."""
+    return platform.posted_receipt

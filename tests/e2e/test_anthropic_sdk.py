@@ -8,18 +8,11 @@ import pytest
 from tests.e2e.test_messages import CALLED, FRANCE, LOOP, TIME, WEATHER, agree, receipt_of
 from tests.e2e.test_messages_vendor import TOOLS, TURNS, scene
 from tests.e2e.vendor import MODEL as VENDOR_MODEL
-from tests.e2e.vendor import sold
 from tests.emulators.openai_server import OpenAIServer
 from tests.platform import Platform
 
 anthropic = pytest.importorskip("anthropic")
 MODEL = "smollm2-135m-instruct"
-
-
-@pytest.fixture(scope="module")
-def server(platform: Platform) -> Iterator[OpenAIServer]:
-    with sold(platform) as running:
-        yield running
 
 
 @pytest.fixture(params=["", "/v1"])

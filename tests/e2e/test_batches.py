@@ -1,29 +1,16 @@
 """openai-python's files and batches against the platform: lines on the scripted upstream, results in files."""
 
 import json
-from collections.abc import Iterator
 from typing import Any
 
 import openai
 import pytest
-from tests.e2e.vendor import MODEL, sold
-from tests.emulators.openai_server import OpenAIServer
+from tests.e2e.vendor import MODEL
 from tests.platform import Platform, wait_for
 
+pytestmark = pytest.mark.usefixtures("server")
 CHAT = "/v1/chat/completions"
 HALF = [("input", "1"), ("cached_input", "0.1"), ("output", "4")]
-
-
-@pytest.fixture(scope="module")
-def server(platform: Platform) -> Iterator[OpenAIServer]:
-    with sold(platform) as running:
-        yield running
-
-
-@pytest.fixture
-def client(platform: Platform, server: OpenAIServer) -> Iterator[openai.OpenAI]:
-    with openai.OpenAI(base_url=f"{platform.url}/v1", api_key=platform.api_key, max_retries=0) as made:
-        yield made
 
 
 def line(custom_id: str, scene: str = "hello", **changes: Any) -> dict[str, Any]:

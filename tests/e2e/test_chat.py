@@ -1,7 +1,6 @@
 """Unchanged clients against the real engine: what the customer sees is what the receipt says."""
 
 import json
-from collections.abc import Callable
 
 import openai
 import pytest
@@ -9,17 +8,6 @@ from tests.platform import ALTERNATIVES, Platform
 
 MODEL = "smollm2-135m-instruct"
 FRANCE = [{"role": "user", "content": "What is the capital of France?"}]
-
-
-@pytest.fixture
-def client(platform: Platform):
-    with openai.OpenAI(base_url=f"{platform.url}/v1", api_key=platform.api_key, max_retries=0) as made:
-        yield made
-
-
-@pytest.fixture
-def receipt(platform: Platform) -> Callable[[str], dict]:
-    return platform.posted_receipt
 
 
 def test_a_plain_answer_and_its_receipt_agree(client, receipt) -> None:

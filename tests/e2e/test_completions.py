@@ -7,12 +7,6 @@ from tests.platform import ALTERNATIVES, Platform
 MODEL = "smollm2-135m-instruct"
 
 
-@pytest.fixture
-def client(platform: Platform):
-    with openai.OpenAI(base_url=f"{platform.url}/v1", api_key=platform.api_key, max_retries=0) as made:
-        yield made
-
-
 def metered(platform: Platform, request_id: str) -> tuple[int, int]:
     receipt = platform.posted_receipt(request_id)
     return receipt["prompt_tokens"], receipt["output_tokens"]

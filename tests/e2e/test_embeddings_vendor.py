@@ -1,35 +1,18 @@
 """openai-python asks a vendor's embedding model, its ranker and its judge: shown = receipt = posted."""
 
 import struct
-from collections.abc import Callable, Iterator
 from decimal import Decimal
 
 import openai
 import pytest
-from tests.e2e.vendor import MODEL, sold
+from tests.e2e.vendor import MODEL
 from tests.emulators.openai_server import OpenAIServer
 from tests.emulators.reading_scenes import DIMENSIONS, vector
 from tests.platform import Platform, wait_for
 
+pytestmark = pytest.mark.usefixtures("server")
 EMBED, RANK, JUDGE = "vendor-embed", "vendor-rank", "vendor-judge"
 TEXTS = ["one two", "three"]
-
-
-@pytest.fixture(scope="module")
-def server(platform: Platform) -> Iterator[OpenAIServer]:
-    with sold(platform) as running:
-        yield running
-
-
-@pytest.fixture
-def client(platform: Platform, server: OpenAIServer) -> Iterator[openai.OpenAI]:
-    with openai.OpenAI(base_url=f"{platform.url}/v1", api_key=platform.api_key, max_retries=0) as made:
-        yield made
-
-
-@pytest.fixture
-def receipt(platform: Platform) -> Callable[[str], dict]:
-    return platform.posted_receipt
 
 
 def floats(text: str) -> list[float]:

@@ -6,6 +6,7 @@ import urllib.error
 from pathlib import Path
 
 import pytest
+from tests.e2e.vendor import PRICE
 from tests.fakes.gpu_server import CACHED, OUTPUT, PROMPT
 from tests.platform import Platform, steelyard, wait_for
 
@@ -13,17 +14,7 @@ from steelyard.kernel.clock import NS_PER_S
 from steelyard.storage.database import open_database
 
 MODEL, ENGINE, HELD = "gpu-m", "e2e-gpu", 4
-BOOK = f"""
-[[price]]
-model = "{MODEL}"
-currency = "CNY"
-effective_from = 2026-01-01T00:00:00+08:00
-per = "1M tokens"
-input = "2"
-cached_input = "0.2"
-output = "8"
-source = "tests"
-
+COST = f"""
 [[cost]]
 upstream = "{ENGINE}"
 currency = "CNY"
@@ -41,7 +32,7 @@ def ask(platform: Platform, text: str) -> tuple[dict, str]:
 
 def test_a_gpu_engine_is_sold_by_its_gpu_hours_and_comes_back_when_it_dies(platform: Platform, tmp_path: Path) -> None:
     book = tmp_path / "gpu.toml"
-    book.write_text(BOOK)
+    book.write_text(PRICE.format(model=MODEL) + COST)
     steelyard("prices", "load", str(book), data=platform.data)
     fake = f"{sys.executable} -m tests.fakes.gpu_server vllm"
     asked = ["--model", "Qwen/Qwen3-8B", "--as", MODEL, "--name", ENGINE, "--gpus", "0", "--command", fake]

@@ -1,12 +1,11 @@
 """The Anthropic dialect in front of an OpenAI server that does the worst real ones do: shown = receipt = ledger."""
 
 import json
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
 from tests.e2e.test_messages import agree, post, receipt_of
-from tests.e2e.vendor import MODEL, sold
+from tests.e2e.vendor import MODEL
 from tests.emulators.openai_server import OpenAIServer
 from tests.platform import Platform, wait_for
 from tests.unit.gateway.test_messages_answer import blocks_of, events
@@ -17,12 +16,6 @@ TOOLS = [
     {"name": name, "description": name, "input_schema": {"type": "object", "properties": {}}}
     for name in ("weather", "time", "step")
 ]
-
-
-@pytest.fixture(scope="module")
-def server(platform: Platform) -> Iterator[OpenAIServer]:
-    with sold(platform) as running:
-        yield running
 
 
 def scene(name: str) -> list[Any]:

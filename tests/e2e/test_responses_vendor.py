@@ -1,39 +1,22 @@
 """openai-python's Responses through the public port to a server that does the worst real ones do."""
 
 import re
-from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import openai
 import pytest
 from pydantic import BaseModel
-from tests.e2e.vendor import MODEL, sold
-from tests.emulators.openai_server import CACHED, PROMPT, OpenAIServer
+from tests.e2e.vendor import MODEL
+from tests.emulators.openai_server import CACHED, PROMPT
 from tests.platform import Platform, wait_for
 
+pytestmark = pytest.mark.usefixtures("server")
 REAL = "smollm2-135m-instruct"
 TOOLS: list[Any] = [
     {"type": "function", "name": name, "parameters": {"type": "object", "properties": {}}, "strict": False}
     for name in ("weather", "time", "step")
 ]
-
-
-@pytest.fixture(scope="module")
-def server(platform: Platform) -> Iterator[OpenAIServer]:
-    with sold(platform) as running:
-        yield running
-
-
-@pytest.fixture
-def client(platform: Platform, server: OpenAIServer) -> Iterator[openai.OpenAI]:
-    with openai.OpenAI(base_url=f"{platform.url}/v1", api_key=platform.api_key, max_retries=0) as made:
-        yield made
-
-
-@pytest.fixture
-def receipt(platform: Platform) -> Callable[[str], dict]:
-    return platform.posted_receipt
 
 
 @pytest.mark.parametrize("stream", [False, True])

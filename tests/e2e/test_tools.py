@@ -30,12 +30,6 @@ TOOLS: list[Any] = [
 WEATHER = {"type": "function", "function": {"name": "get_weather"}}
 
 
-@pytest.fixture
-def client(platform: Platform):
-    with openai.OpenAI(base_url=f"{platform.url}/v1", api_key=platform.api_key, max_retries=0) as made:
-        yield made
-
-
 def test_a_named_tool_is_called_and_metered(client, platform: Platform) -> None:
     raw = client.chat.completions.with_raw_response.create(
         model=MODEL, messages=ASK, tools=TOOLS, tool_choice=WEATHER, temperature=0, max_tokens=60

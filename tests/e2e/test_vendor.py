@@ -1,36 +1,19 @@
 """openai-python through the public port to a server that does the worst real ones do: shown = receipt = posted."""
 
 import json
-from collections.abc import Callable, Iterator
 from typing import Any
 
 import openai
 import pytest
-from tests.e2e.vendor import MODEL, sold
+from tests.e2e.vendor import MODEL
 from tests.emulators.openai_server import CACHED, PROMPT, OpenAIServer
 from tests.platform import Platform, wait_for
 
+pytestmark = pytest.mark.usefixtures("server")
 TOOLS: list[Any] = [
     {"type": "function", "function": {"name": name, "parameters": {"type": "object", "properties": {}}}}
     for name in ("weather", "time", "step")
 ]
-
-
-@pytest.fixture(scope="module")
-def server(platform: Platform) -> Iterator[OpenAIServer]:
-    with sold(platform) as running:
-        yield running
-
-
-@pytest.fixture
-def client(platform: Platform, server: OpenAIServer) -> Iterator[openai.OpenAI]:
-    with openai.OpenAI(base_url=f"{platform.url}/v1", api_key=platform.api_key, max_retries=0) as made:
-        yield made
-
-
-@pytest.fixture
-def receipt(platform: Platform) -> Callable[[str], dict]:
-    return platform.posted_receipt
 
 
 def scene(name: str) -> list[Any]:

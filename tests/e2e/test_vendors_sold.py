@@ -1,7 +1,7 @@
 """Every vendor's emulator sold by the real platform: what the vendor counted is what is shown, charged and posted."""
 
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import ExitStack
 from typing import Any
 
@@ -16,6 +16,7 @@ from tests.vendors.running import Running, running
 from steelyard.cli.desk import Line
 from steelyard.kernel.directory import DataDir
 
+pytestmark = pytest.mark.usefixtures("vendors")
 TOOL = {"name": "weather", "parameters": {"type": "object", "properties": {"city": {"type": "string"}}}}
 TOOLS: list[Any] = [{"type": "function", "function": TOOL}]
 
@@ -39,17 +40,6 @@ def vendors(platform: Platform) -> Iterator[dict[str, Running]]:
         with Line(DataDir(platform.data).socket) as line:
             for kind in served:
                 line.command("model.withdraw", {"upstream": f"v-{kind}"})
-
-
-@pytest.fixture
-def client(platform: Platform, vendors: dict[str, Running]) -> Iterator[openai.OpenAI]:
-    with openai.OpenAI(base_url=f"{platform.url}/v1", api_key=platform.api_key, max_retries=0) as made:
-        yield made
-
-
-@pytest.fixture
-def receipt(platform: Platform) -> Callable[[str], dict]:
-    return platform.posted_receipt
 
 
 @pytest.mark.parametrize("kind", CASES)

@@ -16,7 +16,7 @@ CLAUDE_MODEL, CLAUDE = "claude-m", "claude"
 BUSY_MODEL, BUSY = "claude-busy", "claude-busy"
 """The same server by another name: an upstream that says for how long it is busy is left alone for so long."""
 READERS = {"vendor-embed": "embedding", "vendor-rank": "rerank", "vendor-judge": "moderation"}
-PRICES = """
+PRICE = """
 [[price]]
 model = "{model}"
 currency = "CNY"
@@ -26,9 +26,10 @@ input = "2"
 cached_input = "0.2"
 output = "8"
 source = "tests"
-
+"""
+PRICES = f"""{PRICE}
 [[price]]
-model = "{model}"
+model = "{{model}}"
 tier = "batch"
 currency = "CNY"
 effective_from = 2026-01-01T00:00:00+08:00
@@ -39,7 +40,7 @@ output = "4"
 source = "tests"
 
 [[cost]]
-upstream = "{upstream}"
+upstream = "{{upstream}}"
 currency = "CNY"
 effective_from = 2026-01-01T00:00:00+08:00
 cpu_hour = "0.10"
