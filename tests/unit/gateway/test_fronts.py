@@ -241,6 +241,36 @@ def test_bodies_and_streams_on_one_connection(served: Served) -> None:
         assert client.send(post("say")).answer()[0] == 200
 
 
+class Watched:
+    """A transport whose writes are kept."""
+
+    def __init__(self, transport: Any, writes: list[bytes]) -> None:
+        self._transport = transport
+        self._writes = writes
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._transport, name)
+
+    def write(self, data: bytes) -> None:
+        self._writes.append(bytes(data))
+        self._transport.write(data)
+
+
+@pytest.mark.parametrize(("path", "last"), [(CHAT, b"data: [DONE]"), ("/v1/messages", b'"type":"message_stop"')])
+def test_a_stream_ends_in_the_write_of_its_last_data(
+    both: dict[str, Served], monkeypatch: pytest.MonkeyPatch, path: str, last: bytes
+) -> None:
+    """At the fast front: to wake its reader once more for the five bytes behind it would cost as much as the write."""
+    writes: list[bytes] = []
+    made = FastProtocol.connection_made
+    monkeypatch.setattr(FastProtocol, "connection_made", lambda self, found: made(self, Watched(found, writes)))
+    with both["fast"].connected() as client:
+        for _ in range(2):
+            assert client.send(post("say", path=path, stream=True)).answer()[0] == 200
+            assert last in writes[-1] and writes[-1].endswith(b"\n\n\r\n0\r\n\r\n")
+            writes.clear()
+
+
 SAME = {
     "an answer": post("say"),
     "a stream": post("say", stream=True),
