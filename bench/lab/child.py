@@ -13,7 +13,7 @@ from pathlib import Path
 from bench.lab.weigh import Cores, on
 
 _START_S = 240
-_WRONG_S = 20  # of answers that are not 200: who starts slowly refuses connections until then, or nearly so
+_WRONG_S = 20  # of answers but 200, or of none: who starts slowly refuses connections until then, or nearly so
 
 
 class Child:
@@ -88,15 +88,15 @@ def free_port() -> int:
 
 def until_answered(child: Child, port: int, request: bytes) -> float:
     """Seconds from its birth until it answers the request with 200. Raises SystemExit when that does not come, or when
-    something else is all it has answered for a while."""
+    it has accepted connections for a while and answered nothing, or something else."""
     said, since = b"nothing", 0.0
     while time.monotonic() - child.born < _START_S:
         if not child.alive:
             raise SystemExit(child.last_words())
-        with suppress(OSError), socket.create_connection(("127.0.0.1", port), timeout=10) as line:
+        with suppress(OSError), socket.create_connection(("127.0.0.1", port), timeout=_WRONG_S / 2) as line:
+            since = since or time.monotonic()
             line.sendall(request)
             said = line.recv(4096) or said
-            since = since or time.monotonic()
             if said.startswith(b"HTTP/1.1 200"):
                 return time.monotonic() - child.born
         if since and time.monotonic() - since > _WRONG_S:
