@@ -8,7 +8,7 @@ import http.client
 import json
 import sys
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
 from rich.table import Table
@@ -21,8 +21,10 @@ from steelyard.emulators.chat import KEY
 from steelyard.kernel.money import money_from_nano
 from steelyard.processes.child import Service
 from steelyard.processes.demo_vendors import VENDORS
-from steelyard.reports.requests import RequestDetail
 from steelyard.upstream.sealed import key_variable
+
+if TYPE_CHECKING:
+    from steelyard.reports.requests import RequestDetail
 
 NAME = "demo-vendors"
 SHARED_MODEL = "demo-chat"
@@ -123,7 +125,7 @@ class DemoVendors:
         )
         out.print()
 
-    def _asked(self, desk: Desk, address: tuple[str, int], key: str, model: str) -> RequestDetail:
+    def _asked(self, desk: Desk, address: tuple[str, int], key: str, model: str) -> "RequestDetail":
         answered = welcome.ask(desk, address, key, model, _CONVERSATION)
         return welcome.posted(desk, answered.request_id)
 
@@ -141,7 +143,7 @@ def _shared(vendor: str, model: str, address: str) -> dict[str, Any]:
     }
 
 
-def _cells(found: RequestDetail) -> tuple[str, ...]:
+def _cells(found: "RequestDetail") -> tuple[str, ...]:
     row = found.row
     money = [money_from_nano(amount, row.currency) for amount in (row.charge_nano, row.cost_nano, row.margin_nano)]
     prompt, answer = row.input + row.cached_input + row.cache_write, row.output + row.reasoning

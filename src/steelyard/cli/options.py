@@ -46,9 +46,11 @@ until_option = click.option("--until", metavar="WHEN", help="Up to, excluded: a 
 
 def refuse_password(url: str | None) -> None:
     """For a --database option. Raises StartError when the URL carries a password."""
-    from steelyard.storage.postgres import has_password
+    if not url:
+        return
+    from steelyard.storage.postgres import has_password  # SQLAlchemy, which a start can do without
 
-    if url and has_password(DatabaseUrl(url)):
+    if has_password(DatabaseUrl(url)):
         raise StartError(
             "A command line is seen by everybody on this machine, so --database takes no password. "
             f"Put the URL into {DATABASE_VARIABLE} or {SETTINGS_FILE}, or the password into PGPASSWORD or ~/.pgpass."

@@ -9,7 +9,7 @@ import json
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from rich.table import Table
 from rich.text import Text
@@ -22,7 +22,9 @@ from steelyard.kernel.ids import id_from_text
 from steelyard.kernel.money import money_from_nano
 from steelyard.kernel.quantities import Meter
 from steelyard.kernel.settled import AmountLine
-from steelyard.reports.requests import RequestDetail, detail
+
+if TYPE_CHECKING:
+    from steelyard.reports.requests import RequestDetail
 
 DEMO_TENANT = "demo"
 DEMO_MONEY = "100"
@@ -136,8 +138,10 @@ def _post(address: tuple[str, int], key: str, body: dict[str, Any]) -> tuple[int
         connection.close()
 
 
-def posted(desk: Desk, request_id: str) -> RequestDetail:
+def posted(desk: Desk, request_id: str) -> "RequestDetail":
     """The request once it stands in the books. Raises BooksError when it does not come."""
+    from steelyard.reports.requests import detail  # SQLAlchemy, which a start can do without
+
     deadline_ns = desk.clock.monotonic_ns() + _PATIENCE_S * NS_PER_S
     while desk.clock.monotonic_ns() < deadline_ns:
         with desk.read() as connection:
@@ -148,7 +152,7 @@ def posted(desk: Desk, request_id: str) -> RequestDetail:
     raise BooksError(f"The request {request_id} was answered but is not posted yet: see `steelyard receipt show`.")
 
 
-def show_bill(answered: Answered, found: RequestDetail) -> None:
+def show_bill(answered: Answered, found: "RequestDetail") -> None:
     """The question, the answer, and what it earned and cost."""
     out = console()
     out.print(Text.assemble(("You    ", "dim"), QUESTION))
@@ -175,7 +179,7 @@ _QUANTITIES: dict[Meter, tuple[str, Callable[[int], str]]] = {
 _PER = {Meter.CALL: "request", Meter.CPU: "CPU-hour", Meter.GPU: "GPU-hour", Meter.ENERGY: "kWh"}
 
 
-def bill(found: RequestDetail) -> Table:
+def bill(found: "RequestDetail") -> Table:
     """The lines of the posted request as a small table."""
     row = found.row
     made = Table(box=None, pad_edge=False, padding=(0, 3, 0, 0), header_style="bold")
