@@ -67,7 +67,9 @@ def embedder_service(settings: Settings, model: Path, key: str, ready: Callable[
     return Service(EMBEDDER, lambda: command, environment={KEY_VARIABLE: key, DATABASE_VARIABLE: ""}, ready=ready)
 
 
-def worker_service(settings: Settings, number: int, keys: Mapping[str, str]) -> Service:
+def worker_service(
+    settings: Settings, number: int, keys: Mapping[str, str], held: Callable[[], Awaitable[object]] | None = None
+) -> Service:
     """`keys`: the credentials of upstreams that this start knows, as variables of the environment."""
     command = [sys.executable, "-m", "steelyard.processes.worker", "--data", str(settings.data)]
     command += ["--host", settings.host, "--port", str(settings.port)]
@@ -79,7 +81,8 @@ def worker_service(settings: Settings, number: int, keys: Mapping[str, str]) -> 
     command += ["--cors-origins", settings.cors_origins] if settings.cors_origins else []
     command += ["--ca-file", str(settings.ca_file)] if settings.ca_file is not None else []
     environment = {**keys, **directory_of(settings).environment}
-    return Service(f"{WORKER}{number}", lambda: command, environment)
+    command += ["--held"] if held is not None else []
+    return Service(f"{WORKER}{number}", lambda: command, environment, held=held)
 
 
 def books_check(data: DataDir) -> Check:

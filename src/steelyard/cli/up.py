@@ -126,6 +126,7 @@ class Platform:
         self._stop = asyncio.Event()
         self._force = asyncio.Event()
         self._books_run = asyncio.Event()
+        self._may_serve = asyncio.Event()
         self._engine_key = secrets.token_urlsafe(32)
         self._engine_address = self._embedder_address = ""
         self._model: str | None = None
@@ -174,9 +175,18 @@ class Platform:
             await self._start_embedder()
 
     async def _start_public_side(self) -> None:
-        await self._start_books()
-        await self._start_vendors()
-        await self._start_workers()
+        """Workers load beside the books, and begin behind them."""
+        starting = asyncio.ensure_future(self._start_workers())
+        try:
+            await self._start_books()
+            await self._start_vendors()
+            self._may_serve.set()
+            with self._steps.step("Workers", f"opening port {self._settings.port}") as step:
+                await starting
+                step.done(f"{self._settings.workers} on {self._settings.host}:{self._settings.port}")
+        finally:
+            starting.cancel()  # nothing to one that is done
+            await asyncio.gather(starting, return_exceptions=True)
 
     async def _start_books(self) -> None:
         with self._steps.step("Books", "opening, replaying what a crash left"):
@@ -273,12 +283,10 @@ class Platform:
             await asyncio.to_thread(self._vendors.register, greeting)
 
     async def _start_workers(self) -> None:
-        count = self._settings.workers
-        with self._steps.step("Workers", f"opening port {self._settings.port}") as step:
-            known = {KEY_VARIABLE: self._engine_key} | (KEYS if self._vendors is not None else {})
-            services = [worker_service(self._settings, number, known) for number in range(count)]
-            await _together(*(self._supervisor.start(service) for service in services))
-            step.done(f"{count} on {self._settings.host}:{self._settings.port}")
+        known = {KEY_VARIABLE: self._engine_key} | (KEYS if self._vendors is not None else {})
+        held = self._may_serve.wait
+        services = [worker_service(self._settings, number, known, held) for number in range(self._settings.workers)]
+        await _together(*(self._supervisor.start(service) for service in services))
 
     def _watch(self, host: str) -> None:
         self._supervisor.check(BOOKS, books_check(self._data))

@@ -28,6 +28,8 @@ class Service:
 
     `command` is asked anew at every start. `ready` gets what followed the word `ready` on the child's line. Secrets
     travel in `environment`, never in the command. Descriptors in `keep` are inherited and live as long as the child.
+    What is `held` loads at once and then waits for a line on its standard input, which it gets when `held` returns; its
+    time to become ready begins there.
     """
 
     name: str
@@ -36,6 +38,7 @@ class Service:
     ready: Callable[[str], Awaitable[None]] = _nothing
     start_s: float = limits.START_S
     keep: tuple[int, ...] = ()
+    held: Callable[[], Awaitable[object]] | None = None
 
 
 class Child:
@@ -70,6 +73,9 @@ class Child:
             raise StartError(f"{service.name} cannot be started: {error.strerror}.") from None
         child = cls(service, process, log, log_start)
         try:
+            if service.held is not None and process.stdin is not None:
+                await service.held()
+                process.stdin.write(b"\n")
             greeting = await asyncio.wait_for(child._await_ready(), service.start_s)
             child._reader = asyncio.ensure_future(child._keep_reading())
             await service.ready(greeting)

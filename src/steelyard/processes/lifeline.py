@@ -9,6 +9,11 @@ import threading
 from collections.abc import Callable
 
 
+def await_word() -> None:
+    """Wait for the parent's word that one may begin, or for its end. Past Python's own buffer, as below."""
+    os.read(sys.stdin.fileno(), 1)
+
+
 def watch_parent(loop: asyncio.AbstractEventLoop, stop: Callable[[], None]) -> None:
     """Stop when standard input ends: the parent is gone. Only a pipe or socket says so.
 

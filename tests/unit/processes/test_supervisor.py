@@ -55,6 +55,32 @@ async def test_start_waits_for_ready_and_hands_the_greeting_on(stage: Stage) -> 
     assert psutil.pid_exists(stage.supervisor.pids["engine"])
 
 
+async def test_a_held_child_loads_at_once_and_its_time_begins_with_the_word(stage: Stage, tmp_path: Path) -> None:
+    """Workers load beside books that may replay for minutes."""
+    loaded, may_begin = tmp_path / "loaded", asyncio.Event()
+    program = f"import os, sys; open({str(loaded)!r}, 'w'); os.read(0, 1); {LIVE}"
+    starting = asyncio.ensure_future(
+        stage.supervisor.start(service("worker-0", program, start_s=1, held=may_begin.wait))
+    )
+    await until(loaded.exists, "it is loaded")
+    with pytest.raises(TimeoutError):
+        await asyncio.wait_for(asyncio.shield(starting), 1.2)
+    may_begin.set()
+    await starting
+    assert psutil.pid_exists(stage.supervisor.pids["worker-0"])
+
+
+async def test_a_held_child_is_gone_with_whoever_waited_for_it(stage: Stage, tmp_path: Path) -> None:
+    program = f"import os; open({str(tmp_path / 'pid')!r}, 'w').write(str(os.getpid())); os.read(0, 1)"
+    held = service("worker-0", program, held=asyncio.Event().wait)
+    starting = asyncio.ensure_future(stage.supervisor.start(held))
+    await until(lambda: bool((tmp_path / "pid").exists() and (tmp_path / "pid").read_text()), "it runs")
+    starting.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await starting
+    assert not psutil.pid_exists(int((tmp_path / "pid").read_text()))
+
+
 async def test_a_child_that_refuses_to_start_is_quoted(stage: Stage) -> None:
     with pytest.raises(StartError, match="the disk is full"):
         await stage.supervisor.start(service("books", "import sys; sys.exit('the disk is full')"))

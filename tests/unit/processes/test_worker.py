@@ -1,6 +1,9 @@
 """What the worker process does about itself."""
 
 import asyncio
+import socket
+import subprocess
+import sys
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -36,3 +39,19 @@ async def test_a_worker_whose_journal_failed_makes_room_for_another(
     await asyncio.wait_for(watch, 10)
     assert server.should_exit
     meter.close()
+
+
+def test_a_held_worker_touches_nothing_until_the_word(tmp_path: Path) -> None:
+    """The books it is to serve from may not be opened yet, nor say what is for sale now."""
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = taken.getsockname()[1]
+        command = [sys.executable, "-m", "steelyard.processes.worker", "--held", "--data", str(tmp_path)]
+        command += ["--port", str(port)]
+        pipe = subprocess.PIPE
+        with subprocess.Popen(command, stdin=pipe, stdout=pipe, stderr=pipe, text=True) as worker:
+            with pytest.raises(subprocess.TimeoutExpired):  # the port is taken, which it would say at once
+                worker.wait(3)
+            _, said = worker.communicate("\n", timeout=60)
+    assert said == f"Port {port} on 127.0.0.1 is taken by another program.\n" and worker.returncode == 2
