@@ -99,7 +99,7 @@ class Run(msgspec.Struct, eq=False):
                 waits_for = self._coroutine.send(None)
         except StopIteration as end:
             self.over, self.result = True, end.value
-        except BaseException as error:  # noqa: BLE001 - told to whoever waits for the end, as a task does
+        except BaseException as error:  # noqa: BLE001 - as a task: who resumes it is a stranger; `_done` hears of it
             self.over, self.error = True, error
         else:
             if isinstance(waits_for, Signal) and not self._must_cancel:
@@ -210,7 +210,7 @@ class Watch(Signal[T], eq=False):
             return
         try:
             found = self._step()
-        except BaseException as error:  # noqa: BLE001 - told to whoever waits
+        except BaseException as error:  # noqa: BLE001 - told to whoever waits, who settles; its giver is a stranger
             self.error = error
             super().give()
         else:

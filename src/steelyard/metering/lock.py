@@ -5,6 +5,7 @@ before the file gets its name, so a lock file without a holder always means a de
 a child that does not exec would keep the lock of its dead parent (the descriptor is close-on-exec).
 """
 
+import errno
 import fcntl
 import mmap
 import os
@@ -40,13 +41,14 @@ class SeriesLock:
         if not path.exists():
             fd = os.open(born, os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
             try:
-                os.pwrite(fd, _MAGIC.to_bytes(8, "little").ljust(_BYTES, b"\0"), 0)
+                if os.pwrite(fd, _MAGIC.to_bytes(8, "little").ljust(_BYTES, b"\0"), 0) != _BYTES:
+                    raise OSError(errno.ENOSPC, "no room for the lock")
                 fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
                 os.link(born, path)
                 return cls(fd)
             except FileExistsError:
                 os.close(fd)
-            except BaseException:
+            except OSError:
                 os.close(fd)
                 raise
             finally:

@@ -97,7 +97,7 @@ class Slots:
                 raise BooksError(f"the slot file {path} is damaged")
             access = mmap.ACCESS_READ if readonly else mmap.ACCESS_WRITE
             self._map = mmap.mmap(fd, size, access=access)
-        except BaseException:
+        except (BooksError, OSError):
             os.close(fd)
             raise
         self._path = path

@@ -80,7 +80,7 @@ class Books:
             )
             with self._engine.connect() as connection:
                 self._publishing = Publishing(KeyRegister.make(data.keys, connection), read_snapshot(connection))
-        except BaseException:
+        except BaseException:  # whatever it was, whoever tries again finds no connection of ours at the database
             self._engine.dispose()
             raise
         self._clock = clock
@@ -97,7 +97,7 @@ class Books:
         executor = ThreadPoolExecutor(1, "books-database")
         try:
             return await asyncio.get_running_loop().run_in_executor(executor, cls, data, clock, settle, executor)
-        except BaseException:
+        except BaseException:  # also who is cancelled in between leaves no thread behind
             executor.shutdown()
             raise
 

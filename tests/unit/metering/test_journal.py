@@ -1,10 +1,12 @@
 """The writer: durable order, full disks, failing syncs, one writer per series."""
 
 import asyncio
+import errno
 import os
 import signal
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -381,6 +383,22 @@ def test_a_lock_that_cannot_be_synced_is_let_go(tmp_path: Path) -> None:
     with pytest.raises(BooksError, match="Input/output error"):
         Journal.create(tmp_path / "w0-1", disk=disk)
     assert not is_held(tmp_path / "w0-1")
+
+
+def _refused(*_: object) -> int:
+    raise OSError(errno.ENOSPC, "no room")
+
+
+@pytest.mark.parametrize(("call", "does"), [("pwrite", _refused), ("pwrite", lambda *_: 7), ("link", _refused)])
+def test_a_lock_that_cannot_be_made_leaves_nothing_behind(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, call: str, does: Callable[..., int]
+) -> None:
+    monkeypatch.setattr(os, call, does)
+    before = set(Path("/proc/self/fd").iterdir())
+    with pytest.raises(BooksError, match="no room"):
+        Journal.create(tmp_path / "w0-1")
+    assert set(Path("/proc/self/fd").iterdir()) <= before
+    assert list((tmp_path / "w0-1").iterdir()) == []
 
 
 def test_without_a_thread_the_owner_tends_the_journal(tmp_path: Path) -> None:

@@ -187,8 +187,10 @@ def test_another_process_sees_what_was_stored(tmp_path: Path) -> None:
 @pytest.mark.parametrize("content", [b"", b"x" * 7, bytes(128), b"x" * 4096])
 def test_a_damaged_file_is_refused(tmp_path: Path, content: bytes) -> None:
     (tmp_path / "slots").write_bytes(content)
+    before = set(Path("/proc/self/fd").iterdir())
     with pytest.raises(BooksError):
         Slots.open(tmp_path / "slots")
+    assert set(Path("/proc/self/fd").iterdir()) <= before, "it is not kept open"
 
 
 def test_a_cut_or_missing_file_is_refused(tmp_path: Path) -> None:
