@@ -1,24 +1,13 @@
 """Variants in price files: what is read is what counts, and every complaint names the table and the field."""
 
 import pytest
+from tests.unit.catalog.price_texts import COST, PRICE, complaint
 
 from steelyard.catalog.price_file import parse_price_file
 from steelyard.kernel import limits
-from steelyard.kernel.errors import CallerError
 from steelyard.kernel.quantities import Meter
 from steelyard.kernel.tariff import Condition, TariffLine, Variant
 
-PRICE = """
-[[price]]
-model = "m"
-currency = "CNY"
-effective_from = 2026-08-17T00:00:00+08:00
-per = "1M tokens"
-input = "1"
-cached_input = "0.02"
-output = "4"
-source = "the vendor's page"
-"""
 PEAK = """
   [[price.when]]
   name = "peak"
@@ -40,28 +29,13 @@ LONG = """
   output_up_to = 16000
   input = "3"
 """
-COST = """
-[[cost]]
-upstream = "engine"
-currency = "CNY"
-effective_from = 2026-01-01T00:00:00Z
-cpu_hour = "0.10"
-watts_per_busy_core = "8"
-kwh = "0.60"
-source = "the contract"
+NIGHT = """
   [[cost.when]]
   name = "night"
   zone = "Europe/Berlin"
   hours = ["22:00-06:00"]
   kwh = "0.30"
 """
-
-
-def complaint(text: str) -> str:
-    with pytest.raises(CallerError) as caught:
-        parse_price_file(text)
-    assert caught.value.code == "invalid_price_file"
-    return caught.value.message
 
 
 def test_variants_keep_the_order_of_the_file() -> None:
@@ -87,12 +61,12 @@ def test_variants_keep_the_order_of_the_file() -> None:
             (TariffLine(Meter.INPUT, "3", 3 * 10**12, 10**6),),
         ),
     )
-    assert not draft.marginal and [line.text for line in draft.lines] == ["1", "0.02", "4"]
+    assert not draft.marginal and [line.text for line in draft.lines] == ["0.50", "0.05", "1.50"]
     assert draft.tariff(7).variants == draft.variants
 
 
 def test_an_engine_costs_less_at_night() -> None:
-    (draft,) = parse_price_file(COST).tariffs
+    (draft,) = parse_price_file(COST + NIGHT).tariffs
     (night,) = draft.variants
     assert night.when == Condition("Europe/Berlin", hours=((22 * 60, 6 * 60),))
     assert night.lines == (TariffLine(Meter.ENERGY, "0.30", 3 * 10**11, 3_600_000_000_000),)
@@ -127,7 +101,7 @@ def test_an_engine_costs_less_at_night() -> None:
 def test_a_complaint_names_entry_table_and_field(old: str, new: str, field: str, says: str) -> None:
     assert old in PEAK
     message = complaint(PRICE + LONG + PEAK.replace(old, new))
-    assert message.startswith("[[price]] 1 (m), [[price.when]] 2"), message
+    assert message.startswith("[[price]] 1 (qwen), [[price.when]] 2"), message
     assert f"field '{field}': " in message and says in message, message
 
 
@@ -156,7 +130,7 @@ def test_names_differ_and_there_are_not_too_many() -> None:
     many = "".join(LONG.replace("≤ 128k", str(number)) for number in range(limits.VARIANTS_MAX + 1))
     assert "more than 32 times" in complaint(PRICE + many)
     assert "double brackets" in complaint(PRICE + PEAK.replace("[[price.when]]", "[price.when]"))
-    assert "(night), field 'watts_per_busy_core': is not known" in complaint(COST + 'watts_per_busy_core = "4"')
+    assert "(night), field 'watts_per_busy_core': is not known" in complaint(COST + NIGHT + 'watts_per_busy_core = "4"')
 
 
 @pytest.mark.parametrize(

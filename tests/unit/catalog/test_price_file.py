@@ -4,44 +4,15 @@ import re
 from pathlib import Path
 
 import pytest
+from tests.unit.catalog.price_texts import COST, PRICE, complaint
 
 from steelyard.catalog.demo import demo_price_text, demo_tariff_for
 from steelyard.catalog.price_file import parse_price_file
 from steelyard.kernel import limits
-from steelyard.kernel.errors import CallerError
 from steelyard.kernel.quantities import Meter, Usage
 from steelyard.kernel.tariff import Tariff, TariffLine
 from steelyard.rating.rate import charge_of, cost_of
 from steelyard.rating.sheet import PRICE_METERS
-
-PRICE = """
-[[price]]
-model = "qwen"
-currency = "CNY"
-effective_from = 2026-03-01T00:00:00+08:00
-per = "1M tokens"
-input = "0.50"
-cached_input = "0.05"
-output = "1.50"
-source = "board 2026-02"
-"""
-COST = """
-[[cost]]
-upstream = "local"
-currency = "CNY"
-effective_from = 2026-03-01T00:00:00Z
-cpu_hour = "0.10"
-watts_per_busy_core = "7.5"
-kwh = "0.60"
-source = "meter"
-"""
-
-
-def complaint(text: str) -> str:
-    with pytest.raises(CallerError) as caught:
-        parse_price_file(text)
-    assert (caught.value.status, caught.value.code, caught.value.param) == (400, "invalid_price_file", "text")
-    return caught.value.message
 
 
 def test_a_price_is_kept_as_written_and_in_pico() -> None:
