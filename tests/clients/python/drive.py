@@ -84,6 +84,7 @@ def main() -> None:
             traceback.print_exc()
             said["error"] = told(error)
         gc.collect()
+        gc.freeze()  # a library is hundreds of thousands of objects, and the next collection need not walk them again
         print(json.dumps(said), file=answers, flush=True)
 
 
