@@ -1,6 +1,7 @@
 """What every test shares: hypothesis without wall-clock judgements (the machine may be busy), one real platform, and no
 journal or slot file that is left open."""
 
+import gc
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -56,6 +57,11 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     if "place" in metafunc.fixturenames:
         both = metafunc.definition.get_closest_marker("postgres") is not None
         metafunc.parametrize("place", ["sqlite", "postgresql"] if both else ["sqlite"], indirect=True)
+
+
+def pytest_collection_finish() -> None:
+    gc.collect()
+    gc.freeze()  # half a million objects of tests and libraries that live to the end: no collection looks at them again
 
 
 @pytest.fixture
