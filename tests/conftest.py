@@ -2,6 +2,7 @@
 journal or slot file that is left open."""
 
 import gc
+import os
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -10,6 +11,7 @@ from typing import TYPE_CHECKING
 import pytest
 from hypothesis import HealthCheck, settings
 from tests.fakes.authority import Authority
+from tests.fakes.memory import place_for
 from tests.platform import Platform
 
 from steelyard.kernel.directory import DatabaseUrl
@@ -19,6 +21,10 @@ if TYPE_CHECKING:
 
 settings.register_profile("house", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("house")
+
+_TEMPORARY_BYTES = 8 << 30  # several times what a whole run leaves
+if (memory := place_for(_TEMPORARY_BYTES)) is not None:
+    os.environ.setdefault("PYTEST_DEBUG_TEMPROOT", str(memory))
 
 
 @pytest.fixture(scope="module", autouse=True)

@@ -1,6 +1,5 @@
 """A real PostgreSQL for tests, from a wheel; each test gets a migrated database of its own."""
 
-import shutil
 import tempfile
 import warnings
 from collections.abc import Iterator
@@ -9,6 +8,7 @@ from itertools import count
 from pathlib import Path
 
 import psycopg
+from tests.fakes.memory import place_for
 
 from steelyard.kernel.directory import DatabaseUrl
 from steelyard.storage.database import migrate, open_database
@@ -19,14 +19,12 @@ with warnings.catch_warnings():
 
 _TEMPLATE = "migrated"
 _UNSAFE = ("fsync", "synchronous_commit", "full_page_writes")  # nobody pulls a plug in a test
-_MEMORY = Path("/dev/shm")
 _ROOM_BYTES = 4 << 30  # more than the servers of two workers ever fill
 
 
 def _place(*, durable: bool) -> Path:
     """Where a server's files lie: in memory where there is room, for each database is 300 of them, made and deleted."""
-    in_memory = not durable and _MEMORY.is_dir() and shutil.disk_usage(_MEMORY).free > _ROOM_BYTES
-    return Path(tempfile.mkdtemp(prefix="steelyard-pg-", dir=_MEMORY if in_memory else None))
+    return Path(tempfile.mkdtemp(prefix="steelyard-pg-", dir=None if durable else place_for(_ROOM_BYTES)))
 
 
 class Server:
