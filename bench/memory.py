@@ -25,6 +25,7 @@ IDLE, HELD, SLOW = 10_000, 2_000, 500
 PROMPT_BYTES, PROMPTS_AT_ONCE = 1_000_000, 16
 _FILES = 2 * IDLE + 4096
 _SLOW_S, _HELD_S, _PROMPT_S = 5.0, 3.0, 5.0
+_HELD_PACE_MS = 250  # all of them are to be held, by a core that is not to be busy
 FIRST = "a worker that has served"
 
 
@@ -98,7 +99,7 @@ def main() -> int:
         at_rest = report.add(FIRST, rss_mb(subject.pid))
         highest = report.add(f"{idles:,} idle keep-alive connections", idle(subject, idles), FIRST)
         report.add("each of them, KB", (highest - at_rest) / idles * 1000)
-        streams = replace(SHAPES["T500"], connections=options.held, seconds=_HELD_S, pieces=1000)
+        streams = replace(SHAPES["T500"], connections=options.held, seconds=_HELD_S, pace_ms=_HELD_PACE_MS, pieces=1000)
         highest, seen = loaded(place, served(place), streams)
         report.add(f"{options.held:,} streams asked for", highest, FIRST)
         report.add("refused of them", seen["failures"])

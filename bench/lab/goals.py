@@ -71,4 +71,4 @@ def lines(goals: list[dict[str, object]]) -> list[list[str]]:
 
 def _plain(value: object) -> str:
     figure = float(str(value))
-    return plain(figure) if figure >= 0.01 else f"1/{1 / figure:,.0f}" if figure > 0 else plain(figure)
+    return plain(figure) if figure >= 0.05 else f"1/{1 / figure:,.0f}" if figure > 0 else plain(figure)
