@@ -9,9 +9,9 @@ import threading
 from collections.abc import Callable
 
 
-def await_word() -> None:
-    """Wait for the parent's word that one may begin, or for its end. Past Python's own buffer, as below."""
-    os.read(sys.stdin.fileno(), 1)
+def word_came() -> bool:
+    """Wait for the parent's word that one may begin. False: the parent is gone. Past Python's own buffer, as below."""
+    return bool(os.read(sys.stdin.fileno(), 1))
 
 
 def watch_parent(loop: asyncio.AbstractEventLoop, stop: Callable[[], None]) -> None:

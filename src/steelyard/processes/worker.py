@@ -44,7 +44,7 @@ from steelyard.metering.meter import Meter
 from steelyard.metering.slots import Slots
 from steelyard.processes.collector import keep_what_is_freed, look_less_often
 from steelyard.processes.explaining import Explaining
-from steelyard.processes.lifeline import await_word, watch_parent
+from steelyard.processes.lifeline import watch_parent, word_came
 from steelyard.processes.line_watch import LineWatch
 from steelyard.processes.logs import to_stderr
 from steelyard.processes.pages import Pages
@@ -174,8 +174,8 @@ def main() -> int:
     parser.add_argument("--front", choices=[AUTO, *FRONTS], default=AUTO, help="how hot URLs are served")
     parser.add_argument("--held", action="store_true", help="begin when a line comes on standard input")
     arguments = parser.parse_args()
-    if arguments.held:
-        await_word()
+    if arguments.held and not word_came():
+        return 0
     to_stderr()
     _have_files()
     # uvicorn takes these signals over while it serves and raises them again when it has drained

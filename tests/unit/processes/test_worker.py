@@ -5,6 +5,7 @@ import socket
 import subprocess
 import sys
 from pathlib import Path
+from subprocess import PIPE
 from types import SimpleNamespace
 
 import pytest
@@ -47,11 +48,18 @@ def test_a_held_worker_touches_nothing_until_the_word(tmp_path: Path) -> None:
         taken.bind(("127.0.0.1", 0))
         taken.listen()
         port = taken.getsockname()[1]
-        command = [sys.executable, "-m", "steelyard.processes.worker", "--held", "--data", str(tmp_path)]
-        command += ["--port", str(port)]
-        pipe = subprocess.PIPE
-        with subprocess.Popen(command, stdin=pipe, stdout=pipe, stderr=pipe, text=True) as worker:
+        with held_worker(tmp_path, port) as worker:
             with pytest.raises(subprocess.TimeoutExpired):  # the port is taken, which it would say at once
                 worker.wait(3)
             _, said = worker.communicate("\n", timeout=60)
     assert said == f"Port {port} on 127.0.0.1 is taken by another program.\n" and worker.returncode == 2
+
+
+def test_a_held_worker_whose_parent_has_gone_goes_too(tmp_path: Path) -> None:
+    with held_worker(tmp_path, 1) as worker:
+        assert worker.communicate(timeout=60) == ("", "") and worker.returncode == 0
+
+
+def held_worker(data: Path, port: int) -> subprocess.Popen[str]:
+    command = [sys.executable, "-m", "steelyard.processes.worker", "--held", "--data", str(data), "--port", str(port)]
+    return subprocess.Popen(command, stdin=PIPE, stdout=PIPE, stderr=PIPE, text=True)
