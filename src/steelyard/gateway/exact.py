@@ -146,7 +146,8 @@ class ExactProtocol(HttpToolsProtocol):
             self._upgrades = True
             return
         fields, self._fields = self._fields, _NOBODY
-        if self._read_bytes + self._last_bytes > limits.HEADER_BYTES_MAX and _size(fields) > limits.HEADER_BYTES_MAX:
+        most = limits.HEADER_BYTES_MAX  # of one that came in several reads, the first is not in `_read_bytes`
+        if (not self._moved or self._last_bytes > most) and _size(fields) > most:
             raise _head_too_large()
         self._owes, self._moved = BODY, True
         self._read_bytes = 0

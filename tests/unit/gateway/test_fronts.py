@@ -337,6 +337,16 @@ def test_both_fronts_give_the_same_bytes(both: dict[str, Served], what: str) -> 
     assert told["fast"] == told["asgi"]
 
 
+def test_a_large_head_is_refused_however_it_comes(served: Served) -> None:
+    head, begun = SAME["many headers"], 20_000
+    with capture_logs(), served.connected() as client:
+        client.send(head[:begun])
+        wait_for(
+            lambda: any(one._last_bytes for one in list(served.site.server.server_state.connections)), "it is read"
+        )
+        assert client.send(head[begun:]).answer()[0] == 431
+
+
 class Kept(Client):
     """A client that remembers what it took."""
 
