@@ -82,7 +82,7 @@ class Child:
         except TimeoutError:
             await child.kill()
             raise StartError(f"{service.name} was not ready within {service.start_s:.0f} s.") from None
-        except BaseException:
+        except BaseException:  # whatever it was, also who is cancelled, nothing is left running
             await child.kill()
             raise
         return child
