@@ -285,8 +285,7 @@ class FastWire(Turn):
             elif head:
                 piece = head + piece
             leaving = self.leaving = Signal()
-            protocol.front.outbox.send(transport, piece, self)
-            return leaving
+            return None if protocol.front.outbox.send(transport, piece, self) else leaving
         return self._left()
 
     def late(self) -> None:
