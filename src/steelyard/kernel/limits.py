@@ -159,6 +159,7 @@ POST_INTERVAL_MS = 100  # between passes while somebody is away: a worker that m
 POST_REST_MS = 500  # ... while nobody is: closes are announced, so only grants that expire wait for a pass
 POST_PAUSE_MS = 80  # between passes that nobody waits for: a batch costs 2 ms of CPU however small it is
 SOCKET_MESSAGE_BYTES_MAX = 64 * 1024 * 1024
+SOCKET_HEARD_AT_ONCE_BYTES = 64 * 1024  # of messages in one turn of the loop: two or three parts of a snapshot
 ACCOUNT_NAME_CHARACTERS_MAX = 200
 TELLER_CONNECT_S = 30  # a worker that has not met the books by then does not start
 COMMAND_REPLY_S = 120  # `verify` reads every row

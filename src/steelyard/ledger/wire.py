@@ -208,6 +208,7 @@ class Link(asyncio.Protocol):
         self._loop = asyncio.get_running_loop()
         self._transport: asyncio.Transport | None = None
         self._received = bytearray()
+        self._goes_on = False  # what was received is heard further in the loop's next turn
         self._unsent: list[bytes] = []
         self.gone = asyncio.Event()
         """Set when the connection is lost."""
@@ -225,6 +226,8 @@ class Link(asyncio.Protocol):
         self.alive = True
 
     def connection_lost(self, exc: Exception | None) -> None:
+        while self._goes_on:  # what it had said is heard before it is gone
+            self._hear_received()
         self._transport, self.alive = None, False
         self._unsent.clear()
         self.on_gone()
@@ -237,17 +240,32 @@ class Link(asyncio.Protocol):
             received += data[at:] if at else data
             return
         received += data
+        if not self._goes_on:
+            self._hear_received()
+
+    def _go_on(self) -> None:
+        if self._goes_on:
+            self._hear_received()
+
+    def _hear_received(self) -> None:
+        self._goes_on = False
+        received = self._received
         length = int.from_bytes(received[:4], "little")
         if len(received) >= 4 + length or length > limits.SOCKET_MESSAGE_BYTES_MAX:
             rest = bytes(received)
             del received[: self._hear(rest)]
 
     def _hear(self, data: bytes) -> int:
-        """Take the whole messages at the beginning; returns how many bytes they were."""
+        """Take the whole messages at the beginning; returns how many bytes they were. What is more than a part of a
+        turn is left for the next one, so that a large snapshot keeps nobody waiting."""
         at, size = 0, len(data)
         view = memoryview(data)
         try:
             while size - at >= 4:
+                if at >= limits.SOCKET_HEARD_AT_ONCE_BYTES:
+                    self._goes_on = True
+                    self._loop.call_soon(self._go_on)
+                    break
                 length = int.from_bytes(view[at : at + 4], "little")
                 if length > limits.SOCKET_MESSAGE_BYTES_MAX:
                     self.abort()
