@@ -15,7 +15,7 @@ from steelyard.kernel import limits
 from steelyard.kernel.clock import NS_PER_S, Clock
 from steelyard.kernel.directory import DATABASE_VARIABLE, DataDir
 from steelyard.kernel.engines import EngineSeen, EngineSpec, EngineState, Wanted
-from steelyard.kernel.errors import SteelyardError
+from steelyard.kernel.errors import StartError, SteelyardError
 from steelyard.processes import engine_files
 from steelyard.processes.child import Service
 from steelyard.processes.supervisor import Supervisor
@@ -147,11 +147,26 @@ class EngineRoom:
         self._tell(f"Engine {spec.name}: {spec.kind} serves {spec.model} at {told['address']}.")
 
     async def _forget(self, name: str) -> None:
-        await asyncio.to_thread(self._command, "vendor.remove", {"upstream": name})
+        await self._have_done("vendor.remove", name)
         await asyncio.to_thread(engine_files.drop_spec, self._data, name)
 
     async def _withdraw(self, name: str) -> None:
-        await asyncio.to_thread(self._command, "model.withdraw", {"upstream": name})
+        await self._have_done("model.withdraw", name)
+
+    async def _have_done(self, op: str, name: str) -> None:
+        """Books that are just restarting are waited for."""
+        told = ""
+        while True:
+            try:
+                await asyncio.to_thread(self._command, op, {"upstream": name})
+            except SteelyardError as error:
+                if str(error) != told:
+                    self._tell(f"Engine {name}: {error}")
+                told = str(error)
+                await asyncio.sleep(limits.ENGINE_LOOK_S)
+            else:
+                return
 
     def _put(self, name: str, state: EngineState, reason: str) -> None:
-        engine_files.put_seen(self._data, name, EngineSeen(state, self._clock.now_ns(), reason))
+        with contextlib.suppress(StartError):  # a full disk ends no engine
+            engine_files.put_seen(self._data, name, EngineSeen(state, self._clock.now_ns(), reason))

@@ -17,6 +17,7 @@ from steelyard.kernel import limits
 from steelyard.kernel.clock import SystemClock
 from steelyard.kernel.directory import DataDir
 from steelyard.kernel.engines import EngineKind, EngineSeen, EngineSpec, EngineState, Wanted
+from steelyard.kernel.errors import BooksError
 from steelyard.metering.energy import EnergyClocks
 from steelyard.processes import engine_files
 from steelyard.processes.supervisor import Supervisor
@@ -31,10 +32,14 @@ class Stage:
         self.told: list[str] = []
         self.offers: dict[str, dict[str, Any]] = {}
         self.commands: list[str] = []
+        self.refused: set[str] = set()  # commands that the books miss once
         self.supervisor: Supervisor
         self.task: asyncio.Task[None] | None = None
 
     def command(self, op: str, payload: dict[str, Any]) -> None:
+        if op in self.refused:
+            self.refused.remove(op)
+            raise BooksError("The books do not answer (connection refused).")
         self.commands.append(op)
         if op == "model.register":
             self.offers[payload["upstream"]] = payload
@@ -132,6 +137,21 @@ async def test_a_server_that_does_not_start_is_quoted_and_tried_again(stage: Sta
     seen = await stage.until_state(EngineState.FAILED)
     assert seen.reason == "vllm ended (exit code 1: ValueError: No available memory for the cache blocks.)"
     assert stage.offers == {}
+
+
+async def test_books_that_are_just_restarting_are_waited_for(stage: Stage) -> None:
+    """Who looks after engines would be gone without a word, and one that is to be drained would go on for ever."""
+    adopted = EngineSpec("e", EngineKind.VLLM, "q8", address="http://127.0.0.1:9")
+    stage.put(adopted, name="gone", wanted=Wanted.REMOVED)
+    stage.put(adopted)
+    stage.refused = {"model.withdraw", "vendor.remove"}
+    stage.open()
+    await stage.until(lambda: "gone" not in engine_files.specs(stage.data), "the engine to be forgotten")
+    await stage.until_state(EngineState.STARTING)
+    stage.refused = {"model.withdraw"}
+    stage.put(adopted, wanted=Wanted.DRAINED)
+    await stage.until_state(EngineState.DRAINED)
+    assert stage.told.count("Engine e: The books do not answer (connection refused).") == 2
 
 
 async def test_an_adopted_server_is_drained_by_its_running_answers_and_outlives_us(stage: Stage) -> None:
