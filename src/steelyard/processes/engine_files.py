@@ -147,6 +147,7 @@ def _read(path: Path, record: type[EngineSpec]) -> EngineSpec:
 
 
 def _write(path: Path, content: bytes) -> None:
+    name = ""
     try:
         path.parent.mkdir(mode=0o700, exist_ok=True)
         descriptor, name = tempfile.mkstemp(dir=path.parent)  # made with mode 0600
@@ -154,4 +155,6 @@ def _write(path: Path, content: bytes) -> None:
             file.write(content)
         Path(name).replace(path)
     except OSError as error:
+        if name:  # on a full disk there would be two more of them every second
+            Path(name).unlink(missing_ok=True)
         raise StartError(f"{path} cannot be written: {error.strerror}.") from None

@@ -192,7 +192,8 @@ class Keeper:
         self._told, self._told_ns = state, now_ns
         command = self._server.shown if self._server is not None else ""
         seen = EngineSeen(state, self._clock.now_ns(), address=self._address, command=command)
-        engine_files.put_seen(self._data, self._spec.name, seen if ticks is None else ticks.seen(seen))
+        with contextlib.suppress(StartError):  # a full disk ends no answer
+            engine_files.put_seen(self._data, self._spec.name, seen if ticks is None else ticks.seen(seen))
 
 
 class Ticks:
@@ -253,7 +254,8 @@ class Ticks:
 
 
 class Server:
-    """A server that we started. What it writes, but its key, goes to our log; its last line is kept for the reason."""
+    """A server that we started. What it writes, but its key, goes to our log; its last line is kept for the reason. It
+    gets no variable of ours but those it was started with: no key of a vendor, and none that opens them."""
 
     def __init__(self, started: Started, key: str) -> None:
         self.shown = started.shown
@@ -265,7 +267,7 @@ class Server:
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.PIPE,
                 stderr=subprocess.STDOUT,
-                env={**os.environ, **started.environment},
+                env={**_not_ours(), **started.environment},
                 start_new_session=True,  # its children are ended with it
                 preexec_fn=_die_with_keeper(),  # noqa: PLW1509 - our other thread only reads a pipe and holds no lock
             )
@@ -304,6 +306,11 @@ class Server:
                     text = text.replace(self._key, "…")  # SGLang writes down all it was started with
                 self._last = text[: limits.LOG_LINE_BYTES_MAX] or self._last
                 print(text, file=sys.stderr, flush=True)
+
+
+def _not_ours() -> dict[str, str]:
+    """The environment without what is ours, which a server and the code of its model could read."""
+    return {name: value for name, value in os.environ.items() if not name.startswith("STEELYARD_")}
 
 
 def _die_with_keeper() -> Callable[[], None] | None:

@@ -17,7 +17,7 @@ from steelyard.kernel.engines import (
     Wanted,
     state_at,
 )
-from steelyard.kernel.errors import CallerError
+from steelyard.kernel.errors import CallerError, StartError
 from steelyard.processes import engine_files
 from steelyard.processes.line_watch import LineWatch
 
@@ -109,3 +109,11 @@ def test_a_state_is_what_was_seen_what_is_wanted_and_how_long_ago() -> None:
     assert state_at(spec, running, 2 + silent_ns) is EngineState.SILENT
     assert state_at(drained, running, 1) is EngineState.DRAINING
     assert state_at(spec, failed, 2 + silent_ns) is EngineState.FAILED
+
+
+def test_a_file_that_cannot_be_put_in_place_leaves_nothing_behind(data: DataDir) -> None:
+    """On a full disk an engine and every worker try again twice a second."""
+    (data.engines / "a.seen").mkdir()
+    with pytest.raises(StartError, match="cannot be written"):
+        engine_files.put_seen(data, "a", EngineSeen(EngineState.RUNNING, 1))
+    assert [path.name for path in data.engines.iterdir()] == ["a.seen"]

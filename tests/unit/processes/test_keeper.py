@@ -1,15 +1,19 @@
 """The clock of a GPU engine: what it did between two looks, and whose that was."""
 
+import os
+import sys
+import threading
 from pathlib import Path
 
 import pytest
 from tests.platform import wait_for
 
-from steelyard.kernel.clock import NS_PER_S, ManualClock
+from steelyard.kernel.clock import NS_PER_S, ManualClock, SystemClock
+from steelyard.kernel.directory import DataDir
 from steelyard.kernel.engines import Energy, EngineKind, EngineLoad, EngineSeen, EngineSpec, EngineState
 from steelyard.metering.energy import EnergyClock, EnergyClocks, clock_path
 from steelyard.processes.engine_command import Started
-from steelyard.processes.keeper import Server, Ticks
+from steelyard.processes.keeper import Keeper, Server, Ticks
 
 JOULES = 300
 
@@ -64,6 +68,38 @@ def test_a_servers_key_is_not_in_what_it_is_heard_to_say(capfd: pytest.CaptureFi
     assert wait_for(server.gone, "it to end").endswith("server_args=ServerArgs(api_key='…')")
     assert "sy-secret" not in capfd.readouterr().err
     server.end()
+
+
+def test_a_server_gets_no_variable_of_ours(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It runs the code of models, and the keeper has in its environment what opens the keys of vendors."""
+    monkeypatch.setenv("STEELYARD_SECRET", "what opens them")
+    monkeypatch.setenv("STEELYARD_UPSTREAM_KEY_OPENAI", "sk-vendor")
+    said = 'echo "$(env | grep -c ^STEELYARD_) of ours, $VLLM_API_KEY, $HOME"; exit 3'
+    server = Server(Started(["sh", "-c", said], {"VLLM_API_KEY": "its own"}, "", "vllm"), "")
+    assert wait_for(server.gone, "it to end") == f"exit code 3: 0 of ours, its own, {os.environ['HOME']}"
+    server.end()
+
+
+def test_a_full_disk_ends_no_server(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    """What was seen of it cannot be written down; its answers go on."""
+    data, stop = DataDir(tmp_path / "data"), threading.Event()
+    data.prepare()
+    data.engines.rmdir()
+    data.engines.write_text("no room for a file in here")
+    program = (sys.executable, "-m", "tests.fakes.gpu_server", "vllm")
+    spec = EngineSpec("e", EngineKind.VLLM, "q8", "Qwen/Qwen3-8B", command=program)
+    keeper = threading.Thread(target=Keeper(data, spec, SystemClock(), stop).run)
+    keeper.start()
+    said: list[str] = []
+
+    def ready() -> bool:
+        said.append(capfd.readouterr().out)
+        assert keeper.is_alive()
+        return "ready" in "".join(said)
+
+    wait_for(ready, "the server to be offered")
+    stop.set()
+    keeper.join()
 
 
 def test_each_gpu_is_counted(tmp_path: Path) -> None:
