@@ -276,7 +276,7 @@ class Books:
                 return self._status()
             case "metrics":
                 text = self._posting.metrics.text(self.teller, len(self._sessions), bool(self._posting.trouble))
-                return text + engine_text(self._data)
+                return text + engine_text(self._data, self._clock.now_ns())
             case "verify":
                 return await self._verify(replayed=payload.get("replay") is not False)
             case _ if op.startswith(OPS):

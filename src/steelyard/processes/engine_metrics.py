@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 from steelyard.kernel.clock import NS_PER_S
 from steelyard.kernel.directory import DataDir
-from steelyard.kernel.engines import EngineSeen, EngineSpec, EngineState
+from steelyard.kernel.engines import EngineSeen, EngineSpec, EngineState, state_at
 from steelyard.kernel.errors import StartError
 from steelyard.processes import engine_files
 
@@ -29,18 +29,19 @@ _OWN = (
     ("busy_joules_total", "counter", "Measured while requests ran; 0 where nothing measures."),
     ("idle_joules_total", "counter", "Measured while none ran: nobody's."),
 )
+_SERVES = frozenset({EngineState.RUNNING, EngineState.DRAINING})  # one that has fallen silent does not
 
 
-def engine_text(data: DataDir) -> str:
+def engine_text(data: DataDir, now_ns: int) -> str:
     """The exposition text; empty when no engine ever ran here. What a server does not tell has no line."""
     try:
         known = [(one.spec, one.seen) for one in engine_files.known(data)]
     except StartError:  # a broken file: `steelyard engine list` says which
         return ""
-    return "\n".join([*_lines(known), ""]) if known else ""
+    return "\n".join([*_lines(known, now_ns), ""]) if known else ""
 
 
-def _lines(known: list[tuple[EngineSpec, EngineSeen | None]]) -> Iterator[str]:
+def _lines(known: list[tuple[EngineSpec, EngineSeen | None]], now_ns: int) -> Iterator[str]:
     for name, field, kind, said in _OF_LOAD:
         yield from _head(name, kind, said)
         for spec, seen in known:
@@ -50,15 +51,15 @@ def _lines(known: list[tuple[EngineSpec, EngineSeen | None]]) -> Iterator[str]:
     for name, kind, said in _OWN:
         yield from _head(name, kind, said)
         for spec, seen in known:
-            yield _sample(name, spec, _own(name, seen))
+            yield _sample(name, spec, _own(name, spec, seen, now_ns))
 
 
-def _own(name: str, seen: EngineSeen | None) -> float | int:
+def _own(name: str, spec: EngineSpec, seen: EngineSeen | None, now_ns: int) -> float | int:
     if seen is None:
         return 0
     match name:
         case "up":
-            return int(seen.state is EngineState.RUNNING)
+            return int(state_at(spec, seen, now_ns) in _SERVES)
         case "busy_seconds_total":
             return seen.busy_ns / NS_PER_S
         case "busy_joules_total":
