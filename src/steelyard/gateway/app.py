@@ -55,6 +55,7 @@ EMBEDDINGS_PATH = "/v1/embeddings"
 RERANK_PATH = "/v1/rerank"
 MODERATIONS_PATH = "/v1/moderations"
 _ANTHROPIC = "anthropic-version"
+_OF_PROXIES = ("forwarded", "via", "x-forwarded-for", "x-forwarded-host", "x-forwarded-proto", "x-real-ip")
 PAGES_PATHS = ("/console/", "/admin/")
 
 
@@ -128,8 +129,8 @@ class Endpoints:
         return json_response({"status": "ok", "models": sorted(self._house.teller.snapshot.models)})
 
     async def metrics(self, request: Request) -> Response:
-        """Prometheus text: without a key from this machine, elsewhere with the operator's."""
-        if not _is_loopback(request):
+        """Prometheus text: without a key from this machine; elsewhere, and through a proxy, with the operator's."""
+        if not _is_from_here(request):
             secret = bearer(request.headers.get("authorization"))
             if not is_operator(self._house.teller.snapshot, secret):
                 raise unknown_key()
@@ -151,7 +152,10 @@ class Endpoints:
         ]
 
 
-def _is_loopback(request: Request) -> bool:
+def _is_from_here(request: Request) -> bool:
+    """Whether a program of this machine asks, and not one elsewhere through a proxy that runs here."""
+    if any(name in request.headers for name in _OF_PROXIES):
+        return False
     try:
         return request.client is not None and ipaddress.ip_address(request.client.host).is_loopback
     except ValueError:

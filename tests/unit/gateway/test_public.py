@@ -146,6 +146,7 @@ async def test_requests_are_pipelined_on_one_connection(tmp_path: Path) -> None:
         (b"GET /healthz HTTP/1.0\r\n\r\n", 200),
         (b"HEAD /healthz HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n", 200),
         (b"GET /metrics HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n", 200),
+        (b"GET /metrics HTTP/1.1\r\nhost: x\r\nx-forwarded-for: 203.0.113.9\r\nconnection: close\r\n\r\n", 401),
         (b"GET /v1/models HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n", 401),
         (b"nonsense\r\n\r\n", 400),
     ],
