@@ -29,7 +29,7 @@ def test_a_visitor_signs_in_where_he_wanted_to_go_and_out(open_page: Open, site:
     page.keyboard.press("Enter")
     expect(page).to_have_url(f"{site.base_url}/console/requests")
     cookie = next(one for one in page.context.cookies() if one["name"] == "steelyard_session")
-    assert cookie["httpOnly"] and cookie["sameSite"] == "Strict"
+    assert cookie["httpOnly"] and cookie["sameSite"] == "Lax"
     page.get_by_role("button", name="Sign out").click()
     expect(page).to_have_url(f"{site.base_url}/console/login")
     page.goto("/console")
@@ -190,7 +190,7 @@ def test_stopping_hangs_up(open_page: Open, site: Site) -> None:
         wait_for(lambda: house.closed_early > before, "the paid request to be closed")
 
 
-def test_what_was_not_answered_can_be_sent_again(open_page: Open, site: Site) -> None:
+def test_what_was_not_answered_can_be_sent_again(open_page: Open, site: Site, complaints: list[str]) -> None:
     if site.house is None:
         pytest.skip("the message that finds an empty wallet is the generated house's")
     site.house.pause_s = 0
@@ -200,6 +200,12 @@ def test_what_was_not_answered_can_be_sent_again(open_page: Open, site: Site) ->
     expect(page.get_by_role("alert")).to_contain_text("The wallet cannot cover this request")
     expect(page.locator("#message")).to_have_value("broke")
     expect(page.locator(".turn")).to_have_count(0)
+    page.evaluate("document.getElementById('play').elements.token.value = 'of an older session'")
+    page.get_by_role("button", name="Send").click()
+    expect(page.get_by_role("alert")).to_contain_text("This form is from another or an older session.")
+    expect(page.locator("#message")).to_have_value("broke")
+    assert ["403" in told for told in complaints] == [True], "the browser's own word of the refusal"
+    complaints.clear()
 
 
 def test_everything_works_without_scripts(open_page: Open, site: Site) -> None:

@@ -25,7 +25,7 @@ from steelyard.kernel.quantities import source_of
 from steelyard.reports.engines import Minute, last_hour
 
 DRAIN, RESTART = "drain", "restart"
-_COMMAND = "steelyard engine add vllm --model Qwen/Qwen3-8B --as qwen3-8b"
+COMMAND = "steelyard engine add vllm --model Qwen/Qwen3-8B --as qwen3-8b"
 _NAMES = {"openvino": "OpenVINO", "xllamacpp": "llama.cpp", "vllm": "vLLM", "sglang": "SGLang"}
 _GOOD, _BAD = frozenset({EngineState.RUNNING}), frozenset({EngineState.FAILED, EngineState.SILENT})
 
@@ -82,7 +82,7 @@ def _view(visit: Visit) -> dict[str, list[dict[str, object]]]:
         hours = last_hour(connection, now_ns, [one.spec.name for one in known])
     token = visit.desk.sessions.form_token(visit.session)
     engines = [_engine(visit.words, one, hours[one.spec.name], now_ns) | {"token": token} for one in known]
-    return {"engines": engines, "command": [{"text": _COMMAND}]}
+    return {"engines": engines, "command": [{"text": COMMAND}]}
 
 
 def _engine(words: Words, one: EngineKnown, hour: Sequence[Minute], now_ns: int) -> dict[str, object]:

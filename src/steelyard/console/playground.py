@@ -25,7 +25,7 @@ from steelyard.kernel.settled import AmountLine
 
 _ROLES = {"user", "assistant"}
 _DECIMAL = re.compile(r"(0|[1-9]\d?)(\.\d{1,6})?", re.ASCII)  # a JSON number
-_COMMANDS = "steelyard tenant add acme\nsteelyard key add --tenant acme laptop"
+COMMANDS = "steelyard tenant add acme\nsteelyard wallet topup acme 25.00\nsteelyard key add acme --name laptop"
 
 
 @dataclass(slots=True)
@@ -42,7 +42,7 @@ class _Page:
     turns: list[Message] = field(default_factory=list)
     bill: dict[str, object] | None = None
     failure: str = ""
-    commands: str = _COMMANDS
+    commands: str = COMMANDS
 
     @property
     def history(self) -> str:

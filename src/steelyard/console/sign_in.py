@@ -15,7 +15,7 @@ _OWN_PAGE = re.compile(r"/console(?:/[\w./-]*)?(?:\?[\w%&=.+~-]*)?\Z", re.ASCII)
 def form(visit: Visit) -> Response:
     if visit.signed_in:
         return visit.to(ROOT)
-    return visit.page("login.html", next=_own_page(visit.query("next")), wrong=None)
+    return _form(visit, _own_page(visit.query("next")))
 
 
 async def sign_in(visit: Visit) -> Response:
@@ -26,13 +26,13 @@ async def sign_in(visit: Visit) -> Response:
     brake, address = visit.desk.brake, visit.request.client.host if visit.request.client else ""
     wait_s = brake.wait_s(address)
     if wait_s:
-        answer = visit.page("login.html", 429, next=onward, wrong=visit.words("login.wait", seconds=wait_s))
+        answer = _form(visit, onward, 429, visit.words("login.wait", seconds=wait_s))
         answer.headers["retry-after"] = str(wait_s)
         return answer
     key = fields.get("key", "").strip()
     if not is_operator(visit.desk.house.snapshot, key):
         brake.wrong(address)
-        return visit.page("login.html", 401, next=onward, wrong=visit.words("login.wrong"))
+        return _form(visit, onward, 401, visit.words("login.wrong"))
     visit.session, visit.fresh = visit.desk.sessions.operator(secret_hash(key)), True
     return visit.to(onward)
 
@@ -42,6 +42,12 @@ async def sign_out(visit: Visit) -> Response:
     visit.check_token(fields.get("token", ""))
     visit.session, visit.fresh = visit.desk.sessions.visitor(), True
     return visit.to(f"{ROOT}/login")
+
+
+def _form(visit: Visit, onward: str, status: int = 200, wrong: str | None = None) -> Response:
+    """Its token is that of the visitor's session, which comes with it."""
+    visit.fresh = True
+    return visit.page("login.html", status, next=onward, wrong=wrong)
 
 
 def _own_page(path: str) -> str:

@@ -50,7 +50,7 @@ class Visit:
         self.theme = theme
         operators = desk.house.snapshot.operators
         found = desk.sessions.read(cookies.get(SESSION_COOKIE), operators)
-        self.fresh = found is None
+        self.fresh = False  # whether the answer brings the session to the browser
         self.session: Session = found or desk.sessions.visitor()
 
     @property
@@ -91,7 +91,11 @@ class Visit:
         return self.dressed(RedirectResponse(path, 303))
 
     def dressed(self, answer: Response) -> Response:
-        """The answer with the cookies this visit settled: a visitor's session, and choices made by link."""
+        """The answer with the cookies this visit settled: a session that begins, and choices made by link.
+
+        No other answer brings a session: with a form or picture of another site a browser sends none, and an answer
+        that began one would take the place of the operator's.
+        """
         if self.fresh:
             self.keep_session(answer)
         for name, cookie, choices in (("lang", LANGUAGE_COOKIE, CATALOGUES), ("theme", THEME_COOKIE, THEMES)):
@@ -110,7 +114,7 @@ class Visit:
 
     def _keep(self, answer: Response, cookie: str, value: str, seconds: int | None) -> None:
         secure = self.request.url.scheme == "https"
-        answer.set_cookie(cookie, value, seconds, path=ROOT, secure=secure, httponly=True, samesite="strict")
+        answer.set_cookie(cookie, value, seconds, path=ROOT, secure=secure, httponly=True, samesite="lax")
 
 
 Handler = Callable[[Visit], Response] | Callable[[Visit], Awaitable[Response]]

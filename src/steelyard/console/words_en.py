@@ -387,4 +387,5 @@ WORDS = {
     "error.model_unavailable": "The model is starting or restarting. Try again in a moment.",
     "error.model_not_found": "This model does not exist.",
     "error.too_long": "The conversation is too long. Start a new one.",
+    "error.body_too_large": "This is too long to be sent. Shorten the message, or start a new conversation.",
 }

@@ -377,4 +377,5 @@ WORDS = {
     "error.model_unavailable": "模型正在启动或重启，请稍后再试。",
     "error.model_not_found": "没有这个模型。",
     "error.too_long": "对话过长，请开始新对话。",
+    "error.body_too_large": "内容过长，无法提交。请缩短消息，或开始新对话。",
 }

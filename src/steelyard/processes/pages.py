@@ -88,8 +88,14 @@ class PageHouse:
 
     @contextmanager
     def books(self) -> "Iterator[Connection]":
-        with self._engine.connect() as connection:
-            yield connection
+        """Raises CallerError 503 while the database cannot be read."""
+        from sqlalchemy.exc import InterfaceError, OperationalError
+
+        try:
+            with self._engine.connect() as connection:
+                yield connection
+        except (InterfaceError, OperationalError) as error:
+            raise unavailable("books_unavailable", "The books cannot be read at the moment. Try again.") from error
 
     read = books
 

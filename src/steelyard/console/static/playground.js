@@ -48,6 +48,7 @@ class Play {
       const request = { method: "POST", body: this.fields, signal: this.asking.signal };
       const answer = await fetch(form.dataset.stream, request);
       if (answer.redirected) return location.reload();
+      if (!answer.ok) return this.refused(await answer.text());
       for await (const { name, data } of events(answer.body)) this.take(name, JSON.parse(data));
       if (!this.over) this.lost();
     } catch (error) {
@@ -92,6 +93,14 @@ class Play {
     this.question.article.remove();
     this.answer.article.remove();
     if (!form.elements.message.value) form.elements.message.value = this.message;
+    return undefined;
+  }
+
+  // Nothing was asked: the page that came instead says why.
+  refused(page) {
+    this.over = true;
+    fail(new DOMParser().parseFromString(page, "text/html").querySelector("main p")?.textContent ?? form.dataset.lost);
+    this.forget();
     return undefined;
   }
 
