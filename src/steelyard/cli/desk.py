@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from sqlalchemy import Connection
 
 _RETRY_S = 0.05
+_WAIT = "Its books do not answer yet: they may be replaying what a crash left. Try again in a moment."
 _decode = msgspec.msgpack.Decoder(tuple[int, str, msgspec.Raw]).decode
 
 
@@ -111,7 +112,7 @@ class Desk:
     def _by_hand(self, op: str, payload: dict[str, Any]) -> Any:
         from steelyard.processes.by_hand import carry_out
 
-        with directory_lock(self.data, self.clock):
+        with directory_lock(self.data, self.clock, _WAIT):
             return carry_out(self.data, self.clock, op, payload)
 
     @contextmanager

@@ -18,10 +18,11 @@ from steelyard.kernel.errors import StartError
 from steelyard.kernel.process import lives
 
 _RETRY_S = 0.05
+_STOP_IT = "Stop it first, or name another directory with --data."
 
 
 @contextmanager
-def directory_lock(data: DataDir, clock: Clock) -> Iterator[int]:
+def directory_lock(data: DataDir, clock: Clock, what_to_do: str = _STOP_IT) -> Iterator[int]:
     """Hold the data directory; yields the descriptor. Raises StartError when another process holds it.
 
     A platform that was killed keeps the lock until its books have noticed: that moment is waited for.
@@ -31,12 +32,13 @@ def directory_lock(data: DataDir, clock: Clock) -> Iterator[int]:
     except OSError as error:
         raise StartError(f"The data directory {data.root} is not writable: {error.strerror}.") from None
     try:
-        _take(descriptor, data.root, clock)
-        os.ftruncate(descriptor, 0)
-        os.pwrite(descriptor, str(os.getpid()).encode(), 0)
+        try:
+            _take(descriptor, data.root, clock, what_to_do)
+            os.ftruncate(descriptor, 0)
+            os.pwrite(descriptor, str(os.getpid()).encode(), 0)
+        except OSError as error:
+            raise StartError(f"The data directory {data.root} cannot be used: {error.strerror}.") from None
         yield descriptor
-    except OSError as error:
-        raise StartError(f"The data directory {data.root} cannot be used: {error.strerror}.") from None
     finally:
         os.close(descriptor)
 
@@ -56,7 +58,7 @@ def is_held(data: DataDir) -> bool:
         os.close(descriptor)
 
 
-def _take(descriptor: int, root: Path, clock: Clock) -> None:
+def _take(descriptor: int, root: Path, clock: Clock, what_to_do: str) -> None:
     deadline_ns = clock.monotonic_ns() + limits.OLD_LOCK_S * NS_PER_S
     while True:
         with contextlib.suppress(BlockingIOError):
@@ -64,8 +66,6 @@ def _take(descriptor: int, root: Path, clock: Clock) -> None:
             return
         holder = os.pread(descriptor, 32, 0).decode(errors="replace").strip()
         if (holder.isdigit() and lives(int(holder))) or clock.monotonic_ns() > deadline_ns:
-            raise StartError(
-                f"The data directory {root} is in use by a running instance (process {holder or 'unknown'}). "
-                "Stop it first, or name another directory with --data."
-            )
+            running = f"a running instance (process {holder or 'unknown'})"
+            raise StartError(f"The data directory {root} is in use by {running}. {what_to_do}")
         time.sleep(_RETRY_S)

@@ -14,7 +14,8 @@ from typing import Any
 import click
 import msgspec
 
-from steelyard.catalog.store import tariffs_by_subject
+from steelyard.catalog.credentials import credentials
+from steelyard.catalog.store import models, tariffs_by_subject
 from steelyard.cli.desk import Desk
 from steelyard.cli.directory import is_held
 from steelyard.cli.epilog import examples
@@ -203,6 +204,15 @@ def _refuse(desk: Desk, known: dict[str, EngineSpec], name: str, asked: dict[str
         raise CallerError(
             409, "engine_exists", f"There is an engine {name!r} already. Remove it, or give another --name."
         )
+    with desk.read() as connection:
+        offered = {offer.upstream for model in models(connection).values() for offer in model.offers}
+        if name in offered | credentials(connection).keys():
+            raise CallerError(
+                409,
+                "upstream_exists",
+                f"Something else is offered at {name!r}, or a key of it is kept: the engine would take its place. "
+                f"Give another --name, or remove it: steelyard vendor remove {name}",
+            )
     if len(known) >= limits.ENGINES_MAX:
         raise bad_request(f"There are {limits.ENGINES_MAX} engines already. Remove one.", "name")
     for option in ("command", "speculative", "extra", "start_s") if asked["adopt"] else ("key_env",):

@@ -4,7 +4,6 @@ Owns the report and the order; readers are in `imports/`, what is made is made b
 Keys of upstreams are sealed here before they go anywhere, and shown nowhere.
 """
 
-import getpass
 import os
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
@@ -19,7 +18,7 @@ from steelyard.catalog.vendor_books import vendor_book, vendor_names
 from steelyard.cli.desk import Desk
 from steelyard.cli.epilog import examples
 from steelyard.cli.listing import Listing
-from steelyard.cli.options import at_desk
+from steelyard.cli.options import at_desk, login
 from steelyard.cli.price_import import printable, read_json, read_text
 from steelyard.cli.show import Show, words
 from steelyard.cli.vendor import keep_key
@@ -198,7 +197,7 @@ def _tried(desk: Desk, plan: Plan, source: str) -> list[dict[str, str]]:
 
 def _results(desk: Desk, plan: Plan, source: str, *, dry: bool) -> Iterator[dict[str, str]]:
     for steps in _portions(plan.groups):
-        asked = {"source": source, "dry": dry, "actor": getpass.getuser()}
+        asked = {"source": source, "dry": dry, "actor": login()}
         sent = [{"op": step.op, "payload": step.payload} for step in steps]
         yield from desk.command("import", asked | {"steps": sent})
 

@@ -1,6 +1,5 @@
 """`steelyard limit`: budgets and rates of a tenant, project or key."""
 
-import getpass
 from typing import Any
 
 import click
@@ -8,7 +7,7 @@ import click
 from steelyard.cli.desk import Desk
 from steelyard.cli.epilog import examples
 from steelyard.cli.listing import Listing
-from steelyard.cli.options import at_desk
+from steelyard.cli.options import at_desk, login
 from steelyard.cli.show import Column, Row, Show, when, words
 from steelyard.kernel.calendar import WEEKDAYS, Every
 from steelyard.kernel.money import money_from_nano
@@ -93,7 +92,7 @@ def limit() -> None:
 def limit_set(desk: Desk, show: Show, /, actor: str | None, **asked: Any) -> None:
     """Put limits in force, in place of what the same subject had. What the present window has seen counts."""
     payload = {name: value for name, value in asked.items() if value is not None}
-    rows = desk.command("limit.set", payload | {"actor": actor or getpass.getuser()})
+    rows = desk.command("limit.set", payload | {"actor": actor or login()})
     show.rows(rows, _COLUMNS, "")
 
 
@@ -114,6 +113,6 @@ def limit_list(desk: Desk, show: Show, tenant: str | None) -> None:
 def limit_lift(desk: Desk, show: Show, /, actor: str | None, **asked: Any) -> None:
     """End limits of a tenant, project or key: all of them, or the kinds named."""
     payload = {name: value for name, value in asked.items() if value not in {None, ()}}
-    ended = desk.command("limit.lift", payload | {"actor": actor or getpass.getuser()})
+    ended = desk.command("limit.lift", payload | {"actor": actor or login()})
     lifted = f"{ended['lifted']} limit{'' if ended['lifted'] == 1 else 's'}"
     show.say(f"Lifted {lifted} of the {ended['scope']} {ended['name']}.", ended)

@@ -1,6 +1,8 @@
 """The options every command shares, and what they become: a desk at the books and a way to show the answer."""
 
 import functools
+import getpass
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Concatenate, ParamSpec
@@ -42,6 +44,14 @@ since_option = click.option(
     "--since", metavar="WHEN", help="From: a date, a time, or an age such as 7d (default: the beginning)."
 )
 until_option = click.option("--until", metavar="WHEN", help="Up to, excluded: a date, a time or an age (default: now).")
+
+
+def login() -> str:
+    """Who types: the name of his login, or its number where the system has no name for it, as in many a container."""
+    try:
+        return getpass.getuser()
+    except (KeyError, OSError):  # the latter from Python 3.13 on
+        return f"uid {os.getuid()}"
 
 
 def refuse_password(url: str | None) -> None:

@@ -1,6 +1,5 @@
 """`steelyard payables` and `steelyard reconcile`: what vendors are owed, and their bills against our books."""
 
-import getpass
 from pathlib import Path
 from typing import Any
 
@@ -8,7 +7,7 @@ import click
 
 from steelyard.cli.desk import Desk
 from steelyard.cli.epilog import examples
-from steelyard.cli.options import at_desk
+from steelyard.cli.options import at_desk, login
 from steelyard.cli.show import Column, Show, count, money, short_moment, words
 from steelyard.gateway.figures import moment_ns
 from steelyard.kernel.calendar import zone_of
@@ -100,7 +99,7 @@ def _post(desk: Desk, found: Reconciliation, asked: dict[str, Any]) -> dict[str,
         "until_ns": found.until_ns,
         "amount_nano": found.adjust_nano,
         "reason": asked["reason"],
-        "actor": asked["actor"] or getpass.getuser(),
+        "actor": asked["actor"] or login(),
     }
     reply: dict[str, Any] = desk.command("reconcile.post", payload)
     return reply

@@ -1,6 +1,5 @@
 """`steelyard rerate`: a past period under another price book, and its correction when told to post it."""
 
-import getpass
 import sys
 from pathlib import Path
 
@@ -10,7 +9,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from steelyard.catalog.price_file import parse_price_file
 from steelyard.cli.desk import Desk
 from steelyard.cli.epilog import examples
-from steelyard.cli.options import at_desk
+from steelyard.cli.options import at_desk, login
 from steelyard.cli.prices import read_price_file
 from steelyard.cli.show import Show, console, count, money, words
 from steelyard.gateway.figures import moment_ns
@@ -56,7 +55,7 @@ def rerate_command(desk: Desk, show: Show, /, since: str, until: str, file: Path
         found = rerate_period(
             connection, book, since_ns, until_ns, lambda done, total: bar.update(task, completed=done, total=total)
         )
-    posted = None if dry else _post(desk, found, str(reason), why["actor"] or getpass.getuser())
+    posted = None if dry else _post(desk, found, str(reason), why["actor"] or login())
     if show.as_json:
         show.json({"rerating": found, "posted": posted})
         return

@@ -1,6 +1,5 @@
 """`steelyard wallet`: what tenants can pay with, and every way in which it changes by hand."""
 
-import getpass
 from collections.abc import Callable
 from typing import Any
 
@@ -9,7 +8,7 @@ import click
 from steelyard.cli.desk import Desk
 from steelyard.cli.epilog import examples
 from steelyard.cli.listing import Listing
-from steelyard.cli.options import at_desk
+from steelyard.cli.options import at_desk, login
 from steelyard.cli.show import Show, moment, money, short_moment, words
 from steelyard.gateway.figures import deadline_ns
 from steelyard.kernel.calendar import WEEKDAYS
@@ -44,7 +43,7 @@ def deed(command: Callable[..., None]) -> Callable[..., None]:
 
 def done(desk: Desk, op: str, payload: dict[str, Any], why: dict[str, Any]) -> Any:
     """The answer of the command, asked with whatever was given."""
-    asked = payload | why | {"actor": why.get("actor") or getpass.getuser()}
+    asked = payload | why | {"actor": why.get("actor") or login()}
     return desk.command(op, {name: value for name, value in asked.items() if value is not None})
 
 

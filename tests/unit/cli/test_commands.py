@@ -16,9 +16,12 @@ from steelyard.cli import main
 from steelyard.cli.directory import directory_lock
 from steelyard.cli.main import run, steelyard
 from steelyard.cli.reference import reference
+from steelyard.console import engines, playground
 from steelyard.kernel.clock import SystemClock
 
-PAGE = Path(__file__).parents[3] / "docs" / "reference" / "cli.md"
+ROOT = Path(__file__).parents[3]
+PAGE = ROOT / "docs" / "reference" / "cli.md"
+WRITTEN = re.compile(r"^(?:    |\$ ).*?\b(steelyard [a-z].*)$", re.MULTILINE)  # in a block of commands
 CHARGE_NANO = 97_000  # 100 × 0.5 + 20 × 0.1 + 30 × 1.5 millionths
 
 
@@ -68,11 +71,18 @@ def every_example(command: click.Command) -> list[str]:
     return [line for line in own if "steelyard " in line] + [line for one in below for line in every_example(one)]
 
 
-@pytest.mark.parametrize("line", sorted(set(every_example(steelyard))))
+def every_written_one() -> list[str]:
+    """Those of the documents, and those that pages of the console show."""
+    pages = [ROOT / "README.md", *(page for page in (ROOT / "docs").rglob("*.md") if page != PAGE)]
+    shown = [*playground.COMMANDS.splitlines(), engines.COMMAND]
+    return [line for page in pages for line in WRITTEN.findall(page.read_text(encoding="utf-8"))] + shown
+
+
+@pytest.mark.parametrize("line", sorted({*every_example(steelyard), *every_written_one()}))
 def test_every_example_is_what_its_command_takes(line: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Parsed as the shell and click do it; nothing is run, and the files it names are there."""
     monkeypatch.chdir(tmp_path)
-    typed = shlex.split(re.split(r" [|>&]+ ", line[line.index("steelyard ") :])[0])
+    typed = shlex.split(re.split(r" [|>&]+ ", line[line.index("steelyard ") :])[0], comments=True)
     for word in typed:
         if "." in word and "/" not in word.removeprefix("./"):
             (tmp_path / word).touch()
@@ -175,6 +185,19 @@ def test_an_address_without_host_and_port_is_refused(terminal: Any, address: str
     assert said.code == 2 and "'address'" in said.err
 
 
+def test_an_engine_takes_no_other_upstreams_name(terminal: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its key would replace the other's, and its start would withdraw what is offered there."""
+    monkeypatch.setenv("THEIR_KEY", "sk-theirs-0123456789")
+    assert terminal("vendor", "key", "rack", "--from-env", "THEIR_KEY").code == 0
+    offered = ("--upstream", "vllm", "--address", "10.0.0.7:8000", "--context", "4096")
+    assert terminal("models", "offer", "q8", *offered).code == 0
+    for name in ("vllm", "rack"):
+        refused = terminal("engine", "add", "vllm", "--model", "Qwen/Qwen3-8B", "--name", name)
+        assert refused.code == 2 and f"vendor remove {name}" in refused.err
+    assert terminal("engine", "add", "vllm", "--model", "Qwen/Qwen3-8B", "--name", "two").code == 0
+    assert [row["name"] for row in terminal("engine", "list", "--json").json] == ["two"]
+
+
 def test_limits_are_set_listed_and_lifted(terminal: Any) -> None:
     budget = terminal("limit", "set", "--tenant", "acme", "--budget", "20.00", "--zone", "Asia/Shanghai", "--json").json
     assert (budget[0]["amount"], budget[0]["spent_nano"]) == ("20.00", 0)  # the demo's request is of another month
@@ -190,6 +213,19 @@ def test_limits_are_set_listed_and_lifted(terminal: Any) -> None:
     assert len(terminal("limit", "list", "--json").json) == 1
     wrong = terminal("limit", "set", "--tenant", "acme")
     assert (wrong.code, wrong.err.count("\n")) == (2, 1)
+
+
+def test_who_has_no_name_on_this_machine_is_his_number(terminal: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As in many a container."""
+    for name in ("LOGNAME", "USER", "LNAME", "USERNAME"):
+        monkeypatch.delenv(name, raising=False)
+
+    def unknown(number: int) -> object:
+        raise KeyError(f"getpwuid(): uid not found: {number}")
+
+    monkeypatch.setattr("pwd.getpwuid", unknown)
+    [limit] = terminal("limit", "set", "--tenant", "acme", "--rpm", "60", "--json").json
+    assert limit["actor"] == f"uid {os.getuid()}"
 
 
 def test_prices_are_checked_loaded_and_listed(terminal: Any, tmp_path: Path) -> None:
@@ -321,6 +357,7 @@ def test_a_held_directory_refuses_writers_but_not_readers(terminal: Any, monkeyp
         refused = terminal("tenant", "add", "gamma")
         assert refused.code == 1
         assert f"running instance (process {os.getpid()})" in refused.err
+        assert "Stop it" not in refused.err, "it may be replaying what a crash left"
         assert terminal("usage").code == 0
 
 

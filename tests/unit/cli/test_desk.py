@@ -135,3 +135,9 @@ def test_the_lock_travels_to_a_child_that_inherits_it(data: DataDir) -> None:
     child.stdin.close()
     child.wait(10)
     assert not is_held(data)
+
+
+def test_what_fails_while_the_directory_is_held_is_not_the_directorys_fault(data: DataDir) -> None:
+    with pytest.raises(ConnectionRefusedError), directory_lock(data, SystemClock()):
+        raise ConnectionRefusedError
+    assert not is_held(data)
