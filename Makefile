@@ -4,7 +4,8 @@ VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 SHELL := /bin/bash
-.SHELLFLAGS := -o pipefail -c
+# Not as .SHELLFLAGS, which the make of macOS does not know: a failed installation would be taken for a done one.
+PIPED := set -o pipefail;
 # One moving line on a terminal, a line for every ten packages elsewhere; errors as they are.
 PROGRESS := 2>&1 | awk -v tty="$$([ -t 2 ] && echo 1)" ' \
 	/^(Collecting|Installing|Building|Obtaining)/ { n++; \
@@ -39,17 +40,17 @@ install: $(VENV)/.installed
 $(VENV)/.installed: requirements.lock pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "Steelyard needs Python 3.11 or newer; set PYTHON=…"; exit 1; }
 	@echo "Installing into $(VENV) …"
-	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV) 2>/dev/null || $(PYTHON) -m virtualenv --quiet $(VENV) \
+	@$(PIP) --version >/dev/null 2>&1 || $(PYTHON) -m venv --clear $(VENV) 2>/dev/null || $(PYTHON) -m virtualenv --quiet $(VENV) \
 		|| { echo "Cannot make a virtual environment. On Debian: apt install python3-venv"; exit 1; }
-	@$(PIP) install --require-hashes -r requirements.lock $(PROGRESS)
-	@$(PIP) install --no-deps --editable . $(PROGRESS)
+	@$(PIPED) $(PIP) install --require-hashes -r requirements.lock $(PROGRESS)
+	@$(PIPED) $(PIP) install --no-deps --editable . $(PROGRESS)
 	@touch $@
 
 dev: $(VENV)/.dev
 
 $(VENV)/.dev: $(VENV)/.installed requirements-dev.lock
 	@echo "Installing the test tools into $(VENV) …"
-	@$(PIP) install --require-hashes -r requirements-dev.lock $(PROGRESS)
+	@$(PIPED) $(PIP) install --require-hashes -r requirements-dev.lock $(PROGRESS)
 	@touch $@
 
 clients: $(CLIENTS)/old/.installed $(CLIENTS)/new/.installed $(CLIENTS)/vendors/.installed $(NODE_CLIENTS)/node_modules/.package-lock.json ## the client libraries that tests/clients drives, beside .venv
@@ -57,7 +58,7 @@ clients: $(CLIENTS)/old/.installed $(CLIENTS)/new/.installed $(CLIENTS)/vendors/
 $(CLIENTS)/%/.installed: tests/clients/python/%.lock | $(VENV)/.installed
 	@echo "Installing client libraries into $(CLIENTS)/$* …"
 	@rm -rf $(@D) && $(PYTHON) -m venv --without-pip $(@D)
-	@$(PIP) --python $(@D)/bin/python install --no-compile --no-deps --require-hashes -r $< $(PROGRESS)
+	@$(PIPED) $(PIP) --python $(@D)/bin/python install --no-compile --no-deps --require-hashes -r $< $(PROGRESS)
 	@touch $@
 
 $(NODE_CLIENTS)/node_modules/.package-lock.json: $(NODE_CLIENTS)/package-lock.json
@@ -80,7 +81,7 @@ format: dev
 	@$(BIN)/ruff format src tests bench
 
 prove: dev ## kill a private platform 200 times on SQLite and 200 times on PostgreSQL, both at once
-	@$(MAKE) --no-print-directory -j2 --output-sync=target prove-sqlite prove-postgres
+	@$(MAKE) --no-print-directory -j2 $(if $(filter output-sync,$(.FEATURES)),--output-sync=target) prove-sqlite prove-postgres
 
 prove-sqlite: dev
 	@echo "The books in SQLite"; $(BIN)/steelyard prove --kills $(KILLS) $(ARGS)
