@@ -68,7 +68,14 @@ def test_a_killed_supervisor_leaves_no_orphans(tmp_path: Path) -> None:
 def test_without_an_engine_the_books_and_pages_still_run(tmp_path: Path) -> None:
     platform = Platform(tmp_path / "data", "--no-engine").start()
     assert platform.get("/healthz") == {"status": "ok"}
+    if sys.platform == "linux":  # where the files that a process has loaded can be seen
+        (books,) = platform.children("books")
+        assert [_loads(pid, "sqlalchemy") for pid in (books, platform.pid)] == [True, False]
     assert platform.stop() == 0
+
+
+def _loads(pid: int, package: str) -> bool:
+    return any(f"/{package}/" in one.path for one in psutil.Process(pid).memory_maps())
 
 
 @pytest.mark.parametrize("kind", ["worker", "books"])

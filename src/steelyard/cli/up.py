@@ -175,18 +175,24 @@ class Platform:
             await self._start_embedder()
 
     async def _start_public_side(self) -> None:
-        """Workers load beside the books, and begin behind them."""
-        starting = asyncio.ensure_future(self._start_workers())
+        """Workers load beside the books, and begin behind them. One that fails before that is told of at once."""
+        starting, opening = asyncio.ensure_future(self._start_workers()), asyncio.ensure_future(self._open_books())
         try:
-            await self._start_books()
-            await self._start_vendors()
-            self._may_serve.set()
+            done, _ = await asyncio.wait([starting, opening], return_when=asyncio.FIRST_COMPLETED)
+            for part in done:
+                part.result()
             with self._steps.step("Workers", f"opening port {self._settings.port}") as step:
                 await starting
                 step.done(f"{self._settings.workers} on {self._settings.host}:{self._settings.port}")
         finally:
-            starting.cancel()  # nothing to one that is done
-            await asyncio.gather(starting, return_exceptions=True)
+            for part in (starting, opening):
+                part.cancel()  # nothing to one that is done
+            await asyncio.gather(starting, opening, return_exceptions=True)
+
+    async def _open_books(self) -> None:
+        await self._start_books()
+        await self._start_vendors()
+        self._may_serve.set()
 
     async def _start_books(self) -> None:
         with self._steps.step("Books", "opening, replaying what a crash left"):

@@ -73,9 +73,8 @@ class Child:
             raise StartError(f"{service.name} cannot be started: {error.strerror}.") from None
         child = cls(service, process, log, log_start)
         try:
-            if service.held is not None and process.stdin is not None:
-                await service.held()
-                process.stdin.write(b"\n")
+            if service.held is not None:
+                await child._hold(service.held)
             greeting = await asyncio.wait_for(child._await_ready(), service.start_s)
             child._reader = asyncio.ensure_future(child._keep_reading())
             await service.ready(greeting)
@@ -90,6 +89,19 @@ class Child:
     @property
     def pid(self) -> int:
         return self._process.pid
+
+    async def _hold(self, held: Callable[[], Awaitable[object]]) -> None:
+        """Give it its word when that is time. One that has ended before gets none: it is heard at once."""
+        word, end = asyncio.ensure_future(held()), asyncio.ensure_future(self.ended())
+        try:
+            await asyncio.wait([word, end], return_when=asyncio.FIRST_COMPLETED)
+            if word.done():
+                word.result()
+                if self._process.stdin is not None:
+                    self._process.stdin.write(b"\n")
+        finally:
+            word.cancel()
+            end.cancel()
 
     async def _await_ready(self) -> str:
         while True:

@@ -70,6 +70,12 @@ async def test_a_held_child_loads_at_once_and_its_time_begins_with_the_word(stag
     assert psutil.pid_exists(stage.supervisor.pids["worker-0"])
 
 
+async def test_a_held_child_that_fails_is_told_of_before_its_word(stage: Stage) -> None:
+    held = service("worker-0", "import sys; sys.exit('no room for its files')", held=asyncio.Event().wait)
+    with pytest.raises(StartError, match="no room for its files"):
+        await asyncio.wait_for(stage.supervisor.start(held), 10)
+
+
 async def test_a_held_child_is_gone_with_whoever_waited_for_it(stage: Stage, tmp_path: Path) -> None:
     program = f"import os; open({str(tmp_path / 'pid')!r}, 'w').write(str(os.getpid())); os.read(0, 1)"
     held = service("worker-0", program, held=asyncio.Event().wait)
