@@ -54,10 +54,13 @@ class SeriesLock:
             finally:
                 born.unlink()
         fd = os.open(path, os.O_RDWR | os.O_CLOEXEC)
-        if not _locked_within_tries(fd):
+        try:
+            if not _locked_within_tries(fd):
+                raise BooksError(f"the journal {directory.name} is being written by another process")
+            return cls(fd)
+        except (BooksError, OSError, ValueError):  # the last by mmap, of a lock that is too short
             os.close(fd)
-            raise BooksError(f"the journal {directory.name} is being written by another process")
-        return cls(fd)
+            raise
 
     def publish(self, position: Position) -> None:
         """One aligned 8-byte store: a reader sees the old position or the new one, never a mixture."""

@@ -17,7 +17,7 @@ from steelyard.kernel.errors import BooksError
 from steelyard.kernel.settled import Moved, Position
 from steelyard.metering.frames import HEADER_BYTES, frame_from, segment_path, segments
 from steelyard.metering.journal import Journal
-from steelyard.metering.lock import is_held, synced
+from steelyard.metering.lock import SeriesLock, is_held, synced
 from steelyard.metering.reader import read
 
 ALL = 10**9
@@ -399,6 +399,13 @@ def test_a_lock_that_cannot_be_made_leaves_nothing_behind(
         Journal.create(tmp_path / "w0-1")
     assert set(Path("/proc/self/fd").iterdir()) <= before
     assert list((tmp_path / "w0-1").iterdir()) == []
+
+
+def test_a_lock_that_is_cut_short_is_let_go(tmp_path: Path) -> None:
+    (tmp_path / "lock").write_bytes(b"SYLO")
+    with pytest.raises(ValueError, match="mmap"):
+        SeriesLock.take(tmp_path)
+    assert not is_held(tmp_path)
 
 
 def test_without_a_thread_the_owner_tends_the_journal(tmp_path: Path) -> None:
