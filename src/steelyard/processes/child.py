@@ -7,6 +7,7 @@ tells the child that its parent is gone, so nothing outlives a killed supervisor
 import asyncio
 import contextlib
 import os
+import shutil
 import signal
 from asyncio.subprocess import PIPE, Process
 from collections.abc import Awaitable, Callable, Mapping, Sequence
@@ -147,6 +148,14 @@ class Child:
         except OSError:
             return ""
         return next((line for line in reversed(lines) if line), "")
+
+    def keep_log_small(self) -> None:
+        """Once its log has grown too large, it becomes `<name>.log.1`, and the child writes on in an empty one."""
+        with contextlib.suppress(OSError):  # a full disk
+            if os.fstat(self._log.fileno()).st_size > limits.LOG_BYTES_MAX:
+                shutil.copyfile(self._log.name, f"{self._log.name}.1")
+                self._log.truncate(0)  # whoever writes into it appends
+                self._log_start = 0
 
     def signal(self, number: signal.Signals) -> None:
         """Send a signal; a process that is gone already does not mind."""

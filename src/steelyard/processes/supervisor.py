@@ -73,7 +73,7 @@ class Supervisor:
         """Restart the service whenever it ends, later and later as long as it does not hold."""
         attempt = 0
         while True:
-            await child.ended()
+            await self._ended(child)
             del self._children[service.name]
             child.close()
             if self._clock.monotonic_ns() - started_ns > limits.RESTART_FORGIVEN_S * NS_PER_S:
@@ -93,6 +93,15 @@ class Supervisor:
                     reason = f"could not be started ({error})"
             child = next_child
             self._tell(f"{service.name} is running again.")
+
+    async def _ended(self, child: Child) -> None:
+        """Return when it is gone; until then its log is kept small."""
+        end = asyncio.ensure_future(child.ended())
+        try:
+            while not (await asyncio.wait([end], timeout=limits.LOG_LOOK_S))[0]:
+                child.keep_log_small()
+        finally:
+            end.cancel()
 
     def _reason(self, name: str, child: Child) -> str:
         """What is said of a child that ended, with its last log line when it failed by itself."""

@@ -244,6 +244,26 @@ def test_a_large_log_is_set_aside(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     assert (tmp_path / "engine.log.1").read_text() == "x" * 11
 
 
+async def test_the_log_of_one_that_runs_is_kept_small(
+    stage: Stage, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What its customers make it say must not fill the disk before its next start."""
+    monkeypatch.setattr(limits, "LOG_BYTES_MAX", 10)
+    monkeypatch.setattr(limits, "LOG_LOOK_S", 0.01)
+    program = (
+        "import os, sys, time; sys.stderr.write('much was said'); print('ready', flush=True)\n"
+        f"while not os.path.exists({str(tmp_path / 'end')!r}): time.sleep(0.01)\n"
+        "sys.exit('the end')"
+    )
+    await stage.supervisor.start(service("worker-0", program))
+    log = tmp_path / "worker-0.log"
+    await until(lambda: log.stat().st_size == 0, "it is set aside")
+    assert (tmp_path / "worker-0.log.1").read_text() == "much was said"
+    (tmp_path / "end").touch()
+    await until(lambda: bool(stage.told), "nothing told")
+    assert stage.told[0].endswith("the end; starting it again in 0.1 s.")
+
+
 @pytest.mark.parametrize(
     ("code", "words"), [(None, "still running"), (0, "exit code 0"), (2, "exit code 2"), (-9, "killed by SIGKILL")]
 )
