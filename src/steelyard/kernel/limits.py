@@ -51,6 +51,7 @@ UPSTREAM_CONNECT_S = 5
 UPSTREAM_FIRST_BYTE_S = 600
 UPSTREAM_READ_BYTES = 256 * 1024  # unread answer bytes of one connection before its upstream has to wait
 UPSTREAM_WAITERS_MAX = 1024  # requests waiting for a free connection to one upstream
+UPSTREAM_STALE_S = 10  # a kept connection that is lost later than this behind a request has carried it there
 UPSTREAM_SILENCE_S = 120  # between two reads of an answer; engines send signs of life: ENGINE_ALIVE_S, llama.cpp 30 s
 UPSTREAM_INTERIMS_MAX = 8192  # before an answer: one every 15 s for as long as a batch may take, and some
 UPSTREAM_IDLE_S = 4  # an idle connection is closed before the engine (5 s) does it

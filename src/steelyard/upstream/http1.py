@@ -95,7 +95,7 @@ class Connection(asyncio.Protocol):
     ) -> None:
         self.upstream = upstream
         self.lost: Callable[[], bool] = _gone  # whether it is closed, or closing; the transport's own word
-        self.used = False  # whether an exchange ran on it before: only then a silent loss may be staleness
+        self.used = False  # an exchange ran on it before, and this one has no sign of life: its loss may be staleness
         self.stale = False  # not to be used again: the upstream is elsewhere now
         self.since_s = 0.0  # loop time of the last read, or of becoming idle
         self.over_s: float | None = None  # since when nothing but the end of its answer is awaited, by nobody
@@ -207,6 +207,7 @@ class Connection(asyncio.Protocol):
     def fail(self, message: str) -> None:
         """End the exchange with an error."""
         self._failed = message
+        self.used = False  # it was there: we gave it up
         self.abort()
         self._wake()
 
@@ -302,7 +303,7 @@ class Connection(asyncio.Protocol):
             self._head = self._behind_interim()
             self._interims += self._interim
             self._interim = 0
-            self.alive, self.answered = True, bool(self._head)
+            self.alive, self.answered, self.used = True, bool(self._head), False
         if self._interims > limits.UPSTREAM_INTERIMS_MAX:
             self.fail(f"sent more than {limits.UPSTREAM_INTERIMS_MAX} interim answers and no answer")
         elif len(self._head) > limits.HEADER_BYTES_MAX:
@@ -339,6 +340,7 @@ class Connection(asyncio.Protocol):
         if not self.resting and not self.complete and self._failed is None:
             told = "closed the connection in the middle of its answer" if self.answered else "closed the connection"
             self._failed = told
+            self.used = self.used and self._wheel.now_s - self.since_s <= limits.UPSTREAM_STALE_S
         del self._parser, self._feed  # which know this connection
         self._on_lost(self)
         self._wake()

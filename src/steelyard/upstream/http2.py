@@ -151,6 +151,7 @@ class Line(asyncio.Protocol):
         for exchange in tuple(self.exchanges.values()):
             patience_s = patience.silence_s if exchange.answered else patience.first_byte_s
             if exchange.signal is not None and now_s - exchange.since_s > patience_s:
+                exchange.used = False  # its connection was there
                 exchange.fail(f"said nothing for {patience_s} s")
                 self.end(exchange)
                 exchange.wake()
@@ -205,7 +206,9 @@ class Line(asyncio.Protocol):
         self.abort()
         exchanges = list(self.exchanges.values())
         self.exchanges.clear()
+        late_s = self._host.wheel.now_s - limits.UPSTREAM_STALE_S
         for exchange in exchanges:
+            exchange.used = exchange.used and exchange.since_s >= late_s
             exchange.fail(f"{told} in the middle of its answer" if exchange.answered else told)
         for exchange in exchanges:
             exchange.wake()

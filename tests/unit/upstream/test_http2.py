@@ -91,6 +91,8 @@ async def test_an_answer_cut_short_and_one_that_does_not_come_are_errors() -> No
             asked.peer.transport.close()
         elif asked.body == b"silent":
             await asked.reset.wait()
+        else:
+            await echo(asked)
 
     pool = Pool(patience=Patience(first_byte_s=0.05, idle_s=0.04))
     async with http2_server(script) as server:
@@ -99,9 +101,11 @@ async def test_an_answer_cut_short_and_one_that_does_not_come_are_errors() -> No
             while await response.read():
                 pass
         assert not caught.value.retryable
+        assert await whole(pool, ask(server.port, b"two")) == b"got two"
         with pytest.raises(UpstreamError, match="said nothing") as caught:
             await pool.request(ask(server.port, b"silent"))
         assert caught.value.retryable
+        assert [one.body for one in server.asked].count(b"silent") == 1, "it has it: it is not asked twice"
         await pool.close()
 
 

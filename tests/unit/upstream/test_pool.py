@@ -264,6 +264,41 @@ async def test_a_stale_connection_is_replaced_once() -> None:
         await pool.close()
 
 
+@pytest.mark.parametrize(("sign", "said"), [(b"", "said nothing"), (INTERIM, "closed the connection")])
+async def test_an_upstream_that_has_the_request_is_not_asked_it_twice(sign: bytes, said: str) -> None:
+    """Silent until nobody waits any more, or at work by its own word and then gone: the connection was not stale."""
+
+    async def script(exchange: Exchange) -> None:
+        if len(server.exchanges) == 1:
+            await exchange.answer(b"ok")
+        elif sign:
+            await exchange.send(sign)
+            exchange.cut()
+        else:
+            await exchange.gone()
+
+    pool = Pool(patience=Patience(first_byte_s=0.05, idle_s=0.1))
+    async with scripted(script) as server:
+        assert await whole(pool, ask(server)) == b"ok"
+        with pytest.raises(UpstreamError, match=said) as caught:
+            await pool.request(ask(server))
+        assert caught.value.retryable, "another upstream may do better"
+        assert [one.connection for one in server.exchanges] == [0, 0]
+        await pool.close()
+
+
+@pytest.mark.parametrize(("after_s", "may_be_stale"), [(1, True), (limits.UPSTREAM_STALE_S + 1, False)])
+async def test_a_connection_that_was_stale_is_lost_soon(after_s: float, may_be_stale: bool) -> None:
+    wheel = Wheel(1)
+    connection = Connection("vendor", wheel, Patience(600, 120), Outbox(), lambda gone: None)
+    connection.connection_made(Open())
+    connection.rest()
+    connection.send(b"POST / HTTP/1.1\r\ncontent-length: ", b"")
+    wheel.now_s += after_s
+    connection.connection_lost(None)
+    assert connection.used == may_be_stale
+
+
 async def test_who_met_a_dead_connection_waits_for_a_new_one_not_for_another_that_was_used(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
