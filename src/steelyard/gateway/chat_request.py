@@ -11,7 +11,7 @@ import msgspec
 from msgspec import Meta, Raw
 
 from steelyard.gateway.chat_tools import ToolChoice, Tools, tool_params
-from steelyard.gateway.chat_turns import Message, prompt_tokens_max, turns_of
+from steelyard.gateway.chat_turns import Message, beside_bytes, prompt_tokens_max, turns_of
 from steelyard.gateway.json_body import read_json
 from steelyard.kernel import limits
 from steelyard.kernel.errors import bad_request
@@ -124,20 +124,19 @@ def parse_chat(body: bytes, request_id: bytes) -> ChatOrder:
     if request.top_logprobs and not request.logprobs:
         raise bad_request("'top_logprobs' needs 'logprobs': true.", "top_logprobs")
     turns = turns_of(request.messages)
-    offered = tool_params(request.tools, request.tool_choice, request.parallel_tool_calls)
     unknown = () if fields.keys() <= _KNOWN else tuple(sorted(fields.keys() - _KNOWN))
     if "store" in fields and bytes(fields["store"]) == _TRUE:  # chats are not kept for a later look
         unknown = (*unknown, "store")
     params = {name: raw for name, raw in fields.items() if name not in _NOT_FORWARDED}
     params["messages"] = Raw(msgspec.json.encode(turns))
-    params |= offered
+    params |= tool_params(request.tools, request.tool_choice, request.parallel_tool_calls)
     if (form := _response_format(request.response_format, fields)) is not None:
         params["response_format"] = form
     order = Order(
         request_id=request_id,
         model=request.model,
         params=params,
-        prompt_tokens_max=prompt_tokens_max(turns, len(bytes(offered["tools"])) if offered else 0),
+        prompt_tokens_max=prompt_tokens_max(turns, beside_bytes(params, unknown)),
         max_tokens=request.max_completion_tokens or request.max_tokens,
         sequences=request.n or 1,
         stream=bool(request.stream),

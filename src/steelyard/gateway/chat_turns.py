@@ -4,7 +4,7 @@ Texts in parts are joined unless a part is marked for a cache; images, audio and
 (an adapter whose model does not refuses them by name). Knows no engine and no money.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Literal
 
 import msgspec
@@ -183,11 +183,17 @@ def _content(message: Message) -> str | list[Part] | None:
 def prompt_tokens_max(turns: list[Turn], beside_bytes: int) -> int:
     """No byte-level tokenizer makes more tokens than bytes; the template's marks come on top.
 
-    `beside_bytes` is the JSON text that a template writes into the prompt beside the turns: the tools on offer. Some
-    write it with indents, so it counts twice.
+    `beside_bytes` is the JSON text that a template may write into the prompt beside the turns. Some write it with
+    indents, so it counts twice.
     """
     text = sum(_turn_bytes(turn) for turn in turns)
     return text + _MESSAGE_TOKENS * len(turns) + _TEMPLATE_TOKENS + 2 * beside_bytes
+
+
+def beside_bytes(params: Mapping[str, msgspec.Raw], unknown: Iterable[str]) -> int:
+    """How much there is of that: the tools on offer, the form of the answer, and fields that nobody here knows, whose
+    text a model may read (vLLM's `documents`)."""
+    return sum(len(params[name]) for name in ("tools", "response_format", *unknown) if name in params)
 
 
 def plain_tokens_max(turns: Sequence[PlainTurn | UnescapedTurn]) -> int:
@@ -216,6 +222,8 @@ def _turn_bytes(turn: Turn) -> int:
         )
     else:
         size = 0
+    if turn.name:
+        size += len(turn.name.encode())
     if turn.tool_calls or turn.tool_call_id:
         size += 2 * len(msgspec.json.encode(turn.tool_calls)) + limits.CALL_MARK_BYTES
     if turn.reasoning_content:

@@ -12,7 +12,7 @@ from msgspec import Meta, Raw
 
 from steelyard.gateway.chat_request import ChatRequest, Stop
 from steelyard.gateway.chat_tools import Choice, Function, Named, Tool, ToolChoice, tool_params
-from steelyard.gateway.chat_turns import prompt_tokens_max
+from steelyard.gateway.chat_turns import beside_bytes, prompt_tokens_max
 from steelyard.gateway.json_body import read_json
 from steelyard.gateway.messages_blocks import Cache, Message, Text, Turns
 from steelyard.kernel import limits
@@ -153,7 +153,7 @@ def _parsed(request: CountRequest, fields: dict[str, Raw], request_id: bytes, be
     unknown = sorted(set(fields) - _KNOWN - _HINTS - _REFUSED.keys())
     params = {name: fields[name] for name in (*_SAME_NAME, *unknown) if name in fields}
     params["messages"] = Raw(_encode(turns.turns))
-    params |= (offered := _offered(request, turns.loose))
+    params |= _offered(request, turns.loose)
     params |= _shaped(request)
     if request.stop_sequences:
         params["stop"] = Raw(_encode(request.stop_sequences))
@@ -163,7 +163,7 @@ def _parsed(request: CountRequest, fields: dict[str, Raw], request_id: bytes, be
         request_id=request_id,
         model=request.model,
         params=params,
-        prompt_tokens_max=prompt_tokens_max(turns.turns, len(bytes(offered["tools"])) if offered else 0),
+        prompt_tokens_max=prompt_tokens_max(turns.turns, beside_bytes(params, unknown)),
         max_tokens=request.max_tokens,
         sequences=1,
         stream=bool(request.stream),

@@ -10,7 +10,7 @@ import msgspec
 from msgspec import Meta, Raw
 
 from steelyard.gateway.chat_request import MaxTokens, Samplers, session_of
-from steelyard.gateway.chat_turns import Turn, prompt_tokens_max
+from steelyard.gateway.chat_turns import Turn, beside_bytes, prompt_tokens_max
 from steelyard.gateway.json_body import read_json
 from steelyard.gateway.responses_items import Item, Turns
 from steelyard.gateway.responses_tools import AnyChoice, OfferedTools, offered
@@ -178,7 +178,7 @@ def order_of(understood: Understood, request_id: bytes, earlier: Earlier | None 
     unknown = sorted(fields.keys() - _KNOWN - _REFUSED.keys())
     params = {name: fields[name] for name in (*_SAMPLERS, *unknown) if name in fields}
     params["messages"] = Raw(_encode(turns.turns))
-    params |= (offer := offered(request.tools, request.tool_choice, request.parallel_tool_calls, turns.loose))
+    params |= offered(request.tools, request.tool_choice, request.parallel_tool_calls, turns.loose)
     params |= _shaped(request, turns.loose)
     include = request.include or ()
     if "message.output_text.logprobs" in include:
@@ -187,7 +187,7 @@ def order_of(understood: Understood, request_id: bytes, earlier: Earlier | None 
         request_id=request_id,
         model=request.model,
         params=params,
-        prompt_tokens_max=prompt_tokens_max(turns.turns, len(bytes(offer["tools"])) if offer else 0),
+        prompt_tokens_max=prompt_tokens_max(turns.turns, beside_bytes(params, unknown)),
         max_tokens=request.max_output_tokens,
         sequences=1,
         stream=bool(request.stream),

@@ -130,6 +130,15 @@ def test_a_tool_loop_takes_its_canonical_form() -> None:
     assert parsed.order.prompt_tokens_max > parse(messages=turns).order.prompt_tokens_max
 
 
+def test_the_bound_of_a_prompt_holds_all_that_a_template_may_write_into_it() -> None:
+    text, least = "x" * 5000, parse().order.prompt_tokens_max + 5000
+    schema = {"type": "json_schema", "json_schema": {"name": "a", "schema": {"description": text}}}
+    named = [{**HELLO["messages"][0], "name": text}]
+    for fields in ({"messages": named}, {"documents": [{"text": text}]}, {"response_format": schema}):
+        assert parse(**fields).order.prompt_tokens_max >= least, fields.keys()
+    assert parse(temperature=0.123456789).order.prompt_tokens_max == least - 5000, "of which no model reads a word"
+
+
 def test_tools_that_must_not_be_used_are_not_offered() -> None:
     assert set(parse(tools=[TOOL], tool_choice="none").order.params) == {"messages"}
     assert set(parse(tools=[], tool_choice="auto").order.params) == {"messages"}

@@ -43,6 +43,13 @@ def test_the_smallest_request() -> None:
     assert order.prompt_tokens_max >= len("Hi") + 16
 
 
+def test_the_bound_of_a_prompt_holds_the_form_of_the_answer_and_what_nobody_here_knows() -> None:
+    text, least = "x" * 5000, parse().order.prompt_tokens_max + 5000
+    form = {"format": {"type": "json_schema", "schema": {"description": text}}}
+    for fields in ({"output_config": form}, {"documents": [text]}):
+        assert parse(**fields).order.prompt_tokens_max >= least, fields.keys()
+
+
 def test_a_system_text_or_its_blocks_become_the_first_turn() -> None:
     assert turns(*HI, system="Be brief.")[0] == {"role": "system", "content": "Be brief."}
     blocks = [{"type": "text", "text": "A"}, {"type": "text", "text": "B"}]

@@ -211,6 +211,13 @@ def test_what_cannot_be_is_refused_by_name(fields: dict[str, Any], name: str) ->
     assert refused(**fields).param == name
 
 
+def test_the_bound_of_a_prompt_holds_the_form_of_the_answer_and_what_nobody_here_knows() -> None:
+    text, least = "x" * 5000, parsed().order.prompt_tokens_max + 5000
+    form = {"format": {"type": "json_schema", "name": "a", "schema": {"description": text}}}
+    for fields in ({"text": form}, {"documents": [text]}):
+        assert parsed(**fields).order.prompt_tokens_max >= least, fields.keys()
+
+
 def test_earlier_items_come_first_and_are_named_by_the_field_that_brought_them() -> None:
     earlier = Earlier(tuple(msgspec.convert([{"role": "user", "content": "?"}, CALL], list[Item])))
     order = parsed(earlier, input=[RESULT], previous_response_id="resp_x", instructions="Be brief.")
