@@ -82,7 +82,8 @@ def _post(desk: Desk, found: Rerating, reason: str, actor: str) -> dict[str, obj
         for one in found.differences
     ]
     payload = {"book": found.book, "since_ns": found.since_ns, "until_ns": found.until_ns, "corrections": corrections}
-    reply: dict[str, object] = desk.command("rerate.post", payload | {"reason": reason, "actor": actor})
+    payload |= {"last_batch": found.last_batch, "reason": reason, "actor": actor}
+    reply: dict[str, object] = desk.command("rerate.post", payload)
     return reply
 
 

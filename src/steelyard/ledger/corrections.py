@@ -84,6 +84,29 @@ def post_correction(
     return Posted(batch_id, {tenant_id: amount for tenant_id, amount in taken.items() if amount}, again=False)
 
 
+def refuse_newer(connection: Connection, period: Period, last_batch_id: int) -> None:
+    """CallerError 409 when requests of the period were credited or corrected behind this batch, the last that a
+    difference was made from: what was given back then would be given back again."""
+    if _before(connection, period) is not None:
+        return
+    done, usage, columns = tables.operations.c, tables.usage.c, tables.corrections.c
+    within = (usage.closed_ns >= period.since_ns, usage.closed_ns < period.until_ns)
+    credits = (
+        select(done.id)
+        .join(tables.usage, usage.request_id == done.request_id)
+        .where(done.kind == BatchKind.CREDIT.value, done.batch_id > last_batch_id, *within)
+    )
+    same = (columns.since_ns == period.since_ns, columns.until_ns == period.until_ns)
+    again = select(columns.id).where(*same, columns.batch_id > last_batch_id)
+    if connection.execute(credits.union_all(again)).first() is not None:
+        raise CallerError(
+            409,
+            "changed_meanwhile",
+            "Requests of this period were credited or corrected while they were rated again. Nothing was posted; do it "
+            "once more.",
+        )
+
+
 def corrected(connection: Connection, since_ns: int, until_ns: int) -> dict[tuple[int, str, str], Correction]:
     """What earlier corrections of exactly this period moved, by (tenant, model, currency)."""
     columns = tables.corrections.c

@@ -1,7 +1,7 @@
 """Posting a re-rating: checks what was asked, sets aside what wallets have to give, tells the teller afterwards.
 
-The differences come from `reports.rerate`, computed by whoever asks over rows that never change; what may be posted,
-and how often, is decided here and in `ledger.corrections`.
+The differences come from `reports.rerate`, computed by whoever asks over rows that never change, though others may
+follow; what may be posted, and how often, is decided here and in `ledger.corrections`.
 """
 
 import hashlib
@@ -18,7 +18,7 @@ from steelyard.kernel import limits
 from steelyard.kernel.clock import NS_PER_S, Clock
 from steelyard.kernel.errors import bad_request
 from steelyard.kernel.money import INT64_MAX
-from steelyard.ledger.corrections import Correction, Period, post_correction
+from steelyard.ledger.corrections import Correction, Period, post_correction, refuse_newer
 from steelyard.ledger.purses import read_purses
 from steelyard.ledger.teller import Teller
 from steelyard.processes.outcome import Outcome
@@ -36,7 +36,8 @@ class CorrectionAsked(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Asked(msgspec.Struct, frozen=True, kw_only=True):
-    """The payload of "rerate.post". `available` is what the teller set aside; without it the balances count."""
+    """The payload of "rerate.post". `available` is what the teller set aside; without it the balances count.
+    `last_batch` is the newest that the differences were made from."""
 
     book: Annotated[str, Meta(pattern="^[0-9a-f]{64}$")]
     since_ns: Annotated[int, Meta(ge=0)]
@@ -44,6 +45,7 @@ class Asked(msgspec.Struct, frozen=True, kw_only=True):
     reason: Annotated[str, Meta(min_length=1, max_length=500)]
     actor: Annotated[str, Meta(min_length=1, max_length=limits.NAME_CHARACTERS_MAX)]
     corrections: Annotated[list[CorrectionAsked], Meta(max_length=limits.CORRECTIONS_MAX)]
+    last_batch: Annotated[int, Meta(ge=0, le=INT64_MAX)]
     available: dict[int, int] | None = None
 
 
@@ -55,6 +57,7 @@ def post_rerating(connection: Connection, payload: dict[str, Any], clock: Clock)
             f"The period must have ended {limits.RERATED_AFTER_S} seconds ago, so that all of it is posted.", "until"
         )
     period = Period(bytes.fromhex(asked.book), asked.since_ns, asked.until_ns)
+    refuse_newer(connection, period, asked.last_batch)
     corrections = [
         Correction(one.tenant_id, one.model, one.currency, one.wallet_nano, one.overrun_nano)
         for one in asked.corrections

@@ -21,6 +21,7 @@ from steelyard.kernel.quantities import Usage
 from steelyard.kernel.tariff import Tariff, Thinking
 from steelyard.ledger.accounts import BatchKind
 from steelyard.ledger.corrections import Correction, corrected
+from steelyard.ledger.purses import last_batch_id
 from steelyard.rating.rate import charge_of
 from steelyard.rating.varied import standing
 from steelyard.reports.sums import whole
@@ -56,6 +57,7 @@ class Rerating(Record, frozen=True):
     until_ns: int
     requests: int
     differences: tuple[Difference, ...]
+    last_batch: int  # the newest one that counts in them
 
 
 class _Sum:
@@ -120,9 +122,8 @@ def rerate_period(
         if done % _EVERY == 0:
             progress(done, total)
     progress(done, total)
-    return Rerating(
-        book.fingerprint.hex(), since_ns, until_ns, done, _differences(connection, sums, since_ns, until_ns)
-    )
+    found = _differences(connection, sums, since_ns, until_ns)
+    return Rerating(book.fingerprint.hex(), since_ns, until_ns, done, found, last_batch_id(connection))
 
 
 def _kept(taken_nano: int, again_nano: int, back_nano: int) -> int:

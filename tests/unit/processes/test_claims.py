@@ -222,6 +222,7 @@ async def test_a_correction_takes_no_money_that_requests_were_promised(house: Ho
     assert (await client.hold(HoldAsk(house.requests.ids.next(), 1, 4_000_000_000, 1))).amount_nano == 4_000_000_000
     line = {"tenant_id": 1, "model": "small", "currency": "CNY", "wallet_nano": 3_000_000_000, "overrun_nano": 0}
     payload = {"book": "ab" * 32, "since_ns": 0, "until_ns": 10**18, "reason": "r", "actor": "a", "corrections": [line]}
+    payload["last_batch"] = 10
     reply = await client.command("rerate.post", payload)
     assert reply["taken"] == [{"tenant_id": 1, "wallet_nano": 1_000_000_000}]
     assert await wallet(client) == (4_000_000_000, 4_000_000_000)

@@ -48,7 +48,8 @@ def post(shop: Shop, found: Rerating, **more: object) -> dict:
     names = ("tenant_id", "model", "currency", "wallet_nano", "overrun_nano")
     corrections = [{name: getattr(one, name) for name in names} for one in found.differences]
     payload = {"book": found.book, "since_ns": found.since_ns, "until_ns": found.until_ns, "corrections": corrections}
-    return post_rerating(shop.books, payload | {"reason": "wrong price", "actor": "ada"} | more, shop.clock).reply
+    payload |= {"last_batch": found.last_batch, "reason": "wrong price", "actor": "ada"}
+    return post_rerating(shop.books, payload | more, shop.clock).reply
 
 
 def sound(shop: Shop) -> None:
@@ -209,6 +210,27 @@ def test_what_was_credited_back_is_not_given_back_again(
     sound(shop)
     (left,) = rerate_period(shop.books, book(output), found.since_ns, found.until_ns).differences
     assert (left.difference_nano, left.wallet_nano) == (0, 0)
+
+
+def test_what_was_given_back_while_the_period_was_rated_is_not_given_back_twice(shop: Shop) -> None:
+    shop.tenant("acme")
+    shop.topup("acme", 10**12)
+    shop.sell(shop.request("acme", Usage(0, 0, 1000)), shop.request("acme", Usage(0, 0, 1000)))
+    slow = all_of(shop, book("1.00"))
+    credit = Cashier(shop.clock, Teller(), lambda: None).commands()["wallet.credit"]
+    credit(shop.books, {"request_id": shop.rated[0].settlement.opened.request_id, "reason": "was cut"})
+    before = balance(shop, "acme")
+    with pytest.raises(CallerError) as refused:
+        post(shop, slow)
+    assert (refused.value.status, refused.value.code) == (409, "changed_meanwhile")
+    found, other = (rerate_period(shop.books, book(price), 0, slow.until_ns) for price in ("1.00", "1.10"))
+    post(shop, found)
+    assert balance(shop, "acme") == before + 500_000, "of the other request alone"
+    assert post(shop, found)["posted_before"] is True
+    with pytest.raises(CallerError) as again:
+        post(shop, other)
+    assert again.value.code == "changed_meanwhile"
+    sound(shop)
 
 
 def test_a_batch_is_rated_again_at_the_prices_of_batches(trading: Shop) -> None:
