@@ -232,15 +232,24 @@ class Office:
 
 @contextmanager
 def transaction(engine: Engine) -> Iterator[Connection]:
-    """One transaction; a database that is locked, full or away becomes a CallerError 503."""
+    """One transaction; a database that is locked, full or away becomes a CallerError 503.
+
+    It says so where nobody knows whether the commit was done: whoever moves money again then may move it twice.
+    """
+    acted = False
     try:
         with engine.begin() as connection:
             yield connection
+            acted = True
     except DataError as error:
         raise bad_request("The books cannot keep a value that is too long, too large or no text.") from error
     except (OperationalError, InterfaceError, InternalError) as error:
         reason = "The disk is full." if "full" in str(error.orig) else "The books cannot be written at the moment."
-        raise unavailable("books_unavailable", f"{reason} Nothing was changed. Try again in a moment.") from error
+        outcome = "Nothing was changed. Try again in a moment."
+        if acted and error.connection_invalidated:
+            reason = "The database went away before it said that this is done."
+            outcome = "Perhaps it is: look before you do it again, or use the same idempotency key."
+        raise unavailable("books_unavailable", f"{reason} {outcome}") from error
 
 
 def _key(key: identity.Key) -> Payload:

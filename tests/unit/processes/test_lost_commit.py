@@ -11,7 +11,7 @@ from tests.fakes.ledger import outside
 from tests.fakes.postgres_line import Line
 from tests.unit.processes.test_books import House, clean, until, wallet
 
-from steelyard.kernel.errors import WriterLost
+from steelyard.kernel.errors import CallerError, WriterLost
 from steelyard.storage import tables
 
 if TYPE_CHECKING:
@@ -51,6 +51,21 @@ async def test_a_lost_commit_is_posted_exactly_once(tmp_path: Path, line: Line, 
     with engine.connect() as connection:
         assert connection.execute(select(func.count()).select_from(tables.usage)).scalar_one() == 1
     engine.dispose()
+    await clean(client)
+    await house.close()
+
+
+@pytest.mark.parametrize("cut", ["before", "after"])
+async def test_who_moves_money_is_told_that_nobody_knows_whether_it_moved(tmp_path: Path, line: Line, cut: str) -> None:
+    house = await opened_house(tmp_path / "data", line)
+    client, _ = await house.worker()
+    line.cut = cut
+    topup = {"tenant": "acme", "amount": "1", "idempotency_key": "k"}
+    with pytest.raises(CallerError, match="look before you do it again, or use the same idempotency key") as lost:
+        await client.command("wallet.topup", topup)
+    assert (lost.value.status, line.cuts) == (503, 1)
+    assert (await client.command("wallet.topup", topup))["balance_nano"] == 6_000_000_000
+    await until(lambda: house.books and house.books.teller.balance(1) == 6_000_000_000, "the teller knows by then")
     await clean(client)
     await house.close()
 
