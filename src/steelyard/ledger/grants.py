@@ -147,18 +147,29 @@ def post_allowances(connection: Connection, clock: Clock) -> tuple[frozenset[int
 
     Returns the tenants who got something, and when the next window begins (None: there is no allowance).
     """
-    now_ns = clock.now_ns()
-    columns = tables.grants.c
+    now_ns, running = clock.now_ns(), allowances(connection)
+    windows = {calendar: calendar.window(now_ns) for calendar in {one.calendar for one in running}}
+    given = _given(connection, {window.start_ns for window in windows.values()}) if windows else set()
     due: list[Given] = []
-    next_ns: int | None = None
-    for one in allowances(connection):
-        window = one.calendar.window(now_ns)
-        next_ns = window.end_ns if next_ns is None else min(next_ns, window.end_ns)
-        # By tenant, not by allowance: one that is stopped and started anew gives nothing twice in a window.
-        same = (columns.window_start_ns == window.start_ns, columns.expires_ns == window.end_ns)
-        given = select(columns.id).where(columns.tenant_id == one.tenant_id, columns.allowance_id.is_not(None), *same)
-        if connection.execute(given).first() is None:
+    for one in running:
+        window = windows[one.calendar]
+        # By tenant as well: one that is stopped and started anew gives nothing twice in a window.
+        if given.isdisjoint({(one.id, window.start_ns), (one.tenant_id, *window)}):
             due.append(Given(one.tenant_id, one.amount_nano, window.end_ns, (one.id, window.start_ns)))
     for start in range(0, len(due), limits.GRANTS_PER_BATCH_MAX):
         post_grants(connection, due[start : start + limits.GRANTS_PER_BATCH_MAX], Why("allowance", ""), clock)
-    return frozenset(one.tenant_id for one in due), next_ns
+    return frozenset(one.tenant_id for one in due), min((window.end_ns for window in windows.values()), default=None)
+
+
+def _given(connection: Connection, starts: set[int]) -> set[tuple[int, ...]]:
+    """What allowances gave in windows that begin at these moments: (allowance, start) and (tenant, start, end).
+
+    By way of the allowances, whose index it is: grants are as many as days have passed.
+    """
+    columns = tables.grants.c
+    here = (columns.allowance_id.in_(select(tables.allowances.c.id)), columns.window_start_ns.in_(starts))
+    query = select(columns.allowance_id, columns.tenant_id, columns.window_start_ns, columns.expires_ns).where(*here)
+    found: set[tuple[int, ...]] = set()
+    for allowance_id, tenant_id, start_ns, end_ns in connection.execute(query):
+        found |= {(allowance_id, start_ns), (tenant_id, start_ns, end_ns)}
+    return found

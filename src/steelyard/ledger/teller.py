@@ -291,11 +291,13 @@ class Teller:
         before_ns, self._now_ns = self._now_ns, max(now_ns, self._now_ns)
         if self._now_ns >= self._next_expiry_ns:
             self._next_expiry_ns = INT64_MAX
-            for tenant_id, purse in self._purses.items():
+            held: dict[int, set[bytes]] = {}  # found once: an allowance ends for everybody at the same moment
+            for request_id, hold in self._holds.items():
+                held.setdefault(hold.tenant_id, set()).add(request_id)
+            for tenant_id, purse in [one for one in self._purses.items() if one[1].grants]:
                 if any(before_ns < grant.expires_ns <= self._now_ns for grant in purse.grants):
-                    ids = {request_id for request_id, hold in self._holds.items() if hold.tenant_id == tenant_id}
-                    held_nano = sum(self._holds[request_id].amount_nano for request_id in ids)
-                    self._earlier[tenant_id] = _Earlier(ids, held_nano)
+                    ids = held.get(tenant_id, set())
+                    self._earlier[tenant_id] = _Earlier(ids, sum(self._holds[one].amount_nano for one in ids))
                 self._put(tenant_id, purse)
         return {tenant_id: left for tenant_id in self._earlier if (left := self._left_over(tenant_id))}
 

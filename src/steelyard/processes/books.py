@@ -315,7 +315,8 @@ class Books:
 
     def _take(self, outcome: Outcome) -> Any:
         self.teller.correct(outcome.purses)
-        self._timekeeper.wake()  # an allowance may have begun
+        if outcome.purses:
+            self._timekeeper.wake()  # an allowance may have begun
         for seed in outcome.limited:
             self.teller.limit(seed)
         self.lending.recall_unfit()

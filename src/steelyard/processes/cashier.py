@@ -109,9 +109,11 @@ class Cashier:
             purses: dict[int, Purse] = {}
             if answer is None:
                 move = plan.make()
+                tenant_id = move.tenants[0] if plan.tenant_id is None else plan.tenant_id
+                if key is not None and plan.tenant_id is None:  # whose batch it is, and so whose key, is known by now
+                    answered_before(connection, tenant_id, key, plan.asked)
                 batch_id = moves.post_move(connection, move, plan.why, self._clock)
                 amount_nano = next(iter(move.pairs.values()))
-                tenant_id = move.tenants[0] if plan.tenant_id is None else plan.tenant_id
                 answer = {"batch": batch_id, "amount_nano": amount_nano, "tenant_id": tenant_id}
                 if move.conversion is not None:
                     answer |= {"arrived_nano": move.conversion.to_nano, "rate": str(move.conversion.rate)}
@@ -169,14 +171,16 @@ class Cashier:
         tenant, amount = _tenant(connection, payload), amount_of(payload)
         zone, week_start = payload.get("zone") or "UTC", payload.get("week_start") or "monday"
         calendar = calendar_from(text_of(payload, "every"), str(zone), str(week_start))
+        granted = {tenant.id}
 
         def act(why: Why) -> dict[str, Any]:
             grants.start_allowance(connection, tenant.id, amount, calendar, why, self._clock)
-            grants.post_allowances(connection, self._clock)
+            granted.update(grants.post_allowances(connection, self._clock)[0])
             return {"amount_nano": amount, "window_end_ns": calendar.window(self._clock.now_ns()).end_ns}
 
         asked = (amount, str(calendar.every), calendar.zone, calendar.week_start)
-        return self._once(connection, payload, (tenant, "allowance"), asked, act)
+        outcome = self._once(connection, payload, (tenant, "allowance"), asked, act)
+        return outcome._replace(purses=read_purses(connection, granted))
 
     def _allowance_stop(self, connection: Connection, payload: Payload) -> Outcome:
         tenant = _tenant(connection, payload)
@@ -204,7 +208,7 @@ class Cashier:
                 str(kind), tenant.id, asked, answer, answer.get("batch"), answer.get("amount_nano"), key=key
             )
             record(connection, done, why, self._clock)
-        return Outcome(self._reply(connection, answer), read_purses(connection))
+        return Outcome(self._reply(connection, answer), read_purses(connection, [tenant.id]))
 
     def _time_passed(self, connection: Connection, payload: Payload) -> Outcome:
         """Sweep what is left of expired grants (`due` by tenant) and give what allowances owe."""

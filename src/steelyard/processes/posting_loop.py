@@ -226,12 +226,12 @@ class PostingLoop:
             opened = rated.settlement.opened
             used = used_of(rated.settlement)
             self._note_owner(opened.request_id, used.tokens, told)
-            unheld = self._teller.find(opened.request_id) is None
-            self.in_doubt |= unheld and self._teller.purse(opened.tenant_id).limit_nano > 0  # which limit counted?
             if opened.lease and self._leases.settle(
                 opened.tenant_id, opened.lease, opened.request_id, opened.hold_nano, used
             ):
                 told.setdefault(opened.lease, []).append((opened.request_id, used.tokens))
+            elif self._teller.find(opened.request_id) is None:  # which limit counted? What is lent is no credit
+                self.in_doubt |= self._teller.purse(opened.tenant_id).limit_nano > 0
             due = min(rated.charge_nano, opened.hold_nano)
             taken = self._teller.settle(opened.request_id, opened.tenant_id, opened.hold_nano, rated.charge_nano, used)
             self.in_doubt |= taken < due  # an earlier limit, which books that were restarted do not know, covered it

@@ -1,12 +1,15 @@
 """The teller: grants, refusals, idempotence, and I4 in every step a random history can take."""
 
+from typing import Any
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
 from steelyard.kernel.errors import BooksError
-from steelyard.ledger.teller import Teller
+from steelyard.ledger.purse import Grant, Purse
+from steelyard.ledger.teller import Hold, Teller
 
 
 def _id(number: int) -> bytes:
@@ -25,6 +28,27 @@ def test_grants_less_when_the_floor_is_covered_and_refuses_below_it() -> None:
     assert teller.hold(_id(2), 1, 60, 40, "w0-1") == 40
     assert teller.hold(_id(3), 1, 60, 1, "w0-1") == 0
     assert teller.open_holds == 2
+
+
+class Looked(dict[bytes, Hold]):
+    """Counts how often it is looked through."""
+
+    looks = 0
+
+    def items(self) -> Any:
+        self.looks += 1
+        return super().items()
+
+
+def test_holds_are_looked_through_once_however_many_grants_expire() -> None:
+    purse = Purse(100, 0, (Grant(50, 1, "grant:x#1", 10),))
+    teller = Teller(dict.fromkeys(range(1, 20), purse))
+    teller.hold(_id(1), 7, 105, 105, "w0-1")
+    teller._holds = holds = Looked(teller._holds)
+    left = teller.expire(50)
+    assert holds.looks == 1
+    assert left == dict.fromkeys((one for one in range(1, 20) if one != 7), 10), "what 7 holds may still need it"
+    assert (teller.available(1), teller.available(7)) == (100, 5)
 
 
 def test_asking_again_sets_nothing_more_aside() -> None:

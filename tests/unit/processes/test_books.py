@@ -406,6 +406,19 @@ async def test_metrics_and_status_answer(house: House) -> None:
     assert (status["workers"], status["holds"], status["trouble"]) == ([client.series], 0, "")
 
 
+async def test_who_only_looks_has_nobody_look_for_allowances(house: House) -> None:
+    office = house.clients[0]
+    assert house.books is not None
+    timekeeper = house.books._timekeeper
+    await until(lambda: timekeeper._next_ns, "the first look")
+    looked_until_ns = timekeeper._next_ns
+    await office.command("tenant.list", {})
+    await wallet(office)
+    assert timekeeper._next_ns == looked_until_ns
+    await office.command("wallet.allowance", {"tenant": "acme", "amount": "1", "every": "day"})
+    await until(lambda: 0 < timekeeper._next_ns < looked_until_ns, "the end of its window")
+
+
 async def test_the_socket_is_private(house: House) -> None:
     assert house.data.socket.stat().st_mode & 0o777 == 0o600
 

@@ -6,7 +6,7 @@ from typing import Any
 
 import msgspec
 import pytest
-from sqlalchemy import Engine, insert, select, update
+from sqlalchemy import Engine, event, insert, select, update
 from tests.fakes.ledger import TARIFFS, Requests, books
 
 from steelyard.identity.store import add_tenant
@@ -309,6 +309,15 @@ def test_a_repeat_does_nothing_more(till: Till, op: str, payload: dict[str, Any]
     assert conflict == (409, "idempotency_conflict", "idempotency_key")
 
 
+def test_a_key_that_was_used_reverses_nothing(till: Till) -> None:
+    batch = till.do("wallet.topup", tenant="acme", amount="1", idempotency_key="k")["batch"]
+    conflict = till.refusal("ledger.reverse", batch=batch, idempotency_key="k", **WHY)
+    assert conflict == (409, "idempotency_conflict", "idempotency_key")
+    first = till.do("ledger.reverse", batch=batch, idempotency_key="r", **WHY)
+    assert till.do("ledger.reverse", batch=batch, idempotency_key="r", **WHY)["batch"] == first["batch"]
+    assert till.purses()["acme"][0] == 5 * CNY
+
+
 def test_every_operation_says_who_and_why(till: Till) -> None:
     till.do("wallet.adjust", tenant="acme", amount="1", **WHY)
     with till.engine.connect() as connection:
@@ -362,6 +371,35 @@ def test_free_quota_reset_at_midnight_in_shanghai(till: Till) -> None:
     till.clock.advance(DAY_NS)
     till.office.command("time.passed", {"due": {1: CNY}})
     assert till.purses()["acme"][1] == 0
+
+
+def test_allowances_of_many_are_looked_for_at_once(till: Till) -> None:
+    for number in range(12):
+        till.do("tenant.add", name=f"tenant{number}", currency="CNY")
+        till.do("wallet.allowance", tenant=f"tenant{number}", amount="1", every="day")
+    asked: list[object] = []
+    event.listen(till.engine, "before_cursor_execute", lambda *told: asked.append(told[2]))
+    till.office.command("time.passed", {"due": {}})
+    assert len(asked) < 8, "no question for each of them"
+    till.clock.advance(DAY_NS)
+    outcome = till.office.execute("time.passed", {"due": {}})
+    assert len(outcome.purses) == 12
+
+
+def test_a_window_whose_end_has_moved_gives_nothing_twice(till: Till) -> None:
+    """Countries change when their clocks change, within a month too: the books stood still at the second grant."""
+    till.do("wallet.allowance", tenant="acme", amount="1", every="month")
+    with till.engine.begin() as connection:
+        connection.execute(update(tables.grants).values(expires_ns=tables.grants.c.expires_ns - NS_PER_HOUR))
+    till.office.command("time.passed", {"due": {}})
+    assert till.purses()["acme"][1] == CNY
+
+
+def test_a_grant_changes_nobody_elses_purse(till: Till) -> None:
+    asked = {"tenant": "acme", "amount": "1", "expires_ns": till.clock.now_ns() + DAY_NS}
+    assert till.office.execute("wallet.grant", asked).purses.keys() == {1}
+    asked = {"tenant": "beta", "amount": "1", "every": "day"}
+    assert till.office.execute("wallet.allowance", asked).purses.keys() == {2}
 
 
 def test_a_closed_period_takes_no_posting(till: Till) -> None:

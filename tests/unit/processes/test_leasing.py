@@ -71,6 +71,31 @@ async def test_a_busy_worker_holds_by_itself_and_everything_settles(house: House
     await clean(client)
 
 
+async def test_what_was_lent_to_a_tenant_with_credit_leaves_no_doubt(
+    house: House, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """All purses and limits were read again with every batch: the sums of a month, while nothing else was posted."""
+    await house.clients[0].command("wallet.limit", {"tenant": "acme", "amount": "3"})
+    client, journal = await house.worker()
+    records = await until_leased(house, client, journal)
+    assert house.books is not None
+    posting = house.books._posting
+    doubts: list[object] = []
+    make_certain = posting._make_certain
+
+    async def noted() -> None:
+        doubts.append(posting)
+        await make_certain()
+
+    monkeypatch.setattr(posting, "_make_certain", noted)
+    for record in records:
+        journal.append(house.requests.closed(record))
+    client.closed()
+    await until(lambda: client.open_holds == 0, "the settled notices")
+    await clean(client)
+    assert not doubts
+
+
 async def test_a_lease_is_called_back_before_anybody_is_refused(house: House) -> None:
     client, journal = await house.worker()
     records = await until_leased(house, client, journal)

@@ -1,13 +1,16 @@
 """Accounts balance with their entries, and entries page without gaps."""
 
 from collections import Counter
+from typing import Any
 
 import pytest
+from sqlalchemy import insert, select
 from tests.unit.reports.shop import Shop
 
 from steelyard.kernel.errors import CallerError
 from steelyard.ledger.accounts import CHART
 from steelyard.reports.accounts import EntryRow, accounts, entries, entries_from, trial_balance
+from steelyard.storage import tables
 
 
 def all_entries(shop: Shop, account: str | None = None, limit: int = 1000) -> list[EntryRow]:
@@ -61,6 +64,21 @@ def test_entries_of_an_account_are_all_that_touch_it(busy: Shop) -> None:
         expected = [entry for entry in all_entries(busy) if name in {entry.debit, entry.credit}]
         assert expected
         assert all_entries(busy, name, limit=7) == expected
+
+
+def test_a_page_of_an_account_takes_no_longer_for_all_that_came_before(shop: Shop) -> None:
+    shop.tenant("acme")
+    shop.topup("acme", 10**9)
+    row = dict(shop.books.execute(select(tables.entries)).mappings().one())
+    del row["id"]
+    shop.books.execute(insert(tables.entries), [row] * 5000)
+    steps: list[None] = []
+    driver: Any = shop.books.connection.driver_connection
+    driver.set_progress_handler(lambda: steps.append(None), 100)
+    page = entries(shop.books, "cash", before=4000, limit=10)
+    assert [one.id for one in page.rows] == list(range(3999, 3989, -1))
+    assert len(steps) < 100, "hundreds of steps of the database, not hundreds of thousands"
+    driver.set_progress_handler(None, 0)
 
 
 def test_entries_of_a_batch(busy: Shop) -> None:
