@@ -17,6 +17,7 @@ NANO_PER_UNIT = 10**9
 PICO_PER_UNIT = 10**12
 PICO_PER_NANO = 1000
 INT64_MAX = 2**63 - 1
+_DIGITS_MAX = 40  # before or behind the point; the books keep 31 at most
 
 CURRENCIES = {"CNY": "¥", "USD": "$", "EUR": "€"}
 """Currencies an account may have (ISO 4217 code → sign)."""
@@ -38,6 +39,8 @@ def _scaled(text: str, scale: int, what: str) -> int:
         raise ValueError(f"{what} {text!r} is not a decimal number") from None
     if not value.is_finite():
         raise ValueError(f"{what} {text!r} is not finite")
+    if abs(value.adjusted()) > _DIGITS_MAX:  # as a fraction it would fill the memory
+        raise ValueError(f"{what} {text!r} is nothing the books can keep")
     numerator, denominator = value.as_integer_ratio()
     whole, rest = divmod(numerator * scale, denominator)
     if rest:

@@ -8,6 +8,7 @@ import csv
 import hashlib
 import io
 import json
+import re
 from collections.abc import Iterator, Mapping
 from datetime import UTC, datetime, timedelta, tzinfo
 from decimal import Decimal, InvalidOperation
@@ -48,6 +49,8 @@ COLUMNS: dict[str, dict[str, str]] = {
 """What vendors call their counts, after the usage of their answers, beside the names that all share. `input_tokens` has
 the cached ones in it at some and not at others. By the kind of the upstream; `--columns` says what is not here."""
 
+_GROUPED = re.compile(r"-?[1-9][0-9]{0,2}(,[0-9]{3})+(\.[0-9]*)?")
+"""With commas between thousands. Others write decimals behind a comma, and `0,50` is not 50."""
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 
@@ -190,8 +193,11 @@ def _amount(value: Any) -> tuple[int, int]:
 
 
 def _decimal(value: Any) -> Decimal:
+    text = str(value).strip(" ¥$€")
+    if "," in text and not _GROUPED.fullmatch(text):
+        raise ValueError(f"{value!r} has a comma that groups no thousands. Decimals are written behind a point")
     try:
-        number = Decimal(str(value).strip(" ¥$€").replace(",", ""))
+        number = Decimal(text.replace(",", ""))
     except InvalidOperation:
         raise ValueError(f"{value!r} is no number") from None
     if not number.is_finite() or abs(number) > INT64_MAX:

@@ -35,7 +35,11 @@ def test_amounts_are_read_exactly(text: str, nano: int) -> None:
     assert nano_from_text(text) == nano
 
 
-@pytest.mark.parametrize("text", ["", "abc", "NaN", "Infinity", "0.0000000001", "99999999999999", "1,5"])
+VAST = ("1e999999999", "1e-999999999", "0e999999999")
+"""Written out, each fills gigabytes."""
+
+
+@pytest.mark.parametrize("text", ["", "abc", "NaN", "Infinity", "0.0000000001", "99999999999999", "1,5", *VAST])
 def test_an_amount_the_books_cannot_keep_is_refused(text: str) -> None:
     with pytest.raises(ValueError, match=r"amount"):
         nano_from_text(text)

@@ -201,6 +201,9 @@ def test_columns_are_read_by_the_vendors_table_or_as_asked(trade: Shop) -> None:
         (b"\xff\xfe\x00", "neither CSV nor JSON"),
         (b'{"amount": ', "neither CSV nor JSON"),
         (b"date,amount\n2026-11-03,x\n", "Line 2: 'x' is no number"),
+        (b'date,amount\n2026-11-03,"0,50"\n', "Line 2: '0,50' has a comma that groups no thousands"),
+        (b'date,amount\n2026-11-03,"1.234,56"\n', "groups no thousands"),
+        (b'date,amount\n2026-11-03,"0,123"\n', "groups no thousands"),
         (b"date,amount\nyesterday,1\n", "Line 2"),
         (b"date,amount,prompt_tokens,completion_tokens\n2026-11-03,1,1.5,1\n", "no whole count"),
         (b"date,amount,currency\n2026-11-03,1,CNY\n2026-11-03,1,USD\n", "One bill has one"),
@@ -212,6 +215,11 @@ def test_a_bill_that_cannot_be_read_is_refused_with_its_line(text: bytes, says: 
         read_bill(text, columns_for(set()), UTC, "UTC")
     assert refused.value.status == 400
     assert says in refused.value.message
+
+
+def test_commas_between_thousands_are_no_decimals() -> None:
+    read = read_bill(b'date,amount\n2026-11-03,"$1,234,567.89"\n', columns_for(set()), UTC, "UTC")
+    assert [one.amount_nano for one in read.lines] == [1_234_567_890_000_000]
 
 
 def test_a_bill_without_times_or_amounts_or_a_vendor_is_refused(trade: Shop) -> None:
