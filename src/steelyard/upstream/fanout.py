@@ -168,6 +168,7 @@ async def _merged(
                 told = kept.usage
 
     tasks = [asyncio.ensure_future(pump(sequence)) for sequence in range(order.sequences)]
+    getter: asyncio.Future[tuple[int, Event | UpstreamError | None]] | None = None
     try:
         running = order.sequences
         while running:
@@ -177,7 +178,6 @@ async def _merged(
             await asyncio.wait([getter, *watched], return_when="FIRST_COMPLETED")
             for task in tasks:
                 if task.done() and not task.cancelled() and (error := task.exception()):
-                    getter.cancel()
                     raise error
             sequence, event = await getter
             if isinstance(event, UpstreamError):
@@ -187,6 +187,8 @@ async def _merged(
             else:
                 yield sequence, event
     finally:
+        if getter is not None:
+            getter.cancel()
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)

@@ -62,6 +62,22 @@ class TwoThatFail:
         return True
 
 
+async def test_hanging_up_leaves_no_task_behind() -> None:
+    """One that waits for the next piece for ever is told of in the log when the collector meets it."""
+    order = Order(b"r", "m", {}, 1, 10, 2, True)
+    before = asyncio.all_tasks()
+    async with aclosing(called(TwoThatFail(), order)) as speech:
+        for _ in range(2):
+            await anext(speech)
+        waiting = asyncio.ensure_future(anext(speech))
+        await asyncio.sleep(0)
+        waiting.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await waiting
+    await asyncio.sleep(0)
+    assert asyncio.all_tasks() == before
+
+
 async def test_all_sequences_failing_while_a_piece_is_sent_end_the_answer() -> None:
     """Found by the simulator: nobody looked at the sequences again, and the request hung for ever with its hold."""
     upstream = TwoThatFail()
