@@ -9,6 +9,7 @@ from functools import lru_cache
 from typing import Any, ClassVar
 
 import msgspec
+from msgspec import structs
 
 from steelyard import __version__
 from steelyard.kernel import limits
@@ -115,6 +116,11 @@ class Spoken(msgspec.Struct):
         call |= _signed(piece)
 
 
+def call_id(order: Order, sequence: int, index: int) -> str:
+    """Of a call to which its upstream gave none: without one its result could not say what it answers."""
+    return f"call_{order.request_id.hex()}{sequence}_{index}"
+
+
 def sequences_of(order: Order) -> list[Spoken]:
     """One for each sequence, nothing said yet."""
     return [Spoken()] if order.sequences == 1 else [Spoken() for _ in range(order.sequences)]
@@ -182,6 +188,7 @@ class ChatStream:
         self._prefix = b'data: %b,"choices":' % head_of(order, b"chat.completion.chunk", created_ns, tier)
         self._suffix = b',"usage":null}\n\n' if include_usage else b"}\n\n"
         self.shows_usage = include_usage
+        self._order = order
         self._spoken = sequences_of(order)
         self._around: dict[int, tuple[bytes, bytes]] = {}  # what stands before and behind a text of each sequence
         self._kept = b""  # the end of the only sequence: the closing follows it at once, and leaves with it
@@ -206,7 +213,7 @@ class ChatStream:
         if event.refusal:
             said += prefix + _choice(sequence, {"refusal": event.refusal}) + suffix
         if event.tool_calls:
-            calls = [_call_delta(piece) for piece in one_of_each(event.tool_calls)]
+            calls = [_call_delta(self._named(sequence, piece)) for piece in one_of_each(event.tool_calls)]
             said += prefix + _choice(sequence, {"tool_calls": calls}) + suffix
         if event.finish is not None:
             said += prefix + _finishing(sequence, event.finish) + suffix
@@ -214,6 +221,14 @@ class ChatStream:
                 self._kept = said
                 return b""
         return said
+
+    def _named(self, sequence: int, piece: CallPiece) -> CallPiece:
+        """With an id, if the call begins with it."""
+        begun = self._spoken[sequence].calls
+        if piece.index in begun:
+            return piece
+        begun[piece.index] = {}
+        return piece if piece.id else structs.replace(piece, id=call_id(self._order, sequence, piece.index))
 
     def _thought(self, sequence: int, event: Event) -> bytes:
         spoken, said = self._spoken[sequence], b""
@@ -288,6 +303,9 @@ class ChatBody(msgspec.Struct):
         if self.only is not None:
             gather(spoken[0], self.only)
         head = head_of(self.order, b"chat.completion", self.created_ns, self.tier)
+        for sequence, one in enumerate(spoken):
+            for index, call in one.calls.items():
+                call["id"] = call["id"] or call_id(self.order, sequence, index)
         choices = [_whole(place, one) for place, one in enumerate(spoken)]
         return b'%b,"choices":%b,"usage":%b}' % (head, _encode(choices), usage_shown(usage, spoken, bill))
 

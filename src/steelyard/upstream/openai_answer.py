@@ -87,12 +87,14 @@ class _Numbers:
         self._by_id: dict[str, int] = {}
         self._by_index: dict[int | None, int] = {}
         self._used: set[int] = set()
+        self._names: dict[int, str] = {}  # as they began
 
-    def of(self, piece: _Call) -> int:
-        """A piece without an index belongs to the call before, unless it brings an id or a name."""
+    def of(self, piece: _Call, name: str | None) -> int:
+        """A piece without an index belongs to the call before, unless it brings an id or a name; one with the index of
+        a call goes on with that, unless it brings both: some servers make up another id for each piece."""
         if piece.id and piece.id in self._by_id:
             return self._by_id[piece.id]
-        begins = bool(piece.id) or bool(piece.index is None and piece.function and piece.function.name)
+        begins = bool(piece.id or name) if piece.index is None else bool(piece.id and name)
         if not begins and piece.index in self._by_index:
             return self._by_index[piece.index]
         wanted = piece.index
@@ -102,6 +104,14 @@ class _Numbers:
         if piece.id:
             self._by_id[piece.id] = number
         return number
+
+    def new(self, number: int, piece: _Call, name: str | None) -> tuple[str | None, str | None]:
+        """Its id and its name, where they were not told yet: there are servers that repeat them with every piece."""
+        before = self._names.get(number)
+        if before is None:
+            self._names[number] = name or ""
+            return piece.id or None, name
+        return None, None if name == before else name
 
 
 _NO_RUNS = Runs()
@@ -247,9 +257,10 @@ class Answer:
         self._numbers = self._numbers or _Numbers()
         for piece in pieces:
             function = piece.function or _Function()
-            arguments = function.arguments or ""
-            number = self._numbers.of(piece)
-            self._calls.append(CallPiece(number, piece.id or None, function.name or None, arguments, piece.signature))
+            name, arguments = function.name or None, function.arguments or ""
+            number = self._numbers.of(piece, name)
+            told = self._numbers.new(number, piece, name)
+            self._calls.append(CallPiece(number, *told, arguments, piece.signature))
             self._tally.say(arguments)
 
     def _count(self, counts: Counts) -> None:

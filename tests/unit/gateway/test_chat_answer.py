@@ -204,6 +204,21 @@ def test_a_body_holds_whole_tool_calls_and_no_empty_text() -> None:
     ]
 
 
+def test_a_call_without_an_id_gets_one_or_its_result_could_not_name_it() -> None:
+    said = (CallPiece(0, None, "f", ""), CallPiece(1, "", "g", "{}"), CallPiece(0, arguments="{}"))
+    stream, body = ChatStream(order(2), 0, include_usage=False), ChatBody(order(2), 0)
+    told: dict[tuple[int, int], list[str]] = {}
+    for sequence, piece in [(0, said[0]), (0, said[1]), (0, said[2]), (1, said[1])]:
+        event = Event(tool_calls=(piece,))
+        body.render(sequence, event)
+        delta = events(stream.render(sequence, event))[-1]["choices"][0]["delta"]["tool_calls"][0]
+        told.setdefault((sequence, piece.index), []).extend([delta["id"]] if "id" in delta else [])
+    ids = [one_id for ids in told.values() for one_id in ids]
+    assert len(told) == len(ids) == len(set(ids)) and all(one_id.startswith("call_") for one_id in ids)
+    whole = [choice["message"]["tool_calls"] for choice in json.loads(body.closing(USAGE))["choices"]]
+    assert [call["id"] for calls in whole for call in calls] == ids
+
+
 def test_a_refusal_is_no_text() -> None:
     body = ChatBody(order(), 0)
     body.render(0, Event(refusal="No.", finish="stop"))

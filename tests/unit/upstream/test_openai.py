@@ -16,8 +16,10 @@ from steelyard.kernel.offers import Offer
 from steelyard.kernel.quantities import Usage
 from steelyard.kernel.records import Event
 from steelyard.upstream.kinds import ByKind
+from steelyard.upstream.openai_answer import Answer
 from steelyard.upstream.openai_fault import refusal
 from steelyard.upstream.pool import Pool
+from steelyard.upstream.vendor import ANY_VENDOR, Asked
 
 COUNTED = Usage(PROMPT - CACHED, CACHED, 3)
 
@@ -113,6 +115,30 @@ async def test_parallel_calls_come_as_pieces(server: OpenAIServer, scene: str) -
     whole = {index: "".join(piece.arguments for piece in pieces if piece.index == index) for index in (0, 1)}
     assert {index: json.loads(text) for index, text in whole.items()} == {0: {"city": "Bern"}, 1: {"zone": "utc"}}
     assert events[-1].finish == "tool_calls"
+
+
+@pytest.mark.parametrize(
+    ("ids", "told"),
+    [
+        (("a", "a", "a"), ["a", None, None]),  # SGLang said it with every piece
+        (("a", "b", "c"), ["a", None, None]),  # there are servers that make one up for every piece
+        (("", "", ""), [None, None, None]),  # Gemini, before it gave any
+    ],
+)
+@pytest.mark.parametrize("names", [("f", None, None), ("f", "", "f")])
+def test_a_call_is_named_in_its_first_piece_whatever_the_others_say(
+    ids: tuple[str, ...], told: list[str | None], names: tuple[str | None, ...]
+) -> None:
+    answer = Answer(ANY_VENDOR, Asked("u", "m", {}, 9))
+    pieces = []
+    for call_id, name, arguments in zip(ids, names, ("", '{"x":', "1}"), strict=True):
+        again = name if call_id == ids[0] else None  # with another id a name would be another call
+        call = {"index": 0, "id": call_id, "function": {"name": again, "arguments": arguments}}
+        answer.take(json.dumps({"choices": [{"index": 0, "delta": {"tool_calls": [call]}}]}).encode())
+        pieces += [piece for event in answer.events() for piece in event.tool_calls]
+    assert [(piece.index, piece.id) for piece in pieces] == [(0, one) for one in told]
+    assert [piece.name for piece in pieces] == ["f", None, None]
+    assert "".join(piece.arguments for piece in pieces) == '{"x":1}'
 
 
 async def test_reasoning_and_refusals_are_no_text(server: OpenAIServer) -> None:
