@@ -23,10 +23,12 @@ WITHHELD = frozenset(
         *("model", "n", "best_of", "stream", "stream_options", "max_tokens", "max_completion_tokens"),
         *("service_tier", "store", "models", "provider", "route", "plugins", "transforms"),
         *("anthropic_beta", "echo", "prompt_logprobs", "chat_template", "kv_transfer_params", "use_beam_search"),
+        *("bootstrap_host", "bootstrap_port", "bootstrap_room", "lora_path", "priority", "request_id", "rid"),
     }
 )
-"""Ours to set, or not a customer's to choose: they change what is counted, what we pay, or who answers.
-A beta of another dialect means nothing here."""
+"""Ours to set, or not a customer's to choose: they change what is counted, what we pay, who answers, whose turn it is,
+whom an engine connects to, or which of its requests it takes for this one. A beta of another dialect means nothing
+here."""
 
 _TEXTS = ("messages", "prompt", "tools")
 _STREAM = {"stream": Raw(b"true"), "stream_options": Raw(b'{"include_usage":true}')}
