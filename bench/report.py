@@ -106,7 +106,8 @@ def _commit() -> str:
         done = subprocess.run(["git", *arguments], capture_output=True, text=True, check=False, cwd=RESULTS.parent)
         return done.stdout.strip()
 
-    changed = git("status", "--porcelain", "--untracked-files=no", "--", "..", ":!results")
+    made = ":!results", ":(top,exclude)docs/explain/*.svg"  # by benches themselves
+    changed = git("status", "--porcelain", "--untracked-files=no", "--", "..", *made)
     return git("rev-parse", "--short", "HEAD") + ("+" if changed else "")
 
 
