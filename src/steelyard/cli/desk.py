@@ -18,7 +18,7 @@ from steelyard.cli.directory import directory_lock, is_held
 from steelyard.kernel import limits
 from steelyard.kernel.clock import NS_PER_S, Clock
 from steelyard.kernel.directory import DataDir
-from steelyard.kernel.errors import BooksError, StartError, unavailable
+from steelyard.kernel.errors import BooksError, StartError, bad_request, unavailable
 from steelyard.ledger import wire
 
 if TYPE_CHECKING:
@@ -130,6 +130,8 @@ class Desk:
                 if not inspect(connection).has_table("batches"):
                     raise self._no_books()
                 yield connection
+        except OverflowError:
+            raise bad_request("The books know no number as large as that.") from None
         except DBAPIError as error:
             raise BooksError(f"The books cannot be read: {error.orig}.") from None
         finally:

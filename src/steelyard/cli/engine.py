@@ -176,18 +176,25 @@ def _spec_of(desk: Desk, kind: EngineKind, asked: dict[str, Any]) -> tuple[Engin
             address_of(adopt)
         except ValueError as error:
             raise bad_request(f"--adopt {error}.", "adopt") from None
+    try:
+        command = tuple(shlex.split(asked["command"] or ""))
+    except ValueError as error:
+        raise bad_request(f"--command cannot be read: {error}.", "command") from None
+    model = asked["ours"] or asked["model"].rstrip("/").rpartition("/")[2]
+    if not model:
+        raise bad_request("Name what customers ask for: --as NAME, or a --model that ends with a name.", "model")
     key = _adopted_key(asked["key_env"]) if adopt else secrets.token_hex(32)
     spec = EngineSpec(
         name=name,
         kind=kind,
-        model=asked["ours"] or asked["model"].rstrip("/").rpartition("/")[2],
+        model=model,
         weights=asked["model"],
         address=adopt,
         gpus=tuple(one.strip() for one in (asked["gpus"] or "").split(",") if one.strip()),
         context_tokens=asked["context_tokens"] or 0,
         speculative=asked["speculative"] or "",
         extra=tuple(asked["extra"]),
-        command=tuple(shlex.split(asked["command"] or "")),
+        command=command,
         token=Master(desk.data.master).seal(key) if key else "",
         start_s=asked["start_s"] or 0,
         reason="added",

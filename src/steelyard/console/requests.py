@@ -25,7 +25,7 @@ _FILTERS = ("tenant", "model", "end")
 
 
 def show(visit: Visit) -> Response:
-    return visit.page("requests.html", view=_table(visit))
+    return visit.page("requests.html", view=_table(visit) | {"filters": _filters(visit)})
 
 
 def live(visit: Visit) -> Response:
@@ -33,26 +33,36 @@ def live(visit: Visit) -> Response:
 
 
 def _table(visit: Visit) -> dict[str, object]:
-    asked = {name: visit.query(name) for name in _FILTERS if visit.query(name)}
+    asked = _asked(visit)
     before = visit.query("before") or None
     wanted = RequestFilter(tenant=asked.get("tenant"), model=asked.get("model"), end=asked.get("end"))
     with visit.desk.house.books() as connection:
         page = latest(connection, wanted, before=before)
-        tenants, models = filter_choices(connection)
-    ends = [str(end) for end in End]
     return {
         "rows": [_row(row) for row in page.rows],
-        "filters": [
-            _filter(visit, "tenant", tenants, tenants, asked),
-            _filter(visit, "model", models, models, asked),
-            _filter(visit, "end", ends, [visit.words(f"end.{end}") for end in ends], asked),
-        ],
         "filtered": bool(asked) or before is not None,
         "older": _address("", asked | {"before": page.older}) if page.older else "",
         "newest": _address("", asked) if before else "",
         "live": "" if before else _address("/live", asked),
         "curl": curl(visit),
     }
+
+
+def _asked(visit: Visit) -> dict[str, str]:
+    return {name: visit.query(name) for name in _FILTERS if visit.query(name)}
+
+
+def _filters(visit: Visit) -> list[dict[str, object]]:
+    """Read for a page, not at each look at what is new: all that was ever served is looked through."""
+    asked = _asked(visit)
+    with visit.desk.house.books() as connection:
+        tenants, models = filter_choices(connection)
+    ends = [str(end) for end in End]
+    return [
+        _filter(visit, "tenant", tenants, tenants, asked),
+        _filter(visit, "model", models, models, asked),
+        _filter(visit, "end", ends, [visit.words(f"end.{end}") for end in ends], asked),
+    ]
 
 
 def _address(page: str, fields: dict[str, str]) -> str:

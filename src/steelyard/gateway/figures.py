@@ -12,7 +12,7 @@ import msgspec
 from steelyard.kernel.calendar import zone_of
 from steelyard.kernel.clock import NS_PER_HOUR, NS_PER_S, iso_from_ns
 from steelyard.kernel.errors import CallerError, bad_request
-from steelyard.kernel.money import text_from_nano
+from steelyard.kernel.money import INT64_MAX, text_from_nano
 
 if TYPE_CHECKING:  # a command that only prints loads no SQLAlchemy
     from steelyard.reports.sums import Group
@@ -55,7 +55,9 @@ def _beside(name: str) -> str | None:
 
 def deadline_ns(text: str, now_ns: int, param: str, zone: str = "UTC") -> int:
     """A moment, or how long from now: `24h`, `30d`. Raises CallerError 400 naming `param`."""
-    return 2 * now_ns - moment_ns(text, now_ns, param) if _AGO.fullmatch(text) else moment_ns(text, now_ns, param, zone)
+    if not _AGO.fullmatch(text):
+        return moment_ns(text, now_ns, param, zone)
+    return _kept(2 * now_ns - moment_ns(text, now_ns, param), text, param)
 
 
 def moment_ns(text: str, now_ns: int, param: str, zone: str = "UTC") -> int:
@@ -65,15 +67,18 @@ def moment_ns(text: str, now_ns: int, param: str, zone: str = "UTC") -> int:
     """
     ago = _AGO.fullmatch(text)
     if ago is not None:
-        return now_ns - int(ago[1]) * _AGO_NS[ago[2]]
+        return _kept(now_ns - int(ago[1]) * _AGO_NS[ago[2]], text, param)
     try:
         moment = datetime.fromisoformat(text)
     except ValueError:
         raise _no_moment(text, param) from None
     if moment.tzinfo is None:
         moment = moment.replace(tzinfo=zone_of(zone))
-    whole = moment.replace(microsecond=0)
-    return int(whole.timestamp()) * NS_PER_S + moment.microsecond * 1000
+    try:
+        whole_s = int(moment.replace(microsecond=0).timestamp())
+    except OverflowError:  # the first or last day there is, somewhere
+        raise _too_far(text, param) from None
+    return _kept(whole_s * NS_PER_S + moment.microsecond * 1000, text, param)
 
 
 def period_ns(since: str | None, until: str | None, now_ns: int) -> tuple[int | None, int | None]:
@@ -88,6 +93,18 @@ def period_ns(since: str | None, until: str | None, now_ns: int) -> tuple[int | 
 def flat(group: "Group") -> dict[str, Any]:
     """One row of a report: its name and its sums side by side."""
     return {"name": group.name, "id": group.id, "note": group.note, **msgspec.to_builtins(group.totals)}
+
+
+def _kept(at_ns: int, text: str, param: str) -> int:
+    if abs(at_ns) > INT64_MAX:
+        raise _too_far(text, param)
+    return at_ns
+
+
+def _too_far(text: str, param: str) -> CallerError:
+    return bad_request(
+        f"'{param}' must lie in the years from 1678 to 2261, which the books can keep; got {text!r}.", param
+    )
 
 
 def _no_moment(text: str, param: str) -> CallerError:

@@ -17,7 +17,7 @@ from steelyard.gateway.app import error_response, rest
 from steelyard.kernel.clock import Clock
 from steelyard.kernel.directory import DataDir
 from steelyard.kernel.engines import EngineKnown
-from steelyard.kernel.errors import SteelyardError, unavailable
+from steelyard.kernel.errors import SteelyardError, bad_request, unavailable
 from steelyard.kernel.ids import Ids
 from steelyard.kernel.offers import Offer
 from steelyard.kernel.records import Snapshot
@@ -88,12 +88,14 @@ class PageHouse:
 
     @contextmanager
     def books(self) -> "Iterator[Connection]":
-        """Raises CallerError 503 while the database cannot be read."""
-        from sqlalchemy.exc import InterfaceError, OperationalError
+        """Raises CallerError 503 while the database cannot be read, 400 for a number that it cannot have."""
+        from sqlalchemy.exc import DataError, InterfaceError, OperationalError
 
         try:
             with self._engine.connect() as connection:
                 yield connection
+        except (OverflowError, DataError) as error:
+            raise bad_request("The books know no number as large as that.") from error
         except (InterfaceError, OperationalError) as error:
             raise unavailable("books_unavailable", "The books cannot be read at the moment. Try again.") from error
 

@@ -335,6 +335,11 @@ def test_a_password_does_not_belong_on_a_command_line(terminal) -> None:
         (("prices", "load", "no-such-file.toml"), 1),
         (("usage", "--since", "yesterday"), 2),
         (("statement", "nobody"), 2),
+        (("usage", "--until", "9999-12-31"), 2),
+        (("ledger", "entries", "--batch", str(10**20)), 2),
+        (("ledger", "entries", "--before", str(10**20)), 2),
+        (("engine", "add", "vllm", "--model", "/"), 2),
+        (("engine", "add", "vllm", "--model", "q8", "--command", 'docker run "vllm'), 2),
     ],
 )
 def test_a_refusal_is_one_line_on_stderr(terminal: Any, arguments: tuple[str, ...], code: int) -> None:

@@ -7,7 +7,7 @@ from collections.abc import Callable
 import msgspec
 import pytest
 from msgspec.structs import replace
-from sqlalchemy import insert, update
+from sqlalchemy import event, insert, update
 from starlette.testclient import TestClient
 from tests.fakes.console import OPERATOR_KEY, FakeHouse
 from tests.fakes.ledger import Requests
@@ -293,6 +293,16 @@ def test_energy_of_which_nothing_is_known_is_a_dash(operator: TestClient, house:
     with house.engine.begin() as connection:
         connection.execute(update(rollups).values(energy_uj=0))
     assert "<dd>–<small>– in all" in operator.get("/console?lang=en").text
+
+
+def test_a_look_at_what_is_new_asks_nothing_of_the_filters(operator: TestClient, house: FakeHouse) -> None:
+    """A look every four seconds, in a worker: all tenants there are, and all that was ever served, were looked up."""
+    asked: list[str] = []
+    event.listen(house.engine, "before_cursor_execute", lambda *told: asked.append(told[2]))
+    for path, looks_up in (("/console/requests", True), ("/console/requests/live", False)):
+        asked.clear()
+        assert operator.get(path).status_code == 200
+        assert any("FROM rollups" in statement for statement in asked) is looks_up
 
 
 def test_the_fragment_is_the_pages_own_content(operator: TestClient) -> None:

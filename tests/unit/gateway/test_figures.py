@@ -2,7 +2,7 @@
 
 import pytest
 
-from steelyard.gateway.figures import moment_ns, period_ns, with_texts
+from steelyard.gateway.figures import deadline_ns, moment_ns, period_ns, with_texts
 from steelyard.kernel.clock import NS_PER_S
 from steelyard.kernel.errors import CallerError
 from steelyard.kernel.frozen import Record
@@ -50,11 +50,17 @@ def test_moments(text: str, expected_s: int) -> None:
     assert moment_ns(text, NOW_NS, "since") == expected_s * NS_PER_S
 
 
-@pytest.mark.parametrize("text", ["", "yesterday", "7", "-7d", "2026-13-01"])
+NO_MOMENTS = ["", "yesterday", "7", "-7d", "2026-13-01"]
+TOO_FAR = ["0001-01-01", "0001-01-01T00:00:00+08:00", "9999-12-31", "99999w"]
+
+
+@pytest.mark.parametrize("text", [*NO_MOMENTS, *TOO_FAR])
 def test_no_moment_is_refused_by_name(text: str) -> None:
-    with pytest.raises(CallerError) as refused:
-        moment_ns(text, NOW_NS, "until")
-    assert refused.value.param == "until"
+    for read in (moment_ns, deadline_ns):
+        with pytest.raises(CallerError) as refused:
+            read(text, NOW_NS, "until")
+        assert refused.value.param == "until"
+        assert ("1678 to 2261" in refused.value.message) is (text in TOO_FAR)
 
 
 def test_a_period_without_bounds_has_none() -> None:

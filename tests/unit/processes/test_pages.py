@@ -21,4 +21,7 @@ def test_books_that_cannot_be_read_are_a_503(tmp_path: Path) -> None:
     with pytest.raises(CallerError) as refused, house.books() as connection:
         connection.execute(text("SELECT 1 FROM batches"))
     assert (refused.value.status, refused.value.code) == (503, "books_unavailable")
+    with pytest.raises(CallerError) as refused, house.books() as connection:
+        connection.execute(text("SELECT :number"), {"number": 2**63})
+    assert refused.value.status == 400
     house.close()
