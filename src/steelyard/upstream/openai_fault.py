@@ -16,6 +16,7 @@ from steelyard.kernel.faults import Fault
 from steelyard.upstream.fault_table import FaultTable
 from steelyard.upstream.whose import refused
 
+_FLAGGED = frozenset({"reasons", "flagged_input"})
 _MOMENT = re.compile(r"(20\d\d-\d\d-\d\d)[ T](\d\d:\d\d:\d\d)")
 
 STATUSES = FaultTable(
@@ -61,18 +62,22 @@ ANY = FaultTable(
 
 
 class Complaint(msgspec.Struct):
-    """`status` and `details` are Google's: a word for the status, and reasons that say more."""
+    """`status` and `details` are Google's: a word for the status, and reasons that say more. `metadata` is
+    OpenRouter's, whose 403 is a wrong key or a flagged input."""
 
     message: str | None = None
     type: str | None = None
     code: Any = None
     status: Any = None
     details: Any = None
+    metadata: Any = None
 
     @property
     def words(self) -> tuple[object, ...]:
         """What a table may know it by, the most exact first."""
-        return (*(_reason(each) for each in self._details), self.code, self.type, self.status)
+        flagged = isinstance(self.metadata, dict) and not _FLAGGED.isdisjoint(self.metadata)
+        reasons = ("content_policy_violation",) if flagged else map(_reason, self._details)
+        return (*reasons, self.code, self.type, self.status)
 
     @property
     def wait(self) -> bytes:

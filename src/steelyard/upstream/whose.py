@@ -3,12 +3,15 @@
 from steelyard.kernel.errors import UpstreamError
 from steelyard.kernel.faults import Fault
 
+_TOLD = frozenset({413, 422, 451})
+"""Statuses that mean a fault of the customer's beside 400; under others vendors tell of one all the same."""
+
 
 def refused(upstream: str, fault: Fault, status: int, message: str, retry_after: bytes = b"") -> UpstreamError:
     """The error behind an answer that is none. Its status is 0 where no customer may read its text."""
     wait_s = int(retry_after) if retry_after.isdigit() else None
     if fault.is_customers:
-        told = status if 400 <= status < 500 and status != 429 else 400
+        told = status if status in _TOLD else 400
         return UpstreamError(upstream, message, status=told).known_as(fault)
     if fault.is_ours:
         until_s = wait_s if fault is Fault.QUOTA else None  # the others are mended by a person
