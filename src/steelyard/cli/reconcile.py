@@ -98,6 +98,7 @@ def _post(desk: Desk, found: Reconciliation, asked: dict[str, Any]) -> dict[str,
         "since_ns": found.since_ns,
         "until_ns": found.until_ns,
         "amount_nano": found.adjust_nano,
+        "before_nano": found.adjusted_before_nano,
         "reason": asked["reason"],
         "actor": asked["actor"] or login(),
     }

@@ -19,7 +19,8 @@ from steelyard.storage import tables
 
 
 class Adjustment(NamedTuple):
-    """What is to be added to the payable of a vendor, below zero taken from it, by a bill for [since, until)."""
+    """What is to be added to the payable of a vendor, below zero taken from it, by a bill for [since, until); `before`
+    is what earlier bills of exactly this period are known to have added."""
 
     vendor: str
     file: str  # SHA-256 of the bill, hexadecimal
@@ -27,6 +28,7 @@ class Adjustment(NamedTuple):
     since_ns: int
     until_ns: int
     amount_nano: int
+    before_nano: int
 
 
 class Posted(NamedTuple):
@@ -37,7 +39,8 @@ class Posted(NamedTuple):
 
 
 def post_adjustment(connection: Connection, asked: Adjustment, why: Why, clock: Clock) -> Posted:
-    """Post it. CallerError 409 when a bill was posted that covers a part of the period, and not just the same one."""
+    """Post it. CallerError 409 when a bill was posted that covers a part of the period, and not just the same one, or
+    one of the same that was not known."""
     key = hashlib.sha256(f"{asked.vendor}\0{asked.file}".encode()).hexdigest()
     columns = tables.operations.c
     done = select(columns.batch_id).where(columns.kind == BatchKind.RECONCILE.value, columns.idempotency_key == key)
@@ -45,6 +48,9 @@ def post_adjustment(connection: Connection, asked: Adjustment, why: Why, clock: 
     if before is not None:
         return Posted(before.batch_id, again=True)
     _refuse_overlap(connection, asked)
+    if asked.before_nano != adjusted_before(connection, asked.vendor, asked.currency, asked.since_ns, asked.until_ns):
+        sentence = "Another bill of this period was posted meanwhile. Nothing was posted; compare once more."
+        raise CallerError(409, "changed_meanwhile", sentence)
     batch_id = None
     if asked.amount_nano:
         expense, payable = account_name(EXPENSE_VENDOR, asked.vendor), account_name(PAYABLE, asked.vendor)

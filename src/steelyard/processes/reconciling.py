@@ -29,6 +29,7 @@ class Asked(msgspec.Struct, frozen=True, kw_only=True):
     since_ns: Annotated[int, Meta(ge=0)]
     until_ns: Annotated[int, Meta(ge=1)]
     amount_nano: Annotated[int, Meta(ge=-_MOST_NANO, le=_MOST_NANO)]
+    before_nano: Annotated[int, Meta(ge=-INT64_MAX, le=INT64_MAX)]
 
 
 def reconcile_post(connection: Connection, payload: dict[str, Any], clock: Clock) -> Outcome:
@@ -43,6 +44,6 @@ def reconcile_post(connection: Connection, payload: dict[str, Any], clock: Clock
         raise bad_request(
             f"The period must have ended {limits.RERATED_AFTER_S} seconds ago, so that all of it is posted.", "until"
         )
-    adjustment = Adjustment(asked.vendor, asked.file, asked.currency, asked.since_ns, asked.until_ns, asked.amount_nano)
+    adjustment = Adjustment(*msgspec.structs.astuple(asked))
     posted = post_adjustment(connection, adjustment, why_of(payload, needed=True), clock)
     return Outcome({"batch": posted.batch_id, "posted_before": posted.again})

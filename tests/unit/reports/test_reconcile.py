@@ -246,7 +246,8 @@ WHY = Why("bill of September", "li")
 
 
 def adjusted(shop: Shop, one: Reconciliation) -> Posted:
-    asked = Adjustment(one.vendor, one.file, one.currency, one.since_ns, one.until_ns, one.adjust_nano)
+    known = (one.adjust_nano, one.adjusted_before_nano)
+    asked = Adjustment(one.vendor, one.file, one.currency, one.since_ns, one.until_ns, *known)
     return post_adjustment(shop.books, asked, WHY, shop.clock)
 
 
@@ -270,6 +271,17 @@ def test_a_bill_is_posted_once_and_counts_against_the_next_of_its_period(trade: 
     assert [finding.detail for finding in findings if not finding.ok] == []
 
 
+def test_of_two_bills_that_were_compared_at_once_the_second_is_compared_again(trade: Shop) -> None:
+    one = sell(trade)
+    first, second = (found(trade, [line(one, amount=amount)]) for amount in ("0.000936000", "0.000937000"))
+    adjusted(trade, first)
+    with pytest.raises(CallerError) as refused:
+        adjusted(trade, second)
+    assert (refused.value.status, refused.value.code) == (409, "changed_meanwhile")
+    adjusted(trade, found(trade, [line(one, amount="0.000937000")]))
+    assert payables(trade.books)[0].payable_nano == 937_000
+
+
 def test_bills_of_overlapping_periods_are_not_both_posted(trade: Shop) -> None:
     one = sell(trade)
     adjusted(trade, found(trade, [line(one, amount="1")]))
@@ -291,7 +303,7 @@ def office(tmp_path: Path) -> Callable[[dict[str, object]], dict[str, object]]:
 def test_the_office_posts_with_a_reason_what_is_past(office: Callable[[dict[str, object]], dict[str, object]]) -> None:
     asked: dict[str, object] = {
         "vendor": NEAR, "file": "ab" * 32, "currency": "CNY", "since_ns": NOON_NS - DAY_NS,
-        "until_ns": NOON_NS - NS_PER_HOUR, "amount_nano": 17, "reason": "bill", "actor": "li",
+        "until_ns": NOON_NS - NS_PER_HOUR, "amount_nano": 17, "before_nano": 0, "reason": "bill", "actor": "li",
     }  # fmt: skip
     for change in (
         {"reason": ""}, {"file": "x"}, {"currency": "JPY"}, {"until_ns": NOON_NS + 1}, {"amount_nano": 1 << 63},
