@@ -45,7 +45,12 @@ class Settings(BaseSettings):
     """Every setting with its default; `steelyard config show` prints where each value came from."""
 
     model_config = SettingsConfigDict(
-        env_prefix="STEELYARD_", toml_file=SETTINGS_FILE, frozen=True, extra="forbid", validate_default=True
+        env_prefix="STEELYARD_",
+        env_ignore_empty=True,  # of a script whose own variable is not set
+        toml_file=SETTINGS_FILE,
+        frozen=True,
+        extra="forbid",
+        validate_default=True,
     )
 
     data: Path = Field(Path("steelyard-data"), description="the data directory: books, journals, keys")
@@ -132,7 +137,7 @@ class Settings(BaseSettings):
         for name in type(self).model_fields:
             if options.get(name) is not None:
                 found[name] = "option"
-            elif f"STEELYARD_{name.upper()}" in {key.upper() for key in os.environ}:
+            elif f"STEELYARD_{name.upper()}" in {key.upper() for key, text in os.environ.items() if text}:
                 found[name] = "environment"
             elif name in in_file:
                 found[name] = SETTINGS_FILE

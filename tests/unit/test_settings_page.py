@@ -48,6 +48,15 @@ def test_auto_is_as_many_workers_as_have_cpus(
         load_settings(workers="many")
 
 
+def test_an_empty_variable_is_none(monkeypatch: pytest.MonkeyPatch) -> None:
+    """`STEELYARD_DATA=$UNSET steelyard up` made the books in the working directory."""
+    for name in ("DATA", "PORT", "MODEL"):
+        monkeypatch.setenv(f"STEELYARD_{name}", "")
+    settings = load_settings()
+    assert (settings.data, settings.port, settings.model) == (Path("steelyard-data"), 8780, None)
+    assert settings.origins({})["data"] == "default"
+
+
 def test_durability_is_one_of_two_words() -> None:
     assert load_settings().durability == "normal"
     assert load_settings(durability="strict").durability == "strict"

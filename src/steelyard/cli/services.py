@@ -188,7 +188,8 @@ def reserve_port(host: str, port: int) -> socket.socket:
             guard.close()
             taken = error.errno == errno.EADDRINUSE
             reason = "is taken by another program" if taken else f"cannot be used ({error.strerror})"
-            raise StartError(f"Port {port} on {host} {reason}. Free it, or choose another with --port.") from None
+            choice = "Free it, or choose another with --port." if taken else "Choose another with --port or --host."
+            raise StartError(f"Port {port} on {host} {reason}. {choice}") from None
         if share:
             return guard
         guard.close()

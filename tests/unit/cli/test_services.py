@@ -105,6 +105,11 @@ def test_a_taken_port_is_told_even_when_its_owner_would_share(port: int, share: 
             reserve_port("127.0.0.1", port)
 
 
+def test_an_address_that_is_not_this_machines_is_not_said_to_be_freed(port: int) -> None:
+    with pytest.raises(StartError, match=r"cannot be used \(.*\). Choose another with --port or --host."):
+        reserve_port("203.0.113.9", port)
+
+
 def test_a_full_disk_is_told_before_anything_starts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     space = namedtuple("space", "free")
     settings = Settings(data=tmp_path, workers=2)
