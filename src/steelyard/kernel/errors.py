@@ -165,6 +165,12 @@ def overloaded(what: str, retry_after_s: int = 1) -> CallerError:
     return CallerError(429, "overloaded", f"{what} Try again in a moment.", retry_after_s=retry_after_s)
 
 
+def perhaps_done(reason: str) -> CallerError:
+    """503 without a word of when to repeat it: whoever, or whose client, moves money again may move it twice."""
+    sentence = f"{reason} Perhaps it is done: look before you do it again, or use the same idempotency key."
+    return CallerError(503, "books_unavailable", sentence)
+
+
 def unavailable(code: str, message: str, retry_after_s: int = 1) -> CallerError:
     """503: a part of the platform is away; waiting helps."""
     return CallerError(503, code, message, retry_after_s=retry_after_s)

@@ -16,7 +16,7 @@ import msgspec
 import structlog
 
 from steelyard.kernel import limits
-from steelyard.kernel.errors import BooksError, CallerError, StartError, unavailable
+from steelyard.kernel.errors import BooksError, CallerError, StartError, perhaps_done, unavailable
 from steelyard.kernel.key_table import KeyTable
 from steelyard.kernel.records import CallersKept, Granted, HoldAsk, Snapshot
 from steelyard.ledger import wire
@@ -31,6 +31,14 @@ _SWEEP_S = 1.0
 
 def _books_away() -> CallerError:
     return unavailable("books_unavailable", "The books are not reachable, so nothing is served. Try again in a moment.")
+
+
+class _Lost(CallerError):
+    """The books went away before they answered, or take too long; a command may be carried out all the same."""
+
+    def __init__(self) -> None:
+        away = _books_away()
+        super().__init__(away.status, away.code, away.message, retry_after_s=away.retry_after_s)
 
 
 class _Question(NamedTuple):
@@ -74,7 +82,7 @@ class _ClientLink(wire.Link):
         self._sweeper.cancel()
         for question in self._questions.values():
             if not question.future.done():
-                question.future.set_exception(_books_away())
+                question.future.set_exception(_Lost())
         self._questions.clear()
 
     def _sweep(self) -> None:
@@ -84,7 +92,7 @@ class _ClientLink(wire.Link):
             if question.deadline_s < now_s:
                 del self._questions[number]
                 if not question.future.done():
-                    question.future.set_exception(_books_away())
+                    question.future.set_exception(_Lost())
         self._sweeper = self._loop.call_later(_SWEEP_S, self._sweep)
 
 
@@ -221,12 +229,16 @@ class TellerClient:
             self._link.send(wire.NOTICE, "closed", count)
 
     async def command(self, op: str, payload: dict[str, Any]) -> Any:
-        """Have books carry out a command of the office. Raises its CallerError, or 503 without books."""
+        """Have books carry out a command of the office. Raises its CallerError, or 503 without books, which says so
+        where they may have done it."""
         link = self._link
         if link is None:
             raise _books_away()
         self._tell_closed()
-        return wire.decode_any(await link.ask(op, payload, limits.COMMAND_REPLY_S))
+        try:
+            return wire.decode_any(await link.ask(op, payload, limits.COMMAND_REPLY_S))
+        except _Lost:
+            raise perhaps_done("The books went away before they answered.") from None
 
     async def _keep_connected(self, greeted: "asyncio.Future[None]") -> None:
         attempt = 0

@@ -20,7 +20,7 @@ from steelyard.identity import store as identity
 from steelyard.jobs import store as jobs
 from steelyard.kernel import limits
 from steelyard.kernel.clock import Clock, iso_from_ns
-from steelyard.kernel.errors import CallerError, bad_request, unavailable
+from steelyard.kernel.errors import CallerError, bad_request, perhaps_done, unavailable
 from steelyard.kernel.ids import secret_hash
 from steelyard.kernel.records import Caller
 from steelyard.kernel.settled import Opened
@@ -234,7 +234,7 @@ class Office:
 def transaction(engine: Engine) -> Iterator[Connection]:
     """One transaction; a database that is locked, full or away becomes a CallerError 503.
 
-    It says so where nobody knows whether the commit was done: whoever moves money again then may move it twice.
+    It says so where nobody knows whether the commit was done.
     """
     acted = False
     try:
@@ -244,12 +244,10 @@ def transaction(engine: Engine) -> Iterator[Connection]:
     except DataError as error:
         raise bad_request("The books cannot keep a value that is too long, too large or no text.") from error
     except (OperationalError, InterfaceError, InternalError) as error:
-        reason = "The disk is full." if "full" in str(error.orig) else "The books cannot be written at the moment."
-        outcome = "Nothing was changed. Try again in a moment."
         if acted and error.connection_invalidated:
-            reason = "The database went away before it said that this is done."
-            outcome = "Perhaps it is: look before you do it again, or use the same idempotency key."
-        raise unavailable("books_unavailable", f"{reason} {outcome}") from error
+            raise perhaps_done("The database went away at the commit.") from error
+        reason = "The disk is full." if "full" in str(error.orig) else "The books cannot be written at the moment."
+        raise unavailable("books_unavailable", f"{reason} Nothing was changed. Try again in a moment.") from error
 
 
 def _key(key: identity.Key) -> Payload:

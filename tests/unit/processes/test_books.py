@@ -226,6 +226,17 @@ async def test_without_books_no_hold(house: House) -> None:
 
 
 @pytest.mark.postgres
+async def test_who_moves_money_as_the_books_go_away_is_told_that_perhaps_it_moved(house: House) -> None:
+    client = await house.client(0)
+    asked = asyncio.ensure_future(client.command("wallet.topup", {"tenant": "acme", "amount": "1"}))
+    await asyncio.sleep(0)
+    assert client._link is not None
+    client._link.abort()
+    with pytest.raises(CallerError, match="Perhaps it is done: look before you do it again") as lost:
+        await asked
+    assert (lost.value.status, lost.value.retry_after_s) == (503, None)
+
+
 async def test_a_worker_outlives_a_restart_of_the_books(house: House) -> None:
     client, journal = await house.worker()
     done, running = await house.held(client), await house.held(client)
