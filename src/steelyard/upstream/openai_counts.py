@@ -1,7 +1,8 @@
 """The counts of OpenAI's dialect, under every name they were seen, as disjoint buckets.
 
-`prompt_tokens` holds what was read from a cache and what was written to one, `completion_tokens` holds the reasoning.
-Vendors differ in where they say how much: what nobody says is 0, and no part is ever greater than its whole. Pure.
+`prompt_tokens` holds what was read from a cache and what was written to one, `completion_tokens` holds the reasoning,
+unless the total has it beside that, as xAI's. Vendors differ in where they say how much: what nobody says is 0, and no
+part is ever greater than its whole. Pure.
 """
 
 import msgspec
@@ -38,13 +39,18 @@ class Counts(msgspec.Struct, gc=False):
     def usage(self, tally: Tally, *, hides_thoughts: bool = False) -> Usage | None:
         """Disjoint buckets. None for zeros, as some servers send with every chunk but the last: they say nothing.
 
-        `hides_thoughts`: what the total holds beside prompt and completion is reasoning, and is paid for.
+        `hides_thoughts`: what the total holds beside prompt and completion is reasoning, and is paid for. So it is
+        wherever that is exactly as much as is told of.
         """
         prompt, output = self.prompt_tokens or 0, self.completion_tokens or 0
         if prompt < 0 or output < 0:
             prompt, output = max(0, prompt), max(0, output)
-        hidden = max(0, (self.total_tokens or 0) - prompt - output) if hides_thoughts else 0
-        output += hidden
+        thought, hidden = self.completion_tokens_details, 0
+        told = thought.reasoning_tokens if thought else self.reasoning_tokens
+        if told or hides_thoughts:
+            beside = max(0, (self.total_tokens or 0) - prompt - output)
+            hidden = beside if hides_thoughts or beside == told else 0
+            output += hidden
         if not prompt and not output:
             return None
         details = self.prompt_tokens_details or _NO_DETAILS
@@ -54,8 +60,6 @@ class Counts(msgspec.Struct, gc=False):
         written = details.cache_write_tokens or details.cache_creation_input_tokens or 0
         if written:
             written = min(max(written, 0), prompt - read)
-        thought = self.completion_tokens_details
-        told = thought.reasoning_tokens if thought else self.reasoning_tokens
         reasoning = 0
         if told or hidden or tally.thoughts:
             reasoning = tally.reasoning(output, max(told or 0, hidden) if hidden else told)

@@ -4,6 +4,7 @@ import json
 from typing import Any
 
 import msgspec
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from msgspec import Raw
@@ -155,6 +156,25 @@ def test_the_most_exact_line_of_a_table_counts() -> None:
     assert table.of(400, "?", message="There is No Money left") is Fault.NO_MONEY, "a phrase before the status"
     assert table.of(400, 7, message="no money") is Fault.CONTENT, "but not before a code"
     assert (table.of(429, "?"), table.of(418), table.of(0)) == (Fault.RATE_LIMITED, Fault.SERVER, Fault.SERVER)
+
+
+@pytest.mark.parametrize(
+    ("total", "output", "reasoning"),
+    [
+        (135, 9, 94),  # xAI's own example: what was thought stands beside the completion
+        (41, 0, 9),  # the dialect's: it is a part of it, and cannot be more
+        (None, 0, 9),
+        (130, 0, 9),  # a total of something else
+    ],
+)
+def test_reasoning_is_beside_the_completion_where_the_total_says_so(
+    total: int | None, output: int, reasoning: int
+) -> None:
+    told = {"prompt_tokens": 32, "completion_tokens": 9, "total_tokens": total}
+    details = {"completion_tokens_details": {"reasoning_tokens": 94}}
+    found = msgspec.convert({**told, **details}, Counts).usage(Tally("u", int))
+    assert found is not None
+    assert (found.input, found.output, found.reasoning) == (32, output, reasoning)
 
 
 def test_every_fault_is_somebodys() -> None:
