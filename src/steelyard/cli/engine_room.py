@@ -15,7 +15,7 @@ from steelyard.kernel import limits
 from steelyard.kernel.clock import NS_PER_S, Clock
 from steelyard.kernel.directory import DATABASE_VARIABLE, DataDir
 from steelyard.kernel.engines import EngineSeen, EngineSpec, EngineState, Wanted
-from steelyard.kernel.errors import StartError, SteelyardError
+from steelyard.kernel.errors import CallerError, StartError, SteelyardError
 from steelyard.processes import engine_files
 from steelyard.processes.child import Service
 from steelyard.processes.supervisor import Supervisor
@@ -125,13 +125,14 @@ class EngineRoom:
         start_s = (spec.start_s or limits.ENGINE_START_S) + limits.START_S
 
         async def ready(greeting: str) -> None:
-            await asyncio.to_thread(engine_files.note_start, self._data, spec.name, self._clock.now_ns())
-            await asyncio.to_thread(self._register, spec, json.loads(greeting))
+            with contextlib.suppress(StartError):  # a full disk ends no engine
+                await asyncio.to_thread(engine_files.note_start, self._data, spec.name, self._clock.now_ns())
+            await self._register(spec, json.loads(greeting))
 
         environment = {DATABASE_VARIABLE: ""}
         return Service(KEEPER + spec.name, lambda: command, environment, ready=ready, start_s=start_s)
 
-    def _register(self, spec: EngineSpec, told: dict[str, Any]) -> None:
+    async def _register(self, spec: EngineSpec, told: dict[str, Any]) -> None:
         context = told["context_tokens"]
         registration = {
             "name": spec.model,
@@ -143,25 +144,28 @@ class EngineRoom:
             "default_max_tokens": min(_ANSWER_TOKENS_DEFAULT, context),
             "kind": "openai",
         }
-        self._command("model.register", registration)
+        await self._have_done("model.register", registration)
         self._tell(f"Engine {spec.name}: {spec.kind} serves {spec.model} at {told['address']}.")
 
     async def _forget(self, name: str) -> None:
-        await self._have_done("vendor.remove", name)
+        await self._have_done("vendor.remove", {"upstream": name})
         await asyncio.to_thread(engine_files.drop_spec, self._data, name)
 
     async def _withdraw(self, name: str) -> None:
-        await self._have_done("model.withdraw", name)
+        await self._have_done("model.withdraw", {"upstream": name})
 
-    async def _have_done(self, op: str, name: str) -> None:
-        """Books that are just restarting are waited for."""
+    async def _have_done(self, op: str, payload: dict[str, Any]) -> None:
+        """Books that are just restarting are waited for: an engine may have taken half an hour to load. Raises the
+        CallerError of what they refuse."""
         told = ""
         while True:
             try:
-                await asyncio.to_thread(self._command, op, {"upstream": name})
+                await asyncio.to_thread(self._command, op, payload)
             except SteelyardError as error:
+                if isinstance(error, CallerError) and error.status < 500:
+                    raise
                 if str(error) != told:
-                    self._tell(f"Engine {name}: {error}")
+                    self._tell(f"Engine {payload['upstream']}: {error}")
                 told = str(error)
                 await asyncio.sleep(limits.ENGINE_LOOK_S)
             else:

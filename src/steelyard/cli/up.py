@@ -4,11 +4,12 @@ Owns the order of the start and of the end. Whatever goes wrong on the way, noth
 """
 
 import asyncio
+import contextlib
 import json
 import secrets
 import signal
 import webbrowser
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -310,18 +311,23 @@ class Platform:
 
     def _ask(self, host: str, keys: welcome.Keys, show: Callable[[Desk, tuple[str, int], str], None]) -> None:
         """Questions and their bills. A platform that cannot answer them still runs, so the reason is only told."""
-        made = None
         try:
-            key = keys.demo
-            if key is None:
-                made = self._command("key.add", {"tenant": welcome.DEMO_TENANT, "name": "start-up question"})
-                key = made["key"]
-            show(self._desk, (host, self._settings.port), key)
+            with self._some_key(keys.demo) as key:
+                show(self._desk, (host, self._settings.port), key)
         except SteelyardError as error:
             self._steps.print(str(error))
+
+    @contextlib.contextmanager
+    def _some_key(self, key: str | None) -> Iterator[str]:
+        """That one, or one for the moment."""
+        if key is not None:
+            yield key
+            return
+        made = self._command("key.add", {"tenant": welcome.DEMO_TENANT, "name": "start-up question"})
+        try:
+            yield made["key"]
         finally:
-            if made is not None:
-                self._command("key.revoke", {"id": made["id"]})
+            self._command("key.revoke", {"id": made["id"]})
 
     def _show_answer(self, desk: Desk, address: tuple[str, int], key: str) -> None:
         answered = welcome.ask(desk, address, key, self._model or "")

@@ -102,8 +102,10 @@ def vllm(*extra: str) -> EngineSpec:
 async def test_an_engine_is_started_offered_restarted_and_started_again_by_the_next_up(stage: Stage) -> None:
     spec = stage.put(vllm("--seed", "7"))
     stage.open()
+    stage.refused = {"model.register"}  # what took long to load is not loaded again for that
     seen = await stage.until_state(EngineState.RUNNING)
     offer = await stage.until(lambda: stage.offers.get("e"), "an offer")
+    assert (start := engine_files.start(stage.data, "e")) is not None and start.starts == 1
     assert (offer["name"], offer["address"], offer["context_tokens"]) == ("q8", seen.address, 2048)
     log = (stage.data.logs / "keeper-e.log").read_text()
     assert "CUDA_VISIBLE_DEVICES 3 passed on" in log and "--seed 7" in log

@@ -2,6 +2,7 @@
 
 import io
 import shlex
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -11,8 +12,11 @@ from tests.fakes.ledger import Requests, books
 from steelyard.cli.desk import Desk
 from steelyard.cli.progress import Steps
 from steelyard.cli.show import Show, energy_text, money, percent_text, words
-from steelyard.cli.welcome import Answered, curl, first_keys, posted, show_bill
+from steelyard.cli.up import Platform, Wishes
+from steelyard.cli.welcome import Answered, Keys, curl, first_keys, posted, show_bill
+from steelyard.config import Settings
 from steelyard.kernel.clock import NS_PER_S, ManualClock, SystemClock
+from steelyard.kernel.directory import DataDir
 from steelyard.kernel.errors import BooksError
 from steelyard.kernel.ids import text_from_id
 from steelyard.kernel.quantities import Usage
@@ -36,6 +40,24 @@ def test_the_first_start_makes_everything_once(office: Office) -> None:
     again = first_keys(office.command)
     assert (again.demo, again.operator) == (None, None)
     assert office.command("wallet.show", {"tenant": "demo"})["balance"] == "100.00"
+
+
+def test_books_that_go_away_after_the_question_do_not_end_the_platform(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its key is one of the moment; that it cannot be taken back is told."""
+    platform = Platform(Settings(data=tmp_path), DataDir(tmp_path), 0, Wishes(open_browser=False, demo_vendors=False))
+
+    def command(op: str, payload: dict[str, Any]) -> Any:
+        if op == "key.revoke":
+            raise BooksError("The books do not answer.")
+        return {"id": 7, "key": "sk-sy-of-the-moment"}
+
+    monkeypatch.setattr(platform, "_command", command)
+    asked: list[str] = []
+    platform._ask("127.0.0.1", Keys(None, None), lambda desk, address, key: asked.append(key))
+    assert asked == ["sk-sy-of-the-moment"]
+    assert "The books do not answer." in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("done", range(4))
