@@ -14,7 +14,7 @@ from steelyard.upstream.fault_table import FaultTable
 from steelyard.upstream.openai_fault import STATUSES
 from steelyard.upstream.replay import with_reasoning
 from steelyard.upstream.thinking import WORDS, thinking_of
-from steelyard.upstream.vendor import ENDS, FAILED, Asked, Vendor, fields_of
+from steelyard.upstream.vendor import ENDS, FAILED, Asked, Ends, Vendor, fields_of
 
 _EFFORTS = {"minimal": "low", "low": "low", "medium": "high", "high": "high", "xhigh": "high", "max": "max"}
 
@@ -74,7 +74,7 @@ DEEPSEEK = Vendor(
             "content exists risk": Fault.CONTENT,
         },
     ),
-    ends=ENDS | {"insufficient_system_resource": FAILED},
+    ends=Ends(ENDS | {"insufficient_system_resource": FAILED}),
     base="",
     completion_path="",  # its beta has one below another path
     balance=BalanceAt("/user/balance", balances_of),

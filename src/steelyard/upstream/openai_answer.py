@@ -244,7 +244,7 @@ class Answer:
         if text or delta.refusal or delta.tool_calls:
             tally.pieces += 1
         if choice.finish_reason:
-            end = self._vendor.ends.get(choice.finish_reason, choice.finish_reason)
+            end = self._vendor.ends[choice.finish_reason]
             if end == FAILED:
                 raise UpstreamError(self._upstream, f"ended its answer with {choice.finish_reason!r}", retryable=True)
             self._finish = end

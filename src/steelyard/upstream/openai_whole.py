@@ -51,7 +51,7 @@ class WholeAnswer(Record, frozen=True, gc=False):
             and not vendor.may_repeat
         ):
             used = counts.usage(_NOTHING_SAID, hides_thoughts=vendor.hides_thoughts)
-            end = vendor.ends.get(finish, finish)
+            end = vendor.ends[finish]
             if used is not None and end != FAILED:
                 return Event(said.content or choice.text or "", used, end)
         return self.as_stream(body)

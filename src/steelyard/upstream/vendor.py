@@ -36,7 +36,20 @@ _STREAM = {"stream": Raw(b"true"), "stream_options": Raw(b'{"include_usage":true
 
 FAILED = ""
 """An end by which the upstream says that it failed."""
-ENDS: dict[str, str] = {
+
+
+class Ends(dict[str, str]):
+    """An upstream's own word for its end → the canonical one. A word that is not here is canonical, but for a reason
+    behind a colon (Gemini)."""
+
+    def __missing__(self, word: str) -> str:
+        head = word.partition(":")[0]
+        return self.get(head, head)
+
+
+_CANONICAL = ("stop", "length", "tool_calls", "content_filter")
+ENDS = {
+    **{word: word for word in _CANONICAL},
     "function_call": "tool_calls",
     "eos": "stop",
     "stop_sequence": "stop",
@@ -44,8 +57,9 @@ ENDS: dict[str, str] = {
     "model_context_window_exceeded": "length",
     "sensitive": "content_filter",
     **dict.fromkeys(("abort", "error", "network_error", "insufficient_system_resource"), FAILED),
+    "function_call_filter": FAILED,  # Gemini: the model called something that cannot be
 }
-"""An upstream's own word for its end → the canonical one; words that are not here are canonical."""
+"""Those of everybody."""
 
 
 class Asked(Record, frozen=True):
@@ -106,7 +120,7 @@ class Vendor:
     fields: Callable[[Asked], dict[str, Any]] = fields_of
     is_own: Callable[[str], bool] | None = None
     faults: FaultTable = ANY
-    ends: Mapping[str, str] = field(default_factory=lambda: ENDS)
+    ends: Ends = field(default_factory=lambda: Ends(ENDS))
     headers: Mapping[str, str] = field(default_factory=dict)
     token: Token | None = None
     base: str = "/v1"

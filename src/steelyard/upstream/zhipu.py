@@ -17,7 +17,7 @@ from steelyard.upstream.credential import Token
 from steelyard.upstream.fault_table import FaultTable
 from steelyard.upstream.openai_fault import STATUSES
 from steelyard.upstream.thinking import WORDS, thinking_of
-from steelyard.upstream.vendor import ENDS, FAILED, Asked, Vendor, fields_of
+from steelyard.upstream.vendor import ENDS, FAILED, Asked, Ends, Vendor, fields_of
 from steelyard.upstream.whose import not_carried
 
 SIGNED = "jwt:"
@@ -102,7 +102,9 @@ ZHIPU = Vendor(
         },
         STATUSES,
     ),
-    ends=ENDS | {"sensitive": "content_filter", "model_context_window_exceeded": "length", "network_error": FAILED},
+    ends=Ends(
+        ENDS | {"sensitive": "content_filter", "model_context_window_exceeded": "length", "network_error": FAILED}
+    ),
     token=Token(token, _TOKEN_SENT_S),
     base="/api/paas/v4",
     completion_path="",

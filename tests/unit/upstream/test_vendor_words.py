@@ -24,6 +24,7 @@ from steelyard.upstream.openai_answer import Answer
 from steelyard.upstream.openai_counts import Counts
 from steelyard.upstream.openai_fault import refusal
 from steelyard.upstream.openai_models import OPENAI
+from steelyard.upstream.openai_whole import WholeAnswer
 from steelyard.upstream.stepfun import STEPFUN
 from steelyard.upstream.tally import Tally
 from steelyard.upstream.thinking import WORDS
@@ -175,6 +176,28 @@ def test_reasoning_is_beside_the_completion_where_the_total_says_so(
     found = msgspec.convert({**told, **details}, Counts).usage(Tally("u", int))
     assert found is not None
     assert (found.input, found.output, found.reasoning) == (32, output, reasoning)
+
+
+@pytest.mark.parametrize("vendor", [GEMINI, ZHIPU, DEEPSEEK, ANY_VENDOR], ids=["gemini", "zhipu", "deepseek", "any"])
+@pytest.mark.parametrize(
+    ("said", "end"),
+    [("content_filter: SAFETY", "content_filter"), ("stop", "stop"), ("sensitive", "content_filter"), ("x: y", "x")],
+)
+def test_an_end_is_told_without_the_reason_behind_its_colon(vendor: Vendor, said: str, end: str) -> None:
+    """Gemini says one; client libraries take no word but the dialect's."""
+    for body in ({"delta": {"content": "a"}}, {"message": {"content": "a"}}):
+        answer = Answer(vendor, Asked("u", "m", {}, 9))
+        answer.take(json.dumps({"choices": [{**body, "finish_reason": said}]}).encode())
+        assert answer.end().finish == end
+
+
+def test_a_call_that_went_wrong_at_gemini_is_no_answer() -> None:
+    choice = {"message": {"content": None}, "finish_reason": "function_call_filter: MALFORMED_FUNCTION_CALL"}
+    body = json.dumps({"choices": [choice], "usage": {"prompt_tokens": 1, "completion_tokens": 1}}).encode()
+    for heard in (Answer(GEMINI, Asked("u", "m", {}, 9)).take, WholeAnswer(Asked("u", "m", {}, 9), GEMINI).hear_whole):
+        with pytest.raises(UpstreamError, match="MALFORMED") as caught:
+            heard(body)
+        assert caught.value.retryable
 
 
 def test_every_fault_is_somebodys() -> None:
