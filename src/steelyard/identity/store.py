@@ -175,6 +175,13 @@ def revoke_key(connection: Connection, key_id: int, clock: Clock) -> Key:
     return find_key(connection, key_id)
 
 
+def revoked_keys(connection: Connection, since_ns: int) -> list[int]:
+    """Customers' keys that were ended since then."""
+    columns = tables.keys.c
+    query = select(columns.id).where(columns.revoked_ns >= since_ns, columns.project_id.is_not(None))
+    return list(connection.execute(query).scalars())
+
+
 class KeyCounts(NamedTuple):
     """How many live keys there are, and what else a table of them needs room for."""
 

@@ -91,6 +91,7 @@ MAPPED_BYTES_MIN = 4 * 1024 * 1024  # what is at least so large is given back at
 CALLERS_SEEN_MAX = 8192  # of one worker: keys that were just used are looked up in half the time
 SNAPSHOT_PART_ENTRIES = 50  # models or tariffs that travel together; a worker reads as many at once (0.5 ms)
 SNAPSHOT_KNOWN_S = 1  # a command waits this long for every worker to know what it changed
+UNTOLD_S = 24 * 3600  # keys that ended within so long are told again after a commit whose answer was lost
 ERRAND_S = 5  # a worker answers a command that was passed on to it within this
 RETRY_AFTER_S = 1
 

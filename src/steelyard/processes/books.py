@@ -115,6 +115,7 @@ class Books:
         self._posting.on_settled_death = self._settled_death
         self._timekeeper = Timekeeper(self.teller, self._thread, self._office, self._clock)
         self._posting.on_pass = self._timekeeper.tick
+        self._posting.on_certain = self._tell_untold
         for seed in await self._thread.run(self._office.seeds):
             self.teller.limit(seed)
         for opened, series in self._bookkeeper.open_requests():
@@ -309,6 +310,10 @@ class Books:
         except CallerError as error:
             self._posting.in_doubt |= error.status == 503
             raise
+
+    async def _tell_untold(self) -> None:
+        """What a command changed whose commit was done and not answered."""
+        self._publishing.tell(await self._thread.run(self._office.untold, self._publishing.version))
 
     def session_moved(self) -> None:
         self._publishing.session_moved()

@@ -19,7 +19,7 @@ from steelyard.catalog.price_file import SUBJECT_FIELD, parse_price_file
 from steelyard.identity import store as identity
 from steelyard.jobs import store as jobs
 from steelyard.kernel import limits
-from steelyard.kernel.clock import Clock, iso_from_ns
+from steelyard.kernel.clock import NS_PER_S, Clock, iso_from_ns
 from steelyard.kernel.errors import CallerError, bad_request, perhaps_done, unavailable
 from steelyard.kernel.ids import secret_hash
 from steelyard.kernel.records import Caller
@@ -39,7 +39,7 @@ from steelyard.processes.reconciling import reconcile_post
 from steelyard.processes.replay import replay
 from steelyard.processes.rerating import post_rerating
 from steelyard.processes.routing import ROUTING
-from steelyard.processes.snapshot import new_snapshot
+from steelyard.processes.snapshot import new_snapshot, read_snapshot, snapshot_version
 from steelyard.processes.vendors import credential_drop, credential_set, vendor_add, vendor_remove
 from steelyard.rating.rate import rate
 from steelyard.reports.export import Wanted, export
@@ -121,6 +121,13 @@ class Office:
         """All sub-limits in force with what the books say of the time before, for a teller that begins."""
         with transaction(self._engine) as connection:
             return limit_seeds(connection, self._clock)
+
+    def untold(self, version: int) -> Outcome:
+        """What workers have to know who have the snapshot of this version: a newer one, and keys that ended lately."""
+        with transaction(self._engine) as connection:
+            ended = identity.revoked_keys(connection, self._clock.now_ns() - limits.UNTOLD_S * NS_PER_S)
+            snapshot = read_snapshot(connection) if snapshot_version(connection) > version else None
+        return Outcome(None, snapshot=snapshot, keys=tuple(map(KeyChange, ended)))
 
     def _timed(self, act: Callable[[Connection, Payload, Clock], Outcome]) -> Callable[[Connection, Payload], Outcome]:
         return lambda connection, payload: act(connection, payload, self._clock)

@@ -102,6 +102,7 @@ class PostingLoop:
         self._waiting: list[asyncio.Future[None]] = []
         self.on_settled_death: Callable[[str], None] = lambda series: None
         self.on_pass: Callable[[], Awaitable[None]] = _nothing
+        self.on_certain: Callable[[], Awaitable[None]] = _nothing
 
     def stop(self) -> None:
         """Have `run` end after one more pass."""
@@ -195,10 +196,12 @@ class PostingLoop:
         return not self.trouble
 
     async def _make_certain(self) -> None:
-        """Read purses and limits again. A doubt that comes up meanwhile stays for the next pass."""
+        """Read purses and limits again, and what workers are told. A doubt that comes up meanwhile stays for the next
+        pass."""
         self.in_doubt, waiting = False, len(self._when_certain)
         self._teller.correct(await self._thread.purses())
         self._teller.limit_anew(await self._thread.seeds(self._clock))
+        await self.on_certain()
         for act in self._when_certain[:waiting]:
             act()
         del self._when_certain[:waiting]

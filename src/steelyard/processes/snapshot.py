@@ -40,6 +40,11 @@ def new_snapshot(connection: Connection) -> Snapshot:
     return read_snapshot(connection)
 
 
+def snapshot_version(connection: Connection) -> int:
+    """That of the newest snapshot."""
+    return _read(connection, SNAPSHOT)
+
+
 def bump(connection: Connection, counter: str) -> int:
     """The counter's next value, durable once the transaction is."""
     columns = tables.counters.c

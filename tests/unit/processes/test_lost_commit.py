@@ -11,6 +11,7 @@ from tests.fakes.ledger import outside
 from tests.fakes.postgres_line import Line
 from tests.unit.processes.test_books import House, clean, until, wallet
 
+from steelyard.catalog.demo import demo_price_text
 from steelyard.kernel.errors import CallerError, WriterLost
 from steelyard.storage import tables
 
@@ -67,6 +68,26 @@ async def test_who_moves_money_is_told_that_nobody_knows_whether_it_moved(tmp_pa
     assert (await client.command("wallet.topup", topup))["balance_nano"] == 6_000_000_000
     await until(lambda: house.books and house.books.teller.balance(1) == 6_000_000_000, "the teller knows by then")
     await clean(client)
+    await house.close()
+
+
+async def test_what_was_changed_by_a_lost_commit_is_told_to_all_workers(tmp_path: Path, line: Line) -> None:
+    """A revoked key had gone on working, and models at the old price, until the books were started anew."""
+    house = await opened_house(tmp_path / "data", line)
+    client, _ = await house.worker()
+    key = await client.command("key.add", {"tenant": "acme", "name": "laptop"})
+    assert client.snapshot.callers.of_key(key["id"]) is not None
+    version = client.snapshot.version
+    for op, payload, known in (
+        ("key.revoke", {"id": key["id"]}, lambda: client.snapshot.callers.of_key(key["id"]) is None),
+        ("prices.load", {"text": demo_price_text()}, lambda: client.snapshot.version > version),
+    ):
+        line.cut = "after"
+        with pytest.raises(CallerError, match="Perhaps it is done"):
+            await client.command(op, payload)
+        await until(known, "the worker knows it")
+        await until(lambda: house.books and not house.books._posting._away, "no doubt is left")
+    assert client.snapshot.prices
     await house.close()
 
 
