@@ -41,7 +41,7 @@ def curl(visit: Visit) -> str:
     """A request a newcomer can paste, against the address he reached us at."""
     models = visit.desk.house.snapshot.models.values()
     model = min((model.name for model in models if model.writes_text), default="MODEL")
-    address = f"{visit.request.url.scheme}://{visit.request.url.netloc}/v1/chat/completions"
+    address = f"{visit.scheme}://{visit.request.url.netloc}/v1/chat/completions"
     body = f'{{"model": "{model}", "messages": [{{"role": "user", "content": "Hello"}}]}}'
     lines = (
         f"curl {address}",

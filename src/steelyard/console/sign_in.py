@@ -23,7 +23,7 @@ async def sign_in(visit: Visit) -> Response:
     fields = await read_form(visit.request)
     visit.check_token(fields.get("token", ""))
     onward = _own_page(fields.get("next", ""))
-    brake, address = visit.desk.brake, visit.request.client.host if visit.request.client else ""
+    brake, address = visit.desk.brake, visit.address
     wait_s = brake.wait_s(address)
     if wait_s:
         answer = _form(visit, onward, 429, visit.words("login.wait", seconds=wait_s))

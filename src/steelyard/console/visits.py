@@ -25,6 +25,8 @@ LANGUAGE_COOKIE = "steelyard_lang"
 THEME_COOKIE = "steelyard_theme"
 THEMES = ("auto", "light", "dark")
 _YEAR_S = 365 * 24 * 3600
+_LOOPBACK = ("127.0.0.1", "::1")
+_ADDRESS_CHARACTERS = 45  # of the longest IPv6 address
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,6 +62,21 @@ class Visit:
     @property
     def path(self) -> str:
         return self.request.url.path
+
+    @property
+    def address(self) -> str:
+        """Whose brake it is: who speaks to us, or whom a proxy on this machine speaks for, by what it says last."""
+        client = self.request.client.host if self.request.client else ""
+        told = self._told("x-forwarded-for") if client in _LOOPBACK else ""
+        return told or client
+
+    @property
+    def scheme(self) -> str:
+        """What the visitor speaks, where a proxy that speaks TLS for us says so."""
+        return "https" if self._told("x-forwarded-proto") == "https" else self.request.url.scheme
+
+    def _told(self, header: str) -> str:
+        return self.request.headers.get(header, "").rpartition(",")[2].strip()[:_ADDRESS_CHARACTERS]
 
     def query(self, name: str) -> str:
         return self.request.query_params.get(name, "").strip()
@@ -113,7 +130,7 @@ class Visit:
             raise CallerError(403, "form_expired", "This form belongs to another sign-in. Open the page again.")
 
     def _keep(self, answer: Response, cookie: str, value: str, seconds: int | None) -> None:
-        secure = self.request.url.scheme == "https"
+        secure = self.scheme == "https"
         answer.set_cookie(cookie, value, seconds, path=ROOT, secure=secure, httponly=True, samesite="lax")
 
 

@@ -78,8 +78,25 @@ def test_the_operator_key_opens_the_console(visitor: TestClient) -> None:
 def test_the_cookie_is_secure_over_https(house: FakeHouse) -> None:
     from steelyard.console.app import console_app
 
-    with TestClient(console_app(house), base_url="https://steelyard.test") as client:
-        assert "secure" in sign_in(client).headers["set-cookie"].lower()
+    proxied = {"x-forwarded-proto": "https"}
+    for base, headers in (("https://steelyard.test", {}), ("http://steelyard.test", proxied)):
+        with TestClient(console_app(house), base_url=base, headers=headers) as client:
+            set_cookie = client.get("/console/login").headers["set-cookie"]
+            assert "secure" in set_cookie.lower()
+
+
+def test_behind_a_proxy_a_stranger_does_not_use_up_the_operators_tries(house: FakeHouse) -> None:
+    """Both come from this machine then; the proxy says for whom."""
+    from steelyard.console.app import console_app
+
+    app = console_app(house)
+    for client_address, status in (("127.0.0.1", 303), ("203.0.113.1", 429)):  # the second is no proxy of ours
+        with TestClient(app, base_url="http://steelyard.test", client=(client_address, 1)) as client:
+            for _ in range(limits.WRONG_KEYS_MAX):
+                client.headers["x-forwarded-for"] = "198.51.100.9, 203.0.113.9"
+                assert sign_in(client, "sk-sy-op-wrong").status_code == 401
+            client.headers["x-forwarded-for"] = "203.0.113.9, 198.51.100.7"
+            assert sign_in(client).status_code == status
 
 
 @pytest.mark.parametrize("key", ["", "sk-sy-op-wrong", OPERATOR_KEY[:-1], "sk-sy-" + "A" * 32, "密钥"])
