@@ -28,7 +28,7 @@ def test_a_visitor_signs_in_where_he_wanted_to_go_and_out(open_page: Open, site:
     page.keyboard.type(site.operator_key)
     page.keyboard.press("Enter")
     expect(page).to_have_url(f"{site.base_url}/console/requests")
-    cookie = next(one for one in page.context.cookies() if one["name"] == "steelyard_session")
+    cookie = next(one for one in page.context.cookies() if one["name"].startswith("steelyard_session"))
     assert cookie["httpOnly"] and cookie["sameSite"] == "Lax"
     page.get_by_role("button", name="Sign out").click()
     expect(page).to_have_url(f"{site.base_url}/console/login")

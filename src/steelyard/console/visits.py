@@ -51,7 +51,7 @@ class Visit:
         theme = next((t for t in (asked.get("theme"), cookies.get(THEME_COOKIE)) if t in THEMES), "auto")
         self.theme = theme
         operators = desk.house.snapshot.operators
-        found = desk.sessions.read(cookies.get(SESSION_COOKIE), operators)
+        found = desk.sessions.read(cookies.get(self._session_cookie), operators)
         self.fresh = False  # whether the answer brings the session to the browser
         self.session: Session = found or desk.sessions.visitor()
 
@@ -62,6 +62,13 @@ class Visit:
     @property
     def path(self) -> str:
         return self.request.url.path
+
+    @property
+    def _session_cookie(self) -> str:
+        """A browser keeps cookies by machine: without the port in the name, two platforms on one would sign each
+        other's operators out."""
+        port = self.request.headers.get("host", "").rpartition(":")[2]
+        return f"{SESSION_COOKIE}_{port}" if port.isdecimal() and port.isascii() else SESSION_COOKIE
 
     @property
     def address(self) -> str:
@@ -122,7 +129,7 @@ class Visit:
         return answer
 
     def keep_session(self, answer: Response) -> None:
-        self._keep(answer, SESSION_COOKIE, self.desk.sessions.cookie(self.session), None)
+        self._keep(answer, self._session_cookie, self.desk.sessions.cookie(self.session), None)
 
     def check_token(self, token: str) -> None:
         """Raises CallerError 403 when a form was not shown to this visitor."""

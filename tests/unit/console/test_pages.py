@@ -3,6 +3,7 @@
 import html
 import re
 from collections.abc import Callable
+from dataclasses import replace as replace_field
 
 import msgspec
 import pytest
@@ -129,6 +130,19 @@ def test_who_comes_from_another_site_is_not_signed_out(operator: TestClient) -> 
     ]
     assert [answer.status_code for answer in answers] == [303, 404, 403, 303]
     assert not any("set-cookie" in answer.headers for answer in answers)
+
+
+def test_two_platforms_on_one_machine_sign_nobody_out_of_the_other(operator: TestClient, house: FakeHouse) -> None:
+    from steelyard.console.app import console_app
+
+    other = console_app(replace_field(house, secret=bytes(32)))
+    with TestClient(other, base_url="http://steelyard.test:9000", cookies=operator.cookies) as client:
+        assert sign_in(client).status_code == 303
+        operator.cookies = client.cookies
+        for one in (client, operator):
+            assert one.get("/console", follow_redirects=False).status_code == 200
+    for host in ("steelyard.test:x", "[::1]", "steelyard.test:٣"):
+        assert operator.get("/console", headers={"host": host.encode()}).status_code == 200
 
 
 def test_a_form_without_its_token_does_nothing(visitor: TestClient) -> None:
