@@ -4,6 +4,7 @@ Facts: dashscope 2.0.2 for paths, headers and events; help.aliyun.com for the ex
 """
 
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import Any
 
 import msgspec
@@ -42,6 +43,14 @@ class DashScopeNative(Chat):
         return body.get("enable_thinking") is True
 
     def answer(self, heard: Heard) -> Whole | Stream:
+        """Where a stream was asked for, a no is framed as its only event, under its own status."""
+        said = self._answer(heard)
+        if isinstance(said, Stream) or said.status == 200 or heard.headers.get("x-dashscope-sse") != "enable":
+            return said
+        frame = b"id:1\nevent:error\n:HTTP_STATUS/%d\ndata:" % said.status
+        return replace(said, before=(frame,), headers={**said.headers, "content-type": "text/event-stream"})
+
+    def _answer(self, heard: Heard) -> Whole | Stream:
         if not self.is_key(heard):
             return self.refusal("auth")
         path = heard.path.removeprefix(self.base)

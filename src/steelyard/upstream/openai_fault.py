@@ -17,6 +17,7 @@ from steelyard.upstream.fault_table import FaultTable
 from steelyard.upstream.whose import refused
 
 _FLAGGED = frozenset({"reasons", "flagged_input"})
+_FRAMED = re.compile(rb"^data:(.*)", re.MULTILINE)
 _MOMENT = re.compile(r"(20\d\d-\d\d-\d\d)[ T](\d\d:\d\d:\d\d)")
 
 STATUSES = FaultTable(
@@ -138,9 +139,11 @@ _decoder = msgspec.json.Decoder(Body | list[Body])  # Gemini's come in a list
 def refusal(
     upstream: str, body: bytes, status: int, retry_after: bytes = b"", faults: FaultTable = ANY
 ) -> UpstreamError:
-    """The error behind an answer that is none: one with another status than 200, or without a stream of events."""
+    """The error behind an answer that is none: one with another status than 200, or without a stream of events. Asked
+    for a stream, DashScope frames it as one."""
+    framed = _FRAMED.search(body)
     try:
-        read = _decoder.decode(body)
+        read = _decoder.decode(body if framed is None else framed[1])
         told = next((each.complaint() for each in (read if isinstance(read, list) else [read])), None)
     except (msgspec.DecodeError, UnicodeDecodeError):
         told = None

@@ -261,6 +261,14 @@ def test_an_inner_code_says_more_than_a_status(status: int, error: Any, told: tu
     assert found.retry_after_s == (9 if fault in {Fault.RATE_LIMITED, Fault.QUOTA} else None)
 
 
+def test_an_error_that_is_framed_as_an_event_is_read() -> None:
+    """DashScope's, where it was asked for a stream."""
+    said = json.dumps({"code": "Arrearage", "message": "overdue"}).encode()
+    for framed in (b"id:1\nevent:error\n:HTTP_STATUS/400\ndata:%b\n\n", b"data: %b\r\n\r\n", b"\n%b"):
+        found = refusal("vendor", framed % said, 400)
+        assert (found.fault, found.status) == (Fault.NO_MONEY, 0) and "overdue" in found.message
+
+
 def test_what_is_no_error_body_is_judged_by_its_status() -> None:
     for body in (b"", b"<html>", b"[]", b"\xff", b'{"error": 3}'):
         assert refusal("vendor", body, 502).retryable
