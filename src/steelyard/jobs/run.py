@@ -175,6 +175,7 @@ class Run:
             async with self._house.lines:
                 if self._is_over():
                     return
+                self._house.content.check_space()  # an answer that cannot be kept costs us all the same
                 request_id = self._house.next_id()
 
                 async def keep(body: bytes, request_id: bytes = request_id) -> None:

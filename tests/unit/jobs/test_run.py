@@ -162,6 +162,19 @@ async def test_who_goes_on_runs_only_what_has_no_result(tmp_path: Path) -> None:
     assert place.desk.end.state is JobState.COMPLETED
 
 
+async def test_no_line_is_begun_whose_answer_a_full_disk_would_not_keep(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its vendor would be paid for it, and then again every few seconds for as long as the disk is full."""
+    place = Place(tmp_path, list("abc"), {})
+    with monkeypatch.context() as full, pytest.raises(OSError, match="kept free for the books"):
+        full.setattr(limits, "FILES_FREE_BYTES_MIN", 1 << 60)
+        await place.run()
+    assert place.gate.asked == []
+    await place.run(JobState.IN_PROGRESS, total=3)
+    assert place.found(OUTPUT).keys() == set("abc")
+
+
 async def test_an_answer_that_was_kept_and_not_counted_runs_again(tmp_path: Path) -> None:
     place = Place(tmp_path, list("abc"), {})
     await place.run()
