@@ -10,6 +10,7 @@ import msgspec
 
 from steelyard.kernel.errors import UpstreamError
 from steelyard.kernel.faults import Fault
+from steelyard.upstream.openai_fault import ANY
 from steelyard.upstream.whose import refused
 
 BY_TYPE = {
@@ -76,10 +77,16 @@ def refusal(upstream: str, body: bytes, status: int, retry_after: bytes = b"") -
     except (msgspec.DecodeError, UnicodeDecodeError):
         pass
     message = message or f"answered {status} without saying why"
-    fault = BY_STATUS.get(status) or BY_TYPE.get(_kind(told), Fault.SERVER)
+    fault = _by_code(status, told) or BY_STATUS.get(status) or BY_TYPE.get(_kind(told), Fault.SERVER)
     if _is_our_bill(told, message):
         fault = Fault.NO_MONEY
     return refused(upstream, fault, status, message, retry_after)
+
+
+def _by_code(status: int, told: Complaint | str | None) -> Fault | None:
+    """What a vendor of other origin has a code of its own for, which may stand in the type's place (Zhipu's 1113: our
+    account is empty, under 429)."""
+    return None if told is None or isinstance(told, str) else ANY.known(status, told.code, told.type)
 
 
 def _kind(told: Complaint | str | None) -> str:

@@ -17,6 +17,7 @@ from steelyard.kernel.faults import Fault
 from steelyard.kernel.offers import Offer
 from steelyard.kernel.records import Event
 from steelyard.upstream.anthropic_answer import Answer
+from steelyard.upstream.anthropic_fault import refusal as error_behind
 from steelyard.upstream.anthropic_request import request_of
 from steelyard.upstream.head import header_block
 from steelyard.upstream.kinds import ByKind
@@ -142,6 +143,25 @@ async def test_whose_turn_it_is_after_a_refusal(
         await events_of(server, scene)
     assert (caught.value.status, caught.value.retryable, caught.value.fault) == (status, retryable, fault)
     assert caught.value.retry_after_s == (7 if scene == "busy" else None)
+
+
+@pytest.mark.parametrize(
+    ("status", "error", "told", "fault"),
+    [
+        (429, {"type": "1113", "message": "余额不足或无可用资源包,请充值。"}, 0, Fault.NO_MONEY),
+        (429, {"code": "1113", "message": "余额不足"}, 0, Fault.NO_MONEY),
+        (429, {"type": "1308", "message": "Usage limit reached"}, 0, Fault.QUOTA),
+        (429, {"type": "1302", "message": "slow down"}, 429, Fault.RATE_LIMITED),
+        (429, {"type": "rate_limit_error", "message": "slow down"}, 429, Fault.RATE_LIMITED),
+        (400, {"type": "1301", "message": "no"}, 400, Fault.CONTENT),
+    ],
+)
+def test_a_code_of_the_vendors_own_says_more_than_a_status(
+    status: int, error: dict[str, Any], told: int, fault: Fault
+) -> None:
+    """Zhipu's, in this dialect: once in the place of the type, once beside it."""
+    found = error_behind("vendor", json.dumps({"type": "error", "error": error}).encode(), status)
+    assert (found.status, found.fault) == (told, fault)
 
 
 async def test_our_key_is_in_no_words_of_ours(server: AnthropicServer) -> None:
