@@ -97,6 +97,27 @@ async def test_a_disk_that_refuses_leaves_what_was_kept(content: Content, monkey
     await results.close()
 
 
+async def test_what_could_not_be_synced_is_not_there_either(content: Content, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nobody was charged for it, so its line is to run again."""
+    results = Results(content, JOB)
+    await results.keep("a", ONE, b"{}")
+
+    def refused(fd: int) -> None:
+        raise OSError(5, "Input/output error")
+
+    with monkeypatch.context() as patch:
+        patch.setattr("steelyard.jobs.results._disk.sync", refused)
+        asked = [results.keep(name, request, b"{}") for name, request in (("b", TWO), ("c", THREE))]
+        said = await asyncio.gather(*asked, return_exceptions=True)
+    assert [str(one) for one in said] == ["[Errno 5] Input/output error"] * 2
+    await results.keep("d", b"\4" * 16, b"{}")
+    await results.close()
+    results = Results(content, JOB)
+    assert [one["custom_id"] for one in written(content, JOB.output_id)] == ["a", "d"]
+    assert (results.completed, results.has("b")) == (2, False)
+    await results.close()
+
+
 async def test_what_cannot_be_opened_whole_is_let_go_whole(content: Content, monkeypatch: pytest.MonkeyPatch) -> None:
     """Both files' locks are free for the next try."""
     with monkeypatch.context() as broken:
