@@ -3,6 +3,7 @@
 Owns the look only. Several steps may run at once; a step that fails is left as it was, the error is told elsewhere.
 """
 
+import contextlib
 import sys
 import threading
 from types import TracebackType
@@ -87,8 +88,9 @@ class Steps:
         return Step(self, title, doing)
 
     def print(self, text: str, *, markup: bool = False) -> None:
-        """A line above the running bars."""
-        with self._lock:
+        """A line above the running bars. That it cannot be written, on a full disk or where a terminal was, ends
+        nothing: whoever tells that a process died is about to start it again."""
+        with self._lock, contextlib.suppress(OSError, SystemExit):  # the latter is what rich makes of a broken pipe
             (self.bars.console if self.bars is not None else self._console).print(text, markup=markup)
 
     def __enter__(self) -> "Steps":

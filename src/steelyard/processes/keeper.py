@@ -305,7 +305,8 @@ class Server:
                 if self._key:
                     text = text.replace(self._key, "…")  # SGLang writes down all it was started with
                 self._last = text[: limits.LOG_LINE_BYTES_MAX] or self._last
-                print(text, file=sys.stderr, flush=True)
+                with contextlib.suppress(OSError):  # a full disk must not stop the reader, or the server would block
+                    print(text, file=sys.stderr, flush=True)
 
 
 def _not_ours() -> dict[str, str]:

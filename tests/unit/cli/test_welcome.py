@@ -1,7 +1,10 @@
 """What a newcomer sees: keys once, a curl that works, a bill that is the posted request's; steps in both looks."""
 
+import errno
 import io
 import shlex
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -183,3 +186,28 @@ def test_small_texts() -> None:
     assert energy_text(1_500) == "0.002 J"
     assert energy_text(3_600_000_000_000) == "1.000 kWh"
     assert (percent_text(1, 4), percent_text(1, 0)) == ("25.0 %", "–")
+
+
+def test_a_line_that_cannot_be_written_ends_nothing() -> None:
+    """On a full disk a worker that had ended was not started again, even when there was room."""
+
+    class Full(io.StringIO):
+        def write(self, text: str) -> int:
+            raise OSError(errno.ENOSPC, "No space left on device")
+
+    Steps(ManualClock(), Full()).print("worker-0 ended (exit code 1); starting it again in 0.1 s.")
+
+
+def test_nobody_who_listens_any_more_ends_nothing() -> None:
+    """`steelyard up | head`"""
+    code = (
+        "import sys; from steelyard.cli.progress import Steps; from steelyard.kernel.clock import SystemClock\n"
+        "steps = Steps(SystemClock())\n"
+        "for _ in range(3): steps.print('x' * 100_000)\n"
+        "print('still here', file=sys.stderr)"
+    )
+    told = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    assert told.stdout is not None and told.stderr is not None
+    told.stdout.close()
+    assert (told.stderr.read(), told.wait()) == ("still here\n", 0)
+    told.stderr.close()

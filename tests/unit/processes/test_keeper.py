@@ -1,5 +1,7 @@
 """The clock of a GPU engine: what it did between two looks, and whose that was."""
 
+import errno
+import io
 import os
 import sys
 import threading
@@ -77,6 +79,19 @@ def test_a_server_gets_no_variable_of_ours(monkeypatch: pytest.MonkeyPatch) -> N
     said = 'echo "$(env | grep -c ^STEELYARD_) of ours, $VLLM_API_KEY, $HOME"; exit 3'
     server = Server(Started(["sh", "-c", said], {"VLLM_API_KEY": "its own"}, "", "vllm"), "")
     assert wait_for(server.gone, "it to end") == f"exit code 3: 0 of ours, its own, {os.environ['HOME']}"
+    server.end()
+
+
+def test_a_server_is_listened_to_when_there_is_no_room_for_what_it_says(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It would wait for a reader as soon as the pipe is full."""
+
+    class Full(io.StringIO):
+        def write(self, text: str) -> int:
+            raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr("sys.stderr", Full())
+    server = Server(Started(["sh", "-c", "yes much is said | head -c 1000000; exit 3"], {}, "", "vllm"), "")
+    assert wait_for(server.gone, "it to end", 5).startswith("exit code 3")
     server.end()
 
 

@@ -1,6 +1,8 @@
 """What a process writes to its log."""
 
 import ast
+import errno
+import io
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -33,6 +35,21 @@ def test_an_error_shows_where_it_came_from_and_no_variable(log: None, capsys: py
     assert said.out == ""
     assert "request_failed" in said.err and "in refuse" in said.err and "nothing of the sort" in said.err
     assert SECRET not in said.err
+
+
+def test_a_line_for_which_there_is_no_room_ends_nothing(log: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A worker that said why it would end, on a full disk, did not end."""
+
+    class Full(io.StringIO):
+        def write(self, text: str) -> int:
+            raise OSError(errno.ENOSPC, "No space left on device")
+
+        def flush(self) -> None:
+            raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr("sys.stderr", Full())
+    logs.to_stderr()
+    structlog.get_logger().error("journal_failed")
 
 
 def test_every_process_that_logs_sets_its_log_up() -> None:
