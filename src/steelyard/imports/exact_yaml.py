@@ -4,6 +4,7 @@ from decimal import Decimal, DecimalException
 from typing import Any
 
 from steelyard.kernel.errors import StartError, bad_request
+from steelyard.kernel.extras import how_to_get
 
 _FLOAT = "tag:yaml.org,2002:float"
 
@@ -13,7 +14,7 @@ def exact_yaml(text: str, what: str) -> Any:
     try:
         import yaml
     except ImportError:
-        raise StartError("Reading YAML needs PyYAML: pip install 'steelyard[import]'.") from None
+        raise StartError(f"Reading YAML needs PyYAML: {how_to_get('steelyard[import]')}") from None
     loader: Any = type("ExactLoader", (yaml.SafeLoader,), {})
     loader.add_constructor(_FLOAT, lambda _loader, node: _exact(node.value))
     try:

@@ -15,6 +15,7 @@ from steelyard.imports.amounts import MISSHAPEN, Unfit, decimal_of, per_million,
 from steelyard.imports.litellm_prices import Asked
 from steelyard.imports.price_text import Left, PriceEntry, Read, When, whole_prices
 from steelyard.kernel.errors import StartError
+from steelyard.kernel.extras import how_to_get
 
 _METER_KEYS = {
     "input_mtok": "input",
@@ -36,8 +37,8 @@ def installed_data() -> list[Any]:
         module = importlib.import_module("genai_prices.data")
     except ImportError:
         raise StartError(
-            "The package genai-prices is not installed here. Install it beside Steelyard (pip install genai-prices), "
-            "or name its data file with --file."
+            "The package genai-prices is not installed here. Name its data file with --file, or install it: "
+            f"{how_to_get('genai-prices')}"
         ) from None
     return [_plain(provider) for provider in module.providers]
 

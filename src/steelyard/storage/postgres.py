@@ -15,6 +15,7 @@ from sqlalchemy.pool import ConnectionPoolEntry
 from steelyard.kernel import limits
 from steelyard.kernel.directory import DatabaseUrl
 from steelyard.kernel.errors import StartError, WriterLost
+from steelyard.kernel.extras import how_to_get
 from steelyard.storage import tables
 
 if TYPE_CHECKING:
@@ -35,7 +36,7 @@ def open_postgres(url: DatabaseUrl, *, readonly: bool = False) -> Engine:
     try:
         import psycopg  # noqa: F401 - an extra; without it SQLite is all there is
     except ImportError:
-        raise StartError("PostgreSQL needs its driver: pip install 'steelyard[postgres]'.") from None
+        raise StartError(f"PostgreSQL needs its driver: {how_to_get('steelyard[postgres]')}") from None
     tables.of_left.dialect_kwargs["postgresql_where"] = tables.LEFT
     engine = create_engine(
         parsed,

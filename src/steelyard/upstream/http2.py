@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from steelyard.kernel import limits
 from steelyard.kernel.errors import UpstreamError
+from steelyard.kernel.extras import how_to_get
 from steelyard.kernel.run import Signal, Watch
 from steelyard.upstream.dial import Dial
 from steelyard.upstream.http1 import Patience
@@ -364,7 +365,7 @@ class Http2Host:
         try:
             import h2.connection  # noqa: F401 - before anything is connected
         except ImportError:
-            told = "is to be spoken to over HTTP/2, for which an extra is missing: pip install 'steelyard[http2]'"
+            told = f"is to be spoken to over HTTP/2, for which an extra is missing: {how_to_get('steelyard[http2]')}"
             raise UpstreamError(self.upstream, told) from None
         line = await self._dial.open(lambda: Line(self), self._connect_s)
         try:

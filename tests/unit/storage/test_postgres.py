@@ -141,7 +141,7 @@ def test_a_url_that_is_none_is_refused_without_showing_it(text_: str) -> None:
 
 def test_without_the_driver_one_line_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "psycopg", None)
-    with pytest.raises(StartError, match=r"pip install 'steelyard\[postgres\]'"):
+    with pytest.raises(StartError, match=rf"{sys.executable} -m pip install 'steelyard\[postgres\]'"):
         open_database(URL)
 
 

@@ -227,6 +227,6 @@ async def test_nobody_listens_and_a_closed_pool() -> None:
 async def test_without_the_extra_it_is_said_how_to_get_it(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "h2.connection", None)
     pool = Pool()
-    with pytest.raises(UpstreamError, match=r"pip install 'steelyard\[http2\]'"):
+    with pytest.raises(UpstreamError, match=rf"{sys.executable} -m pip install 'steelyard\[http2\]'"):
         await pool.request(ask(1))
     await pool.close()
