@@ -1,14 +1,15 @@
 """What a server of OpenAI's dialect says while it answers, read into events.
 
 Owns the rules for its counts: usage may come never, once, in every chunk or twice; it is cumulative, so the last one
-counts and none is ever added. Before it comes, what has been delivered is counted low, because a count never falls.
+counts and none is ever added. What has been delivered before it comes, or behind it, is counted low, because a count
+never falls.
 """
 
 from collections.abc import Sequence
 from typing import Any
 
 import msgspec
-from msgspec import Raw
+from msgspec import Raw, structs
 
 from steelyard.kernel.errors import UpstreamError
 from steelyard.kernel.quantities import Usage
@@ -124,6 +125,7 @@ class Answer:
         *(
             "_asked",
             "_calls",
+            "_counted",
             "_counts",
             "_finish",
             "_growing",
@@ -154,6 +156,7 @@ class Answer:
         self._logprobs: list[Any] = []
         self._finish: str | None = None
         self._counts: Usage | None = None
+        self._counted = (0, 0)  # pieces and thoughts that these know of
 
     def hear(self, read: bytes) -> Sequence[Event]:
         """See `hearing.Hearing`. One text that repeats itself is no run: each piece has to be looked at."""
@@ -267,7 +270,16 @@ class Answer:
         """The last usage wins."""
         found = counts.usage(self._tally, hides_thoughts=self._vendor.hides_thoughts)
         if found is not None:
-            self._counts = found
+            self._counts, self._counted = found, (self._tally.pieces, self._tally.thoughts)
+
+    def _used(self, counts: Usage) -> Usage:
+        """These counts and, of what came behind them, a token for each piece: a server may count at the beginning, and
+        not again before it is cut."""
+        pieces, thoughts = self._counted
+        output, reasoning = self._tally.pieces - pieces, self._tally.thoughts - thoughts
+        if not (output or reasoning):
+            return counts
+        return structs.replace(counts, output=counts.output + output, reasoning=counts.reasoning + reasoning)
 
     def events(self) -> Sequence[Event]:
         """What is new since the last time; the finish is kept for `end`, when the last count is known."""
@@ -276,16 +288,18 @@ class Answer:
         counts = self._counts
         if self.done and self._finish is not None and counts is not None and counts.generated <= self._most:
             return ()  # it goes with the end; were that beyond the cap, what was said would be kept from the customer
-        return (self._event(counts or self._tally.low(), None),)
+        return (self._event(self._tally.low() if counts is None else self._used(counts), None),)
 
     def end(self) -> Event:
         """The last event. Raises UpstreamError when the answer had not come to its end."""
         if self._finish is None:
             raise UpstreamError(self._upstream, "ended its answer without finishing it")
-        return self._event(self._counts or self._tally.estimate(), self._finish)
+        counts = self._counts
+        return self._event(self._tally.estimate() if counts is None else self._used(counts), self._finish)
 
     def _event(self, usage: Usage, finish: str | None) -> Event:
-        usage, estimated = self._tally.rising(usage), self._counts is None
+        estimated = usage is not self._counts
+        usage = self._tally.rising(usage)
         text, self._text = self._text, ""
         if not (self._reasoning or self._refusal or self._calls or self._logprobs):
             stop_text = None if finish is None else self._stop_text

@@ -141,6 +141,26 @@ def test_a_call_is_named_in_its_first_piece_whatever_the_others_say(
     assert "".join(piece.arguments for piece in pieces) == '{"x":1}'
 
 
+def test_what_comes_behind_counts_is_counted_until_they_come_again() -> None:
+    """A server that counts at the beginning and at the end: who hung up between the two had all of it for nothing."""
+    answer = Answer(ANY_VENDOR, Asked("u", "m", {}, 9))
+
+    def heard(delta: dict[str, str], finish: str | None = None, output: int | None = None) -> bytes:
+        counts = None if output is None else {"prompt_tokens": 4, "completion_tokens": output}
+        chunk = {"choices": [{"delta": delta, "finish_reason": finish}], "usage": counts}
+        return b"data: %b\n\n" % json.dumps(chunk).encode()
+
+    answer.hear(heard({"role": "assistant", "content": ""}, output=0))
+    [thought] = answer.hear(heard({"reasoning": "hm"}))
+    [said] = answer.hear(heard({"content": "a"}) + heard({"content": "b"}) + heard({"content": "c"}))
+    assert (thought.usage, said.usage, said.estimated) == (Usage(4, reasoning=1), Usage(4, 0, 3, reasoning=1), True)
+    answer.hear(heard({}, "stop"))
+    unfinished = answer.end()
+    assert (unfinished.usage, unfinished.estimated) == (Usage(4, 0, 3, reasoning=1), True), "they never came again"
+    answer.hear(heard({}, output=7))
+    assert (answer.end().usage, answer.end().estimated) == (Usage(4, 0, 6, reasoning=1), False)
+
+
 async def test_reasoning_and_refusals_are_no_text(server: OpenAIServer) -> None:
     events = await events_of(server, "reasoning")
     assert "".join(event.reasoning for event in events) == "Let me see."
