@@ -20,7 +20,7 @@ from steelyard.kernel.errors import CallerError, StartError
 
 OURS = (LOCAL_UPSTREAM, EMBEDDING_UPSTREAM)
 """Those that `steelyard up` runs by itself."""
-_SPEC, _SEEN, _START, _LINE = ".engine", ".seen", ".start", ".line-"
+_SPEC, _SEEN, _START, _LINE, _ARGUMENTS = ".engine", ".seen", ".start", ".line-", ".yaml"
 
 
 def specs(data: DataDir) -> dict[str, EngineSpec]:
@@ -78,9 +78,18 @@ def change(data: DataDir, name: str, **changes: Any) -> EngineSpec:
     return changed
 
 
+def put_arguments(data: DataDir, name: str, content: str) -> None:
+    """The file of arguments that its server reads, with its key in the clear. Raises StartError."""
+    _write(arguments_file(data, name), content.encode())
+
+
+def arguments_file(data: DataDir, name: str) -> Path:
+    return data.engines / f"{name}{_ARGUMENTS}"
+
+
 def drop_spec(data: DataDir, name: str) -> None:
-    """Forget the engine and what was seen of it."""
-    for ending in (_SPEC, _SEEN, _START):
+    """Forget the engine, what was seen of it, and the key that its server was given."""
+    for ending in (_SPEC, _SEEN, _START, _ARGUMENTS):
         (data.engines / f"{name}{ending}").unlink(missing_ok=True)
 
 

@@ -90,12 +90,10 @@ class Keeper:
 
     def _start(self) -> None:
         port = _free_port()
-        config_file = self._data.engines / f"{self._spec.name}.yaml"
-        started = start_of(self._spec, port, self._key, str(config_file))
+        arguments_file = engine_files.arguments_file(self._data, self._spec.name)
+        started = start_of(self._spec, port, self._key, str(arguments_file))
         if started.config:
-            descriptor = os.open(config_file, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
-            with os.fdopen(descriptor, "w", encoding="utf-8") as file:
-                file.write(started.config)
+            engine_files.put_arguments(self._data, self._spec.name, started.config)
         self._address = f"{HOST}:{port}"
         print(f"starting: {started.shown}", file=sys.stderr, flush=True)
         self._server = Server(started, self._key)

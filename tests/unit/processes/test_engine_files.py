@@ -111,6 +111,15 @@ def test_a_state_is_what_was_seen_what_is_wanted_and_how_long_ago() -> None:
     assert state_at(spec, failed, 2 + silent_ns) is EngineState.FAILED
 
 
+def test_of_an_engine_that_is_forgotten_nothing_is_left(data: DataDir) -> None:
+    """Its key, in the file of arguments that SGLang reads, was."""
+    engine_files.put_spec(data, EngineSpec("a", EngineKind.SGLANG, "q8"))
+    engine_files.put_arguments(data, "a", "api-key: secret")
+    assert engine_files.arguments_file(data, "a").stat().st_mode & 0o777 == 0o600
+    engine_files.drop_spec(data, "a")
+    assert list(data.engines.iterdir()) == []
+
+
 def test_a_file_that_cannot_be_put_in_place_leaves_nothing_behind(data: DataDir) -> None:
     """On a full disk an engine and every worker try again twice a second."""
     (data.engines / "a.seen").mkdir()
