@@ -137,7 +137,9 @@ class OpenAI:
     def _way(self, offer: Offer, path: str) -> tuple[Destination, Fields]:
         """Where orders for an offer go, and what makes bodies of them."""
         vendor = self._vendor
-        fields = vendor.fields if vendor.is_own is None or vendor.is_own(offer.upstream_model) else fields_of
+        fields = vendor.fields
+        if vendor.is_own is not None and not vendor.is_own(offer.upstream_model):
+            fields = vendor.at_host.get(address_of(offer.address).host, fields_of)
         way = self._pool.destination(self._request(offer, "POST", path)), fields
         if not self._signed:  # whose headers do not stay as they are
             if len(self._known) >= limits.ADDRESSES_KNOWN_MAX:

@@ -106,7 +106,8 @@ class Vendor:
     """One vendor's ways.
 
     - `fields`: an order → the body. Raises UpstreamError 400 that names a field which cannot be carried over.
-    - `is_own`: whether `fields` is for a model of this name; others are asked as at a server nobody knows.
+    - `is_own`: whether `fields` is for a model of this name; others are asked as at a server nobody knows, or as their
+      host wants it (`at_host`).
     - `faults`: its statuses and codes; `ends`: canonical words for its ends of an answer, those of everybody included.
     - `headers`: further lines of every request; `token`: what is sent instead of the key.
     - `base`: where its API lies when an address names no path.
@@ -119,6 +120,7 @@ class Vendor:
 
     fields: Callable[[Asked], dict[str, Any]] = fields_of
     is_own: Callable[[str], bool] | None = None
+    at_host: Mapping[str, Callable[[Asked], dict[str, Any]]] = field(default_factory=dict)
     faults: FaultTable = ANY
     ends: Ends = field(default_factory=lambda: Ends(ENDS))
     headers: Mapping[str, str] = field(default_factory=dict)

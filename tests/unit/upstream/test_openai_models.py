@@ -5,11 +5,14 @@ from typing import Any
 import msgspec
 import pytest
 from msgspec import Raw
-from tests.unit.upstream.asking import body
+from tests.unit.upstream.asking import asked, body
 
 from steelyard.kernel.faults import Fault
+from steelyard.kernel.offers import Offer
+from steelyard.upstream.openai import OpenAI
 from steelyard.upstream.openai_fault import refusal
 from steelyard.upstream.openai_models import FAULTS, OPENAI
+from steelyard.upstream.pool import Pool
 from steelyard.upstream.vendor import Asked, fields_of
 
 
@@ -28,6 +31,21 @@ def test_a_model_that_is_not_its_own_is_asked_as_at_a_server_nobody_knows(model:
     params = {"messages": Raw(msgspec.json.encode(turns)), "reasoning_effort": Raw(b'"low"')}
     asked = Asked("u", model, params, 9)
     assert OPENAI.is_own is not None and (OPENAI.fields(asked) == fields_of(asked)) is not OPENAI.is_own(model)
+
+
+@pytest.mark.parametrize(
+    ("address", "strict"),
+    [("https://api.mistral.ai/v1", True), ("https://api.mistral.ai.example/v1", False), ("h:1", False)],
+)
+async def test_mistrals_own_servers_are_sent_nothing_that_they_refuse(address: str, strict: bool) -> None:
+    pool = Pool()
+    offer = Offer(1, "m", "u", address, "mistral-large-latest", 9, 9, "openai")
+    _, fields = OpenAI("u", pool, "k", OPENAI)._way(offer, "/chat/completions")
+    turns = [{"role": "assistant", "content": "ho", "reasoning_content": "hm"}]
+    sent = msgspec.json.decode(msgspec.json.encode(fields(asked("mistral-large-latest", messages=turns, seed=7))))
+    assert ("stream_options" in sent, "seed" in sent, "reasoning_content" in sent["messages"][0]) == (not strict,) * 3
+    assert (sent.get("random_seed"), sent["stream"]) == (7 if strict else None, True)
+    await pool.close()
 
 
 @pytest.mark.parametrize(("model", "kept"), [("gpt-4o", False), ("o3", False), ("gpt-oss-120b", True), ("kimi", True)])
