@@ -4,6 +4,7 @@ A grant lives until its expiry is posted: the entry of the grant, swapped, for w
 transaction; knows no hold (what is still held for is told by the teller).
 """
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
@@ -18,6 +19,7 @@ from steelyard.ledger.operations import Why
 from steelyard.ledger.posting import Pair, wallets, write_batch
 from steelyard.ledger.purses import live_grants
 from steelyard.storage import tables
+from steelyard.storage.bulk import bulk
 
 
 class Given(NamedTuple):
@@ -49,30 +51,31 @@ class GrantRow(NamedTuple):
 
 
 def post_grants(connection: Connection, given: Sequence[Given], why: Why, clock: Clock) -> int:
-    """Post grants as one batch, each to an account of its own. Returns the batch."""
+    """Post grants as one batch, each to an account of its own; at midnight they are many. Returns the batch."""
     found = wallets(connection, {one.tenant_id for one in given})
     columns = tables.grants.c
+    query = select(columns.tenant_id, func.count()).where(columns.tenant_id.in_(found)).group_by(columns.tenant_id)
+    numbers = Counter({row[0]: row[1] for row in connection.execute(query)})
+    accounts: list[dict[str, object]] = []
     pairs: dict[Pair, int] = {}
-    names: list[str] = []
     for one in given:
         wallet = found[one.tenant_id]
-        query = select(func.count()).select_from(tables.grants).where(columns.tenant_id == one.tenant_id)
-        number = 1 + int(connection.execute(query).scalar_one()) + sum(n.startswith(wallet.name + "#") for n in names)
-        names.append(f"{wallet.name}#{number}")
-        name = account_name(GRANT, f"{wallet.name.partition(':')[2]}#{number}")
+        numbers[one.tenant_id] += 1
+        name = account_name(GRANT, f"{wallet.name.partition(':')[2]}#{numbers[one.tenant_id]}")
         row = {"name": name, "kind": GRANT.name, "currency": wallet.currency, "tenant_id": one.tenant_id}
-        connection.execute(insert(tables.accounts).values(row | {"debit_nano": 0, "credit_nano": 0}))
+        accounts.append(row | {"debit_nano": 0, "credit_nano": 0})
         pairs[Pair(Fact.GRANT, account_name(PROMOTION), name, wallet.currency)] = one.amount_nano
+    connection.execute(insert(tables.accounts), accounts)
     batch_id = write_batch(connection, BatchKind.GRANT, why.note, pairs, clock)
-    accounts = tables.accounts.c
-    for one, pair in zip(given, pairs, strict=True):
+    names = [pair.credit for pair in pairs]
+    ids = {row[0]: row[1] for row in bulk(connection).find(connection, tables.accounts, ("name", "id"), names)}
+    rows = []
+    for one, name in zip(given, names, strict=True):
         allowance_id, start_ns = one.window or (None, None)
-        account_id = connection.execute(select(accounts.id).where(accounts.name == pair.credit)).scalar_one()
-        row = {"tenant_id": one.tenant_id, "account_id": account_id, "batch_id": batch_id}
+        row = {"tenant_id": one.tenant_id, "account_id": ids[name], "batch_id": batch_id}
         row |= {"amount_nano": one.amount_nano, "granted_ns": clock.now_ns(), "expires_ns": one.expires_ns}
-        connection.execute(
-            insert(tables.grants).values(row | {"allowance_id": allowance_id, "window_start_ns": start_ns})
-        )
+        rows.append(row | {"allowance_id": allowance_id, "window_start_ns": start_ns})
+    connection.execute(insert(tables.grants), rows)
     return batch_id
 
 
