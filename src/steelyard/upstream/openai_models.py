@@ -9,10 +9,10 @@ from functools import lru_cache
 from typing import Any
 
 from steelyard.kernel.faults import Fault
-from steelyard.upstream import mistral
 from steelyard.upstream.fault_table import FaultTable
 from steelyard.upstream.openai_fault import ANY
 from steelyard.upstream.replay import without_reasoning
+from steelyard.upstream.strict import AT_HOST
 from steelyard.upstream.thinking import WORDS, effort_for, thinking_of
 from steelyard.upstream.vendor import Asked, Vendor, fields_of
 
@@ -70,4 +70,4 @@ def _is_own(model: str) -> bool:
     return any(_known(model))
 
 
-OPENAI = Vendor(fields=_fields, faults=FAULTS, is_own=_is_own, at_host={mistral.HOST: mistral.fields})
+OPENAI = Vendor(fields=_fields, faults=FAULTS, is_own=_is_own, at_host=AT_HOST)
