@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     import h2.connection
     import h2.events
 
+_REFUSED_STREAM = 7  # RFC 9113 section 8.7: nothing was done
 _WINDOW_BYTES = 2**31 - 1 - 65_535  # what a whole connection may have on its way, beside what it may from the start
 
 
@@ -235,6 +236,7 @@ class Line(asyncio.Protocol):
             case h2.events.StreamEnded() if exchange is not None:
                 exchange.complete = True
             case h2.events.StreamReset() if exchange is not None:
+                exchange.used = event.error_code == _REFUSED_STREAM  # then it may be asked for again
                 exchange.fail(f"ended the answer early (HTTP/2 error {int(event.error_code or 0)})")
                 del self.exchanges[exchange.stream]
             case h2.events.WindowUpdated() | h2.events.RemoteSettingsChanged():

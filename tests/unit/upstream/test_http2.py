@@ -109,6 +109,31 @@ async def test_an_answer_cut_short_and_one_that_does_not_come_are_errors() -> No
         await pool.close()
 
 
+@pytest.mark.parametrize(("code", "asked"), [(2, [b"one", b"two"]), (7, [b"one", b"two", b"two"])])
+async def test_a_stream_that_is_reset_is_asked_for_again_only_where_it_was_refused(
+    code: int, asked: list[bytes]
+) -> None:
+    """RFC 9113 section 8.7: nothing was done for a REFUSED_STREAM; whatever else ends one, something may have been."""
+
+    async def script(heard: Asked) -> None:
+        if heard.body == b"two" and len(server.asked) == 2:
+            heard.peer.speaks.reset_stream(heard.stream, error_code=code)
+            heard.peer.flush()
+        else:
+            await echo(heard)
+
+    pool = Pool()
+    async with http2_server(script) as server:
+        assert await whole(pool, ask(server.port, b"one")) == b"got one"
+        if code == 7:
+            assert await whole(pool, ask(server.port, b"two")) == b"got two"
+        else:
+            with pytest.raises(UpstreamError, match="HTTP/2 error 2"):
+                await pool.request(ask(server.port, b"two"))
+        assert [one.body for one in server.asked] == asked
+        await pool.close()
+
+
 async def test_with_tls_the_certificate_is_checked(tmp_path: Path) -> None:
     if not Authority.is_possible():
         pytest.skip("needs the openssl command line")
