@@ -91,7 +91,7 @@ _READ_HERE = frozenset(
     }
 )
 _FORWARDED = frozenset(ChatRequest.__struct_fields__) - _READ_HERE
-_REFUSED = {
+REFUSED = {
     "prompt": "prompts here; they belong to /v1/completions",
     "functions": "functions of the old kind; send 'tools'",
     "function_call": "functions of the old kind; send 'tool_choice'",
@@ -100,6 +100,7 @@ _REFUSED = {
     "web_search_options": "web search",
     "grammar": "raw grammars; send 'response_format'",
 }
+"""Fields of a chat that are refused, and what they would need. Some have prices of their own at vendors."""
 HARMLESS = frozenset({"user", "metadata", "store", "safety_identifier", "prompt_cache_key", "modalities"})
 _NOT_FORWARDED = _READ_HERE | HARMLESS
 _TRUE = b"true"
@@ -158,7 +159,7 @@ def usage_wanted(options: StreamOptions | None, stream: bool | None) -> bool:
 
 
 def _refuse(fields: dict[str, Raw]) -> None:
-    for name, what in _REFUSED.items() if not _REFUSED.keys().isdisjoint(fields) else ():
+    for name, what in REFUSED.items() if not REFUSED.keys().isdisjoint(fields) else ():
         if name in fields and bytes(fields.pop(name)) != b"[]":  # an empty list is nothing
             raise bad_request(f"'{name}' is not supported: nothing served here offers {what}.", name)
     modalities = fields.get("modalities")

@@ -10,7 +10,7 @@ from typing import Annotated, Any, Literal
 import msgspec
 from msgspec import Meta, Raw
 
-from steelyard.gateway.chat_request import ChatRequest, Stop
+from steelyard.gateway.chat_request import REFUSED, ChatRequest, Stop
 from steelyard.gateway.chat_tools import Choice, Function, Named, Tool, ToolChoice, tool_params
 from steelyard.gateway.chat_turns import beside_bytes, prompt_tokens_max
 from steelyard.gateway.json_body import read_json
@@ -111,9 +111,7 @@ _HINTS = frozenset(
     {"context_management", "diagnostics", "betas", "anthropic_version", "workspace_id", "user_profile_id"}
 )
 _KNOWN = frozenset(CountRequest.__struct_fields__)
-_OTHER_DIALECT = (
-    frozenset(ChatRequest.__struct_fields__) | {"grammar", "functions", "function_call", "prompt", "stop", "ignore_eos"}
-) - _KNOWN
+_OTHER_DIALECT = frozenset({*ChatRequest.__struct_fields__, *REFUSED, "modalities", "ignore_eos"}) - _KNOWN
 _decoder = msgspec.json.Decoder(MessagesRequest)
 _count_decoder = msgspec.json.Decoder(CountRequest)
 _encode = msgspec.json.encode

@@ -21,7 +21,7 @@ from steelyard.upstream.proofs import SIGN, without_proofs
 WITHHELD = frozenset(
     {
         *("model", "n", "best_of", "stream", "stream_options", "max_tokens", "max_completion_tokens"),
-        *("service_tier", "store", "models", "provider", "route", "plugins", "transforms"),
+        *("service_tier", "store", "models", "preset", "provider", "route", "plugins", "transforms"),
         *("anthropic_beta", "echo", "prompt_logprobs", "chat_template", "kv_transfer_params", "use_beam_search"),
         *("enable_search", "search_options", "search_parameters"),
         *("bootstrap_host", "bootstrap_port", "bootstrap_room", "lora_path", "priority", "request_id", "rid"),

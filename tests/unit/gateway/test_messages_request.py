@@ -215,6 +215,10 @@ def test_null_is_absent() -> None:
         ({"logprobs": True}, "logprobs"),
         ({"n": 2}, "n"),
         ({"grammar": "x"}, "grammar"),
+        ({"web_search_options": {}}, "web_search_options"),
+        ({"prediction": {"type": "content", "content": "x"}}, "prediction"),
+        ({"audio": {"voice": "x", "format": "wav"}}, "audio"),
+        ({"modalities": ["text", "audio"]}, "modalities"),
     ],
 )
 def test_what_is_wrong_or_cannot_be_carried_over_is_refused_by_name(fields: dict[str, Any], param: str) -> None:

@@ -207,7 +207,7 @@ async def test_what_is_sent_and_what_is_not_a_customers_to_choose(server: OpenAI
     await events_of(
         server, "hello", n=3, service_tier="priority", best_of=2, flavour="odd", top_k=4, stream=False, max_tokens=9,
         anthropic_beta=["b"], bootstrap_host="10.0.0.1", bootstrap_room=1, lora_path="theirs", priority=-9, rid="1",
-        request_id="1", search_parameters={"mode": "on"}, enable_search=True,
+        request_id="1", search_parameters={"mode": "on"}, enable_search=True, preset="p",
     )  # fmt: skip
     body = server.bodies[-1]
     assert body.pop("messages")
