@@ -52,6 +52,7 @@ MADE_HERE = {
     "cost_missing": Row(errors.cost_missing("x"), 503, "price_missing", SERVER, BUSY),
     "rate_missing": Row(errors.rate_missing("x", "USD", "CNY"), 503, "price_missing", SERVER, BUSY),
     "overloaded": Row(errors.overloaded("Full."), 429, "overloaded", LIMIT, BUSY, again=1, anthropic_status=529),
+    "perhaps_done": Row(errors.perhaps_done("They went away."), 503, "books_unavailable", SERVER, BUSY),
     "unavailable": Row(errors.unavailable("draining", "It is stopping."), 503, "draining", SERVER, BUSY, again=1),
 }
 ROWS = [
