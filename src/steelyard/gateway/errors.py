@@ -30,7 +30,7 @@ def error_headers(error: CallerError) -> Headers:
     headers: Headers = [(b"content-type", b"application/json")]
     if error.retry_after_s is not None:
         headers.append((b"retry-after", str(error.retry_after_s).encode()))
-    elif error.status in {402, 409, 429}:
+    elif error.status in {402, 409, 429, 503}:
         headers.append((b"x-should-retry", b"false"))  # some clients repeat these by themselves
     if error.status == 401:
         headers.append((b"www-authenticate", b"Bearer"))

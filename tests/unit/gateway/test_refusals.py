@@ -48,11 +48,11 @@ MADE_HERE = {
         errors.wallet_empty(), 402, "insufficient_quota", "insufficient_quota", "billing_error", again=False
     ),
     "money_held": Row(errors.money_held(), 429, "money_held", LIMIT, LIMIT, again=1),
-    "price_missing": Row(errors.price_missing("x"), 503, "price_missing", SERVER, BUSY),
-    "cost_missing": Row(errors.cost_missing("x"), 503, "price_missing", SERVER, BUSY),
-    "rate_missing": Row(errors.rate_missing("x", "USD", "CNY"), 503, "price_missing", SERVER, BUSY),
+    "price_missing": Row(errors.price_missing("x"), 503, "price_missing", SERVER, BUSY, again=False),
+    "cost_missing": Row(errors.cost_missing("x"), 503, "price_missing", SERVER, BUSY, again=False),
+    "rate_missing": Row(errors.rate_missing("x", "USD", "CNY"), 503, "price_missing", SERVER, BUSY, again=False),
     "overloaded": Row(errors.overloaded("Full."), 429, "overloaded", LIMIT, BUSY, again=1, anthropic_status=529),
-    "perhaps_done": Row(errors.perhaps_done("They went away."), 503, "books_unavailable", SERVER, BUSY),
+    "perhaps_done": Row(errors.perhaps_done("They went away."), 503, "books_unavailable", SERVER, BUSY, again=False),
     "unavailable": Row(errors.unavailable("draining", "It is stopping."), 503, "draining", SERVER, BUSY, again=1),
 }
 ROWS = [
@@ -116,4 +116,4 @@ def test_a_refusal_in_a_dialect(dialect: Dialect, row: Row) -> None:
     assert told.get(b"retry-after") == (None if seconds is None else b"%d" % seconds)
     assert told.get(b"x-should-retry") == (b"false" if row.again is False else None)
     assert status != 402 or row.again is False, "an empty wallet is not asked again"
-    assert status != 429 or row.again is not None, "whoever is told to wait is told how long, or that it is no use"
+    assert status not in {429, 503} or row.again is not None, "told to wait, and not how long, nor that it is no use"
