@@ -101,7 +101,8 @@ def wallet_refund(desk: Desk, show: Show, /, tenant: str, amount: str, **why: An
 def wallet_grant(desk: Desk, show: Show, /, tenant: str, amount: str, expires: str, **why: Any) -> None:
     """Give TENANT free credit. It is used before the wallet, the grant that expires first before the others."""
     expires_ns = deadline_ns(expires, desk.clock.now_ns(), "expires")
-    found = done(desk, "wallet.grant", {"tenant": tenant, "amount": amount, "expires_ns": expires_ns}, why)
+    asked = {"tenant": tenant, "amount": amount, "expires_ns": expires_ns, "expires": expires}
+    found = done(desk, "wallet.grant", asked, why)
     granted = money_from_nano(found["granted_nano"], found["currency"])
     show.say(f"{tenant} has {granted} of free credit now (batch {found['batch']}).", found)
 

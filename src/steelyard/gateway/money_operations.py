@@ -104,7 +104,7 @@ def money(op: str) -> Run:
         if "note" in payload and not payload["reason"]:
             del payload["reason"]
         if "expires" in payload:
-            payload["expires_ns"] = deadline_ns(payload.pop("expires"), house.clock.now_ns(), "expires")
+            payload["expires_ns"] = deadline_ns(payload["expires"], house.clock.now_ns(), "expires")
         if "until" in payload:
             payload["until_ns"] = moment_ns(payload.pop("until"), house.clock.now_ns(), "until", payload["zone"])
         return await house.command(op, {name: value for name, value in payload.items() if value is not None})

@@ -151,7 +151,8 @@ class Cashier:
             given = grants.Given(tenant.id, amount, expires_ns)
             return {"batch": grants.post_grants(connection, [given], why, self._clock), "amount_nano": amount}
 
-        return self._once(connection, payload, (tenant, BatchKind.GRANT), (amount, expires_ns), act)
+        said = payload.get("expires") or expires_ns  # "30d" is another moment whenever it is said
+        return self._once(connection, payload, (tenant, BatchKind.GRANT), (amount, said), act)
 
     def _limit_needs(self, connection: Connection, payload: Payload) -> Outcome:
         """Whose limit is set, and to what."""

@@ -134,6 +134,12 @@ def test_keys_are_shown_once_and_revoked(terminal: Any) -> None:
     assert "(operator)" in terminal("key", "list").out
 
 
+def test_a_grant_that_lasts_so_long_from_now_is_given_once(terminal: Any) -> None:
+    for _ in range(2):
+        given = terminal("wallet", "grant", "beta", "2", "--expires", "30d", "--idempotency-key", "g", "--json").json
+        assert given["granted_nano"] == 2_000_000_000
+
+
 def test_a_topup_is_booked_and_a_repeated_one_is_not(terminal: Any) -> None:
     for _ in range(2):
         booked = terminal("wallet", "topup", "beta", "12.50", "--note", "n", "--idempotency-key", "x", "--json").json

@@ -152,6 +152,18 @@ async def test_limits_are_set_listed_and_lifted_in_the_operators_name(house: Hou
     assert (await send(house, "POST", "/limits", {"tenant": "acme", "rpm": 0})).status == 400
 
 
+async def test_a_repeated_grant_that_lasts_so_long_from_now_is_given_once(house: House) -> None:
+    for _ in range(2):
+        answer = await send(
+            house, "POST", "/wallets/acme/grants", {"amount": "1", "expires": "30d"}, idempotency_key="welcome"
+        )
+        assert (answer.status, answer.body["granted_nano"]) == (201, 1_000_000_000)
+    other = await send(
+        house, "POST", "/wallets/acme/grants", {"amount": "1", "expires": "31d"}, idempotency_key="welcome"
+    )
+    assert other.status == 409
+
+
 async def test_a_repeated_topup_books_once(house: House) -> None:
     for _ in range(2):
         answer = await send(house, "POST", "/wallets/acme/topups", {"amount": "1"}, idempotency_key="invoice-17")
