@@ -140,7 +140,7 @@ class Line(asyncio.Protocol):
         self.since_s = self._host.wheel.now_s
         if not self.lost:
             self.read(exchange)  # the window is the whole connection's as well
-            if not exchange.complete:
+            if not exchange.complete or exchange.unsent:
                 self._speaks.reset_stream(exchange.stream, error_code=8)  # CANCEL, RFC 9113 section 7
             self._flush()
         self._host.freed()
@@ -191,6 +191,9 @@ class Line(asyncio.Protocol):
         if h2.events.ConnectionTerminated in kinds:  # after this word the library reads nothing more
             self._fail_all("closed the connection")
             return
+        if not kinds.isdisjoint({h2.events.WindowUpdated, h2.events.RemoteSettingsChanged}):
+            for waiting in self.exchanges.values():  # not before all is heard: what has ended takes nothing more
+                self._send_more(waiting)
         self._flush()
         for exchange in touched.values():
             exchange.wake()
@@ -239,10 +242,6 @@ class Line(asyncio.Protocol):
                 exchange.used = event.error_code == _REFUSED_STREAM  # then it may be asked for again
                 exchange.fail(f"ended the answer early (HTTP/2 error {int(event.error_code or 0)})")
                 del self.exchanges[exchange.stream]
-            case h2.events.WindowUpdated() | h2.events.RemoteSettingsChanged():
-                for waiting in self.exchanges.values():
-                    self._send_more(waiting)
-                return None
             case _:
                 return None
         if exchange is not None:

@@ -179,6 +179,47 @@ async def test_a_long_request_arrives_as_the_upstream_takes_it() -> None:
         await pool.close()
 
 
+@pytest.mark.parametrize(("refused", "reset"), [(True, True), (False, True), (True, False)])
+async def test_a_long_request_that_is_refused_half_way_ends_no_other(refused: bool, reset: bool) -> None:
+    """Room for more of it and its end come in one read: what would go out then has nowhere to go. One that is answered
+    before it was sent whole is still open for the upstream, unless we end it."""
+
+    async def script(asked: Asked) -> None:
+        asked.begin()
+        await asked.send(b"first")
+        await asked.reset.wait()
+
+    pool = Pool()
+    async with http2_server(script) as server, asyncio.timeout(10):
+        other = await pool.request(ask(server.port, b"other"))
+        assert await other.read() == b"first"
+        peer = server.peers[0]
+        peer.speaks.acknowledge_received_data = lambda *_: None  # type: ignore[method-assign]
+        asking = asyncio.ensure_future(pool.request(ask(server.port, bytes(1 << 20))))
+        while len(peer.asked) < 2 or len((long := max(peer.asked.items())[1]).body) < 60_000:
+            await asyncio.sleep(0.001)
+        if reset:
+            peer.speaks.increment_flow_control_window(30_000)
+            peer.speaks.increment_flow_control_window(30_000, long.stream)
+        if refused:
+            peer.speaks.send_headers(long.stream, [(b":status", b"413")], end_stream=True)
+        if reset:
+            peer.speaks.reset_stream(long.stream, error_code=0 if refused else 7)
+        peer.flush()
+        if refused:
+            response = await asking
+            assert (response.status, await response.body(100)) == (413, b"")
+            if not reset:
+                await long.reset.wait()
+        else:
+            with pytest.raises(UpstreamError, match="ended the answer early"):
+                await asking
+        await server.asked[0].send(b"more")
+        assert await other.read() == b"more"
+        assert server.connections == 1
+        await pool.close()
+
+
 async def test_who_finds_no_room_waits_for_it() -> None:
     go = asyncio.Event()
 
