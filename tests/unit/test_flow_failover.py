@@ -224,6 +224,21 @@ async def test_when_all_fail_tries_are_repeated_within_a_budget_only(
     assert 0 < moves <= most + 2, "the first two found offers that had not failed yet"
 
 
+async def test_what_is_asked_nowhere_else_leaves_the_budget_to_what_may_be(
+    scene: Scene, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One customer's bad requests take no tries from others, though the other offers have failed lately."""
+    monkeypatch.setattr(limits, "BREAKER_FAILURES", 10**6)
+    scene.upstream("first", UpstreamError("x", "no", status=400).known_as(Fault.BAD_REQUEST))
+    for offer in scene.teller.snapshot.models["m"].offers[1:]:
+        scene.house.router.failed(offer, BROKEN, clock.monotonic_ns(), None)
+    for _ in range(2 * limits.RETRIES_BURST + 1):
+        with pytest.raises(UpstreamError, match="no"):
+            await scene.ask()
+    scene.upstream("first", BROKEN)
+    assert (await scene.ask())[1] == "second"
+
+
 async def test_an_account_of_no_use_is_left_out_with_all_its_offers_until_it_answers(scene: Scene) -> None:
     scene.upstream("first", UpstreamError("first", "answered 402").known_as(Fault.NO_MONEY))
     await scene.ask()

@@ -86,8 +86,7 @@ async def served(router: Router, order: Order, quotes: Sequence[Quote], ways: Wa
             except UpstreamError as error:
                 await one.close(error)
                 fault = str(error.fault)
-                left = _may_try(router, left, clock.monotonic_ns())
-                if alone or not left or error.fault not in ELSEWHERE:
+                if alone or error.fault not in ELSEWHERE or not (left := _may_try(router, left, clock.monotonic_ns())):
                     raise
             except BaseException:
                 await one.close()
