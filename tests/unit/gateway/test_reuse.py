@@ -45,3 +45,13 @@ async def test_a_word_that_means_nothing_is_a_400(tmp_path: Path, upstream: Scri
         assert site.closed() == []
     assert status_of(answer) == 400
     assert b"x-steelyard-cache may be" in answer
+
+
+async def test_what_cannot_be_compared_is_answered_and_not_kept(tmp_path: Path, upstream: ScriptedUpstream) -> None:
+    """A field that nobody here knows is handed on as it is, a number beyond all numbers too."""
+    site = Site(tmp_path, upstream)
+    asked = chat(temperature=0, odd=0).replace(b'"odd": 0', b'"odd": 1e400')
+    async with site.open():
+        answers = [await site.ask(request(asked, WORD)) for _ in range(2)]
+    assert [(status_of(one), said(one)) for one in answers] == [(200, b"bypass")] * 2
+    assert len(upstream.calls) == 2
