@@ -132,6 +132,8 @@ class Journal:
         reserved = 0 if closing else (self._open_requests + opening) * limits.CLOSED_FRAME_BYTES_MAX
         if self._offset + size + reserved > self._segment_bytes:
             self.flush()  # into the room that was kept for them here
+            if self._failed:
+                raise self._takes_none()
             self._rotate(HEADER_BYTES + size + reserved)
         self._write(frame, size)
         if opening:

@@ -1,5 +1,6 @@
 """Closes that leave with the next record, or in the loop's next turn: nothing is lost in between."""
 
+import errno
 from collections.abc import Callable, Iterator
 from contextlib import closing, suppress
 from pathlib import Path
@@ -12,7 +13,7 @@ from steelyard.kernel.errors import BooksError, CallerError
 from steelyard.kernel.quantities import Usage
 from steelyard.kernel.settled import Closed, End, Opened, Position
 from steelyard.metering.energy import EnergyClocks
-from steelyard.metering.frames import segments
+from steelyard.metering.frames import frame_from, segments
 from steelyard.metering.journal import Journal
 from steelyard.metering.meter import Meter
 from steelyard.metering.reader import read
@@ -163,3 +164,24 @@ def test_what_waits_stays_before_a_rotation(tmp_path: Path) -> None:
     kept = read(tmp_path / "w0-1", Position(), until=None, max_records=10**6)
     assert len(kept.records) == len(numbers) + len(written)
     assert not kept.torn
+
+
+def test_nothing_is_written_behind_closes_that_could_not_be(tmp_path: Path) -> None:
+    """Neither into the next segment, on a disk that says no once."""
+
+    class Once(CountingDisk):
+        refuses_bytes = len(frame_from(closed(1)))  # closes by themselves: before a rotation
+
+        def pwrite(self, fd: int, data: bytes, offset: int) -> int:
+            if len(data) == self.refuses_bytes:
+                self.refuses_bytes = 0
+                raise OSError(errno.EIO, "Input/output error")
+            return super().pwrite(fd, data, offset)
+
+    journal = Journal.create(tmp_path / "w0-1", segment_bytes=8192, disk=Once(), threaded=False)
+    with closing(journal), pytest.raises(BooksError):
+        for number in range(1, 100):
+            journal.append(opened(number))
+            journal.append_soon(closed(number), number)
+    assert journal.failed
+    assert segments(tmp_path / "w0-1") == [0]
