@@ -10,7 +10,7 @@ from typing import Annotated, Any, Literal
 import msgspec
 from msgspec import Meta, Raw
 
-from steelyard.gateway.chat_tools import ToolChoice, Tools, tool_params
+from steelyard.gateway.chat_tools import ToolChoice, Tools, mark_params, tool_params
 from steelyard.gateway.chat_turns import Message, beside_bytes, prompt_tokens_max, turns_of
 from steelyard.gateway.json_body import read_json
 from steelyard.kernel import limits
@@ -130,6 +130,7 @@ def parse_chat(body: bytes, request_id: bytes) -> ChatOrder:
         unknown = (*unknown, "store")
     params = {name: raw for name, raw in fields.items() if name not in _NOT_FORWARDED}
     params["messages"] = Raw(msgspec.json.encode(turns))
+    params |= mark_params(fields)
     params |= tool_params(request.tools, request.tool_choice, request.parallel_tool_calls)
     if (form := _response_format(request.response_format, fields)) is not None:
         params["response_format"] = form

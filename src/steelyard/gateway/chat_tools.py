@@ -3,6 +3,7 @@
 Pure checks of the canonical form, shared by every dialect that is translated into it. Knows no engine.
 """
 
+from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
 import msgspec
@@ -12,6 +13,17 @@ from steelyard.kernel import limits
 from steelyard.kernel.errors import bad_request
 
 Name = Annotated[str, Meta(pattern="^[a-zA-Z0-9_-]{1,64}$")]
+
+
+class Cache(msgspec.Struct, frozen=True):
+    """A mark behind which an upstream's cache may end. How long it keeps what is before is not a customer's to choose
+    (`ttl`): vendors bill an hour at another price than the one that tariffs know."""
+
+    type: str = "ephemeral"
+
+
+_encode = msgspec.json.encode
+_mark_from = msgspec.json.Decoder(Cache | None).decode
 
 
 class Function(msgspec.Struct, omit_defaults=True):
@@ -26,7 +38,7 @@ class Function(msgspec.Struct, omit_defaults=True):
 class Tool(msgspec.Struct):
     function: Function
     type: Literal["function"] = "function"
-    cache_control: dict[str, Any] | msgspec.UnsetType | None = msgspec.UNSET
+    cache_control: Cache | msgspec.UnsetType | None = msgspec.UNSET
 
 
 class CalledFunction(msgspec.Struct):
@@ -56,6 +68,16 @@ class Choice(msgspec.Struct):
 
 Tools = Annotated[list[Tool], Meta(max_length=limits.TOOLS_MAX)]
 ToolChoice = Literal["none", "auto", "required"] | Choice
+
+
+def mark_params(fields: Mapping[str, Raw]) -> dict[str, Raw]:
+    """A mark for all of a prompt, as it is handed on. Raises CallerError 400."""
+    if "cache_control" not in fields:
+        return {}
+    try:
+        return {"cache_control": Raw(_encode(_mark_from(fields["cache_control"])))}
+    except msgspec.ValidationError as error:
+        raise bad_request(f"'cache_control' is no mark for a cache: {error}.", "cache_control") from None
 
 
 def tool_params(tools: list[Tool] | None, choice: ToolChoice | None, parallel: bool | None) -> dict[str, Raw]:

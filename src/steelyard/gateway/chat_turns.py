@@ -9,7 +9,7 @@ from typing import Any, Literal
 
 import msgspec
 
-from steelyard.gateway.chat_tools import Call, CallLog
+from steelyard.gateway.chat_tools import Cache, Call, CallLog
 from steelyard.kernel import limits
 from steelyard.kernel.errors import bad_request
 
@@ -26,7 +26,7 @@ _MESSAGE_TOKENS = 16  # the marks a template puts around one message, at most
 
 class TextPart(msgspec.Struct, tag="text", omit_defaults=True):
     text: str
-    cache_control: dict[str, Any] | None = None
+    cache_control: Cache | None = None
 
 
 class RefusalPart(msgspec.Struct, tag="refusal"):
@@ -35,17 +35,17 @@ class RefusalPart(msgspec.Struct, tag="refusal"):
 
 class ImagePart(msgspec.Struct, tag="image_url", omit_defaults=True):
     image_url: dict[str, Any]
-    cache_control: dict[str, Any] | None = None
+    cache_control: Cache | None = None
 
 
 class AudioPart(msgspec.Struct, tag="input_audio", omit_defaults=True):
     input_audio: dict[str, Any]
-    cache_control: dict[str, Any] | None = None
+    cache_control: Cache | None = None
 
 
 class FilePart(msgspec.Struct, tag="file", omit_defaults=True):
     file: dict[str, Any]
-    cache_control: dict[str, Any] | None = None
+    cache_control: Cache | None = None
 
 
 Part = TextPart | RefusalPart | ImagePart | AudioPart | FilePart

@@ -9,11 +9,10 @@ from typing import Annotated, Any
 import msgspec
 from msgspec import Meta, Raw
 
-from steelyard.gateway.chat_tools import Call, CalledFunction
+from steelyard.gateway.chat_tools import Cache, Call, CalledFunction
 from steelyard.gateway.chat_turns import OUR_SIGNATURE, FilePart, ImagePart, Part, TextPart, Turn
 from steelyard.kernel.errors import bad_request
 
-Cache = dict[str, Any]
 Id = Annotated[str, Meta(min_length=1, max_length=256)]
 
 

@@ -11,10 +11,10 @@ import msgspec
 from msgspec import Meta, Raw
 
 from steelyard.gateway.chat_request import REFUSED, ChatRequest, Stop
-from steelyard.gateway.chat_tools import Choice, Function, Named, Tool, ToolChoice, tool_params
+from steelyard.gateway.chat_tools import Cache, Choice, Function, Named, Tool, ToolChoice, mark_params, tool_params
 from steelyard.gateway.chat_turns import beside_bytes, prompt_tokens_max
 from steelyard.gateway.json_body import read_json
-from steelyard.gateway.messages_blocks import Cache, Message, Text, Turns
+from steelyard.gateway.messages_blocks import Message, Text, Turns
 from steelyard.kernel import limits
 from steelyard.kernel.errors import bad_request
 from steelyard.kernel.records import Order
@@ -100,7 +100,7 @@ class MessagesRequest(CountRequest, kw_only=True):
     max_tokens: Annotated[int, Meta(ge=1, le=2**31 - 1)]
 
 
-_SAME_NAME = ("temperature", "top_p", "top_k", "thinking", "cache_control")
+_SAME_NAME = ("temperature", "top_p", "top_k", "thinking")
 _REFUSED = {
     "container": "containers",
     "mcp_servers": "MCP servers",
@@ -151,6 +151,7 @@ def _parsed(request: CountRequest, fields: dict[str, Raw], request_id: bytes, be
     unknown = sorted(set(fields) - _KNOWN - _HINTS - _REFUSED.keys())
     params = {name: fields[name] for name in (*_SAME_NAME, *unknown) if name in fields}
     params["messages"] = Raw(_encode(turns.turns))
+    params |= mark_params(fields)
     params |= _offered(request, turns.loose)
     params |= _shaped(request)
     if request.stop_sequences:

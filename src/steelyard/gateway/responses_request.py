@@ -10,6 +10,7 @@ import msgspec
 from msgspec import Meta, Raw
 
 from steelyard.gateway.chat_request import MaxTokens, Samplers, session_of
+from steelyard.gateway.chat_tools import mark_params
 from steelyard.gateway.chat_turns import Turn, beside_bytes, prompt_tokens_max
 from steelyard.gateway.json_body import read_json
 from steelyard.gateway.responses_items import Item, Turns
@@ -178,6 +179,7 @@ def order_of(understood: Understood, request_id: bytes, earlier: Earlier | None 
     unknown = sorted(fields.keys() - _KNOWN - _REFUSED.keys())
     params = {name: fields[name] for name in (*_SAMPLERS, *unknown) if name in fields}
     params["messages"] = Raw(_encode(turns.turns))
+    params |= mark_params(fields)
     params |= offered(request.tools, request.tool_choice, request.parallel_tool_calls, turns.loose)
     params |= _shaped(request, turns.loose)
     include = request.include or ()

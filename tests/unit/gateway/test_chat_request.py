@@ -150,6 +150,17 @@ def test_marks_for_a_cache_are_kept() -> None:
     assert turn["content"] == parts
 
 
+def test_how_long_a_cache_is_to_keep_what_is_marked_is_not_handed_on() -> None:
+    mark = {"type": "ephemeral", "ttl": "1h"}
+    parts = [{"type": "text", "text": "a", "cache_control": mark}]
+    found = parse(
+        messages=[{"role": "user", "content": parts}], tools=[{**TOOL, "cache_control": mark}], cache_control=mark
+    )
+    told = b"".join(map(bytes, found.order.params.values()))
+    assert (told.count(b'"ephemeral"'), told.count(b"ttl")) == (3, 0)
+    assert refused(json.dumps({**HELLO, "cache_control": "an hour"}).encode()).param == "cache_control"
+
+
 @pytest.mark.parametrize("missing", ["model", "messages"])
 def test_a_missing_field_is_named(missing: str) -> None:
     error = refused(json.dumps({k: v for k, v in HELLO.items() if k != missing}).encode())

@@ -93,19 +93,19 @@ def test_a_call_alone_has_no_text_and_a_failed_result_says_so() -> None:
     assert made[2]["content"] == "Error: no network"
 
 
-def test_marks_for_a_cache_are_kept_everywhere() -> None:
-    mark = {"cache_control": {"type": "ephemeral", "ttl": "1h"}}
-    result = {"type": "tool_result", "tool_use_id": "toolu_1", "content": "Rain", **mark}
+def test_marks_for_a_cache_are_kept_everywhere_but_for_how_long_they_want() -> None:
+    mark, long = {"cache_control": {"type": "ephemeral"}}, {"cache_control": {"type": "ephemeral", "ttl": "1h"}}
+    result = {"type": "tool_result", "tool_use_id": "toolu_1", "content": "Rain", **long}
     made = turns(
-        {"role": "user", "content": [{"type": "text", "text": "Hi", **mark}]},
-        {"role": "assistant", "content": [{**CALLED, **mark}]},
+        {"role": "user", "content": [{"type": "text", "text": "Hi", **long}]},
+        {"role": "assistant", "content": [{**CALLED, **long}]},
         {"role": "user", "content": [result]},
     )
     assert made[0]["content"] == [{"type": "text", "text": "Hi", **mark}]
     assert made[1]["tool_calls"][0]["cache_control"] == mark["cache_control"]
     assert made[2]["content"] == [{"type": "text", "text": "Rain", **mark}]
-    assert params(tools=[{**WEATHER, **mark}])["tools"][0]["cache_control"] == mark["cache_control"]
-    assert params(**mark)["cache_control"] == mark["cache_control"]
+    assert params(tools=[{**WEATHER, **long}])["tools"][0]["cache_control"] == mark["cache_control"]
+    assert params(**long)["cache_control"] == mark["cache_control"]
 
 
 def test_images_and_documents_become_parts() -> None:

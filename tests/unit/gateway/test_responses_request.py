@@ -57,6 +57,11 @@ def test_a_text_with_instructions() -> None:
     assert order.unknown == ()
 
 
+def test_how_long_a_cache_is_to_keep_a_prompt_is_not_handed_on() -> None:
+    order = parsed(input="Hello", cache_control={"type": "ephemeral", "ttl": "1h"})
+    assert param(order, "cache_control") == {"type": "ephemeral"}
+
+
 def test_reasoning_words_and_calls_of_one_answer_are_one_turn() -> None:
     said = {"type": "message", "role": "assistant", "content": [{"type": "output_text", "text": "Let me look."}]}
     thought = {"type": "reasoning", "summary": [], "content": [{"type": "reasoning_text", "text": "Hm"}]}
