@@ -103,7 +103,7 @@ def _page_of(request: Request) -> _Page:
     order, limit = query.get("order", "desc"), query.get("limit", str(_PAGE))
     if order not in {"asc", "desc"}:
         raise bad_request("'order' is asc or desc.", "order")
-    if not limit.isdecimal() or not 1 <= int(limit[:9]) <= limits.INPUT_ITEMS_PAGE_MAX:
+    if not limit.isdecimal() or len(limit) > 9 or not 1 <= int(limit) <= limits.INPUT_ITEMS_PAGE_MAX:
         raise bad_request(f"'limit' is a whole number from 1 to {limits.INPUT_ITEMS_PAGE_MAX}.", "limit")
     return _Page(query.get("after"), int(limit), order == "desc")
 

@@ -9,7 +9,7 @@ _TOLD = frozenset({413, 422, 451})
 
 def refused(upstream: str, fault: Fault, status: int, message: str, retry_after: bytes = b"") -> UpstreamError:
     """The error behind an answer that is none. Its status is 0 where no customer may read its text."""
-    wait_s = int(retry_after) if retry_after.isdigit() else None
+    wait_s = int(retry_after) if retry_after.isdigit() and len(retry_after) < 10 else None
     if fault.is_customers:
         told = status if status in _TOLD else 400
         return UpstreamError(upstream, message, status=told).known_as(fault)

@@ -227,6 +227,7 @@ async def test_pages_of_input_items(tmp_path: Path) -> None:
             ("?limit=0", "limit"),
             ("?limit=x", "limit"),
             ("?limit=101", "limit"),
+            (f"?limit=000000001{'0' * 5000}", "limit"),
         ):
             answer = await site.ask(request("GET", place + query))
             assert (status_of(answer), body_of(answer)["error"]["param"]) == (400, param)

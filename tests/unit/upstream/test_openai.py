@@ -187,6 +187,12 @@ async def test_an_answer_that_breaks_off_is_an_error_after_what_came(server: Ope
     assert all(event.usage.output > 0 and event.usage.input > 0 for event in seen if event.text)
 
 
+@pytest.mark.parametrize("told", [b"9" * 5000, b"-1", b"soon", b""])
+def test_a_time_to_come_back_that_is_none_is_not_heeded(told: bytes) -> None:
+    found = refusal("vendor", b"{}", 429, told)
+    assert (found.status, found.retry_after_s) == (429, None)
+
+
 @pytest.mark.parametrize(
     ("scene", "status", "retryable"), [("busy", 429, True), ("refused", 400, False), ("broken", 500, True)]
 )
