@@ -11,6 +11,7 @@ from steelyard.kernel import limits
 from steelyard.kernel.errors import CallerError, overloaded, unavailable
 
 _TICK_S = 0.1
+_DIGITS = 20  # of any length in bytes
 
 
 class Load(NamedTuple):
@@ -53,7 +54,10 @@ class Admission:
 
         Raises CallerError 429 or 503.
         """
-        held_bytes = int(declared) if declared.isdigit() else 0
+        try:
+            held_bytes = int(declared) if declared.isdigit() else 0
+        except ValueError:  # thousands of noughts stand before it: a head may have them, a number of Python's may not
+            held_bytes = int(declared.lstrip(b"0")[:_DIGITS] or 0)
         held_bytes = min(held_bytes, limits.BODY_BYTES_MAX)  # a longer one is refused when it is read
         crowded = self._requests >= limits.SLOTS_PER_WORKER or self._bytes + held_bytes > limits.BODIES_BYTES_MAX
         if (crowded or self._late_ms > limits.LOOP_LATE_MS_MAX) and (error := refusal(self.load, held_bytes)):

@@ -22,6 +22,8 @@ Heads = Mapping[bytes, bytes]
 Body = bytes | memoryview
 """A request's body. A long one may be a view of the end of what was read: it is not copied once more."""
 
+_DIGITS = 20  # of any length in bytes; noughts before it are not counted, and Python would not read thousands of them
+
 LEFT = "steelyard.left"
 """Scope key under which our server leaves a coroutine function: it returns when every byte written has left user space
 and raises ClientGone when the connection was lost before."""
@@ -173,7 +175,7 @@ class AsgiWire:
 
 def is_too_large(declared: str) -> bool:
     """Whether a body of this Content-Length is refused unread."""
-    return declared.isdigit() and int(declared) > limits.BODY_BYTES_MAX
+    return declared.isdigit() and int(declared.lstrip("0")[:_DIGITS] or 0) > limits.BODY_BYTES_MAX
 
 
 def too_large() -> CallerError:

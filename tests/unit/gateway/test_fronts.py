@@ -229,6 +229,15 @@ def test_each_server_has_the_front_it_was_asked_for(both: dict[str, Served]) -> 
             assert isinstance(protocol.cycle, FastWire) is (front == "fast")
 
 
+def test_a_length_is_read_however_many_noughts_stand_before_it(served: Served) -> None:
+    noughts, body = "0" * 5000, body_for("say")
+    with served.connected() as client:
+        assert client.send(head_for(f"content-length: {noughts}{len(body)}") + body).answer()[0] == 200
+        assert client.send(head_for(f"content-length: {noughts}{len(body)}"), body).answer()[0] == 200
+        assert client.send(head_for(f"content-length: {noughts}99999999")).answer()[0] == 413
+    assert served.site.server.config.loaded_app.admission.load.body_bytes == 0
+
+
 def test_bodies_and_streams_on_one_connection(served: Served) -> None:
     with served.connected() as client:
         for turn in range(3):
