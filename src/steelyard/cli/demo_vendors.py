@@ -59,6 +59,8 @@ _CONVERSATION = (
 """All but its last turn is in a vendor's cache already, as far as the emulators go."""
 _CONTEXT_TOKENS = 32_768
 _ANSWER_TOKENS = 512
+_COUNTS = ("Prompt", "cached", "Answer", "reasoned")
+_WIDE = 120  # a narrower terminal shows no counts, so that names and amounts have room
 Command = Callable[[str, dict[str, Any]], Any]
 
 
@@ -95,23 +97,26 @@ class DemoVendors:
     def show(self, desk: Desk, address: tuple[str, int], key: str) -> None:
         """Ask each of them, then all of them with one that fails."""
         out = console()
-        made = Table(box=None, pad_edge=False, padding=(0, 3, 0, 0), header_style="bold")
+        first = 0 if out.width >= _WIDE else len(_COUNTS)
+        made = Table(box=None, pad_edge=False, padding=(0, 2 if first else 3, 0, 0), header_style="bold")
         for title in ("Vendor (emulated)", "Model"):
-            made.add_column(title)
-        for title in ("Prompt", "cached", "Answer", "reasoned", "Charge", "Cost", "Margin", "Margin %"):
+            made.add_column(title, overflow="fold")
+        for title in (*_COUNTS, "Charge", "Cost", "Margin", "Margin %")[first:]:
             made.add_column(title, justify="right", no_wrap=True)
         for vendor, model in _MODELS.items():
             found = self._asked(desk, address, key, model)
-            made.add_row(vendor, model, *_cells(found))
+            made.add_row(vendor, model, *_cells(found)[first:])
         found = self._asked(desk, address, key, SHARED_MODEL)
         vendor = found.row.upstream.removeprefix("demo-")
-        made.add_row(vendor, SHARED_MODEL, *_cells(found))
+        made.add_row(vendor, SHARED_MODEL, *_cells(found)[first:])
         _mood(self._addresses[vendor], {"failing_permille": 1000, "faults": ["server"]})
         try:
             found = self._asked(desk, address, key, SHARED_MODEL)
         finally:
             _mood(self._addresses[vendor], {})
-        made.add_row(f"{found.row.upstream.removeprefix('demo-')}, for {vendor} failed", SHARED_MODEL, *_cells(found))
+        made.add_row(
+            f"{found.row.upstream.removeprefix('demo-')}, for {vendor} failed", SHARED_MODEL, *_cells(found)[first:]
+        )
         out.print(made)
         out.print()
         out.print("Costs are those of the shipped books of this hour, charges 20 % more; demo-chat has all behind it.")

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import Any, TextIO, cast
 
 import msgspec
+from rich.cells import cell_len
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
@@ -22,6 +23,8 @@ from steelyard.kernel.quantities import Source, source_of
 
 Row = Mapping[str, Any]
 _PLAIN_WIDTH = 10_000  # a pipe has no edge: nothing is wrapped or cut
+_NAME_LEAST = 8  # what a name gets of a narrow terminal, before figures are broken as well
+_WORDS = re.compile(r" (?=[a-z(]{3})")
 _BLANKS = re.compile(r" +$", re.MULTILINE)
 _UJ_PER_J = 1_000_000
 
@@ -147,7 +150,7 @@ class Show:
         if not plain:
             self._console.print(empty)
             return
-        self._console.print(table(plain, columns))
+        self._console.print(table(plain, columns, self._console.width))
 
     def say(self, text: str, value: object) -> None:
         """One sentence for people, the value for programs."""
@@ -169,11 +172,28 @@ class Show:
             self._console.print(text)
 
 
-def table(rows: Sequence[Row], columns: Sequence[Column]) -> Table:
-    """Aligned, without frames, so that it pastes well."""
-    made = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="bold")
-    for column in columns:
-        made.add_column(column.title, justify="right" if column.right else "left", overflow="fold")
-    for row in rows:
-        made.add_row(*(Text(column.cell(row)) for column in columns))
+def table(rows: Sequence[Row], columns: Sequence[Column], width: int = _PLAIN_WIDTH) -> Table:
+    """Aligned, without frames, so that it pastes well. In a short `width` names are broken, and figures are not."""
+    cells = [[column.cell(row) for column in columns] for row in rows]
+    longest = [
+        max(map(cell_len, (one.title, *texts))) for one, texts in zip(columns, zip(*cells, strict=True), strict=True)
+    ]
+    narrow = sum(longest) + 2 * len(columns) > width
+    kept = _figures(cells, columns) if narrow else {}
+    if sum(kept.values()) + len(columns) + _NAME_LEAST * (len(columns) - len(kept)) > width:
+        kept = {}
+    made = Table(box=None, pad_edge=False, padding=(0, 1 if narrow else 2, 0, 0), header_style="bold")
+    for at, column in enumerate(columns):
+        made.add_column(column.title, justify="right" if column.right else "left", overflow="fold", width=kept.get(at))
+    for texts in cells:
+        made.add_row(*map(Text, texts))
     return made
+
+
+def _figures(cells: Sequence[Sequence[str]], columns: Sequence[Column]) -> dict[int, int]:
+    """How wide columns of figures must be for none to be broken: a unit stays with its number, a word need not."""
+    return {
+        at: max(map(cell_len, (*column.title.split(), *(part for row in cells for part in _WORDS.split(row[at])))))
+        for at, column in enumerate(columns)
+        if column.right
+    }
