@@ -65,7 +65,10 @@ def _view(visit: Visit) -> dict[str, object]:
         "balances": [_balance(t, one) for one in report.today],
         "tiles": _tiles(t, report.today, report.energy_output),
         "panels": _panels(t, report),
-        "boards": [_board(t, "model", report.models_today), _board(t, "tenant", report.tenants_today)],
+        "boards": [
+            _board(t, "model", report.models_today, report.models_left_out),
+            _board(t, "tenant", report.tenants_today, report.tenants_left_out),
+        ],
     }
 
 
@@ -228,7 +231,7 @@ def axis(columns: Sequence[Column]) -> list[str]:
     return [columns[index * (len(columns) - 1) // (_LABELS - 1)].label for index in range(_LABELS)]
 
 
-def _board(t: Words, kind: str, groups: Sequence[Group]) -> dict[str, object]:
+def _board(t: Words, kind: str, groups: Sequence[Group], left_out: int) -> dict[str, object]:
     rows = []
     for group in groups:
         totals = group.totals
@@ -243,7 +246,14 @@ def _board(t: Words, kind: str, groups: Sequence[Group]) -> dict[str, object]:
                 "percent": figures.percent(totals.margin_nano, totals.charge_nano),
             }
         )
-    return {"key": f"{kind}s", "title": t(f"overview.{kind}s"), "head": t(f"table.{kind}"), "rows": rows}
+    return {
+        "key": f"{kind}s",
+        "title": t(f"overview.{kind}s"),
+        "head": t(f"table.{kind}"),
+        "rows": rows,
+        "more": t("overview.more", count=left_out) if left_out else "",
+        "command": f"steelyard margin --by {kind}",
+    }
 
 
 def _stamp(ns: int, layout: str) -> str:

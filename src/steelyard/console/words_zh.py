@@ -54,6 +54,7 @@ WORDS = {
     "overview.requests_note": "共 {tokens} 词元",
     "overview.models": "今日模型",
     "overview.tenants": "今日租户",
+    "overview.more": "另有 {count} 项，收费更少：",
     "overview.empty": "还没有请求",
     "overview.empty_text": "服务第一个请求之后，这里会显示它的收入与成本。先发一个：",
     "overview.empty_key": "请把 YOUR_KEY 换成 API 密钥。没有密钥也可以用：",

@@ -42,6 +42,8 @@ class Overview(Record, frozen=True):
     today: tuple[Totals, ...]
     models_today: tuple[Group, ...]  # largest charge first, at most limits.OVERVIEW_ROWS
     tenants_today: tuple[Group, ...]
+    models_left_out: int  # of those that had requests today
+    tenants_left_out: int
     last_hour: tuple[Series, ...]  # 60 minutes, the running one last
     last_30_days: tuple[Series, ...]  # 30 days, today last
     requests_ever: int  # 0 means that nothing was ever served
@@ -66,6 +68,8 @@ def overview(connection: Connection, now_ns: int) -> Overview:
         today=tuple(earned.get(currency, Totals(currency)) for currency in currencies),
         models_today=models.groups[: limits.OVERVIEW_ROWS],
         tenants_today=tenants.groups[: limits.OVERVIEW_ROWS],
+        models_left_out=len(models.groups[limits.OVERVIEW_ROWS :]),
+        tenants_left_out=len(tenants.groups[limits.OVERVIEW_ROWS :]),
         last_hour=_series(connection, _minutes, (minute_ns - 59 * MINUTE_NS, 60, MINUTE_NS), currencies),
         last_30_days=_series(connection, _days, (day_start_ns - 29 * DAY_NS, 30, DAY_NS), currencies),
         requests_ever=connection.execute(

@@ -317,6 +317,14 @@ def test_the_overview_adds_up(operator: TestClient, house: FakeHouse) -> None:
     assert page.count("<table>") == 4 + 2
 
 
+def test_the_overview_says_what_it_leaves_out(operator: TestClient, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert "steelyard margin --by" not in operator.get("/console?lang=en").text
+    monkeypatch.setattr(limits, "OVERVIEW_ROWS", 1)
+    page = operator.get("/console?lang=en").text
+    for kind in ("model", "tenant"):
+        assert re.search(rf"and \d+ more, that were charged less: <code>steelyard margin --by {kind}</code>", page)
+
+
 def test_energy_of_which_nothing_is_known_is_a_dash(operator: TestClient, house: FakeHouse) -> None:
     from steelyard.storage.tables import rollups
 

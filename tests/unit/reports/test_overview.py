@@ -93,6 +93,7 @@ def test_the_overview_names_only_the_largest_tenants(shop: Shop) -> None:
     found = overview(shop.books, shop.clock.now_ns())
     assert [group.name for group in found.tenants_today] == names[::-1][: limits.OVERVIEW_ROWS]
     assert [group.name for group in found.models_today] == [SMOL]
+    assert (found.tenants_left_out, found.models_left_out) == (2, 0)
 
 
 def test_a_request_in_the_first_hour_of_a_day_counts_once_in_the_month(shop: Shop) -> None:
