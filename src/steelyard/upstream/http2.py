@@ -190,6 +190,8 @@ class Line(asyncio.Protocol):
         kinds = {type(event) for event in events}
         if h2.events.ConnectionTerminated in kinds:  # after this word the library reads nothing more
             self._fail_all("closed the connection")
+            for exchange in touched.values():  # whose end came before it are no longer among them
+                exchange.wake()
             return
         if not kinds.isdisjoint({h2.events.WindowUpdated, h2.events.RemoteSettingsChanged}):
             for waiting in self.exchanges.values():  # not before all is heard: what has ended takes nothing more

@@ -267,6 +267,26 @@ async def test_an_upstream_that_leaves_is_asked_on_another_connection() -> None:
         await pool.close()
 
 
+@pytest.mark.parametrize("begun", [False, True])
+async def test_who_is_ended_with_the_last_word_of_a_connection_is_told(begun: bool) -> None:
+    """Both come in one read: the end of one exchange, and that of them all."""
+
+    async def script(asked: Asked) -> None:
+        if begun:
+            asked.begin()
+            await asked.send(b"some")
+            await asyncio.sleep(0.01)
+        asked.peer.speaks.reset_stream(asked.stream, error_code=7)
+        asked.peer.speaks.close_connection()
+        asked.peer.flush()
+
+    pool = Pool(connections_max=1)
+    async with http2_server(script) as server:
+        with pytest.raises(UpstreamError, match="ended the answer early"):
+            await asyncio.wait_for(whole(pool, ask(server.port)), 5)
+        await pool.close()
+
+
 async def test_one_that_speaks_http1_only_is_told_apart(tmp_path: Path) -> None:
     if not Authority.is_possible():
         pytest.skip("needs the openssl command line")
