@@ -24,7 +24,7 @@ from steelyard.cli.options import at_desk
 from steelyard.cli.price_rows import PRICE_COLUMNS, price_rows
 from steelyard.cli.show import Show, count, words
 from steelyard.config import load_settings
-from steelyard.kernel.errors import CallerError, StartError
+from steelyard.kernel.errors import CallerError, StartError, UpstreamError
 from steelyard.kernel.offers import Offer
 from steelyard.upstream.sealed import Master, key_variable, shown_of
 
@@ -226,6 +226,8 @@ async def _balance(offer: Offer, key: str, ca_file: Path | None) -> Any:
     pool = Pool(Trust.of(ca_file))
     try:
         return await ByKind(offer.upstream, pool, key).balance(offer)
+    except UpstreamError as error:
+        raise StartError(f"{offer.upstream} {error}.") from None
     finally:
         await pool.close()
 

@@ -123,3 +123,16 @@ def test_a_balance_is_asked_with_the_key_that_is_kept(terminal: Terminal, monkey
     monkeypatch.setenv(SECRET_VARIABLE, "another secret of more than 32 characters")
     said = terminal("vendor", "balance", "deepseek")
     assert said.code == 1 and "another master key" in said.err and KEY not in said.err
+
+
+def test_a_vendor_that_does_not_tell_its_balance_is_named(terminal: Terminal, monkeypatch: pytest.MonkeyPatch) -> None:
+    from steelyard.kernel.errors import UpstreamError
+    from steelyard.upstream.kinds import ByKind
+
+    async def balance(self: ByKind, offer: object) -> None:
+        raise UpstreamError("ds", "answered 401: Authentication Fails (governor)", status=401)
+
+    monkeypatch.setattr(ByKind, "balance", balance)
+    terminal("vendor", "add", "deepseek", "--as", "ds")
+    said = terminal("vendor", "balance", "ds")
+    assert (said.code, said.err) == (1, "ds answered 401: Authentication Fails (governor).\n")
