@@ -100,7 +100,7 @@ def unknown_key() -> CallerError:
     return CallerError(
         401,
         "invalid_api_key",
-        "This API key is unknown or revoked. Send a valid key as 'Authorization: Bearer sk-sy-…'.",
+        "The API key is missing, unknown or revoked. Send a valid one as 'Authorization: Bearer sk-sy-…'.",
     )
 
 
