@@ -204,7 +204,7 @@ async def test_a_long_request_that_is_refused_half_way_ends_no_other(refused: bo
         if refused:
             peer.speaks.send_headers(long.stream, [(b":status", b"413")], end_stream=True)
         if reset:
-            peer.speaks.reset_stream(long.stream, error_code=0 if refused else 7)
+            peer.speaks.reset_stream(long.stream, error_code=0 if refused else 2)
         peer.flush()
         if refused:
             response = await asking
@@ -276,7 +276,7 @@ async def test_who_is_ended_with_the_last_word_of_a_connection_is_told(begun: bo
             asked.begin()
             await asked.send(b"some")
             await asyncio.sleep(0.01)
-        asked.peer.speaks.reset_stream(asked.stream, error_code=7)
+        asked.peer.speaks.reset_stream(asked.stream, error_code=2)
         asked.peer.speaks.close_connection()
         asked.peer.flush()
 
