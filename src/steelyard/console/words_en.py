@@ -56,7 +56,7 @@ WORDS = {
     "overview.requests_note": "{tokens} tokens in all",
     "overview.models": "Models today",
     "overview.tenants": "Tenants today",
-    "overview.more": "and {count} more, that were charged less:",
+    "overview.more": "and {count} more, charged less:",
     "overview.empty": "No requests yet",
     "overview.empty_text": "Once a request is served, what it earned and what it cost stands here. Send the first one:",
     "overview.empty_key": "Put an API key in place of YOUR_KEY. Without one there is the playground:",
