@@ -33,7 +33,8 @@ def failed_start(data: Path, *options: str) -> str:
 def test_a_restart_keeps_tenants_keys_prices_and_books(tmp_path: Path) -> None:
     first = Platform(tmp_path / "data").start()
     assert "Paris" in first.text
-    for word in ("prompt", "cached", "output", "charge", "cost", "modelled", "margin", "curl", "/console"):
+    # Not the label of its energy (`test_welcome.py`): on a busy machine so short an answer may have no share of it.
+    for word in ("prompt", "cached", "output", "charge", "cost", "margin", "curl", "/console"):
         assert word in first.text.lower(), word
     key = first.new_customer("acme", "12.50")
     before = (first.run("tenant", "list"), first.run("key", "list"), first.run("prices", "list"))
