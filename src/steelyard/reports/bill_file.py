@@ -51,6 +51,7 @@ the cached ones in it at some and not at others. By the kind of the upstream; `-
 
 _GROUPED = re.compile(r"-?[1-9][0-9]{0,2}(,[0-9]{3})+(\.[0-9]*)?")
 """With commas between thousands. Others write decimals behind a comma, and `0,50` is not 50."""
+_BEYOND = "beyond the columns"
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 
@@ -127,7 +128,13 @@ def _rows(data: bytes) -> Iterator[tuple[int, dict[str, Any]]]:
                 if line.strip():
                     yield place, _small(json.loads(line, parse_float=str, parse_int=str))
         else:
-            yield from enumerate(map(_small, csv.DictReader(io.StringIO(text))), 2)
+            for place, row in enumerate(csv.DictReader(io.StringIO(text), restkey=_BEYOND), 2):
+                if any(row.pop(_BEYOND, ())):  # `0,50` without quotes is two values, and the first one is no amount
+                    sentence = (
+                        f"Line {place} has more values than the file has columns. Put one with a comma in quotes."
+                    )
+                    raise bad_request(sentence, "file")
+                yield place, _small(row)
     except (UnicodeDecodeError, json.JSONDecodeError, csv.Error) as error:
         raise CallerError(400, "unreadable_bill", f"This is neither CSV nor JSON: {error}.", param="file") from None
 

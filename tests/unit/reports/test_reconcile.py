@@ -204,6 +204,8 @@ def test_columns_are_read_by_the_vendors_table_or_as_asked(trade: Shop) -> None:
         (b'date,amount\n2026-11-03,"0,50"\n', "Line 2: '0,50' has a comma that groups no thousands"),
         (b'date,amount\n2026-11-03,"1.234,56"\n', "groups no thousands"),
         (b'date,amount\n2026-11-03,"0,123"\n', "groups no thousands"),
+        (b"date,amount\n2026-11-03,0,50\n", "Line 2 has more values than the file has columns"),
+        (b"date,amount,model\n2026-11-03,1,m\n2026-11-04,1,234.50,m\n", "Line 3 has more values"),
         (b"date,amount\nyesterday,1\n", "Line 2"),
         (b"date,amount,prompt_tokens,completion_tokens\n2026-11-03,1,1.5,1\n", "no whole count"),
         (b"date,amount,currency\n2026-11-03,1,CNY\n2026-11-03,1,USD\n", "One bill has one"),
@@ -220,6 +222,11 @@ def test_a_bill_that_cannot_be_read_is_refused_with_its_line(text: bytes, says: 
 def test_commas_between_thousands_are_no_decimals() -> None:
     read = read_bill(b'date,amount\n2026-11-03,"$1,234,567.89"\n', columns_for(set()), UTC, "UTC")
     assert [one.amount_nano for one in read.lines] == [1_234_567_890_000_000]
+
+
+def test_a_comma_at_the_end_of_a_line_is_no_value() -> None:
+    read = read_bill(b"date,amount\n2026-11-03,1.5,\n", columns_for(set()), UTC, "UTC")
+    assert [one.amount_nano for one in read.lines] == [1_500_000_000]
 
 
 def test_a_bill_without_times_or_amounts_or_a_vendor_is_refused(trade: Shop) -> None:
