@@ -103,7 +103,7 @@ def import_litellm_keys(desk: Desk, show: Show, /, database: str, **asked: Any) 
     """Read teams, users and virtual keys of LiteLLM's DATABASE, a postgresql:// URL."""
     source = asked["source"] or "litellm"
     with foreign_database(database) as foreign:
-        plan = litellm_keys_plan(foreign, Tenancy(source, asked["prefix"], asked["loosen"]))
+        plan = litellm_keys_plan(foreign, Tenancy(source, asked["prefix"], asked["loosen"], desk.clock.now_ns()))
     carry_out(desk, show, plan, source, asked | {"no_keys": True})
 
 
@@ -131,7 +131,7 @@ def _import_one_api(desk: Desk, show: Show, system: str, database: str, asked: d
     source = asked["source"] or system
     wanted = Wanted(
         facts=_facts(asked, today),
-        tenancy=Tenancy(source, asked["prefix"], asked["loosen"]),
+        tenancy=Tenancy(source, asked["prefix"], asked["loosen"], desk.clock.now_ns()),
         since=f"{today}T00:00:00Z",
         read_on=today,
         pricing=None if asked["pricing"] is None else read_json(asked["pricing"]),

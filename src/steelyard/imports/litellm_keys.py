@@ -8,6 +8,7 @@ never dropped in silence.
 import json
 import re
 from collections.abc import Iterator, Mapping
+from datetime import UTC, datetime
 from decimal import Decimal, DecimalException
 from typing import Any
 
@@ -17,6 +18,7 @@ from steelyard.imports.names import fitting
 from steelyard.imports.plan import Plan, Step
 from steelyard.imports.price_text import Left
 from steelyard.imports.tokens import Tenancy
+from steelyard.kernel.clock import NS_PER_S
 
 _KEYS, _TEAMS, _USERS, _BUDGETS = (
     f"LiteLLM_{name}" for name in ("VerificationToken", "TeamTable", "UserTable", "BudgetTable")
@@ -79,6 +81,8 @@ def _key(owner: str, row: Row, what: str, tenancy: Tenancy, left: list[Left]) ->
     bounds = [*_whole_bounds(row), *_key_bounds(row)]
     if row.get("blocked"):
         left.append(Left(what, "It is blocked."))
+    elif _has_ended(row, tenancy):
+        left.append(Left(what, "It has ended."))
     elif not _HASH.fullmatch(digest):
         left.append(Left(what, "It is not kept as the SHA-256 of its text."))
     elif bounds and not tenancy.loosen:
@@ -129,6 +133,17 @@ def _key_bounds(row: Row) -> Iterator[str]:
     routes = _listed(row.get("allowed_routes"))
     if routes and set(routes) != {"llm_api_routes"}:
         yield "it is for some routes only"
+
+
+def _has_ended(row: Row, tenancy: Tenancy) -> bool:
+    """Whether its time is over. Times without a zone are UTC."""
+    told = row.get("expires")
+    try:
+        ends = told if isinstance(told, datetime) else datetime.fromisoformat(str(told))
+    except ValueError:
+        return False
+    ends = ends if ends.tzinfo is not None else ends.replace(tzinfo=UTC)
+    return ends <= datetime.fromtimestamp(tenancy.now_ns // NS_PER_S, UTC)
 
 
 def _limited(row: Row) -> bool:

@@ -14,6 +14,7 @@ from steelyard.imports.names import fitting
 from steelyard.imports.plan import Step, begun
 from steelyard.imports.price_text import Left
 from steelyard.imports.ratios import Ratios, nano_of_quota
+from steelyard.kernel.clock import NS_PER_S
 from steelyard.kernel.money import text_from_nano
 
 KEY_PREFIX = "sk-"
@@ -24,11 +25,15 @@ _CURRENCY = "USD"
 
 
 class Tenancy(NamedTuple):
-    """`prefix` stands before tenants' names; `loosen`: keys come also without the bounds that we cannot keep."""
+    """`prefix` stands before tenants' names; `loosen`: keys come also without the bounds that we cannot keep.
+
+    What has ended by `now_ns` comes in no case.
+    """
 
     source: str
     prefix: str = ""
     loosen: bool = False
+    now_ns: int = 0
 
 
 def tenant_groups(foreign: Foreign, tenancy: Tenancy, ratios: Ratios, left: list[Left]) -> list[tuple[Step, ...]]:
@@ -81,7 +86,7 @@ def _key(user: Row, token: Row, tenancy: Tenancy, ratios: Ratios, left: list[Lef
     bounds = list(_bounds(token))
     quota_nano = nano_of_quota(int(token.get("remain_quota") or 0), ratios.per_unit)
     limited = not token.get("unlimited_quota")
-    if token.get("status") != _ENABLED or (limited and quota_nano <= 0):
+    if token.get("status") != _ENABLED or _has_ended(token, tenancy) or (limited and quota_nano <= 0):
         left.append(Left(what, "It is switched off, ended or used up."))
     elif len(text) < KEY_CHARACTERS_MIN:
         left.append(Left(what, f"It has fewer than {KEY_CHARACTERS_MIN} characters and could be guessed."))
@@ -108,9 +113,18 @@ def _key(user: Row, token: Row, tenancy: Tenancy, ratios: Ratios, left: list[Lef
             left.append(Left(what, f"It may spend {told} more in all; here it may spend as much a month."))
 
 
+def _ends_s(token: Row) -> int:
+    return int(token.get("expired_time") or _FOR_EVER)
+
+
+def _has_ended(token: Row, tenancy: Tenancy) -> bool:
+    """Whether its time is over: there it is switched off only when somebody asks with it."""
+    return _ends_s(token) != _FOR_EVER and _ends_s(token) * NS_PER_S <= tenancy.now_ns
+
+
 def _bounds(token: Row) -> Iterator[str]:
     """What a token is bound to that a key of ours is not."""
-    ends = int(token.get("expired_time") or _FOR_EVER)
+    ends = _ends_s(token)
     if ends != _FOR_EVER:
         yield f"it ends on {datetime.fromtimestamp(ends, UTC):%Y-%m-%d}"
     models = token.get("models") or (token.get("model_limits") if token.get("model_limits_enabled") else "")

@@ -145,6 +145,15 @@ def test_bounds_are_dropped_only_where_asked(terminal: Any, site: str) -> None:
     assert "comes without its bounds" in left(said)["key sk-Z1b2C3… (ends) of alice"]
 
 
+def test_a_token_that_has_ended_stays_behind_whatever_is_asked(terminal: Any, tmp_path: Path) -> None:
+    place = small_site(tmp_path / "one-api.db")
+    place.change("UPDATE tokens SET expired_time = 1700000000 WHERE name = 'ends'")  # nobody asked since: still on
+    said = terminal("import", "new-api", str(place.path), "--loosen", "--json")
+    assert said.json["counts"]["created"] == 12
+    assert "ended" in left(said)["key sk-Z1b2C3… (ends) of alice"]
+    place.close()
+
+
 def test_keys_of_upstreams_are_sealed_and_never_replaced(terminal: Any, site: str) -> None:
     assert states(terminal("import", "new-api", site, "--json"))["key of the upstream openai"] == "created"
     assert snapshot(terminal).credentials == {}, "a dry run writes nothing"

@@ -15,10 +15,12 @@ from steelyard.imports.litellm_keys import litellm_keys_plan
 from steelyard.imports.names import fitting
 from steelyard.imports.plan import Plan
 from steelyard.imports.tokens import Tenancy
+from steelyard.kernel.clock import NS_PER_S
 from steelyard.kernel.directory import DatabaseUrl
 from steelyard.kernel.errors import StartError
 from steelyard.storage.postgres import DRIVER
 
+NOW_NS = 1_764_288_000 * NS_PER_S  # 2025-11-28
 _TEXTS = ARRAY(Text).with_variant(JSON, "sqlite")
 _META = MetaData()
 _BOUNDS = (
@@ -65,6 +67,7 @@ def fill(connection: Connection) -> None:
         "one": {"team_id": "t-1", "key_alias": "one", "key_name": "sk-...one1", "models": ["all-team-models"]},
         "two": {"team_id": "t-1", "budget_id": "b-1", "tpm_limit": 5000, "max_parallel_requests": 4},
         "ends": {"team_id": "t-1", "key_alias": "ends", "expires": "2027-01-01 00:00:00"},
+        "over": {"team_id": "t-1", "key_alias": "over", "expires": "2025-01-01 00:00:00"},
         "some": {"user_id": "u-1", "key_alias": "some", "models": ["gpt-4o"], "max_budget": 7.0},
         "free": {"user_id": "u-1", "key_alias": "free", "model_max_budget": {}, "allowed_routes": ["llm_api_routes"]},
         "off": {"user_id": "u-1", "key_alias": "off", "blocked": True},
@@ -87,7 +90,7 @@ def database(place: Path | DatabaseUrl) -> Iterator[str]:
 
 def plan(database: str, *, loosen: bool = False) -> Plan:
     with foreign_database(database) as foreign:
-        return litellm_keys_plan(foreign, Tenancy("litellm", "", loosen))
+        return litellm_keys_plan(foreign, Tenancy("litellm", "", loosen, NOW_NS))
 
 
 def payloads(found: Plan, op: str) -> list[dict[str, Any]]:
@@ -124,6 +127,14 @@ def test_bounds_are_dropped_only_where_asked(database: str) -> None:
     found = plan(database, loosen=True)
     assert {one["name"] for one in payloads(found, "key")} >= {"ends", "some"}
     assert any("without its bounds: it ends on" in left.why for left in found.left)
+
+
+@pytest.mark.postgres
+@pytest.mark.parametrize("loosen", [False, True])
+def test_a_key_that_has_ended_stays_behind_whatever_is_asked(database: str, *, loosen: bool) -> None:
+    found = plan(database, loosen=loosen)
+    assert "over" not in {one["name"] for one in payloads(found, "key")}
+    assert {left.what: left.why for left in found.left}["key sk-… (over) of Search-Ads"] == "It has ended."
 
 
 def test_another_database_is_refused(tmp_path: Path) -> None:
