@@ -13,7 +13,7 @@ from typing import Any
 
 from steelyard.imports.amounts import MISSHAPEN, Unfit, decimal_of, per_million, plain, product
 from steelyard.imports.litellm_prices import Asked
-from steelyard.imports.price_text import Left, PriceEntry, Read, When, whole_prices
+from steelyard.imports.price_text import Left, PriceEntry, Read, When, whole_prices, whole_whens
 from steelyard.kernel.errors import StartError
 from steelyard.kernel.extras import how_to_get
 
@@ -78,14 +78,15 @@ def _model_entries(vendor: str, model: Mapping[str, Any], source: str, asked: As
         if bands and hourly:
             raise Unfit("it has both tiers and hours, whose order the data does not tell")
         whens = (*(_window(one, standing["prices"], asked) for one in hourly), *bands)
-        yield PriceEntry(vendor, name, "USD", begins, whole_prices(base), source, whens)
+        yield PriceEntry(vendor, name, "USD", begins, whole_prices(base), source, whole_whens(base, whens))
         batch = [one for one in variants if one.get("when") == _BATCH and (_begins(one) or at) <= at]
         if batch and not any(map(_is_hourly, batch)):
             merged = dict(standing["prices"])
             for variant in reversed(batch):  # the first that names a price counts
                 merged |= {key: price for key, price in variant["prices"].items() if price is not None}
             cheaper, batch_bands = _priced(merged, asked)
-            yield PriceEntry(vendor, name, "USD", begins, whole_prices(cheaper), source, batch_bands, "batch")
+            bands = whole_whens(cheaper, batch_bands)
+            yield PriceEntry(vendor, name, "USD", begins, whole_prices(cheaper), source, bands, "batch")
 
 
 def _listed(prices: object) -> list[Mapping[str, Any]]:

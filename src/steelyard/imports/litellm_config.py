@@ -9,11 +9,11 @@ from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple
 
 from steelyard.imports.amounts import MISSHAPEN, Rounding, Unfit, exactly
-from steelyard.imports.litellm_prices import priced
+from steelyard.imports.litellm_prices import is_carried, is_price, priced
 from steelyard.imports.model_facts import Facts
 from steelyard.imports.plan import Plan, Step
 from steelyard.imports.price_steps import Costs, price_step
-from steelyard.imports.price_text import PRICE, Left, PriceEntry, whole_prices
+from steelyard.imports.price_text import PRICE, Left, PriceEntry, whole_prices, whole_whens
 from steelyard.imports.vendor_names import ANTHROPIC, LITELLM, OPENAI, OWN, Vendor
 from steelyard.kernel.errors import bad_request
 
@@ -125,14 +125,14 @@ class _Reader:
             told = ", ".join(f"{count} {bound}" for bound, count in bounds.items())
             whose = {"model": deployment.name, "upstream": upstream}
             self.bounds.append(Step("route.offer", whose | bounds, f"{deployment.name} at {upstream}: {told}"))
-        if beside := sorted(set(map(str, deployment.params)) - _CARRIED - _WITHOUT_MATTER - _priced_fields(deployment)):
+        if beside := sorted(_not_carried(deployment)):
             self._left.append(Left(what, f"Carried without {', '.join(beside)}."))
         self._cost(step, deployment, upstream)
 
     def _cost(self, step: Step, deployment: _Deployment, upstream: str) -> None:
-        own = {**deployment.info, **deployment.params}
+        own = _told(deployment)
         told = None
-        if "input_cost_per_token" in own:
+        if _prices(deployment):  # then no table says what it costs
             try:
                 base, whens = priced(own, "", self._how.rounding)
             except Unfit as why:
@@ -140,7 +140,8 @@ class _Reader:
                 self.prices.setdefault(deployment.name, []).append(None)
                 return
             source = f"LiteLLM's configuration, read {self._how.read_on}"
-            prices = whole_prices(base if step.payload["max_output_tokens"] else {"input": base["input"]})
+            base = base if step.payload["max_output_tokens"] else {"input": base["input"]}
+            prices, whens = whole_prices(base), whole_whens(base, whens)
             told = PriceEntry(upstream, deployment.model, "USD", self._how.since, prices, source, whens)
         entry = self._costs.of(step, deployment.vendor, self._left, told)
         self.prices.setdefault(deployment.name, []).append(entry)
@@ -224,8 +225,22 @@ def _provider(model: str, told: object) -> tuple[str, str]:
     return (ANTHROPIC.name if model.startswith("claude") else ""), model
 
 
-def _priced_fields(deployment: _Deployment) -> set[str]:
-    return {field for field in map(str, deployment.params) if "cost_per" in field or "token_cost" in field}
+def _told(deployment: _Deployment) -> dict[str, Any]:
+    """What is said of it, whichever section says so."""
+    return {str(field): value for field, value in {**deployment.info, **deployment.params}.items()}
+
+
+def _prices(deployment: _Deployment) -> set[str]:
+    """Fields that say what it costs. What no meter has and is free says nothing."""
+    told = {field: value for field, value in _told(deployment).items() if value is not None and is_price(field)}
+    return {field for field, value in told.items() if value or is_carried(field)}
+
+
+def _not_carried(deployment: _Deployment) -> set[str]:
+    """Parameters that have no counterpart, and prices that no meter has or that are of batches."""
+    others = set(map(str, deployment.params)) - _CARRIED - _WITHOUT_MATTER
+    prices = {field for field in _prices(deployment) if field.endswith("_batches") or not is_carried(field)}
+    return prices | {field for field in others if not is_price(field)}
 
 
 def _of_model(cost: PriceEntry, name: str) -> PriceEntry:

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 from zoneinfo import ZoneInfo
 
 from steelyard.imports.amounts import MISSHAPEN, Rounding, Unfit, decimal_of, exactly, per_million
-from steelyard.imports.price_text import Left, PriceEntry, Read, When, whole_prices
+from steelyard.imports.price_text import Left, PriceEntry, Read, When, whole_prices, whole_whens
 
 Table = Mapping[str, Any]
 _METER_FIELDS = {
@@ -83,11 +83,12 @@ def _entries(name: str, provider: str, row: Table, asked: Asked) -> Iterator[Pri
     origin = f", {row['source']}" if isinstance(row.get("source"), str) else ""
     source = f"LiteLLM's price table{origin}, read {asked.read_on}"
     model = bare_name(name, provider)
-    yield PriceEntry(provider, model, "USD", asked.effective_from, whole_prices(base), source, whens)
+    yield PriceEntry(provider, model, "USD", asked.effective_from, whole_prices(base), source, whole_whens(base, whens))
     batch, batch_whens = priced(row, _BATCH, asked.rounding) if "input_cost_per_token_batches" in row else ({}, ())
     if batch and ("output" in batch) == ("output" in base):
         prices = whole_prices({"cached_input": base.get("cached_input", batch["input"])} | batch)
-        yield PriceEntry(provider, model, "USD", asked.effective_from, prices, source, batch_whens, _BATCH)
+        whens = batch_whens if "cached_input" in base else whole_whens(batch, batch_whens)
+        yield PriceEntry(provider, model, "USD", asked.effective_from, prices, source, whens, _BATCH)
 
 
 def priced(row: Table, tier: str = "", rounding: Rounding = exactly) -> tuple[dict[str, str], tuple[When, ...]]:
@@ -216,9 +217,7 @@ def _without_output(prices: dict[str, str]) -> dict[str, str]:
 def _untold(row: Table) -> Iterator[str]:
     """What an entry prices beside the tokens we carry."""
     beside = sorted(
-        field
-        for field, value in row.items()
-        if ("cost_per" in field or "token_cost" in field) and _is_priced(value) and not _is_carried(field)
+        field for field, value in row.items() if is_price(field) and _is_priced(value) and not is_carried(field)
     )
     if beside:
         yield f"Carried without {', '.join(beside)}: the books have no meter or no condition for it."
@@ -230,6 +229,12 @@ def _is_priced(value: object) -> bool:
     return isinstance(value, Decimal | int | dict) and not isinstance(value, bool) and bool(value)
 
 
-def _is_carried(field: str) -> bool:
+def is_price(field: str) -> bool:
+    """Whether a field of an entry is a price, of whatever it is."""
+    return "cost_per" in field or "token_cost" in field
+
+
+def is_carried(field: str) -> bool:
+    """Whether we have a meter for what this field prices."""
     found = _FIELD.fullmatch(field)
     return found is not None and found["name"] in _METER_FIELDS

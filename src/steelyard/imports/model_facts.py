@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 from steelyard.imports.amounts import MISSHAPEN, Rounding, Unfit, exactly
 from steelyard.imports.litellm_prices import bare_name, priced
-from steelyard.imports.price_text import PriceEntry, whole_prices
+from steelyard.imports.price_text import PriceEntry, whole_prices, whole_whens
 from steelyard.imports.vendor_names import PRICE_TABLE, Vendor
 
 _MODES = {"embedding": "embedding", "rerank": "rerank", "moderation": "moderation"}
@@ -96,7 +96,7 @@ class Facts:
         except MISSHAPEN:
             raise Unfit("its shape is not that of LiteLLM's table") from None
         source = f"LiteLLM's price table, read {self._read_on}"
-        return PriceEntry(upstream, model, "USD", since, whole_prices(base), source, whens)
+        return PriceEntry(upstream, model, "USD", since, whole_prices(base), source, whole_whens(base, whens))
 
 
 def _count(value: object) -> int | None:

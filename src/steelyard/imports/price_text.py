@@ -7,6 +7,8 @@ import json
 from collections.abc import Iterable, Mapping
 from typing import Any
 
+from msgspec.structs import replace
+
 from steelyard.kernel.frozen import Record
 
 PRICE, COST = "price", "cost"
@@ -54,6 +56,16 @@ def whole_prices(prices: Mapping[str, str]) -> dict[str, str]:
     if "output" not in prices:
         return {meter: text for meter, text in prices.items() if meter not in {"cached_input", "reasoning"}}
     return {"cached_input": prices["input"]} | dict(prices)
+
+
+def whole_whens(prices: Mapping[str, str], whens: Iterable[When]) -> tuple[When, ...]:
+    """The same under conditions, where else cached tokens would keep what others of the prompt cost without them."""
+    if "cached_input" in prices or "output" not in prices:
+        return tuple(whens)
+    return tuple(
+        replace(when, prices={"cached_input": when.prices["input"]} | when.prices) if "input" in when.prices else when
+        for when in whens
+    )
 
 
 def one_price_each(entries: Iterable[PriceEntry]) -> Read:

@@ -41,8 +41,8 @@ def test_tiers_are_bands() -> None:
     tiered = {"base": 1, "tiers": [{"start": 200_000, "price": 2}, {"start": 300_000, "price": 3}]}
     (entry,) = read(FIRST | {"input_mtok": tiered}).entries
     assert [(when.condition, when.prices) for when in entry.whens] == [
-        ({"input_over": 300_000}, {"input": "3"}),
-        ({"input_over": 200_000}, {"input": "2"}),
+        ({"input_over": 300_000}, {"cached_input": "3", "input": "3"}),
+        ({"input_over": 200_000}, {"cached_input": "2", "input": "2"}),
     ]
 
 
@@ -63,7 +63,7 @@ def test_of_the_hours_the_last_one_of_the_data_is_the_first_of_ours() -> None:
     found = read(listed)
     (entry,) = found.entries
     assert [when.condition["hours"] for when in entry.whens] == [["22:00-24:00", "00:00-00:30"], ["01:00-04:00"]]
-    assert entry.whens[0].prices == {"input": "2", "output": "8"}
+    assert entry.whens[0].prices == {"cached_input": "2", "input": "2", "output": "8"}
     assert "no weekdays and no holidays" in found.left[0].why
 
 

@@ -99,6 +99,26 @@ def test_what_a_request_cost_there_is_its_price_here_and_our_cost() -> None:
     }
 
 
+ODD = """
+model_list:
+  - model_name: gpt-4o
+    litellm_params: {model: openai/gpt-4o, input_cost_per_second: 4e-4}
+  - model_name: long
+    litellm_params: {model: openai/gpt-4o, input_cost_per_token: 0.000003, output_cost_per_token: 0.00001}
+    model_info:
+      {cache_creation_input_token_cost_above_1hr: 0.000006, input_cost_per_image: null, input_cost_per_second: 0}
+"""
+
+
+def test_a_price_that_no_meter_has_is_told_and_no_table_stands_in_for_it() -> None:
+    found = plan(ODD)
+    assert [(one["model"], one["input"]) for one in books(found)["price"]] == [("long", "3")]
+    why = told(found)
+    assert why["model_list 1 (gpt-4o)"] == "Carried without input_cost_per_second."
+    assert why["cost of gpt-4o at openai"] == "it has no price per prompt token."
+    assert why["model_list 2 (long)"] == "Carried without cache_creation_input_token_cost_above_1hr."
+
+
 def test_bounds_aliases_fallbacks_and_policies() -> None:
     found = plan(CONFIG)
     assert payloads(found, "route.offer") == [

@@ -39,8 +39,8 @@ def test_bands_are_of_the_whole_request_the_highest_first() -> None:
     row = {"input_cost_per_token_above_200k_tokens": 3e-07, "output_cost_per_token_above_200k_tokens": 9e-07}
     entry = only(read(m=PLAIN | row | {"input_cost_per_token_above_272k_tokens": 4e-07}))
     assert [(when.name, when.condition, when.prices) for when in entry.whens] == [
-        ("> 272k", {"input_over": 272_000}, {"input": "0.4"}),
-        ("> 200k", {"input_over": 200_000}, {"input": "0.3", "output": "0.9"}),
+        ("> 272k", {"input_over": 272_000}, {"cached_input": "0.4", "input": "0.4"}),
+        ("> 200k", {"input_over": 200_000}, {"cached_input": "0.3", "input": "0.3", "output": "0.9"}),
     ]
 
 
@@ -53,7 +53,7 @@ def test_tiers_with_another_price_of_reasoning() -> None:
     entry = only(read(m={"tiered_pricing": tiers}))
     assert entry.prices == {"input": "1.2", "cached_input": "1.2", "output": "6", "reasoning": "4"}
     assert [(when.condition, when.prices) for when in entry.whens] == [
-        ({"input_over": 32_000}, {"input": "2.4", "output": "12"})
+        ({"input_over": 32_000}, {"cached_input": "2.4", "input": "2.4", "output": "12"})
     ]
 
 
@@ -74,7 +74,12 @@ def test_off_peak_hours_by_weekday() -> None:
     assert any("no holidays" in left.why for left in found.left)
 
 
-PRICES_OFF = {"input": "0.075"}
+PRICES_OFF = {"cached_input": "0.075", "input": "0.075"}
+
+
+def test_a_price_for_cached_tokens_stands_in_a_band_that_names_none() -> None:
+    row = {"cache_read_input_token_cost": 3e-09, "input_cost_per_token_above_200k_tokens": 3e-07}
+    assert [when.prices for when in only(read(m=PLAIN | row)).whens] == [{"input": "0.3"}]
 
 
 def test_hours_of_utc_move_to_the_zone_of_the_weekdays() -> None:
